@@ -1,0 +1,316 @@
+"""The accelerator: cores, PE array, memory levels, DMA and energies, read from a TOML file and checked field by field."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import sys
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from tvm_spm.errors import ArchError, did_you_mean
+from tvm_spm.units import format_capacity, format_si
+from tvm_spm.workload import Operand
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_CONFIG = ConfigDict(extra="forbid")
+
+Count = Annotated[int, Field(ge=1, le=65536, strict=True)]
+CapacityBytes = Annotated[int, Field(ge=1, le=2**40, strict=True)]
+Rate = Annotated[float, Field(gt=0, le=1e9, strict=True)]
+Overhead = Annotated[float, Field(ge=0, le=1e9, strict=True)]
+EnergyPj = Annotated[float, Field(ge=0, le=1e9, strict=True)]
+Hertz = Annotated[float, Field(ge=1e3, le=1e12, strict=True)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
+class Cores:
+    """``count`` equal cores, and the cycles to configure and launch a task."""
+
+    count: Count
+    launch_cycles: Annotated[int, Field(ge=0, le=10**9, strict=True)] = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
+class PeArray:
+    """PEs of one core; each does one MAC per cycle once its pipeline is full."""
+
+    rows: Count
+    cols: Count
+    mac_stages: Annotated[int, Field(ge=1, le=1024, strict=True)] = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
+class RegisterFile:
+    """The memory of one PE. ``fill_pj`` is paid for each word that arrives from the NoC."""
+
+    capacity_bytes: CapacityBytes
+    access_pj: EnergyPj
+    fill_pj: EnergyPj
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
+class SplitBytes:
+    """Capacity of a scratchpad that is split by operand."""
+
+    I: CapacityBytes  # noqa: E741
+    W: CapacityBytes
+    O: CapacityBytes  # noqa: E741
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
+class Scratchpad:
+    """SPM of one core. A buffer takes whole banks. ``bytes_per_cycle`` bounds all operand networks together, if given."""
+
+    capacity_bytes: CapacityBytes | SplitBytes
+    bank_bytes: CapacityBytes
+    access_pj: EnergyPj
+    bytes_per_cycle: Rate | None = None
+
+    def capacity_of(self, operand: Operand) -> int:
+        """Bytes that one operand may take at most."""
+        if isinstance(self.capacity_bytes, SplitBytes):
+            return int(getattr(self.capacity_bytes, operand.name))
+        return self.capacity_bytes
+
+    @property
+    def is_split(self) -> bool:
+        """Whether each operand has a scratchpad of its own."""
+        return isinstance(self.capacity_bytes, SplitBytes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
+class Dram:
+    """Shared memory. One transfer holds one channel."""
+
+    access_pj: EnergyPj
+    channels: Count = 1
+    channel_bytes_per_cycle: Rate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
+class Levels:
+    """The three memory levels, by name."""
+
+    RF: RegisterFile
+    SPM: Scratchpad
+    DRAM: Dram
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
+class Noc:
+    """One multicast network per operand from SPM to the PEs, a separate write network, and a reduction network.
+
+    ``elem_pj`` is paid once per element that crosses, ``delivery_pj`` once per PE that receives it.
+    """
+
+    elems_per_cycle: Rate
+    elem_pj: EnergyPj
+    delivery_pj: EnergyPj
+    reduction_hop_pj: EnergyPj
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
+class Dma:
+    """DMA engine of one core; its numbers count cycles of its own clock."""
+
+    clock_hz: Hertz
+    startup_cycles: Overhead
+    cycles_per_byte: Annotated[float, Field(gt=0, le=1e6, strict=True)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
+class Mac:
+    """Energy of one multiply-accumulate."""
+
+    op_pj: EnergyPj
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
+class VectorUnit:
+    """Element-wise unit of one core."""
+
+    ops_per_cycle: Rate
+    op_pj: EnergyPj
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
+class Arch:
+    """One accelerator. Energies are per word of ``word_bits``; other element widths scale them linearly."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    description: str
+    clock_hz: Hertz
+    word_bits: Annotated[int, Field(ge=1, le=128, strict=True)]
+    cores: Cores
+    pe: PeArray
+    mac: Mac
+    levels: Levels
+    noc: Noc
+    dma: Dma
+    vector: VectorUnit
+    sources: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def num_pes(self) -> int:
+        """PEs of one core."""
+        return self.pe.rows * self.pe.cols
+
+    @property
+    def peak_macs_per_cycle(self) -> int:
+        """All PEs of all cores."""
+        return self.num_pes * self.cores.count
+
+    @property
+    def burst_startup_cycles(self) -> float:
+        """Accelerator cycles before the first byte of a burst."""
+        return self.dma.startup_cycles * self.clock_hz / self.dma.clock_hz
+
+    @property
+    def dma_bytes_per_cycle(self) -> float:
+        """Bytes per accelerator cycle once a burst runs: the slower of DMA engine and DRAM channel."""
+        engine = self.dma.clock_hz / self.clock_hz / self.dma.cycles_per_byte
+        return min(engine, self.levels.DRAM.channel_bytes_per_cycle)
+
+    def sha256(self) -> str:
+        """Hash of every number, not of name, description or sources."""
+        plain = {k: v for k, v in asdict(self).items() if k not in ("name", "description", "sources")}  # type: ignore[call-overload]
+        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+    def numbers(self) -> tuple[tuple[str, object], ...]:
+        """Every numeric field as (dotted path, value)."""
+        return tuple(_numbers("", self))
+
+    def __str__(self) -> str:
+        spm = self.levels.SPM
+        size = (
+            " + ".join(f"{o.name} {format_capacity(spm.capacity_of(o))}" for o in Operand)
+            if spm.is_split
+            else format_capacity(spm.capacity_of(Operand.I))
+        )
+        return (
+            f"{self.name}: {self.cores.count} x {self.pe.rows}x{self.pe.cols} PEs at {format_si(self.clock_hz, 'Hz')}, "
+            f"RF {self.levels.RF.capacity_bytes} B, SPM {size}, DMA {self.dma_bytes_per_cycle:.4g} B/cycle "
+            f"+ {self.burst_startup_cycles:.4g} cycles/burst"
+        )
+
+
+def archs() -> tuple[str, ...]:
+    """Names of the built-in accelerators."""
+    return tuple(sorted(path.stem for path in _preset_dir().glob("*.toml")))
+
+
+def load_arch(name_or_path: str | Path | Arch) -> Arch:
+    """An accelerator by preset name or from a TOML file.
+
+    Args:
+        name_or_path: A name of ``archs()``, with or without a leading ``spm/``, or the path of a file.
+
+    Raises:
+        ArchError: No such preset or file, or a field is missing, misspelt or out of range; names the field.
+    """
+    if isinstance(name_or_path, Arch):
+        return name_or_path
+    text = str(name_or_path)
+    preset = text.removeprefix("spm/")
+    if preset in archs():
+        return parse_arch((_preset_dir() / f"{preset}.toml").read_text(encoding="utf-8"), origin=f"archs/{preset}.toml")
+    path = Path(text)
+    if path.suffix != ".toml" and not path.exists():
+        raise ArchError(
+            f"unknown accelerator {text!r}: {did_you_mean(preset, archs())} (or give the path of a .toml file)"
+        )
+    try:
+        content = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a UTF-8 text file"
+        raise ArchError(f"{path}: cannot read: {reason}") from error
+    return parse_arch(content, origin=str(path))
+
+
+def parse_arch(text: str, *, origin: str) -> Arch:
+    """An accelerator from TOML text.
+
+    Args:
+        text: The file's content.
+        origin: What errors call the file.
+
+    Raises:
+        ArchError: Not TOML, or a field is missing, misspelt or out of range.
+    """
+    try:
+        data: dict[str, Any] = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ArchError(f"{origin}: not valid TOML: {error}") from error
+    sources = data.pop("sources", {})
+    if not isinstance(sources, dict) or not all(isinstance(v, str) for v in sources.values()):
+        raise ArchError(f"{origin}: sources: must map field paths to texts")
+    data["sources"] = tuple(sorted(sources.items()))
+    try:
+        arch = TypeAdapter(Arch).validate_python(data)
+    except ValidationError as error:
+        raise ArchError("\n".join(_explain(origin, data, problem) for problem in error.errors()[:5])) from None
+    known = {path for path, _ in arch.numbers()}
+    for path, _ in arch.sources:
+        if path not in known:
+            raise ArchError(f"{origin}: sources.{path!r}: no such numeric field; {did_you_mean(path, known)}")
+    return arch
+
+
+def _preset_dir() -> Path:
+    return Path(__file__).parent / "archs"
+
+
+def _numbers(prefix: str, node: Any) -> list[tuple[str, object]]:  # noqa: ANN401 (a tree of dataclasses)
+    found: list[tuple[str, object]] = []
+    for field in fields(node):
+        value = getattr(node, field.name)
+        path = f"{prefix}{field.name}"
+        if is_dataclass(value):
+            found += _numbers(path + ".", value)
+        elif isinstance(value, (int, float)):
+            found.append((path, value))
+    return found
+
+
+_BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+
+
+def _explain(origin: str, data: dict[str, Any], problem: Any) -> str:  # noqa: ANN401 (pydantic's error dict)
+    parts = [str(part) for part in problem["loc"] if str(part) not in ("int", "constrained-int", "SplitBytes")]
+    path, kind, value = ".".join(parts), problem["type"], problem["input"]
+    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
+        siblings = _field_names(parts[:-1])
+        near = difflib.get_close_matches(parts[-1], siblings, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"allowed: {', '.join(siblings)}"
+        return f"{origin}: {path}: unknown field; {hint}"
+    if kind in ("missing", "missing_argument", "missing_keyword_only_argument"):
+        given = data
+        for part in parts[:-1]:
+            given = given.get(part, {}) if isinstance(given, dict) else {}
+        return f"{origin}: {path}: missing; this section has {', '.join(sorted(given)) or 'no fields'}"
+    context = problem.get("ctx", {})
+    bounds = [f"{sign} {context[name]:,}" for name, sign in _BOUNDS.items() if name in context]
+    if bounds:
+        return f"{origin}: {path} = {value!r}: must be {' and '.join(bounds)}"
+    return f"{origin}: {path} = {value!r}: {problem['msg'][:1].lower()}{problem['msg'][1:]}"
+
+
+def _field_names(parts: list[str]) -> list[str]:
+    node: Any = Arch
+    sections = {
+        "cores": Cores, "pe": PeArray, "mac": Mac, "levels": Levels, "noc": Noc, "dma": Dma, "vector": VectorUnit,
+        "RF": RegisterFile, "SPM": Scratchpad, "DRAM": Dram, "capacity_bytes": SplitBytes,
+    }  # fmt: skip
+    if parts:
+        node = sections.get(parts[-1], Arch)
+    return [field.name for field in fields(node)]

@@ -1,0 +1,52 @@
+"""The only place that converts or pretty-prints bytes, cycles, energy and time."""
+
+from __future__ import annotations
+
+KIB = 1024
+
+
+def ceil_div(a: int, b: int) -> int:
+    """Smallest integer not below ``a / b``, for ``b > 0``."""
+    return -(-a // b)
+
+
+def bits_to_bytes(bits: int) -> int:
+    """Whole bytes that hold ``bits``."""
+    return ceil_div(bits, 8)
+
+
+def format_bytes(num_bytes: int) -> str:
+    """Exact bytes with thousands separators, for inequalities: ``296,960 B``."""
+    return f"{num_bytes:,} B"
+
+
+def format_capacity(num_bytes: float) -> str:
+    """Rounded size for tables: ``128 KiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if num_bytes < KIB or unit == "GiB":
+            return f"{num_bytes:.4g} {unit}"
+        num_bytes /= KIB
+    raise AssertionError("unreachable")
+
+
+def format_si(value: float, unit: str) -> str:
+    """Engineering notation for tables: ``1.23 Mcycles``."""
+    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor:
+            return f"{value / factor:.3g} {prefix}{unit}"
+    return f"{value:.3g} {unit}"
+
+
+def format_energy(energy_pj: float) -> str:
+    """Energy for tables: ``3.1 mJ``."""
+    for factor, unit in ((1e12, "J"), (1e9, "mJ"), (1e6, "uJ"), (1e3, "nJ")):
+        if abs(energy_pj) >= factor:
+            return f"{energy_pj / factor:.3g} {unit}"
+    return f"{energy_pj:.3g} pJ"
+
+
+def format_seconds(seconds: float) -> str:
+    """Duration for progress and tables: ``2 m 05 s``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{int(seconds // 60)} m {int(seconds % 60):02d} s"

@@ -1,0 +1,444 @@
+"""What is computed: loop extents and how the operands ``I W O`` are indexed by them; no hardware, no decisions."""
+
+from __future__ import annotations
+
+import enum
+import math
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from tvm_spm.errors import WorkloadError
+from tvm_spm.units import bits_to_bytes
+
+DIM_NAMES = ("N", "G", "K", "C", "OY", "OX", "FY", "FX")
+"""Loop dims in canonical order. ``G`` counts independent groups; all three operands depend on it."""
+
+REDUCTION_DIMS = ("C", "FY", "FX")
+"""Dims that are summed over; the output does not depend on them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dims:
+    """One positive integer per loop dim; used for extents, tiles and factors alike."""
+
+    N: int = 1
+    G: int = 1
+    K: int = 1
+    C: int = 1
+    OY: int = 1
+    OX: int = 1
+    FY: int = 1
+    FX: int = 1
+
+    def __post_init__(self) -> None:
+        for name in DIM_NAMES:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise WorkloadError(f"dim {name} = {value!r}: must be an integer >= 1")
+
+    def __getitem__(self, name: str) -> int:
+        if name not in DIM_NAMES:
+            raise KeyError(name)
+        return int(getattr(self, name))
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.as_tuple())
+
+    def as_tuple(self) -> tuple[int, ...]:
+        """Values in the order of ``DIM_NAMES``."""
+        return tuple(int(getattr(self, name)) for name in DIM_NAMES)
+
+    def as_dict(self) -> dict[str, int]:
+        """The seven dims of a plain convolution, and ``G`` only where it is not 1."""
+        return {name: self[name] for name in DIM_NAMES if name != "G" or self.G != 1}
+
+    @classmethod
+    def of(cls, values: Iterator[int] | list[int] | tuple[int, ...]) -> Dims:
+        """Dims from values in the order of ``DIM_NAMES``."""
+        return cls(**{name: int(value) for name, value in zip(DIM_NAMES, values, strict=True)})
+
+    def combine(self, other: Dims, operation: Callable[[int, int], int]) -> Dims:
+        """Apply ``operation`` dim by dim."""
+        return Dims.of([operation(a, b) for a, b in zip(self, other, strict=True)])
+
+    def product(self) -> int:
+        """Product over all dims."""
+        return math.prod(self.as_tuple())
+
+    def with_dim(self, name: str, value: int) -> Dims:
+        """A copy with one dim changed."""
+        return replace(self, **{name: value})
+
+    def __str__(self) -> str:
+        return " ".join(f"{name}={self[name]}" for name in DIM_NAMES if self[name] != 1) or "1"
+
+
+class Operand(enum.Enum):
+    """The three tensors of a multiply-accumulate nest: input, weight, output."""
+
+    I = 0  # noqa: E741 (the field's own letter)
+    W = 1
+    O = 2  # noqa: E741 (the field's own letter)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Axis:
+    """One axis of a tensor: ``index = offset + sum(coefficient * loop dim)``.
+
+    ``offset`` is minus the padding in front; indices outside ``0 <= index < extent`` are padding.
+    """
+
+    terms: tuple[tuple[str, int], ...]
+    extent: int
+    offset: int = 0
+
+    def tile_elems(self, tile: Dims) -> int:
+        """Elements of this axis that a tile spans, padding and holes of a stride included."""
+        return 1 + sum(coefficient * (tile[name] - 1) for name, coefficient in self.terms)
+
+    def clipped_elems(self, first: dict[str, int], tile: Dims) -> int:
+        """Elements spanned inside the tensor by the tile that starts at loop indices ``first``."""
+        start = self.offset + sum(coefficient * first.get(name, 0) for name, coefficient in self.terms)
+        return max(0, min(self.extent, start + self.tile_elems(tile)) - max(0, start))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Projection:
+    """How loop dims index one tensor; axes are in DRAM order, outermost first."""
+
+    axes: tuple[Axis, ...]
+    dtype: str
+
+    @property
+    def elem_bits(self) -> int:
+        """Width of one element."""
+        return dtype_bits(self.dtype)
+
+    @property
+    def relevant_dims(self) -> tuple[str, ...]:
+        """Dims the tensor depends on, in canonical order."""
+        used = {name for axis in self.axes for name, _ in axis.terms}
+        return tuple(name for name in DIM_NAMES if name in used)
+
+    def tile_elems(self, tile: Dims) -> int:
+        """Elements of the bounding box of a tile, padding included."""
+        return math.prod(axis.tile_elems(tile) for axis in self.axes)
+
+    def tile_bytes(self, tile: Dims) -> int:
+        """Bytes of the bounding box of a tile, padding included."""
+        return bits_to_bytes(self.tile_elems(tile) * self.elem_bits)
+
+    def tensor_elems(self) -> int:
+        """Elements of the tensor in DRAM, padding excluded."""
+        return math.prod(axis.extent for axis in self.axes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Epilogue:
+    """Element-wise work on finished outputs, done by the vector unit while a tile leaves SPM.
+
+    ``extras`` are tensors read once per output tile (a bias, a residual); they stream through and hold no SPM.
+    """
+
+    num_ops_per_elem: int = 0
+    extras: tuple[Projection, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """A multiply-accumulate loop nest: ``O[...] += I[...] * W[...]`` over ``dims``."""
+
+    kind: str
+    dims: Dims
+    I: Projection  # noqa: E741
+    W: Projection
+    O: Projection  # noqa: E741
+    out_dtype: str
+    epilogue: Epilogue = Epilogue()
+
+    def __post_init__(self) -> None:
+        for operand in Operand:
+            seen: set[str] = set()
+            for axis in self.projection(operand).axes:
+                names = {name for name, _ in axis.terms}
+                if seen & names:
+                    raise WorkloadError(f"operand {operand.name}: dim {sorted(seen & names)[0]} indexes two axes")
+                seen |= names
+                if axis.extent < 1:
+                    raise WorkloadError(f"operand {operand.name}: axis extent {axis.extent}: must be >= 1")
+
+    def projection(self, operand: Operand) -> Projection:
+        """The projection of one operand."""
+        return (self.I, self.W, self.O)[operand.value]
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the whole nest, those on padding included."""
+        return self.dims.product()
+
+    @property
+    def out_bits(self) -> int:
+        """Element width of the tensor finally written; partial sums have ``O.elem_bits``."""
+        return dtype_bits(self.out_dtype)
+
+    def final_projection(self) -> Projection:
+        """The output as it is written to DRAM after the epilogue."""
+        return replace(self.O, dtype=self.out_dtype)
+
+    def __str__(self) -> str:
+        types = f"{self.I.dtype}x{self.W.dtype}->{self.O.dtype}"
+        if self.out_dtype != self.O.dtype:
+            types += f"->{self.out_dtype}"
+        return f"{self.kind} {self.dims} {types}"
+
+    @classmethod
+    def conv2d(
+        cls,
+        *,
+        N: int = 1,
+        K: int,
+        C: int,
+        OY: int,
+        OX: int,
+        FY: int,
+        FX: int,
+        stride: int | tuple[int, int] = 1,
+        dilation: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] | tuple[int, int, int, int] = 0,
+        groups: int = 1,
+        IY: int | None = None,
+        IX: int | None = None,
+        dtype: str = "int16",
+        out_dtype: str | None = None,
+        layout: str = "NCHW",
+    ) -> Workload:
+        """A convolution; ``K`` and ``C`` are the channels of the whole layer, over all groups.
+
+        Args:
+            N: Batch.
+            K: Output channels.
+            C: Input channels.
+            OY: Output rows.
+            OX: Output columns.
+            FY: Filter rows.
+            FX: Filter columns.
+            stride: One number, or (vertical, horizontal).
+            dilation: One number, or (vertical, horizontal).
+            padding: One number, (vertical, horizontal) or (top, left, bottom, right).
+            groups: Divides K and C; ``groups == C`` is a depthwise convolution.
+            IY: Input rows without padding; a stride leaves them open. Default: the smallest that fits.
+            IX: Input columns without padding; like ``IY``.
+            dtype: Of input and weight.
+            out_dtype: Of the accumulated output; default ``dtype``.
+            layout: ``NCHW`` (weights OIHW) or ``NHWC`` (weights HWIO).
+
+        Raises:
+            WorkloadError: An extent is not a positive integer, groups do not divide the channels, or the padded
+                input is smaller than the outputs need.
+        """
+        for name, value in {"N": N, "K": K, "C": C, "OY": OY, "OX": OX, "FY": FY, "FX": FX, "groups": groups}.items():
+            _require_positive(f"conv2d: {name}", value)
+        for name, channels in (("K", K), ("C", C)):
+            if channels % groups:
+                raise WorkloadError(f"conv2d: groups = {groups} does not divide {name} = {channels}")
+        if layout not in ("NCHW", "NHWC"):
+            raise WorkloadError(f"conv2d: layout {layout!r}: must be 'NCHW' or 'NHWC'")
+        stride_y, stride_x = _pair("conv2d: stride", stride, 1)
+        dilation_y, dilation_x = _pair("conv2d: dilation", dilation, 1)
+        top, left, bottom, right = _padding(padding)
+        k_group, c_group = K // groups, C // groups
+        rows = _input_axis("OY", OY, "FY", FY, stride_y, dilation_y, top, bottom, IY)
+        cols = _input_axis("OX", OX, "FX", FX, stride_x, dilation_x, left, right, IX)
+        batch = Axis(terms=(("N", 1),), extent=N)
+        channel_in = _grouped_axis(groups, "C", c_group)
+        channel_out = _grouped_axis(groups, "K", k_group)
+        filter_in = Axis(terms=(("C", 1),), extent=c_group)
+        filter_y, filter_x = Axis(terms=(("FY", 1),), extent=FY), Axis(terms=(("FX", 1),), extent=FX)
+        out_y, out_x = Axis(terms=(("OY", 1),), extent=OY), Axis(terms=(("OX", 1),), extent=OX)
+        if layout == "NCHW":
+            axes_i = (batch, channel_in, rows, cols)
+            axes_w = (channel_out, filter_in, filter_y, filter_x)
+            axes_o = (batch, channel_out, out_y, out_x)
+        else:
+            axes_i = (batch, rows, cols, channel_in)
+            axes_w = (filter_y, filter_x, filter_in, channel_out)
+            axes_o = (batch, out_y, out_x, channel_out)
+        accumulate = dtype if out_dtype is None else out_dtype
+        return cls(
+            kind="conv2d",
+            dims=Dims(N=N, G=groups, K=k_group, C=c_group, OY=OY, OX=OX, FY=FY, FX=FX),
+            I=Projection(axes=axes_i, dtype=dtype),
+            W=Projection(axes=axes_w, dtype=dtype),
+            O=Projection(axes=axes_o, dtype=accumulate),
+            out_dtype=accumulate,
+        )
+
+    @classmethod
+    def matmul(
+        cls,
+        *,
+        m: int,
+        k: int,
+        n: int,
+        batch: int = 1,
+        dtype: str = "int16",
+        out_dtype: str | None = None,
+        transposed_weight: bool = False,
+    ) -> Workload:
+        """``(batch, m, k) @ (batch, k, n)`` as ``OX=m, C=k, K=n, G=batch``.
+
+        Args:
+            m: Rows of the result.
+            k: Summed extent.
+            n: Columns of the result.
+            batch: Independent products, each with weights of its own.
+            dtype: Of both inputs.
+            out_dtype: Of the accumulated output; default ``dtype``.
+            transposed_weight: The second input is stored as (n, k).
+
+        Raises:
+            WorkloadError: An extent is not a positive integer.
+        """
+        for name, value in {"m": m, "k": k, "n": n, "batch": batch}.items():
+            _require_positive(f"matmul: {name}", value)
+        outer = (Axis(terms=(("G", 1),), extent=batch),) if batch > 1 else ()
+        row, inner, col = (Axis(terms=((d, 1),), extent=e) for d, e in (("OX", m), ("C", k), ("K", n)))
+        accumulate = dtype if out_dtype is None else out_dtype
+        return cls(
+            kind="matmul",
+            dims=Dims(G=batch, OX=m, C=k, K=n),
+            I=Projection(axes=(*outer, row, inner), dtype=dtype),
+            W=Projection(axes=(*outer, col, inner) if transposed_weight else (*outer, inner, col), dtype=dtype),
+            O=Projection(axes=(*outer, row, col), dtype=accumulate),
+            out_dtype=accumulate,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VectorWork:
+    """Work that is no multiply-accumulate nest: it streams through the vector unit."""
+
+    operator: str
+    read_bytes: int
+    write_bytes: int
+    num_ops: int
+
+    def __str__(self) -> str:
+        return f"{self.operator} reads {self.read_bytes:,} B writes {self.write_bytes:,} B {self.num_ops:,} ops"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """Equal pieces of work found in a module; ``count`` is how often they occur."""
+
+    name: str
+    work: Workload | VectorWork
+    count: int = 1
+
+    @property
+    def kind(self) -> str:
+        """``conv2d``, ``matmul`` or ``vector``."""
+        return self.work.kind if isinstance(self.work, Workload) else "vector"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskNode:
+    """One call in the network: which task it is and which earlier nodes it reads."""
+
+    name: str
+    task: int
+    inputs: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostCall:
+    """A call that is not tuned, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskGraph:
+    """The network as tasks, in execution order."""
+
+    tasks: tuple[Task, ...]
+    nodes: tuple[TaskNode, ...]
+    host_calls: tuple[HostCall, ...] = ()
+
+
+def dtype_bits(dtype: str) -> int:
+    """Width of a TVM dtype name such as ``int8`` or ``float32``.
+
+    Raises:
+        WorkloadError: The name is not a scalar type with a width.
+    """
+    if dtype == "bool":
+        return 8
+    match = re.fullmatch(r"(?:int|uint|float|bfloat)(\d+)", dtype)
+    if match is None or int(match[1]) == 0:
+        raise WorkloadError(f"dtype {dtype!r}: expected a name like 'int8', 'int16', 'float16' or 'float32'")
+    return int(match[1])
+
+
+def _require_positive(what: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise WorkloadError(f"{what} = {value!r}: must be an integer >= 1")
+
+
+def _pair(what: str, value: int | tuple[int, ...], least: int) -> tuple[int, int]:
+    pair = (value, value) if isinstance(value, int) else tuple(value)
+    if len(pair) != 2 or not all(isinstance(v, int) and v >= least for v in pair):
+        raise WorkloadError(f"{what} = {value!r}: must be one or two integers >= {least}")
+    return pair[0], pair[1]
+
+
+def _padding(value: int | tuple[int, ...]) -> tuple[int, int, int, int]:
+    sides = (value,) * 4 if isinstance(value, int) else tuple(value)
+    if len(sides) == 2:
+        sides = (sides[0], sides[1], sides[0], sides[1])
+    if len(sides) != 4 or not all(isinstance(v, int) and v >= 0 for v in sides):
+        raise WorkloadError(f"conv2d: padding = {value!r}: must be one, two or four integers >= 0")
+    return sides[0], sides[1], sides[2], sides[3]
+
+
+def _grouped_axis(groups: int, inner: str, inner_extent: int) -> Axis:
+    terms: tuple[tuple[str, int], ...] = ((inner, 1),)
+    if groups > 1:
+        terms = (("G", inner_extent),) if inner_extent == 1 else (("G", inner_extent), (inner, 1))
+    return Axis(terms=terms, extent=groups * inner_extent)
+
+
+def _input_axis(
+    out: str, outputs: int, filt: str, taps: int, stride: int, dilation: int, before: int, after: int, given: int | None
+) -> Axis:
+    spanned = (outputs - 1) * stride + (taps - 1) * dilation + 1
+    name = "I" + out[1]
+    extent = max(1, spanned - before - after) if given is None else given
+    _require_positive(f"conv2d: {name}", extent)
+    if extent + before + after < spanned:
+        raise WorkloadError(
+            f"conv2d: {name} = {extent} with padding {before} + {after}: needs >= {spanned} padded elements for "
+            f"{out} = {outputs} at stride {stride} with {taps} taps; "
+            f"{out} <= {max(0, (extent + before + after - (taps - 1) * dilation - 1) // stride + 1)} fits"
+        )
+    return Axis(terms=((out, stride), (filt, dilation)), extent=extent, offset=-before)
+
+
+__all__ = [
+    "DIM_NAMES",
+    "REDUCTION_DIMS",
+    "Axis",
+    "Dims",
+    "Epilogue",
+    "HostCall",
+    "Operand",
+    "Projection",
+    "Task",
+    "TaskGraph",
+    "TaskNode",
+    "VectorWork",
+    "Workload",
+    "dtype_bits",
+]

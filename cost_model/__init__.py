@@ -1,0 +1,1 @@
+"""What a mapping costs: reuse, analytical, learned and simulated."""

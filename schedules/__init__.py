@@ -1,0 +1,1 @@
+"""From a Mapping to a TIR schedule."""

@@ -1,0 +1,1 @@
+"""Tune, verify and time neural networks for accelerators with scratchpad memory."""

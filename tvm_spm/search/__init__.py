@@ -1,0 +1,1 @@
+"""One searcher per file; each asks and is told."""

@@ -1,4 +1,4 @@
-"""The accelerator: cores, PE array, memory levels, DMA and energies, read from a TOML file and checked field by field."""
+"""The accelerator: cores, PE array, memory levels, DMA and energies, from a TOML file checked field by field."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class SplitBytes:
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
 class Scratchpad:
-    """SPM of one core. A buffer takes whole banks. ``bytes_per_cycle`` bounds all operand networks together, if given."""
+    """SPM of one core; a buffer takes whole banks. ``bytes_per_cycle``, if given, bounds all networks together."""
 
     capacity_bytes: CapacityBytes | SplitBytes
     bank_bytes: CapacityBytes
@@ -183,7 +183,7 @@ class Arch:
 
     def sha256(self) -> str:
         """Hash of every number, not of name, description or sources."""
-        plain = {k: v for k, v in asdict(self).items() if k not in ("name", "description", "sources")}  # type: ignore[call-overload]
+        plain = {k: v for k, v in asdict(self).items() if k not in ("name", "description", "sources")}
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
     def numbers(self) -> tuple[tuple[str, object], ...]:

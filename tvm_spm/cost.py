@@ -72,7 +72,8 @@ class Cost:
 
     def __str__(self) -> str:
         return (
-            f"{self.cycles:,} cycles, {self.energy_pj:.6g} pJ, EDP {self.edp_pj_cycles:.6g} pJ x cycles ({self.model}); "
+            f"{self.cycles:,} cycles, {self.energy_pj:.6g} pJ, EDP {self.edp_pj_cycles:.6g} pJ x cycles "
+            f"({self.model}); "
             f"utilization {self.utilization:.1%}, bound by {self.bound_by}"
         )
 

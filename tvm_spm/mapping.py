@@ -1,4 +1,4 @@
-"""Every decision about one workload: tiles, order, unrolling, cores, buffering; printed as a loop nest and read back."""
+"""Every decision about one workload: tiles, order, unrolling, cores, buffering; prints as a loop nest."""
 
 from __future__ import annotations
 

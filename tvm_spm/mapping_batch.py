@@ -41,7 +41,7 @@ class MappingBatch(NamedTuple):
 
     def take(self, index: NDArray[np.integer] | NDArray[np.bool_] | slice) -> MappingBatch:
         """The rows an index selects."""
-        return MappingBatch(*(column[index] for column in self))
+        return MappingBatch._make(column[index] for column in self)
 
 
 def encode(mappings: Sequence[Mapping]) -> MappingBatch:
@@ -69,7 +69,7 @@ def encode(mappings: Sequence[Mapping]) -> MappingBatch:
 
 def concat(batches: Sequence[MappingBatch]) -> MappingBatch:
     """One batch after the other."""
-    return MappingBatch(*(np.concatenate(columns) for columns in zip(*batches, strict=True)))
+    return MappingBatch._make(np.concatenate(columns) for columns in zip(*batches, strict=True))
 
 
 def decode(batch: MappingBatch, row: int) -> Mapping:
@@ -83,7 +83,8 @@ def decode(batch: MappingBatch, row: int) -> Mapping:
 
     return Mapping(
         cores=Dims.of(batch.cores[row].tolist()), spm=Dims.of(batch.spm[row].tolist()),
-        rows=Dims.of(batch.rows[row].tolist()), cols=Dims.of(batch.cols[row].tolist()), rf=Dims.of(batch.rf[row].tolist()),
+        rows=Dims.of(batch.rows[row].tolist()), cols=Dims.of(batch.cols[row].tolist()),
+        rf=Dims.of(batch.rf[row].tolist()),
         dram_order=order(batch.dram_order), spm_order=order(batch.spm_order),
         spm_double=operands(batch.spm_double), rf_double=operands(batch.rf_double), spill=bool(batch.spill[row]),
     )  # fmt: skip

@@ -8,7 +8,7 @@ REASONS = (
     "cores", "core-reduction", "idle-core", "rows", "cols", "idle-pe", "tile", "order", "spm-capacity", "rf-capacity",
     "spill",
 )  # fmt: skip
-"""Every reason, in the order in which they are checked; the batched check returns 1 + the index of the first, 0 if legal."""
+"""Every reason, in the order of checking; the batched check returns 1 + the index of the first, 0 if legal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,5 +36,8 @@ class Rejection:
     def __str__(self) -> str:
         parts = f" ({' + '.join(f'{name} {value:,}' for name, value in self.terms)})" if self.terms else ""
         over = self.needed - self.available
-        text = f"{self.subject}: needs {self.needed:,} {self.unit}{parts}, has {self.available:,} {self.unit}, over by {over:,} {self.unit}"
+        text = (
+            f"{self.subject}: needs {self.needed:,} {self.unit}{parts}, "
+            f"has {self.available:,} {self.unit}, over by {over:,} {self.unit}"
+        )
         return f"{text}; {self.nearest}" if self.nearest else text

@@ -10,7 +10,7 @@ from tvm_spm.workload import VectorWork
 
 
 def test_memory_bound_stream_on_one_core():
-    # dmazerunner-256: a burst costs 291 * 500/3200 = 45.46875 cycles, bytes move at 26.67 B/cycle, half an SPM is 65,536 B
+    # a burst is at most half an SPM (65,536 B) and costs 291 * 500/3200 = 45.46875 cycles; bytes move at 26.67 B/cycle
     # read 131,072 B: 2 bursts, ceil(90.9375 + 4915.2) = 5,007; write 65,536 B: ceil(45.46875 + 2457.6) = 2,504
     work = VectorWork(operator="relu", read_bytes=131072, write_bytes=65536, num_ops=16000)
     cost = vector_cost(work, load_arch("dmazerunner-256"), model="any")

@@ -28,7 +28,7 @@ LAYERS = (
     ("tvm_spm.mapping_batch", "tvm_spm.rejection"),
     ("tvm_spm.mapping",),
     ("tvm_spm.workload", "tvm_spm.arch"),
-    ("tvm_spm.units", "tvm_spm.errors"),
+    ("tvm_spm.units", "tvm_spm.errors", "tvm_spm.interrupt"),
 )
 MAY_IMPORT_TVM = {
     "tvm_spm.target", "tvm_spm.frontend", "schedules", "tvm_spm.verify", "tvm_spm.runtime", "tvm_spm.models",

@@ -1,0 +1,281 @@
+"""The command ``tvm-spm``: argument parsing and printing only."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from tvm_spm.arch import archs as arch_names
+from tvm_spm.arch import load_arch
+from tvm_spm.errors import SpmError
+from tvm_spm.units import format_energy, format_seconds, format_si
+from tvm_spm.workload import Workload
+
+if TYPE_CHECKING:
+    from tvm_spm.tuning_result import SearchResult, TuningResult
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+search_app = typer.Typer(no_args_is_help=True, help="Find the best mapping of one layer.")
+app.add_typer(search_app, name="search")
+
+
+class Objective(str, Enum):
+    """What to minimise."""
+
+    edp = "edp"
+    energy = "energy"
+    latency = "latency"
+
+
+class Model(str, Enum):
+    """Which model prices mappings in ``search``."""
+
+    analytical = "analytical"
+    simulator = "simulator"
+
+
+class SearcherName(str, Enum):
+    """How ``search`` looks for mappings."""
+
+    evolutionary = "evolutionary"
+    random = "random"
+
+
+TargetOption = Annotated[str, typer.Option("--target", "--arch", help="A name of `tvm-spm archs` or a TOML file.")]
+ObjectiveOption = Annotated[Objective, typer.Option(help="What to minimise.")]
+TrialsOption = Annotated[int | None, typer.Option(min=1, help="Measured mappings per task.", show_default="64")]
+TimeOption = Annotated[float | None, typer.Option(min=0.0, help="Seconds for the search as a whole.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+@app.command()
+def tune(
+    model: Annotated[str, typer.Argument(help="An .onnx file or a built-in model such as resnet18.")],
+    target: TargetOption = "spm/dmazerunner-256",
+    objective: ObjectiveOption = Objective.edp,
+    trials: TrialsOption = None,
+    time_limit: TimeOption = None,
+    seed: SeedOption = 0,
+    workdir: Annotated[Path | None, typer.Option(help="Keeps trials and schedules; a second run continues.")] = None,
+    shape: Annotated[list[str] | None, typer.Option(help="NAME=1,3,224,224 for an input without fixed shape.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tune, verify and time every layer of a network."""
+    from tvm_spm.tuner import tune as run
+
+    result = run(
+        model,
+        target,
+        objective=objective.value,
+        trials=trials,
+        time_limit_s=time_limit,
+        seed=seed,
+        workdir=workdir,
+        shapes=dict(_parse_shape(text) for text in shape or []),
+        progress=True,
+    )
+    if as_json:
+        _print(json.dumps({"tasks": result.rows(), "totals": result.totals()}, indent=1))
+    else:
+        _print_result(result)
+    if result.verified is False:
+        raise typer.Exit(1)
+
+
+@search_app.command("conv2d")
+def search_conv2d(
+    K: Annotated[int, typer.Option("--K", help="Output channels.")],
+    C: Annotated[int, typer.Option("--C", help="Input channels.")],
+    OY: Annotated[int, typer.Option("--OY", help="Output rows.")],
+    OX: Annotated[int, typer.Option("--OX", help="Output columns.")],
+    FY: Annotated[int, typer.Option("--FY", help="Filter rows.")],
+    FX: Annotated[int, typer.Option("--FX", help="Filter columns.")],
+    N: Annotated[int, typer.Option("--N", help="Batch.")] = 1,
+    stride: Annotated[int, typer.Option(help="Both directions.")] = 1,
+    dilation: Annotated[int, typer.Option(help="Both directions.")] = 1,
+    padding: Annotated[int, typer.Option(help="All sides.")] = 0,
+    groups: Annotated[int, typer.Option(help="Divides K and C.")] = 1,
+    IY: Annotated[int | None, typer.Option("--IY", help="Input rows; default the smallest that fits.")] = None,
+    IX: Annotated[int | None, typer.Option("--IX", help="Input columns.")] = None,
+    dtype: Annotated[str, typer.Option(help="Of input and weight.")] = "int16",
+    out_dtype: Annotated[str | None, typer.Option(help="Of the accumulated output.", show_default="dtype")] = None,
+    target: TargetOption = "dmazerunner-256",
+    objective: ObjectiveOption = Objective.edp,
+    model: Annotated[Model, typer.Option(help="Who prices.")] = Model.analytical,
+    searcher: Annotated[SearcherName, typer.Option(help="Who looks.")] = SearcherName.evolutionary,
+    trials: TrialsOption = None,
+    time_limit: TimeOption = None,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """A convolution; K and C count channels over all groups."""
+    workload = Workload.conv2d(
+        N=N, K=K, C=C, OY=OY, OX=OX, FY=FY, FX=FX, stride=stride, dilation=dilation, padding=padding, groups=groups,
+        IY=IY, IX=IX, dtype=dtype, out_dtype=out_dtype,
+    )  # fmt: skip
+    _search(workload, target, objective, model, searcher, trials, time_limit, seed, as_json=as_json)
+
+
+@search_app.command("matmul")
+def search_matmul(
+    m: Annotated[int, typer.Option("--m", help="Rows of the result.")],
+    k: Annotated[int, typer.Option("--k", help="Summed extent.")],
+    n: Annotated[int, typer.Option("--n", help="Columns of the result.")],
+    batch: Annotated[int, typer.Option(help="Independent products.")] = 1,
+    dtype: Annotated[str, typer.Option(help="Of both inputs.")] = "int16",
+    out_dtype: Annotated[str | None, typer.Option(help="Of the accumulated output.", show_default="dtype")] = None,
+    target: TargetOption = "dmazerunner-256",
+    objective: ObjectiveOption = Objective.edp,
+    model: Annotated[Model, typer.Option(help="Who prices.")] = Model.analytical,
+    searcher: Annotated[SearcherName, typer.Option(help="Who looks.")] = SearcherName.evolutionary,
+    trials: TrialsOption = None,
+    time_limit: TimeOption = None,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """A (batched) matrix product."""
+    workload = Workload.matmul(m=m, k=k, n=n, batch=batch, dtype=dtype, out_dtype=out_dtype)
+    _search(workload, target, objective, model, searcher, trials, time_limit, seed, as_json=as_json)
+
+
+@app.command()
+def archs(
+    name: Annotated[str | None, typer.Argument(help="Show every number of one accelerator, with its source.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the built-in accelerators, or show one in full."""
+    chosen = [load_arch(each) for each in (arch_names() if name is None else (name,))]
+    if as_json:
+        _print(json.dumps([{"name": a.name, "sha256": a.sha256(), **dict(a.numbers())} for a in chosen], indent=1))
+        return
+    if name is None:
+        for arch in chosen:
+            _print(f"{arch}\n    {arch.description}")
+        return
+    sources = dict(chosen[0].sources)
+    table = Table("field", "value", "source", title=chosen[0].description, title_justify="left")
+    for path, value in chosen[0].numbers():
+        table.add_row(path, f"{value:,}", sources.get(path, "not given"))
+    _console().print(table)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake ends with one message and exit code 2."""
+    try:
+        app()
+    except SpmError as error:
+        print(f"tvm-spm: {error}", file=sys.stderr)  # noqa: T201 (the command line's own output)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("tvm-spm: stopped", file=sys.stderr)  # noqa: T201
+        raise SystemExit(1) from None
+
+
+def _search(
+    workload: Workload,
+    target: str,
+    objective: Objective,
+    model: Model,
+    searcher: SearcherName,
+    trials: int | None,
+    time_limit: float | None,
+    seed: int,
+    *,
+    as_json: bool,
+) -> None:
+    from tvm_spm.tuner import search as run
+
+    result = run(
+        workload,
+        load_arch(target),
+        objective=objective.value,
+        model=model.value,
+        searcher=searcher.value,
+        trials=trials,
+        time_limit_s=time_limit,
+        seed=seed,
+    )
+    _print(json.dumps(result.as_dict(), indent=1) if as_json else _search_text(workload, target, result))
+
+
+def _search_text(workload: Workload, target: str, result: SearchResult) -> str:
+    gain = result.default_cost.objective(result.objective) / result.cost.objective(result.objective)
+    return f"{workload} on {target}\n\n{result}\n{gain:.2f}x better {result.objective} than the default mapping"
+
+
+def _parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, separator, dims = text.rpartition("=")
+    parts = dims.split(",")
+    if not separator or not name or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+        raise SpmError(f"--shape {text!r}: expected NAME=1,3,224,224 with whole numbers >= 1")
+    return name, tuple(int(part) for part in parts)
+
+
+def _print_result(result: TuningResult) -> None:
+    table = Table(title=f"{result.arch}", title_justify="left")
+    for heading, justify in _COLUMNS:
+        table.add_column(heading, justify=justify, overflow="fold")
+    for task in result.tasks:
+        verdict = {True: "yes", False: "NO", None: "not run"}[task.verified]
+        table.add_row(
+            task.task.name,
+            str(task.task.count),
+            "vector unit" if task.mapping is None else task.mapping.brief(),
+            f"{task.cost.cycles:,}",
+            f"{task.cost.utilization:.0%}",
+            task.cost.bound_by,
+            format_energy(task.cost.energy_pj),
+            f"{task.cost.edp_pj_cycles:.3g}",
+            f"{task.gain(result.objective):.2f}x",
+            "network" if task.mapping is None else verdict,
+        )
+    _console().print(table)
+    total, default = result.cost, result.default_cost
+    verdict = {True: "yes", False: "NO", None: "not finished"}[result.verified]
+    lines = [
+        f"network: {format_si(total.cycles, 'cycles')} "
+        f"({format_seconds(total.cycles / result.arch.clock_hz)} at {format_si(result.arch.clock_hz, 'Hz')}), "
+        f"{format_energy(total.energy_pj)}, EDP {total.edp_pj_cycles:.4g} pJ x cycles, "
+        f"utilization {total.utilization:.0%}",
+        f"against the default mappings: {result.speedup_over('default'):.2f}x faster, "
+        f"{default.energy_pj / total.energy_pj:.2f}x less energy, "
+        f"{default.edp_pj_cycles / total.edp_pj_cycles:.2f}x lower EDP",
+        f"verified against the untuned module: {verdict}",
+    ]
+    if result.verification is not None:
+        lines.append(f"  whole network: {result.verification}")
+    lines += [f"  {task.task.name}: {task.verification}" for task in result.tasks if task.verified is False]
+    lines += [f"left on the host: {call.name}: {call.reason}" for call in result.host_calls]
+    lines.append("seconds: " + ", ".join(f"{name} {value:.1f}" for name, value in result.seconds))
+    _print("\n".join(lines))
+
+
+_COLUMNS: tuple[tuple[str, str], ...] = (
+    ("task", "left"),
+    ("count", "right"),
+    ("mapping (DRAM order | SPM tile | PE rows x cols | RF tile)", "left"),
+    ("cycles", "right"),
+    ("util.", "right"),
+    ("bound by", "left"),
+    ("energy", "right"),
+    ("EDP", "right"),
+    ("gain", "right"),
+    ("verified", "left"),
+)
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
+
+
+_print: Callable[[str], None] = typer.echo

@@ -1,0 +1,224 @@
+"""Tune one workload: screen with the analytical model, rank with the learned one, measure with the simulator."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cost_model.batched import evaluate_batch
+from cost_model.learned import XGBoostRanker
+from cost_model.simulator import simulate_batch
+from tvm_spm.arch import Arch
+from tvm_spm.cost import Cost
+from tvm_spm.errors import NoMappingError
+from tvm_spm.mapping import Mapping
+from tvm_spm.mapping_batch import MappingBatch, concat, decode, encode
+from tvm_spm.mapspace import MapSpace
+from tvm_spm.searchers.evolutionary import EvolutionarySearcher
+from tvm_spm.workload import Workload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TunerOptions:
+    """How much work goes into one task.
+
+    Attributes:
+        trials: Mappings measured on the simulator.
+        batch: Mappings measured between two refits of the learned model.
+        population: Mappings screened by the analytical model per generation.
+        generations: Generations between two measured batches.
+        patience: Measured batches without improvement after which the task is done.
+        explore: Share of each measured batch drawn at random among the candidates.
+        min_to_rank: Measurements before the learned model has a say.
+    """
+
+    trials: int = 64
+    batch: int = 16
+    population: int = 512
+    generations: int = 8
+    patience: int = 3
+    explore: float = 0.125
+    min_to_rank: int = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """One mapping, what the analytical model said, and what the simulator said."""
+
+    mapping: Mapping
+    predicted: float
+    cost: Cost
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskOutcome:
+    """The best of one task and how it was found."""
+
+    best: Measured
+    default: Measured
+    num_trials: int
+    num_new_trials: int
+    rejected: tuple[tuple[str, int], ...]
+
+
+def tune_workload(
+    workload: Workload,
+    arch: Arch,
+    *,
+    objective: str,
+    options: TunerOptions,
+    seed: int,
+    known: Sequence[Measured] = (),
+    executor: Executor | None = None,
+    record: Callable[[Measured], None] = lambda measured: None,
+    report: Callable[[int, float, float], None] = lambda done, best, legal_share: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> TaskOutcome:
+    """Find the mapping of one workload that measures best.
+
+    Args:
+        workload: What to run.
+        arch: Where to run it.
+        objective: ``edp``, ``energy`` or ``latency``.
+        options: Budget.
+        seed: Same seed, same trials.
+        known: Measurements of an earlier run; they count towards the budget.
+        executor: Runs measurements; in this process if None.
+        record: Called with every new measurement, in order.
+        report: Called with trials done, best objective and share of legal mappings.
+        should_stop: Asked between batches.
+
+    Raises:
+        NoMappingError: Nothing in the map space is legal; the text counts the reasons.
+    """
+    space = MapSpace(workload=workload, arch=arch)
+    default_mapping = space.default_mapping()
+    if default_mapping is None:
+        raise NoMappingError(f"{workload} on {arch.name}: no legal mapping: {space.explain_empty()}")
+    rng = np.random.default_rng([seed, len(known)])
+    predict = _Predictor(workload, arch, objective)
+    measured = list(known)
+    seen = {measurement.mapping for measurement in measured}
+
+    def measure(mappings: list[Mapping]) -> None:
+        fresh = [mapping for mapping in dict.fromkeys(mappings) if mapping not in seen]
+        if not fresh:
+            return
+        predicted = predict(encode(fresh))
+        for mapping, guess, cost in zip(fresh, predicted, _simulate(workload, arch, fresh, executor), strict=True):
+            measurement = Measured(mapping=mapping, predicted=float(guess), cost=cost)
+            measured.append(measurement)
+            seen.add(mapping)
+            record(measurement)
+
+    def best() -> Measured:
+        return min(measured, key=lambda m: (m.cost.objective(objective), m.mapping.line()))
+
+    measure([default_mapping])
+    searcher = EvolutionarySearcher(space, rng=rng, start=encode([m.mapping for m in measured]))
+    ranker = XGBoostRanker(workload, arch, objective=objective, seed=seed)
+    pool = _Pool()
+    idle, legal_share = 0, 1.0
+    while len(measured) < options.trials and idle < options.patience and not should_stop():
+        for _ in range(options.generations):
+            batch = searcher.ask(options.population)
+            if batch.num_mappings == 0:
+                break
+            scores = predict(batch)
+            searcher.tell(batch, scores)
+            pool.add(batch, scores)
+        legal_share = searcher.legal_share
+        room = min(options.batch, options.trials - len(measured))
+        chosen = _choose(pool, ranker, measured, seen, room, options, objective, rng)
+        if not chosen:
+            break
+        before = best().cost.objective(objective)
+        measure(chosen)
+        idle = 0 if best().cost.objective(objective) < before else idle + 1
+        report(len(measured), best().cost.objective(objective), legal_share)
+    default = next(m for m in measured if m.mapping == default_mapping)
+    return TaskOutcome(
+        best=best(),
+        default=default,
+        num_trials=len(measured),
+        num_new_trials=len(measured) - len(known),
+        rejected=tuple(sorted(Counter(searcher.rejected).items())),
+    )
+
+
+class _Predictor:
+    """The analytical model's objective for a batch."""
+
+    def __init__(self, workload: Workload, arch: Arch, objective: str) -> None:
+        self._workload, self._arch, self._objective = workload, arch, objective
+
+    def __call__(self, batch: MappingBatch) -> NDArray[np.float64]:
+        cost = evaluate_batch(self._workload, self._arch, batch)
+        cycles = cost.cycles.astype(np.float64)
+        if self._objective == "latency":
+            return cycles
+        return cost.energy_pj if self._objective == "energy" else cycles * cost.energy_pj
+
+
+class _Pool:
+    """The best screened mappings so far, by predicted objective."""
+
+    LIMIT = 512
+
+    def __init__(self) -> None:
+        self.batch: MappingBatch | None = None
+        self.scores: NDArray[np.float64] = np.empty(0)
+
+    def add(self, batch: MappingBatch, scores: NDArray[np.float64]) -> None:
+        """Merge a screened batch; ties keep the earlier mapping."""
+        merged = batch if self.batch is None else concat([self.batch, batch])
+        total = np.concatenate([self.scores, scores])
+        keep = np.argsort(total, kind="stable")[: self.LIMIT]
+        self.batch, self.scores = merged.take(keep), total[keep]
+
+
+def _choose(
+    pool: _Pool,
+    ranker: XGBoostRanker,
+    measured: Sequence[Measured],
+    seen: set[Mapping],
+    room: int,
+    options: TunerOptions,
+    objective: str,
+    rng: np.random.Generator,
+) -> list[Mapping]:
+    """The next mappings to measure: the best ranked, and a few at random."""
+    if pool.batch is None:
+        return []
+    order = np.arange(pool.batch.num_mappings)
+    if len(measured) >= options.min_to_rank:
+        ranker.fit(encode([m.mapping for m in measured]), np.array([m.cost.objective(objective) for m in measured]))
+        order = np.asarray(ranker.rank(pool.batch))
+    num_random = min(room - 1, round(options.explore * room)) if len(measured) >= options.min_to_rank else 0
+    shuffled = rng.permutation(order)
+    chosen: list[Mapping] = []
+    for source, limit in ((order, room - num_random), (shuffled, room)):
+        for mapping in _decoded(pool.batch, source):
+            if len(chosen) >= limit:
+                break
+            if mapping not in seen and mapping not in chosen:
+                chosen.append(mapping)
+    return chosen
+
+
+def _decoded(batch: MappingBatch, order: NDArray[np.integer]) -> Iterator[Mapping]:
+    for row in order:
+        yield decode(batch, int(row))
+
+
+def _simulate(workload: Workload, arch: Arch, mappings: list[Mapping], executor: Executor | None) -> list[Cost]:
+    if executor is None:
+        return simulate_batch(workload, arch, mappings)
+    futures = [executor.submit(simulate_batch, workload, arch, [mapping]) for mapping in mappings]
+    return [future.result()[0] for future in futures]

@@ -1,0 +1,276 @@
+"""What tuning and searching give back: costs, tables, schedules and executables."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tvm_spm.arch import Arch
+from tvm_spm.cost import Cost, Energy
+from tvm_spm.errors import SpmError, WorkdirError, did_you_mean
+from tvm_spm.mapping import Mapping
+from tvm_spm.workload import HostCall, Task, TaskGraph
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import tvm
+
+    from tvm_spm.verify import Verification
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchResult:
+    """The best mapping of one workload that a search found.
+
+    Attributes:
+        mapping: The best mapping.
+        cost: Its cost by the model the search used.
+        default_cost: Cost of the untuned default mapping by the same model.
+        objective: What was minimised.
+        lower_bound: No mapping of the searched space can be below this value of the objective.
+        certified: Whether ``cost`` meets ``lower_bound``.
+        num_evaluated: Mappings priced.
+        space: The space the bound and the certificate speak of.
+    """
+
+    mapping: Mapping
+    cost: Cost
+    default_cost: Cost
+    objective: str
+    lower_bound: float
+    certified: bool
+    num_evaluated: int
+    space: str
+
+    @property
+    def gap(self) -> float:
+        """How far the result may be above the optimum: 0.05 means at most 5 %."""
+        return self.cost.objective(self.objective) / self.lower_bound - 1 if self.lower_bound else float("inf")
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain data for JSON."""
+        return {
+            "mapping": self.mapping.line(),
+            "cycles": self.cost.cycles,
+            "energy_pj": self.cost.energy_pj,
+            "edp_pj_cycles": self.cost.edp_pj_cycles,
+            "utilization": self.cost.utilization,
+            "bound_by": self.cost.bound_by,
+            "objective": self.objective,
+            "lower_bound": self.lower_bound,
+            "gap": self.gap,
+            "certified": self.certified,
+            "num_evaluated": self.num_evaluated,
+            "space": self.space,
+            "gain_over_default": self.default_cost.objective(self.objective) / self.cost.objective(self.objective),
+            "model": self.cost.model,
+        }
+
+    def __str__(self) -> str:
+        proof = "certified optimum" if self.certified else f"at most {self.gap:.1%} above the lower bound"
+        return f"{self.mapping}\n{self.cost}\n{self.num_evaluated:,} mappings evaluated; {proof} of {self.space}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskResult:
+    """The outcome for one task; costs are of one occurrence.
+
+    Attributes:
+        task: What was tuned.
+        mapping: The best mapping; None for work on the vector unit.
+        cost: Measured cost of ``mapping``.
+        default_cost: Measured cost of the untuned default mapping.
+        verification: Comparison of the schedule with the unscheduled code; None if the run ended before it.
+        num_trials: Mappings measured, those of earlier runs in the same work directory included.
+        rejected: Mappings refused, by reason.
+    """
+
+    task: Task
+    mapping: Mapping | None
+    cost: Cost
+    default_cost: Cost
+    verification: Verification | None = None
+    num_trials: int = 0
+    rejected: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def verified(self) -> bool | None:
+        """Whether the schedule computes what the unscheduled code computes; None if unknown."""
+        return None if self.verification is None else self.verification.passed
+
+    def gain(self, objective: str) -> float:
+        """Default over tuned value of the objective; above 1 is better."""
+        return self.default_cost.objective(objective) / self.cost.objective(objective)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TuningResult:
+    """The whole network: every task's mapping, its cost, and the module with the schedules in place.
+
+    Attributes:
+        tasks: One result per distinct task, in order of first occurrence.
+        arch: The accelerator.
+        objective: What was minimised.
+        graph: Calls of the network and the tasks they are.
+        module: Relax module whose PrimFuncs carry the schedules.
+        reference: The same module without schedules.
+        verification: Comparison of the whole network; None if the run ended before it.
+        seconds: Wall time by phase.
+        interrupted: Whether Ctrl-C ended the search early.
+    """
+
+    tasks: tuple[TaskResult, ...]
+    arch: Arch
+    objective: str
+    graph: TaskGraph
+    module: tvm.IRModule
+    reference: tvm.IRModule
+    verification: Verification | None
+    seconds: tuple[tuple[str, float], ...]
+    interrupted: bool = False
+
+    @property
+    def host_calls(self) -> tuple[HostCall, ...]:
+        """Calls left on the host, with the reason."""
+        return self.graph.host_calls
+
+    @property
+    def cost(self) -> Cost:
+        """Sum over all occurrences of all tasks, run one after the other."""
+        return total_cost([(result.cost, result.task.count) for result in self.tasks], self.arch)
+
+    @property
+    def default_cost(self) -> Cost:
+        """The same sum for the untuned default mappings."""
+        return total_cost([(result.default_cost, result.task.count) for result in self.tasks], self.arch)
+
+    @property
+    def verified(self) -> bool | None:
+        """Whether every task and the whole network compute what the untuned module computes; None if unknown."""
+        verdicts = [result.verified for result in self.tasks if result.mapping is not None]
+        verdicts.append(None if self.verification is None else self.verification.passed)
+        if False in verdicts:
+            return False
+        return None if None in verdicts else True
+
+    def speedup_over(self, baseline: TuningResult | Cost | str = "default") -> float:
+        """Baseline cycles over ours; above 1 is better.
+
+        Args:
+            baseline: Another result, a cost, or ``default`` for the untuned default mappings.
+
+        Raises:
+            SpmError: A text other than ``default``.
+        """
+        if isinstance(baseline, str):
+            if baseline != "default":
+                raise SpmError(f"speedup_over: unknown baseline {baseline!r}; {did_you_mean(baseline, ['default'])}")
+            baseline = self.default_cost
+        other = baseline.cost if isinstance(baseline, TuningResult) else baseline
+        return other.cycles / self.cost.cycles
+
+    def rows(self) -> list[dict[str, object]]:
+        """One plain dictionary per task; what ``table`` and ``--json`` show."""
+        network = None if self.verification is None else self.verification.passed
+        return [
+            {
+                "name": result.task.name,
+                "count": result.task.count,
+                "kind": result.task.kind,
+                "dims": result.task.work.dims.as_dict() if hasattr(result.task.work, "dims") else {},
+                "mapping": None if result.mapping is None else result.mapping.line(),
+                "cycles": result.cost.cycles,
+                "utilization": result.cost.utilization,
+                "bound_by": result.cost.bound_by,
+                "energy_pj": result.cost.energy_pj,
+                "edp_pj_cycles": result.cost.edp_pj_cycles,
+                "gain_over_default": result.gain(self.objective),
+                # Vector work runs as imported, so the whole network is what checks it.
+                "verified": network if result.mapping is None else result.verified,
+                "model": result.cost.model,
+                "trials": result.num_trials,
+            }
+            for result in self.tasks
+        ]
+
+    def totals(self) -> dict[str, object]:
+        """Sums over the network, with what was left on the host."""
+        cost, default = self.cost, self.default_cost
+        return {
+            "arch": self.arch.name,
+            "objective": self.objective,
+            "cycles": cost.cycles,
+            "energy_pj": cost.energy_pj,
+            "edp_pj_cycles": cost.edp_pj_cycles,
+            "utilization": cost.utilization,
+            "gain_over_default": default.objective(self.objective) / cost.objective(self.objective),
+            "speedup_over_default": self.speedup_over("default"),
+            "verified": self.verified,
+            "host_calls": [{"name": call.name, "reason": call.reason} for call in self.host_calls],
+            "seconds": {name: round(value, 3) for name, value in self.seconds},
+            "interrupted": self.interrupted,
+        }
+
+    def table(self) -> pd.DataFrame:
+        """One row per task, as a data frame."""
+        import pandas as pd
+
+        return pd.DataFrame(self.rows())
+
+    def build(self) -> object:
+        """Compile the module for its target.
+
+        Returns:
+            An executable for ``tvm.relax.VirtualMachine``.
+        """
+        from tvm_spm.runtime import build
+        from tvm_spm.target import target_of
+
+        return build(self.module, target_of(self.arch))
+
+    def save(self, directory: str | Path) -> Path:
+        """Write ``result.json``, ``table.csv`` and the tuning database into a directory.
+
+        Raises:
+            WorkdirError: The directory cannot be written.
+        """
+        path = Path(directory)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            content = {"tasks": self.rows(), "totals": self.totals()}
+            (path / "result.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            self.table().to_csv(path / "table.csv", index=False)
+        except OSError as error:
+            raise WorkdirError(f"{path}: cannot write: {error.strerror}") from error
+        return path
+
+
+def total_cost(parts: list[tuple[Cost, int]], arch: Arch) -> Cost:
+    """Costs of tasks that run one after the other, each as often as its count says."""
+    sums: Counter[str] = Counter()
+    energy = {name: 0.0 for name in Energy.__dataclass_fields__}
+    dram_bytes = [0, 0, 0, 0]
+    models = set()
+    for cost, count in parts:
+        for name in _SUMMED:
+            sums[name] += count * getattr(cost, name)
+        for name in energy:
+            energy[name] += count * getattr(cost.energy, name)
+        dram_bytes = [total + count * part for total, part in zip(dram_bytes, cost.dram_bytes, strict=True)]
+        models.add(cost.model)
+    peak = max(1, sums["cycles"]) * arch.peak_macs_per_cycle
+    return Cost(
+        **{name: sums[name] for name in _SUMMED},
+        energy=Energy(**energy),
+        model="+".join(sorted(models)),
+        utilization=sums["macs"] / peak,
+        dram_bytes=(dram_bytes[0], dram_bytes[1], dram_bytes[2], dram_bytes[3]),
+    )
+
+
+_SUMMED = (
+    "cycles", "macs", "compute_cycles", "noc_stall_cycles", "dma_stall_cycles", "overhead_cycles", "dma_busy_cycles",
+)  # fmt: skip

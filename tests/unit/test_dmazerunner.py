@@ -86,7 +86,7 @@ def test_a_convolution_has_fifteen_reuse_classes():
 
 def test_padding_is_stored_and_a_stride_breaks_rows():
     # 56x56, 3x3, stride 2, padding 1, whole map in one pass: the loops touch 57 of 58 stored rows and columns, so each
-    # of 64 * 57 rows is a burst of 57 elements: 3648 * ceil((291 + 0.48 * 57) * 500 / 3200) = 3648 * 50 = 182400 cycles.
+    # of 64 * 57 rows is a burst of 57 elements: 3648 * ceil((291 + 0.48 * 57) * 500 / 3200) = 3648 * 50 cycles.
     # Stored as 57x57 it is one burst: ceil((291 + 0.48 * 64 * 57 * 57) * 500 / 3200) = 15641 cycles.
     shape = {"K": 128, "C": 64, "OY": 28, "OX": 28, "FY": 3, "FX": 3, "stride": 2, "padding": 1}
     machine = published_machine(ARCH)

@@ -47,7 +47,8 @@ class Roles:
             i, w, o = piece in in_data, piece in in_weight, piece in in_out
             if piece.reduces:
                 if not (i and w) and piece.extent > 1:
-                    return f"loop {piece.position} is summed over but indexes only {'I' if i else 'W' if w else 'no tensor'}"
+                    where = "only I" if i else "only W" if w else "no tensor"
+                    return f"loop {piece.position} is summed over but indexes {where}"
                 groups["summed"].append(piece)
             elif piece.extent > 1 and not (o and (i or w)):
                 return f"loop {piece.position} indexes {'only the output' if o else 'no output'}"
@@ -60,7 +61,7 @@ class Roles:
         if len(pairs) > 2:
             return f"a window slides along {len(pairs)} axes, two are supported"
         return cls(
-            **{name: tuple(found) for name, found in groups.items()},  # type: ignore[arg-type]
+            **{name: tuple(found) for name, found in groups.items()},
             pairs=tuple(pairs), slides=slides, input=data, weight=weight, swapped=swapped,
         )  # fmt: skip
 

@@ -1,0 +1,137 @@
+"""The simulator as a ``CostModel``: results of the engine as cycles, energy and their breakdown."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from cost_model.arrays import ArchArrays, WorkloadArrays
+from cost_model.simulator.core import BUSY_CYCLES, DRAM_BYTES, FINAL_ELEMS, MOVED
+from cost_model.simulator.events import (
+    COUNTS,
+    CYCLES,
+    MAC_CYCLES,
+    PASS_CYCLES_SUM,
+    RESULT_FIELDS,
+    TOTALS,
+    simulate_rows,
+)
+from cost_model.simulator.pe_array import CROSSED, DELIVERED, LEFT_ELEMS
+from cost_model.vector import vector_cost
+from tvm_spm.arch import Arch
+from tvm_spm.cost import Cost, Energy
+from tvm_spm.mapping import Mapping
+from tvm_spm.mapping_batch import encode
+from tvm_spm.workload import REDUCTION_DIMS, Operand, VectorWork, Workload
+
+MODEL_NAME = "simulator"
+
+_ROWS_PER_THREAD = 16
+"""Fewer are not worth a thread."""
+
+
+class SimulatorModel:
+    """The ground truth: events of DMA, NoC and PE array on every core, with contention for DRAM channels."""
+
+    def cost(self, workload: Workload, arch: Arch, mapping: Mapping) -> Cost:
+        """Cycles and energy of a legal mapping."""
+        return simulate_batch(workload, arch, [mapping])[0]
+
+    def vector_cost(self, work: VectorWork, arch: Arch) -> Cost:
+        """Cycles and energy of work on the vector unit."""
+        return vector_cost(work, arch, model=MODEL_NAME)
+
+
+def simulate_batch(
+    workload: Workload,
+    arch: Arch,
+    mappings: Sequence[Mapping],
+    *,
+    num_threads: int | None = None,
+    fold: bool = True,
+) -> list[Cost]:
+    """Simulate many mappings of one workload.
+
+    Args:
+        workload: What is computed.
+        arch: The accelerator.
+        mappings: Legal for ``workload`` on ``arch``; not checked again here.
+        num_threads: At most so many; default one per CPU. Results do not depend on it.
+        fold: Count repetitions instead of walking them; the same integers, only faster.
+
+    Returns:
+        Costs in the order of ``mappings``.
+    """
+    batch = encode(mappings)
+    tensors, machine = WorkloadArrays.of(workload), ArchArrays.of(arch)
+    results = np.zeros((len(mappings), RESULT_FIELDS), dtype=np.int64)
+    extra_elems = np.zeros((len(mappings), len(workload.epilogue.extras)), dtype=np.int64)
+
+    def run(rows: slice) -> None:
+        simulate_rows(tensors, machine, batch.take(rows), fold, results[rows], extra_elems[rows])
+
+    threads = min(num_threads or os.cpu_count() or 1, len(mappings) // _ROWS_PER_THREAD)
+    if threads > 1:
+        parts = [slice(i, i + _ROWS_PER_THREAD) for i in range(0, len(mappings), _ROWS_PER_THREAD)]
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(run, parts))
+    elif mappings:
+        run(slice(None))
+    return [
+        _cost(workload, arch, mapping, result.tolist(), extras.tolist())
+        for mapping, result, extras in zip(mappings, results, extra_elems, strict=True)
+    ]
+
+
+def _cost(workload: Workload, arch: Arch, mapping: Mapping, result: list[int], extra_elems: list[int]) -> Cost:
+    totals, cycles = result[TOTALS:COUNTS], result[CYCLES]
+    launch_cycles, pass_cycles, mac_cycles = arch.cores.launch_cycles, result[PASS_CYCLES_SUM], result[MAC_CYCLES]
+    i_bytes, w_bytes, o_bytes, extras_bytes = totals[DRAM_BYTES : DRAM_BYTES + 4]
+    return Cost(
+        cycles=cycles,
+        energy=_energy(workload, arch, mapping, result, extra_elems),
+        model=MODEL_NAME,
+        macs=workload.macs,
+        utilization=workload.macs / (cycles * arch.peak_macs_per_cycle),
+        compute_cycles=mac_cycles,
+        noc_stall_cycles=pass_cycles - mac_cycles,
+        dma_stall_cycles=cycles - launch_cycles - pass_cycles,
+        overhead_cycles=launch_cycles,
+        dram_bytes=(i_bytes, w_bytes, o_bytes, extras_bytes),
+        dma_busy_cycles=totals[BUSY_CYCLES],
+    )
+
+
+def _energy(workload: Workload, arch: Arch, mapping: Mapping, result: list[int], extra_elems: list[int]) -> Energy:
+    """Energy of what was counted; every word of another width than ``word_bits`` is scaled linearly."""
+    totals, counts = result[TOTALS:COUNTS], result[COUNTS:]
+    scales = [workload.projection(operand).elem_bits / arch.word_bits for operand in Operand]
+    i_scale, w_scale, o_scale = scales
+    crossed_words, delivered_words, moved_words = (
+        sum(elems * scale for elems, scale in zip(columns, scales, strict=True))
+        for columns in (
+            counts[CROSSED : CROSSED + 3],
+            counts[DELIVERED : DELIVERED + 3],
+            totals[MOVED : MOVED + 3],
+        )
+    )
+    final_elems = totals[FINAL_ELEMS]
+    extra_words = sum(
+        elems * extra.elem_bits / arch.word_bits
+        for elems, extra in zip(extra_elems, workload.epilogue.extras, strict=True)
+    )
+    reduction_pes = math.prod(mapping.rows[name] * mapping.cols[name] for name in REDUCTION_DIMS)
+    hop_words = counts[LEFT_ELEMS] * (reduction_pes - 1) * o_scale
+    rf, spm, dram, noc = arch.levels.RF, arch.levels.SPM, arch.levels.DRAM, arch.noc
+    return Energy(
+        mac_pj=workload.macs * arch.mac.op_pj,
+        rf_pj=workload.macs * rf.access_pj * (i_scale + w_scale + 2 * o_scale) + delivered_words * rf.fill_pj,
+        noc_pj=crossed_words * noc.elem_pj + delivered_words * noc.delivery_pj + hop_words * noc.reduction_hop_pj,
+        spm_pj=(crossed_words + moved_words + final_elems * o_scale) * spm.access_pj,
+        dram_pj=(moved_words + final_elems * workload.out_bits / arch.word_bits + extra_words) * dram.access_pj,
+        vector_pj=final_elems * workload.epilogue.num_ops_per_elem * arch.vector.op_pj,
+    )

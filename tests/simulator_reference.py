@@ -1,0 +1,335 @@
+"""The simulator's rules, walked literally: every pass, every step, every PE; slow and obvious, integers only."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections import Counter
+from collections.abc import Generator
+from dataclasses import dataclass, field
+
+from tvm_spm.arch import Arch
+from tvm_spm.mapping import Mapping
+from tvm_spm.units import bits_to_bytes, ceil_div
+from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Dims, Operand, Projection, Workload
+
+
+@dataclass(slots=True)
+class Walk:
+    """What happened on all cores: cycles of the last core, and counts of everything that moved."""
+
+    cycles: int = 0
+    compute_cycles: int = 0
+    noc_stall_cycles: int = 0
+    dma_stall_cycles: int = 0
+    dma_busy_cycles: int = 0
+    crossed: Counter[str] = field(default_factory=Counter)
+    delivered: Counter[str] = field(default_factory=Counter)
+    hopped: int = 0
+    moved: Counter[str] = field(default_factory=Counter)
+    dram_bytes: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
+
+
+@dataclass(slots=True)
+class Pass:
+    """One iteration of the DRAM nest: where its tile starts, what moves around it, and what it costs on the array."""
+
+    first: dict[str, int]
+    tile: Dims
+    loads: set[Operand]
+    leaves: bool
+    complete: bool
+    cycles: int = 0
+    compute_cycles: int = 0
+
+
+class Nest:
+    """The static part of a mapping: loops, positions, networks."""
+
+    def __init__(self, workload: Workload, arch: Arch, mapping: Mapping) -> None:
+        self.workload, self.arch, self.mapping = workload, arch, mapping
+        dram, spm = mapping.dram_factors(workload.dims), mapping.spm_factors()
+        self.dram_loops = [d for d in mapping.dram_order if dram[d] > 1]
+        self.spm_loops = [d for d in mapping.spm_order if spm[d] > 1]
+        self.loops = [("DRAM", d) for d in self.dram_loops] + [("SPM", d) for d in self.spm_loops]
+
+    def inside(self, operand: Operand, *, whole_nest: bool) -> list[tuple[str, str]]:
+        """Loops strictly inside the load position of an operand."""
+        loops = self.loops if whole_nest else [loop for loop in self.loops if loop[0] == "DRAM"]
+        relevant = self.workload.projection(operand).relevant_dims
+        position = max((i for i, (_, d) in enumerate(loops) if d in relevant), default=-1)
+        return loops[position + 1 :]
+
+    def double(self, level: str, operand: Operand) -> bool:
+        """Whether the operand has two buffers."""
+        return self.mapping.num_buffers(level, operand) == 2
+
+
+def odometer(order: list[str], counts: dict[str, int]) -> list[dict[str, int]]:
+    """Every index vector of a nest, outermost loop slowest."""
+    ranges = [range(counts[d]) for d in order]
+    return [dict(zip(order, index, strict=True)) for index in itertools.product(*ranges)]
+
+
+def chunks(workload: Workload, mapping: Mapping) -> list[list[tuple[int, int]]]:
+    """Per core, row-major in the order of the dims: (first, extent) per dim."""
+    core_tile = mapping.core_tile(workload.dims)
+    cores = []
+    for index in itertools.product(*(range(mapping.cores[d]) for d in DIM_NAMES)):
+        starts = [k * core_tile[d] for k, d in zip(index, DIM_NAMES, strict=True)]
+        ends = [min(workload.dims[d], s + core_tile[d]) for s, d in zip(starts, DIM_NAMES, strict=True)]
+        cores.append([(s, e - s) for s, e in zip(starts, ends, strict=True)])
+    return cores
+
+
+def walk_pass(
+    nest: Nest, tile: Dims, dram_index: dict[str, int], dram_count: dict[str, int], walk: Walk
+) -> tuple[int, int]:
+    """Array cycles and compute cycles of one pass."""
+    workload, arch, mapping = nest.workload, nest.arch, nest.mapping
+    array = mapping.array
+    count = {d: ceil_div(tile[d], array[d]) for d in DIM_NAMES}
+    order = [d for d in mapping.spm_order if count[d] > 1]
+    steps = odometer(order, count)
+    p_red_rows = math.prod(mapping.rows[d] for d in REDUCTION_DIMS)
+    p_red_cols = math.prod(mapping.cols[d] for d in REDUCTION_DIMS)
+    hops = (p_red_rows - 1) + (p_red_cols - 1)
+
+    def size(step: dict[str, int]) -> Dims:
+        return Dims.of([min(array[d], tile[d] - step.get(d, 0) * array[d]) for d in DIM_NAMES])
+
+    def at_first(step: dict[str, int], loops: list[tuple[str, str]]) -> bool:
+        return all((dram_index if level == "DRAM" else step).get(d, 0) == 0 for level, d in loops)
+
+    def at_last(step: dict[str, int], loops: list[tuple[str, str]]) -> bool:
+        return all(
+            dram_index.get(d, 0) == dram_count[d] - 1 if level == "DRAM" else step.get(d, 0) == count[d] - 1
+            for level, d in loops
+        )
+
+    inside = {operand: nest.inside(operand, whole_nest=True) for operand in Operand}
+    sizes = [size(step) for step in steps]
+    loads = [{o for o in (Operand.I, Operand.W) if at_first(step, inside[o])} for step in steps]
+    reads = [
+        at_first(step, inside[Operand.O]) and any(dram_index.get(d, 0) or step.get(d, 0) for d in REDUCTION_DIMS)
+        for step in steps
+    ]
+    leaves = [at_last(step, inside[Operand.O]) for step in steps]
+
+    def elems(operand: Operand, i: int) -> int:
+        return workload.projection(operand).tile_elems(sizes[i])
+
+    def crossing_cycles(operand: Operand, i: int) -> int:
+        return math.ceil(elems(operand, i) / arch.noc.elems_per_cycle)
+
+    def port(group: list[tuple[Operand, int]]) -> int:
+        if arch.levels.SPM.bytes_per_cycle is None or not group:
+            return 0
+        num_bytes = sum(bits_to_bytes(elems(o, i) * workload.projection(o).elem_bits) for o, i in group)
+        return math.ceil(num_bytes / arch.levels.SPM.bytes_per_cycle)
+
+    last = len(steps) - 1
+    fill_group = [(o, 0) for o in sorted(loads[0], key=lambda o: o.value)] + [(Operand.O, 0)] * reads[0]
+    total = max([crossing_cycles(o, i) for o, i in fill_group] + [port(fill_group)], default=0)
+    compute = 0
+    for i, step_size in enumerate(sizes):
+        mac_cycles = math.prod(min(mapping.rf[d], step_size[d]) for d in DIM_NAMES)
+        compute += mac_cycles
+        hidden: list[tuple[Operand, int]] = []
+        shown: list[tuple[Operand, int]] = []
+        hidden_cycles, shown_cycles, shown_output = [mac_cycles], [0], 0
+        if i < last:
+            for operand in loads[i + 1]:
+                double = nest.double("RF", operand)
+                (hidden if double else shown).append((operand, i + 1))
+                (hidden_cycles if double else shown_cycles).append(crossing_cycles(operand, i + 1))
+        if nest.double("RF", Operand.O):
+            if i < last and reads[i + 1]:
+                hidden.append((Operand.O, i + 1))
+                hidden_cycles.append(crossing_cycles(Operand.O, i + 1))
+            if i > 0 and leaves[i - 1]:
+                hidden.append((Operand.O, i - 1))
+                hidden_cycles.append(crossing_cycles(Operand.O, i - 1) + hops)
+        else:
+            if i < last and leaves[i]:
+                shown.append((Operand.O, i))
+                shown_output += crossing_cycles(Operand.O, i) + hops
+            if i < last and reads[i + 1]:
+                shown.append((Operand.O, i + 1))
+                shown_output += crossing_cycles(Operand.O, i + 1)
+        total += max(*hidden_cycles, port(hidden)) + max(*shown_cycles, shown_output, port(shown))
+    if leaves[last]:
+        total += max(crossing_cycles(Operand.O, last) + hops, port([(Operand.O, last)]))
+    total += arch.pe.mac_stages - 1
+    for i, step_size in enumerate(sizes):
+        for operand in loads[i]:
+            walk.crossed[operand.name] += elems(operand, i)
+            walk.delivered[operand.name] += deliveries(workload.projection(operand), mapping.rf, step_size)
+        for _ in range(reads[i] + leaves[i]):
+            walk.crossed["O"] += elems(Operand.O, i)
+            walk.delivered["O"] += elems(Operand.O, i)
+        if leaves[i]:
+            walk.hopped += elems(Operand.O, i) * (p_red_rows * p_red_cols - 1)
+    return total, compute
+
+
+def deliveries(projection: Projection, rf: Dims, size: Dims) -> int:
+    """Elements that arrive in all PEs together: each active PE hears the bounding box of its own piece."""
+    active = [ceil_div(size[d], rf[d]) for d in DIM_NAMES]
+    heard = 0
+    for position in itertools.product(*(range(n) for n in active)):
+        piece = [min(rf[d], size[d] - p * rf[d]) for p, d in zip(position, DIM_NAMES, strict=True)]
+        heard += projection.tile_elems(Dims.of(piece))
+    return heard
+
+
+def transfer(projection: Projection, first: dict[str, int], tile: Dims, arch: Arch) -> tuple[int, int, int]:
+    """(cycles, elements, bytes) of moving one tile between DRAM and SPM."""
+    extents = [axis.clipped_elems(first, tile) for axis in projection.axes]
+    elems = math.prod(extents)
+    if elems == 0:
+        return 0, 0, 0
+    bursts, split = 1, False
+    for axis, extent in zip(reversed(projection.axes), reversed(extents), strict=True):
+        if split:
+            bursts *= extent
+        elif extent < axis.extent:
+            split = True
+    num_bytes = bits_to_bytes(elems * projection.elem_bits)
+    cycles = math.ceil(bursts * arch.burst_startup_cycles + num_bytes / arch.dma_bytes_per_cycle)
+    return cycles, elems, num_bytes
+
+
+def core_passes(nest: Nest, chunk: list[tuple[int, int]], walk: Walk) -> list[Pass]:
+    """All passes of one core, with their array cycles."""
+    mapping = nest.mapping
+    extent = {d: e for d, (_, e) in zip(DIM_NAMES, chunk, strict=True)}
+    start = {d: s for d, (s, _) in zip(DIM_NAMES, chunk, strict=True)}
+    count = {d: ceil_div(extent[d], mapping.spm[d]) for d in DIM_NAMES}
+    inside = {operand: [d for _, d in nest.inside(operand, whole_nest=False)] for operand in Operand}
+    passes = []
+    for index in odometer([d for d in mapping.dram_order if count[d] > 1], count):
+        offset = {d: index.get(d, 0) * mapping.spm[d] for d in DIM_NAMES}
+        tile = Dims.of([min(mapping.spm[d], extent[d] - offset[d]) for d in DIM_NAMES])
+        enters = {o: all(index.get(d, 0) == 0 for d in inside[o]) for o in Operand}
+        enters[Operand.O] = enters[Operand.O] and any(index.get(d, 0) for d in REDUCTION_DIMS)
+        one = Pass(
+            first={d: start[d] + offset[d] for d in DIM_NAMES},
+            tile=tile,
+            loads={o for o in Operand if enters[o]},
+            leaves=all(index.get(d, 0) == count[d] - 1 for d in inside[Operand.O]),
+            complete=all(index.get(d, 0) == count[d] - 1 for d in REDUCTION_DIMS),
+        )
+        one.cycles, one.compute_cycles = walk_pass(nest, tile, index, count, walk)
+        passes.append(one)
+    return passes
+
+
+def core_process(nest: Nest, passes: list[Pass], walk: Walk) -> Generator[tuple[int, int, int], int, int]:
+    """One core's timeline: yields (request time, channel cycles, engine cycles), is sent the grant, returns its end."""
+    workload, arch = nest.workload, nest.arch
+
+    def load(operand: Operand, p: int, t: int) -> Generator[tuple[int, int, int], int, int]:
+        cycles, elems, num_bytes = transfer(workload.projection(operand), passes[p].first, passes[p].tile, arch)
+        walk.moved[operand.name] += elems
+        walk.dram_bytes[operand.value] += num_bytes
+        return (yield (t, cycles, cycles)) + cycles if cycles else t
+
+    def store(p: int, t: int) -> Generator[tuple[int, int, int], int, int]:
+        if not passes[p].complete:
+            return (yield from load(Operand.O, p, t))
+        cycles, elems, num_bytes = transfer(workload.final_projection(), passes[p].first, passes[p].tile, arch)
+        walk.moved["final"] += elems
+        walk.dram_bytes[Operand.O.value] += num_bytes
+        for number, extra in enumerate(workload.epilogue.extras):
+            more, extra_elems, extra_bytes = transfer(extra, passes[p].first, passes[p].tile, arch)
+            cycles += more
+            walk.moved[f"extra{number}"] += extra_elems
+            walk.dram_bytes[3] += extra_bytes
+        vector = math.ceil(elems * workload.epilogue.num_ops_per_elem / arch.vector.ops_per_cycle)
+        engine = max(vector, cycles)
+        return (yield (t, cycles, engine)) + engine
+
+    doubled = [o for o in Operand if nest.double("SPM", o)]
+    single = [o for o in Operand if not nest.double("SPM", o)]
+    t = arch.cores.launch_cycles
+    for operand in Operand:
+        if operand in passes[0].loads:
+            t = yield from load(operand, 0, t)
+    pending = False
+    for p, one in enumerate(passes):
+        following = passes[p + 1].loads if p + 1 < len(passes) else set()
+        dma = t
+        if pending:
+            dma = yield from store(p - 1, dma)
+        for operand in doubled:
+            if operand in following:
+                dma = yield from load(operand, p + 1, dma)
+        t = max(t + one.cycles, dma)
+        pending = one.leaves and Operand.O in doubled
+        if one.leaves and not pending:
+            t = yield from store(p, t)
+        for operand in single:
+            if operand in following:
+                t = yield from load(operand, p + 1, t)
+    if pending:
+        t = yield from store(len(passes) - 1, t)
+    return t
+
+
+def simulate(workload: Workload, arch: Arch, mapping: Mapping) -> Walk:
+    """Run every core against the shared channels."""
+    walk = Walk()
+    nest = Nest(workload, arch, mapping)
+    cores = [core_passes(nest, chunk, walk) for chunk in chunks(workload, mapping)]
+    processes = [core_process(nest, passes, walk) for passes in cores]
+    waiting: list[tuple[int, int, int, int]] = []
+    ends = [0] * len(processes)
+
+    def advance(core: int, grant: int | None) -> None:
+        try:
+            t, channel, engine = next(processes[core]) if grant is None else processes[core].send(grant)
+            heapq.heappush(waiting, (t, core, channel, engine))
+        except StopIteration as stop:
+            ends[core] = stop.value
+
+    free = [0] * arch.levels.DRAM.channels
+    for core in range(len(processes)):
+        advance(core, None)
+    while waiting:
+        t, core, channel_cycles, engine_cycles = heapq.heappop(waiting)
+        channel = free.index(min(free))
+        grant = max(t, free[channel])
+        free[channel] = grant + channel_cycles
+        walk.dma_busy_cycles += engine_cycles
+        advance(core, grant)
+    walk.cycles = max(ends)
+    slowest = cores[ends.index(walk.cycles)]
+    walk.compute_cycles = sum(one.compute_cycles for one in slowest)
+    walk.noc_stall_cycles = sum(one.cycles for one in slowest) - walk.compute_cycles
+    walk.dma_stall_cycles = walk.cycles - arch.cores.launch_cycles - sum(one.cycles for one in slowest)
+    return walk
+
+
+def energy_pj(workload: Workload, arch: Arch, walk: Walk) -> dict[str, float]:
+    """Energy by part, from the counts."""
+    scale = {o.name: workload.projection(o).elem_bits / arch.word_bits for o in Operand}
+    final_scale = workload.out_bits / arch.word_bits
+    levels, noc = arch.levels, arch.noc
+    rf = workload.macs * levels.RF.access_pj * (scale["I"] + scale["W"] + 2 * scale["O"])
+    rf += sum(walk.delivered[x] * levels.RF.fill_pj * scale[x] for x in scale)
+    wires = sum((walk.crossed[x] * noc.elem_pj + walk.delivered[x] * noc.delivery_pj) * scale[x] for x in scale)
+    wires += walk.hopped * noc.reduction_hop_pj * scale["O"]
+    spm = sum((walk.crossed[x] + walk.moved[x]) * scale[x] for x in scale) + walk.moved["final"] * scale["O"]
+    dram = sum(walk.moved[x] * scale[x] for x in scale) + walk.moved["final"] * final_scale
+    for number, extra in enumerate(workload.epilogue.extras):
+        dram += walk.moved[f"extra{number}"] * extra.elem_bits / arch.word_bits
+    return {
+        "mac_pj": workload.macs * arch.mac.op_pj,
+        "rf_pj": rf,
+        "noc_pj": wires,
+        "spm_pj": spm * levels.SPM.access_pj,
+        "dram_pj": dram * levels.DRAM.access_pj,
+        "vector_pj": workload.O.tensor_elems() * workload.epilogue.num_ops_per_elem * arch.vector.op_pj,
+    }

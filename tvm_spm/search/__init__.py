@@ -1,1 +1,0 @@
-"""One searcher per file; each asks and is told."""

@@ -1,0 +1,23 @@
+"""Convolutions, grouped and depthwise ones included: the padding is produced by the copy to SPM."""
+
+from __future__ import annotations
+
+from tvm import s_tir, tirx
+
+from schedules.nest import Nest
+from schedules.template import refuse_spill, schedule_nest
+from tvm_spm.mapping import Mapping
+from tvm_spm.rejection import Rejection
+from tvm_spm.workload import Workload
+
+
+class Conv2dTemplate:
+    """A convolution with its padding before and its epilogue behind."""
+
+    def schedule(self, func: tirx.PrimFunc, nest: Nest, mapping: Mapping) -> s_tir.Schedule:
+        """See ``ScheduleTemplate``."""
+        return schedule_nest(func, nest, mapping)
+
+    def refuse(self, workload: Workload, mapping: Mapping) -> Rejection | None:
+        """See ``ScheduleTemplate``."""
+        return refuse_spill(workload, mapping)

@@ -1,0 +1,137 @@
+"""What every template shares: a mapping becomes a schedule of one multiply-accumulate nest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tvm import s_tir, tirx
+from tvm.s_tir.schedule import LoopRV, SBlockRV
+
+from schedules import ScheduleError, primitives
+from schedules.footprint import LoadPositions, Loop, load_positions
+from schedules.nest import Nest
+from schedules.primitives import Loops
+from tvm_spm.mapping import Mapping
+from tvm_spm.rejection import Rejection
+from tvm_spm.workload import REDUCTION_DIMS, Operand, Workload
+
+
+def refuse_spill(workload: Workload, mapping: Mapping) -> Rejection | None:
+    """Partial sums that leave SPM: no schedule is generated for them."""
+    positions = load_positions(workload, mapping)
+    if not positions.evicts_partial("SPM"):
+        return None
+    factors = mapping.dram_factors(workload.dims)
+    last = positions.loops.index(positions.spm[Operand.O.value])  # type: ignore[arg-type]
+    outside = [name for _, name in positions.loops[:last] if name in REDUCTION_DIMS]
+    name = outside[0]
+    return Rejection(
+        reason="spill", subject=f"DRAM order {' '.join(mapping.dram_order)} evicts unfinished outputs; code for it",
+        needed=factors[name], available=1, unit="iterations",
+        nearest=f"SPM tile {name} = {mapping.core_tile(workload.dims)[name]}, or {name} inside all output dims, works",
+    )  # fmt: skip
+
+
+def schedule_nest(func: tirx.PrimFunc, nest: Nest, mapping: Mapping) -> s_tir.Schedule:
+    """Rewrite a function so that it runs as a mapping says.
+
+    Args:
+        nest: Of ``func``, as ``read_nest`` gives it.
+        mapping: Legal for the nest's workload; not checked again here.
+
+    Raises:
+        ScheduleError: Partial sums would leave SPM, or a block behind the sum cannot be merged into the last one.
+    """
+    refused = refuse_spill(nest.workload, mapping)
+    if refused is not None:
+        raise ScheduleError(str(refused))
+    sch = s_tir.Schedule(func)
+    mac = sch.get_sblock(nest.block)
+    last = _merge_epilogue(sch, nest)
+    positions = load_positions(nest.workload, mapping)
+    output = _stage_output(sch, nest, mapping, positions, mac, last)
+    _stage_inputs(sch, nest, positions, mac, output)
+    if output.order:
+        inside = output.order[output.num_outside :]
+        if inside:
+            sch.decompose_reduction(mac, output.loops[inside[0]])
+    primitives.annotate_loops(sch, output.loops)
+    return sch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Tiled:
+    """The nest once its output is staged; ``num_outside`` loops stand outside the tile that sums up."""
+
+    loops: Loops
+    order: list[Loop]
+    num_cores: int
+    num_outside: int
+
+    def at(self, position: Loop | None) -> LoopRV | None:
+        """The loop of a load position; before all DRAM loops is inside the loops over cores."""
+        if position is not None:
+            return self.loops[position]
+        return self.loops[self.order[self.num_cores - 1]] if self.num_cores else None
+
+
+def _merge_epilogue(sch: s_tir.Schedule, nest: Nest) -> SBlockRV | None:
+    if not nest.epilogue:
+        return None
+    for name in nest.epilogue[:-1]:
+        try:
+            sch.compute_inline(sch.get_sblock(name))
+        except s_tir.ScheduleError as error:
+            raise ScheduleError(
+                f"block {name} behind the sum cannot be merged into {nest.epilogue[-1]}: {_reason(error)}"
+            ) from error
+    return sch.get_sblock(nest.epilogue[-1])
+
+
+def _reason(error: s_tir.ScheduleError) -> str:
+    return str(error).strip().rpartition("Error message:")[2].strip()
+
+
+def _stage_output(
+    sch: s_tir.Schedule, nest: Nest, mapping: Mapping, positions: LoadPositions, mac: SBlockRV, last: SBlockRV | None
+) -> _Tiled:
+    extents = nest.workload.dims
+    store = primitives.stage_output(sch, mac, last)
+    in_rf = not positions.evicts_partial("RF")
+    writes = primitives.accumulate_in_rf(sch, mac) if in_rf else None
+    if not in_rf:
+        primitives.accumulate_in_spm(sch, mac)
+    iterating, units = primitives.separate_dims(sch, mac, nest.iter_dims, extents)
+    loops = primitives.tile_dims(sch, iterating, mapping, extents)
+    order = primitives.order_loops(sch, loops, mapping, units)
+    num_cores = sum(level == "cores" for level, _ in order)
+
+    def outside(position: Loop | None) -> list[Loop]:
+        return order[: order.index(position) + 1] if position else order[:num_cores]
+
+    axes = nest.iter_dims[: len(nest.workload.O.axes)]
+    nests = [loops]
+    for block, position, deepest in ((writes, positions.rf[2], "spm"), (store, positions.spm[2], "dram")):
+        if block is None:
+            continue
+        shared = outside(position)
+        dims, other = primitives.separate_dims(sch, block, axes, extents)
+        tiled = primitives.tile_dims(sch, dims, mapping, extents, deepest=deepest)
+        # What is left of every dim below its last loop runs inside, whatever its order.
+        primitives.lift_loops(sch, shared, tiled, other)
+        nests.append({loop: tiled[loop] for loop in shared})
+    spm_shared, rf_shared = outside(positions.spm[2]), outside(positions.rf[2])
+    primitives.merge_loops(sch, spm_shared, nests)
+    primitives.merge_loops(sch, rf_shared[len(spm_shared) :], nests[:2] if in_rf else nests[:1])
+    if num_cores:
+        sch.parallel(loops[order[0]])
+    return _Tiled(loops=loops, order=order, num_cores=num_cores, num_outside=len(rf_shared if in_rf else spm_shared))
+
+
+def _stage_inputs(sch: s_tir.Schedule, nest: Nest, positions: LoadPositions, mac: SBlockRV, tiled: _Tiled) -> None:
+    for operand, read_index in ((Operand.I, nest.input_read), (Operand.W, nest.weight_read)):
+        at = operand.value
+        spm_at, rf_at = tiled.at(positions.spm[at]), tiled.at(positions.rf[at])
+        primitives.stage_input(sch, mac, read_index, operand, spm_at, rf_at)
+        if operand is Operand.I and nest.pad_block is not None:
+            primitives.pad_in_copy(sch, nest.pad_block)

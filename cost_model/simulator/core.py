@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
+from cost_model.arrays import ArchArrays, WorkloadArrays
 from cost_model.simulator.dma import final_store, transfer
-from cost_model.simulator.nest import NUM_DIMS, O
+from cost_model.simulator.nest import Ints, Nest, O
 from cost_model.simulator.pe_array import (
     MAC_CYCLES,
     O_LEAVES,
@@ -18,16 +18,45 @@ from cost_model.simulator.pe_array import (
     READS_O,
     pass_record,
 )
+from tvm_spm.mapping_batch import NUM_DIMS
 
 MOVED, FINAL_ELEMS, DRAM_BYTES, BUSY_CYCLES, TOTAL_FIELDS = 0, 3, 4, 8, 9
-"""Columns of the totals over all cores: elements of I W O moved as operands, finished outputs, bytes of I W O extras."""
+"""Columns of the totals over all cores: elements of I W O moved as operands, finished outputs, DRAM bytes, DMA time."""
 
 _MAX_TRANSFERS = 8
 _EDGE_KINDS = 16
 
 
-class Cores(NamedTuple):
-    """All cores of one mapping, a row each.
+CORE_FIELDS = np.dtype(
+    [
+        ("first", np.int64, NUM_DIMS),
+        ("tile", np.int64, NUM_DIMS),
+        ("chunk_first", np.int64, NUM_DIMS),
+        ("chunk", np.int64, NUM_DIMS),
+        ("edge_kind", np.int64, NUM_DIMS),
+        ("loop_index", np.int64, NUM_DIMS),
+        ("loop_count", np.int64, NUM_DIMS),
+        ("clock", np.int64),
+        ("pass_end", np.int64),
+        ("pass_cycles", np.int64),
+        ("loads", np.int64, 3),
+        ("store", np.int64, 2),
+        ("pending", np.int64, 2),
+        ("channel_cycles", np.int64, _MAX_TRANSFERS),
+        ("engine_cycles", np.int64, _MAX_TRANSFERS),
+        ("num_beside", np.int64),
+        ("num_transfers", np.int64),
+        ("num_served", np.int64),
+        ("passes_left", np.int64),
+        ("slots_left", np.int64),
+        ("sum_pass_cycles", np.int64),
+        ("sum_mac_cycles", np.int64),
+    ]
+)
+
+
+class Core(Protocol):
+    """A record of ``CORE_FIELDS``: where one core stands.
 
     A slot is a pass and the transfers that belong to it: the first ``num_beside`` of ``num_transfers`` run beside the
     pass, the others after both. The slot before the first pass and the one after the last have no pass.
@@ -38,14 +67,16 @@ class Cores(NamedTuple):
         chunk_first: First loop index per dim of the core's share.
         chunk: Elements per dim of the core's share.
         edge_kind: Per dim, which size of tile the last one is: 0 if it is full.
-        index: Per DRAM loop.
-        count: Per DRAM loop.
+        loop_index: Per DRAM loop.
+        loop_count: Per DRAM loop.
         clock: When the last thing finished.
         pass_end: When the pass of this slot finishes.
         pass_cycles: Of the pass last entered.
+        loads: DMA cycles of that pass's loads of I W O, 0 for none.
         store: Channel and engine cycles of that pass's store, 0 if the outputs stay.
         pending: Those of a finished double-buffered tile.
-        queue: Channel and engine cycles of the slot's transfers.
+        channel_cycles: Per transfer of the slot.
+        engine_cycles: Per transfer of the slot.
         num_beside: Transfers that run beside the pass.
         num_transfers: Transfers of the slot.
         num_served: Transfers finished.
@@ -55,40 +86,42 @@ class Cores(NamedTuple):
         sum_mac_cycles: Over all passes so far.
     """
 
-    first: NDArray[np.int64]
-    tile: NDArray[np.int64]
-    chunk_first: NDArray[np.int64]
-    chunk: NDArray[np.int64]
-    edge_kind: NDArray[np.int64]
-    index: NDArray[np.int64]
-    count: NDArray[np.int64]
-    clock: NDArray[np.int64]
-    pass_end: NDArray[np.int64]
-    pass_cycles: NDArray[np.int64]
-    store: NDArray[np.int64]
-    pending: NDArray[np.int64]
-    queue: NDArray[np.int64]
-    num_beside: NDArray[np.int64]
-    num_transfers: NDArray[np.int64]
-    num_served: NDArray[np.int64]
-    passes_left: NDArray[np.int64]
-    slots_left: NDArray[np.int64]
-    sum_pass_cycles: NDArray[np.int64]
-    sum_mac_cycles: NDArray[np.int64]
+    first: Ints
+    tile: Ints
+    chunk_first: Ints
+    chunk: Ints
+    edge_kind: Ints
+    loop_index: Ints
+    loop_count: Ints
+    clock: int
+    pass_end: int
+    pass_cycles: int
+    loads: Ints
+    store: Ints
+    pending: Ints
+    channel_cycles: Ints
+    engine_cycles: Ints
+    num_beside: int
+    num_transfers: int
+    num_served: int
+    passes_left: int
+    slots_left: int
+    sum_pass_cycles: int
+    sum_mac_cycles: int
 
 
 class Ledger(NamedTuple):
     """What all cores share: one record per kind of pass, how many passes are of that kind, and what was moved."""
 
-    kind_stride: NDArray[np.int64]
-    records: NDArray[np.int64]
-    num_passes: NDArray[np.int64]
-    totals: NDArray[np.int64]
-    extra_elems: NDArray[np.int64]
+    kind_stride: Ints
+    records: Ints
+    num_passes: Ints
+    totals: Ints
+    extra_elems: Ints
 
 
-@njit  # type: ignore[misc]
-def open_ledger(workload, nest):  # type: ignore[no-untyped-def]
+@njit(error_model="numpy")
+def open_ledger(workload: WorkloadArrays, nest: Nest) -> Ledger:
     """An empty ledger: per dim, SPM tiles are full, the last of a full chunk, or the last of the last chunk."""
     kind_stride = np.zeros(NUM_DIMS, dtype=np.int64)
     num_kinds = _EDGE_KINDS
@@ -105,128 +138,125 @@ def open_ledger(workload, nest):  # type: ignore[no-untyped-def]
     )
 
 
-@njit  # type: ignore[misc]
-def place_cores(workload, arch, nest):  # type: ignore[no-untyped-def]
-    """All cores before their first slot; core numbers count row-major over the dims."""
-    num_cores = 1
-    for d in range(NUM_DIMS):
-        num_cores *= nest.cores[d]
-    cores = Cores(
-        np.zeros((num_cores, NUM_DIMS), dtype=np.int64), np.zeros((num_cores, NUM_DIMS), dtype=np.int64),
-        np.zeros((num_cores, NUM_DIMS), dtype=np.int64), np.zeros((num_cores, NUM_DIMS), dtype=np.int64),
-        np.zeros((num_cores, NUM_DIMS), dtype=np.int64), np.zeros((num_cores, NUM_DIMS), dtype=np.int64),
-        np.zeros((num_cores, NUM_DIMS), dtype=np.int64),
-        np.full(num_cores, arch.launch_cycles, dtype=np.int64), np.full(num_cores, arch.launch_cycles, dtype=np.int64),
-        np.zeros(num_cores, dtype=np.int64), np.zeros((num_cores, 2), dtype=np.int64),
-        np.zeros((num_cores, 2), dtype=np.int64), np.zeros((num_cores, _MAX_TRANSFERS, 2), dtype=np.int64),
-        np.zeros(num_cores, dtype=np.int64), np.zeros(num_cores, dtype=np.int64), np.zeros(num_cores, dtype=np.int64),
-        np.ones(num_cores, dtype=np.int64), np.zeros(num_cores, dtype=np.int64),
-        np.zeros(num_cores, dtype=np.int64), np.zeros(num_cores, dtype=np.int64),
-    )  # fmt: skip
-    for core in range(num_cores):
-        rest = core
-        for d in range(NUM_DIMS - 1, -1, -1):
-            start = rest % nest.cores[d] * nest.core_tile[d]
-            rest //= nest.cores[d]
-            chunk = min(nest.core_tile[d], workload.dims[d] - start)
-            cores.chunk_first[core, d], cores.chunk[core, d] = start, chunk
-            if chunk % nest.spm[d] != 0:
-                is_second = chunk != nest.core_tile[d] and nest.core_tile[d] % nest.spm[d] != 0
-                cores.edge_kind[core, d] = 1 + is_second
-        for loop in range(nest.num_dram_loops):
-            d = nest.loops[loop]
-            cores.count[core, loop] = -(-cores.chunk[core, d] // nest.spm[d])
-            cores.passes_left[core] *= cores.count[core, loop]
-        cores.slots_left[core] = cores.passes_left[core] + 2
-    return cores
+@njit(error_model="numpy")
+def place_core(workload: WorkloadArrays, arch: ArchArrays, nest: Nest, number: int, core: Core) -> None:
+    """Put a core before its first slot; numbers count row-major over the dims."""
+    core.clock = core.pass_end = arch.launch_cycles
+    core.pass_cycles = core.num_beside = core.num_transfers = core.num_served = 0
+    core.sum_pass_cycles = core.sum_mac_cycles = 0
+    core.store[0] = core.store[1] = core.pending[0] = core.pending[1] = 0
+    core.passes_left = 1
+    for d in range(NUM_DIMS - 1, -1, -1):
+        core.chunk_first[d] = number % nest.cores[d] * nest.core_tile[d]
+        number //= nest.cores[d]
+        core.chunk[d] = min(nest.core_tile[d], workload.dims[d] - core.chunk_first[d])
+        core.edge_kind[d] = core.loop_index[d] = 0
+        if core.chunk[d] % nest.spm[d] != 0:
+            is_second = core.chunk[d] != nest.core_tile[d] and nest.core_tile[d] % nest.spm[d] != 0
+            core.edge_kind[d] = 2 if is_second else 1
+    for loop in range(nest.num_dram_loops):
+        d = nest.loops[loop]
+        core.loop_count[loop] = -(-core.chunk[d] // nest.spm[d])
+        core.passes_left *= core.loop_count[loop]
+    core.slots_left = core.passes_left + 2
 
 
-@njit  # type: ignore[misc]
-def advance(workload, arch, nest, cores, ledger, core, fold):  # type: ignore[no-untyped-def]
+@njit(error_model="numpy")
+def advance(workload: WorkloadArrays, arch: ArchArrays, nest: Nest, core: Core, ledger: Ledger, fold: bool) -> bool:
     """Run a core until it asks for a DRAM channel at its ``clock``; False if it has finished instead."""
-    while cores.num_served[core] == cores.num_transfers[core]:
-        cores.clock[core] = max(cores.clock[core], cores.pass_end[core])
-        if cores.slots_left[core] == 0:
+    while core.num_served == core.num_transfers:
+        core.clock = max(core.clock, core.pass_end)
+        if core.slots_left == 0:
             return False
-        _open_slot(workload, arch, nest, cores, ledger, core, fold)
-    if cores.num_served[core] >= cores.num_beside[core]:
-        cores.clock[core] = max(cores.clock[core], cores.pass_end[core])
+        _open_slot(workload, arch, nest, core, ledger, fold)
+    if core.num_served >= core.num_beside:
+        core.clock = max(core.clock, core.pass_end)
     return True
 
 
-@njit  # type: ignore[misc]
-def serve(cores, ledger, core, grant):  # type: ignore[no-untyped-def]
+@njit(error_model="numpy")
+def serve(core: Core, ledger: Ledger, grant: int) -> int:
     """Run the transfer that a core asked for, from ``grant`` on; returns when the channel is free again."""
-    served = cores.num_served[core]
-    cores.num_served[core] = served + 1
-    cores.clock[core] = grant + cores.queue[core, served, 1]
-    ledger.totals[BUSY_CYCLES] += cores.queue[core, served, 1]
-    return grant + cores.queue[core, served, 0]
+    served = core.num_served
+    core.num_served = served + 1
+    core.clock = grant + core.engine_cycles[served]
+    ledger.totals[BUSY_CYCLES] += core.engine_cycles[served]
+    return grant + core.channel_cycles[served]
 
 
-@njit  # type: ignore[misc]
-def _open_slot(workload, arch, nest, cores, ledger, core, fold):  # type: ignore[no-untyped-def]
+@njit(error_model="numpy")
+def _open_slot(workload: WorkloadArrays, arch: ArchArrays, nest: Nest, core: Core, ledger: Ledger, fold: bool) -> None:
     """Queue the transfers of the next slot: beside the pass last entered, and after it."""
-    cores.slots_left[core] -= 1
-    queue, length = cores.queue[core], 0
-    cores.pass_end[core] = cores.clock[core] + cores.pass_cycles[core]
-    if cores.pending[core, 0] > 0:
-        queue[0, 0], queue[0, 1] = cores.pending[core, 0], cores.pending[core, 1]
-        length = 1
-    store_channel, store_engine = cores.store[core, 0], cores.store[core, 1]
-    is_prologue = cores.pass_cycles[core] == 0 and cores.passes_left[core] > 0
-    loads = np.zeros(3, dtype=np.int64)
-    _enter_pass(workload, arch, nest, cores, ledger, core, is_prologue, loads, fold)
+    core.slots_left -= 1
+    core.num_transfers = core.num_served = 0
+    core.pass_end = core.clock + core.pass_cycles
+    _queue(core, core.pending[0], core.pending[1])
+    store_channel_cycles, store_engine_cycles = core.store[0], core.store[1]
+    is_prologue = core.pass_cycles == 0 and core.passes_left > 0
+    _enter_pass(workload, arch, nest, core, ledger, is_prologue, fold)
     if not is_prologue:
         for operand in range(3):
-            if nest.spm_double[operand] and loads[operand] > 0:
-                queue[length, 0] = queue[length, 1] = loads[operand]
-                length += 1
-    cores.num_beside[core] = length
-    cores.pending[core, 0] = cores.pending[core, 1] = 0
-    if store_channel > 0:
-        if nest.spm_double[O]:
-            cores.pending[core, 0], cores.pending[core, 1] = store_channel, store_engine
-        else:
-            queue[length, 0], queue[length, 1] = store_channel, store_engine
-            length += 1
+            if nest.spm_double[operand]:
+                _queue(core, core.loads[operand], core.loads[operand])
+    core.num_beside = core.num_transfers
+    core.pending[0] = core.pending[1] = 0
+    if nest.spm_double[O]:
+        core.pending[0], core.pending[1] = store_channel_cycles, store_engine_cycles
+    else:
+        _queue(core, store_channel_cycles, store_engine_cycles)
     for operand in range(3):
-        if (is_prologue or not nest.spm_double[operand]) and loads[operand] > 0:
-            queue[length, 0] = queue[length, 1] = loads[operand]
-            length += 1
-    cores.num_transfers[core], cores.num_served[core] = length, 0
+        if is_prologue or not nest.spm_double[operand]:
+            _queue(core, core.loads[operand], core.loads[operand])
 
 
-@njit  # type: ignore[misc]
-def _enter_pass(workload, arch, nest, cores, ledger, core, is_first, loads, fold):  # type: ignore[no-untyped-def]
+@njit(error_model="numpy")
+def _queue(core: Core, channel_cycles: int, engine_cycles: int) -> None:
+    """Add a transfer to the slot, if it moves anything."""
+    if channel_cycles > 0:
+        core.channel_cycles[core.num_transfers] = channel_cycles
+        core.engine_cycles[core.num_transfers] = engine_cycles
+        core.num_transfers += 1
+
+
+@njit(error_model="numpy")
+def _enter_pass(
+    workload: WorkloadArrays,
+    arch: ArchArrays,
+    nest: Nest,
+    core: Core,
+    ledger: Ledger,
+    is_first: bool,
+    fold: bool,
+) -> None:
     """Step to the next pass, if there is one: its cycles, its store, and the cycles of its loads."""
-    cores.pass_cycles[core] = cores.store[core, 0] = cores.store[core, 1] = 0
-    if cores.passes_left[core] == 0:
+    core.pass_cycles = core.store[0] = core.store[1] = 0
+    core.loads[0] = core.loads[1] = core.loads[2] = 0
+    if core.passes_left == 0:
         return
-    index, count, first, tile = cores.index[core], cores.count[core], cores.first[core], cores.tile[core]
+    index, count, first, tile = core.loop_index, core.loop_count, core.first, core.tile
     if not is_first:
         loop = nest.num_dram_loops - 1
         while index[loop] == count[loop] - 1:
             index[loop] = 0
             loop -= 1
         index[loop] += 1
-    cores.passes_left[core] -= 1
+    core.passes_left -= 1
 
     kind, moved, moves, is_first_sum, is_last_sum = 0, -1, -1, True, True
     for d in range(NUM_DIMS):
-        first[d] = cores.chunk_first[core, d]
-        tile[d] = min(nest.spm[d], cores.chunk[core, d])
-        if cores.chunk[core, d] < nest.spm[d]:
-            kind += ledger.kind_stride[d] * cores.edge_kind[core, d]
+        first[d] = core.chunk_first[d]
+        tile[d] = min(nest.spm[d], core.chunk[d])
+        if core.chunk[d] < nest.spm[d]:
+            kind += ledger.kind_stride[d] * core.edge_kind[d]
     for loop in range(nest.num_dram_loops):
         d = nest.loops[loop]
         first[d] += index[loop] * nest.spm[d]
         if index[loop] > 0:
             moved = loop
             is_first_sum = is_first_sum and not workload.is_reduction[d]
-            tile[d] = min(nest.spm[d], cores.chunk[core, d] - index[loop] * nest.spm[d])
+            tile[d] = min(nest.spm[d], core.chunk[d] - index[loop] * nest.spm[d])
             if index[loop] == count[loop] - 1:
-                kind += ledger.kind_stride[d] * cores.edge_kind[core, d]
+                kind += ledger.kind_stride[d] * core.edge_kind[d]
         if index[loop] < count[loop] - 1:
             moves = loop
             is_last_sum = is_last_sum and not workload.is_reduction[d]
@@ -235,7 +265,7 @@ def _enter_pass(workload, arch, nest, cores, ledger, core, is_first, loads, fold
     for operand in range(3):
         if moved <= nest.spm_position[operand] and (operand != O or not is_first_sum):
             cycles, elems, num_bytes = transfer(workload, arch, operand, workload.elem_bits[operand], first, tile)
-            loads[operand] = cycles
+            core.loads[operand] = cycles
             totals[MOVED + operand] += elems
             totals[DRAM_BYTES + operand] += num_bytes
             kind += 1 << operand
@@ -244,22 +274,22 @@ def _enter_pass(workload, arch, nest, cores, ledger, core, is_first, loads, fold
     if nest.rf_position[O] >= nest.num_dram_loops and not is_first_sum and moved > nest.spm_position[O]:
         kind += READS_O
     if moves <= nest.spm_position[O]:
-        _store_cost(workload, arch, cores, ledger, core, is_last_sum)
+        _store_cost(workload, arch, core, ledger, is_last_sum)
         kind += O_LEAVES
     elif nest.rf_position[O] >= nest.num_dram_loops:
         kind += O_LEAVES
     if ledger.num_passes[kind] == 0:
         pass_record(workload, arch, nest, tile, kind % _EDGE_KINDS, fold, ledger.records[kind])
     ledger.num_passes[kind] += 1
-    cores.pass_cycles[core] = ledger.records[kind, PASS_CYCLES]
-    cores.sum_pass_cycles[core] += ledger.records[kind, PASS_CYCLES]
-    cores.sum_mac_cycles[core] += ledger.records[kind, MAC_CYCLES]
+    core.pass_cycles = ledger.records[kind, PASS_CYCLES]
+    core.sum_pass_cycles += ledger.records[kind, PASS_CYCLES]
+    core.sum_mac_cycles += ledger.records[kind, MAC_CYCLES]
 
 
-@njit  # type: ignore[misc]
-def _store_cost(workload, arch, cores, ledger, core, is_complete):  # type: ignore[no-untyped-def]
+@njit(error_model="numpy")
+def _store_cost(workload: WorkloadArrays, arch: ArchArrays, core: Core, ledger: Ledger, is_complete: bool) -> None:
     """Note the store of the pass just entered: a finished tile, or a partial sum that spills."""
-    first, tile, totals = cores.first[core], cores.tile[core], ledger.totals
+    first, tile, totals = core.first, core.tile, ledger.totals
     if is_complete:
         channel, engine, elems, num_bytes, extra_bytes = final_store(workload, arch, first, tile, ledger.extra_elems)
         totals[FINAL_ELEMS] += elems
@@ -269,4 +299,4 @@ def _store_cost(workload, arch, cores, ledger, core, is_complete):  # type: igno
         engine = channel
         totals[MOVED + O] += elems
     totals[DRAM_BYTES + O] += num_bytes
-    cores.store[core, 0], cores.store[core, 1] = channel, engine
+    core.store[0], core.store[1] = channel, engine

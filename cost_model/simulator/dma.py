@@ -6,7 +6,8 @@ import math
 
 from numba import njit
 
-from cost_model.simulator.nest import O
+from cost_model.arrays import ArchArrays, WorkloadArrays
+from cost_model.simulator.nest import Ints, O
 
 CHANNEL_CYCLES, ENGINE_CYCLES, MOVED_ELEMS, MOVED_BYTES = 0, 1, 2, 3
 """Columns of a transfer record. A vector unit may keep the engine longer than the DRAM channel."""
@@ -14,8 +15,10 @@ CHANNEL_CYCLES, ENGINE_CYCLES, MOVED_ELEMS, MOVED_BYTES = 0, 1, 2, 3
 TRANSFER_FIELDS = 4
 
 
-@njit  # type: ignore[misc]
-def transfer(workload, arch, projection, elem_bits, first, tile):  # type: ignore[no-untyped-def]
+@njit(error_model="numpy")
+def transfer(
+    workload: WorkloadArrays, arch: ArchArrays, projection: int, elem_bits: int, first: Ints, tile: Ints
+) -> tuple[int, int, int]:
     """(cycles, elements, bytes) of moving one tile; a tile wholly in padding moves nothing and takes no time."""
     elems, bursts, is_split = 1, 1, False
     for axis in range(workload.axis_start[projection + 1] - 1, workload.axis_start[projection] - 1, -1):
@@ -37,8 +40,10 @@ def transfer(workload, arch, projection, elem_bits, first, tile):  # type: ignor
     return cycles, elems, num_bytes
 
 
-@njit  # type: ignore[misc]
-def final_store(workload, arch, first, tile, extra_elems):  # type: ignore[no-untyped-def]
+@njit(error_model="numpy")
+def final_store(
+    workload: WorkloadArrays, arch: ArchArrays, first: Ints, tile: Ints, extra_elems: Ints
+) -> tuple[int, int, int, int, int]:
     """(channel cycles, engine cycles, output elements, output bytes, bytes of extras) of a finished tile.
 
     The tile passes the vector unit on its way and the extras stream by, so the slower of DMA and vector unit counts.

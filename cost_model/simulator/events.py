@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
-from cost_model.simulator.core import TOTAL_FIELDS, advance, open_ledger, place_cores, serve
-from cost_model.simulator.nest import build_nest
-from cost_model.simulator.pe_array import PASS_CYCLES, PASS_FIELDS
+from cost_model.arrays import ArchArrays, WorkloadArrays
+from cost_model.simulator.core import CORE_FIELDS, TOTAL_FIELDS, Ledger, advance, open_ledger, place_core, serve
+from cost_model.simulator.nest import NEST_FIELDS, Ints, Nest, build_nest
+from cost_model.simulator.pe_array import PASS_FIELDS
+from tvm_spm.mapping_batch import NUM_DIMS, MappingBatch
 
 CYCLES, MAC_CYCLES, PASS_CYCLES_SUM, TOTALS, COUNTS = 0, 1, 2, 3, 3 + TOTAL_FIELDS
 """Columns of a result: cycles, MAC and pass cycles of the core that finishes last, totals, and summed pass records."""
@@ -22,8 +25,8 @@ RESULT_FIELDS = COUNTS + PASS_FIELDS
 _NO_REQUEST = np.iinfo(np.int64).max
 
 
-@njit  # type: ignore[misc]
-def _sift_down(heap, size):  # type: ignore[no-untyped-def]
+@njit(error_model="numpy")
+def _sift_down(heap: Ints, size: int) -> None:
     """Restore the order of a binary heap whose root has grown."""
     item, at = heap[0], 0
     while 2 * at + 1 < size:
@@ -37,49 +40,55 @@ def _sift_down(heap, size):  # type: ignore[no-untyped-def]
     heap[at] = item
 
 
-@njit  # type: ignore[misc]
-def _run_shared(workload, arch, nest, cores, ledger, fold):  # type: ignore[no-untyped-def]
+@njit(error_model="numpy")
+def _run_cores(
+    workload: WorkloadArrays, arch: ArchArrays, nest: Nest, cores: NDArray[np.void], ledger: Ledger, fold: bool
+) -> None:
     """Serve requests first come, first served, each on the channel that is free earliest."""
-    num_cores = len(cores.clock)
-    waiting = np.full(num_cores, _NO_REQUEST, dtype=np.int64)
-    for core in range(num_cores):
-        if advance(workload, arch, nest, cores, ledger, core, fold):
-            waiting[core] = cores.clock[core] * num_cores + core
-    waiting.sort()
-    free = np.zeros(arch.dram_channels, dtype=np.int64)
+    num_cores = len(cores)
+    free = np.zeros(min(num_cores, arch.dram_channels), dtype=np.int64)
+    waiting = np.zeros(num_cores, dtype=np.int64)
+    for number in range(num_cores):
+        place_core(workload, arch, nest, number, cores[number])
+        waiting[number] = number
     while waiting[0] != _NO_REQUEST:
-        request, core = waiting[0] // num_cores, waiting[0] % num_cores
-        free[0] = serve(cores, ledger, core, max(request, free[0]))
-        _sift_down(free, len(free))
-        waiting[0] = _NO_REQUEST
-        if advance(workload, arch, nest, cores, ledger, core, fold):
-            if cores.clock[core] < request:
-                raise RuntimeError("a core went back in time")
-            waiting[0] = cores.clock[core] * num_cores + core
+        time, number = waiting[0] // num_cores, waiting[0] % num_cores
+        core = cores[number]
+        if core.num_served < core.num_transfers:
+            free[0] = serve(core, ledger, max(time, free[0]))
+            _sift_down(free, len(free))
+        is_waiting = advance(workload, arch, nest, core, ledger, fold)
+        if core.clock < time:
+            raise RuntimeError("a core went back in time")
+        waiting[0] = core.clock * num_cores + number if is_waiting else _NO_REQUEST
         _sift_down(waiting, num_cores)
 
 
-@njit  # type: ignore[misc]
-def _run_alone(workload, arch, nest, cores, ledger, fold):  # type: ignore[no-untyped-def]
-    """With a channel for every core nobody waits."""
-    for core in range(len(cores.clock)):
-        while advance(workload, arch, nest, cores, ledger, core, fold):
-            serve(cores, ledger, core, cores.clock[core])
-
-
-@njit  # type: ignore[misc]
-def _simulate(workload, arch, batch, row, fold, result, extra_elems):  # type: ignore[no-untyped-def]
-    nest = build_nest(workload, batch, row)
+@njit(error_model="numpy")
+def _simulate(
+    workload: WorkloadArrays,
+    arch: ArchArrays,
+    batch: MappingBatch,
+    row: int,
+    fold: bool,
+    result: Ints,
+    extra_elems: Ints,
+) -> None:
+    nest = np.empty(1, dtype=NEST_FIELDS)[0]
+    build_nest(workload, batch, row, nest)
     ledger = open_ledger(workload, nest)
-    cores = place_cores(workload, arch, nest)
-    if len(cores.clock) <= arch.dram_channels:
-        _run_alone(workload, arch, nest, cores, ledger, fold)
-    else:
-        _run_shared(workload, arch, nest, cores, ledger, fold)
-    last = np.argmax(cores.clock)
-    result[CYCLES] = cores.clock[last]
-    result[MAC_CYCLES] = cores.sum_mac_cycles[last]
-    result[PASS_CYCLES_SUM] = cores.sum_pass_cycles[last]
+    num_cores = 1
+    for d in range(NUM_DIMS):
+        num_cores *= nest.cores[d]
+    cores = np.empty(num_cores, dtype=CORE_FIELDS)
+    _run_cores(workload, arch, nest, cores, ledger, fold)
+    last = 0
+    for number in range(num_cores):
+        if cores[number].clock > cores[last].clock:
+            last = number
+    result[CYCLES] = cores[last].clock
+    result[MAC_CYCLES] = cores[last].sum_mac_cycles
+    result[PASS_CYCLES_SUM] = cores[last].sum_pass_cycles
     result[TOTALS:COUNTS] = ledger.totals
     result[COUNTS:] = 0
     for kind in range(len(ledger.num_passes)):
@@ -90,10 +99,12 @@ def _simulate(workload, arch, batch, row, fold, result, extra_elems):  # type: i
 
 
 def _compile(source_hash: str) -> Callable[..., None]:
-    """Compile the engine. The hash is part of the key of numba's cache, which watches only the file of this function."""
+    """Compile the engine; the hash joins the key of numba's cache, which watches only the file of this function."""
 
-    @njit(cache=True, nogil=True)  # type: ignore[misc]
-    def simulate_rows(workload, arch, batch, fold, results, extra_elems):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    @njit(cache=True, nogil=True, error_model="numpy")
+    def simulate_rows(
+        workload: WorkloadArrays, arch: ArchArrays, batch: MappingBatch, fold: bool, results: Ints, extra_elems: Ints
+    ) -> None:
         if len(source_hash) == 0:
             raise RuntimeError("no source")
         for row in range(len(results)):
@@ -112,5 +123,5 @@ simulate_rows = _compile(_source_hash())
 """Simulate every row of a batch: ``(workload, arch, batch, fold, results, extra_elems)``; fills the last two."""
 
 __all__ = [
-    "COUNTS", "CYCLES", "MAC_CYCLES", "PASS_CYCLES", "PASS_CYCLES_SUM", "RESULT_FIELDS", "TOTALS", "simulate_rows",
+    "COUNTS", "CYCLES", "MAC_CYCLES", "PASS_CYCLES_SUM", "RESULT_FIELDS", "TOTALS", "simulate_rows",
 ]  # fmt: skip

@@ -2,77 +2,91 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Protocol
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from tvm_spm.mapping_batch import NUM_DIMS
+from cost_model.arrays import WorkloadArrays
+from tvm_spm.mapping_batch import NUM_DIMS, MappingBatch
 
 I, W, O = 0, 1, 2  # noqa: E741 (the operands' own letters)
 
+Ints = NDArray[np.int64]
 
-class Nest(NamedTuple):
-    """One mapping, ready to walk.
+NEST_FIELDS = np.dtype(
+    [
+        ("cores", np.int64, NUM_DIMS),
+        ("core_tile", np.int64, NUM_DIMS),
+        ("spm", np.int64, NUM_DIMS),
+        ("array", np.int64, NUM_DIMS),
+        ("rf", np.int64, NUM_DIMS),
+        ("loops", np.int64, 2 * NUM_DIMS),
+        ("num_dram_loops", np.int64),
+        ("num_loops", np.int64),
+        ("spm_position", np.int64, 3),
+        ("rf_position", np.int64, 3),
+        ("spm_double", np.int64, 3),
+        ("rf_double", np.int64, 3),
+        ("hop_cycles", np.int64),
+    ]
+)
+
+
+class Nest(Protocol):
+    """A record of ``NEST_FIELDS``: one mapping, ready to walk.
 
     ``loops`` holds the DRAM loops, then the SPM loops, outer to inner, only those that iterate in a full tile;
     ``spm_position`` and ``rf_position`` are the innermost loop an operand depends on, -1 for none.
     """
 
-    cores: NDArray[np.int64]
-    core_tile: NDArray[np.int64]
-    spm: NDArray[np.int64]
-    array: NDArray[np.int64]
-    rf: NDArray[np.int64]
-    loops: NDArray[np.int64]
+    cores: Ints
+    core_tile: Ints
+    spm: Ints
+    array: Ints
+    rf: Ints
+    loops: Ints
     num_dram_loops: int
     num_loops: int
-    spm_position: NDArray[np.int64]
-    rf_position: NDArray[np.int64]
-    spm_double: NDArray[np.bool_]
-    rf_double: NDArray[np.bool_]
+    spm_position: Ints
+    rf_position: Ints
+    spm_double: Ints
+    rf_double: Ints
     hop_cycles: int
 
 
-@njit  # type: ignore[misc]
-def build_nest(workload, batch, row):  # type: ignore[no-untyped-def]
-    """The nest of one row of a ``MappingBatch``."""
-    cores, spm, rf = batch.cores[row], batch.spm[row], batch.rf[row]
-    array = np.empty(NUM_DIMS, dtype=np.int64)
-    core_tile = np.empty(NUM_DIMS, dtype=np.int64)
+@njit(error_model="numpy")
+def build_nest(workload: WorkloadArrays, batch: MappingBatch, row: int, nest: Nest) -> None:
+    """Fill ``nest`` from one row of a batch."""
     red_rows, red_cols = 1, 1
     for d in range(NUM_DIMS):
-        array[d] = rf[d] * batch.rows[row, d] * batch.cols[row, d]
-        core_tile[d] = -(-workload.dims[d] // cores[d])
+        nest.cores[d], nest.spm[d], nest.rf[d] = batch.cores[row, d], batch.spm[row, d], batch.rf[row, d]
+        nest.array[d] = batch.rf[row, d] * batch.rows[row, d] * batch.cols[row, d]
+        nest.core_tile[d] = -(-workload.dims[d] // batch.cores[row, d])
         if workload.is_reduction[d]:
             red_rows *= batch.rows[row, d]
             red_cols *= batch.cols[row, d]
-    loops = np.empty(2 * NUM_DIMS, dtype=np.int64)
+    nest.hop_cycles = red_rows - 1 + red_cols - 1
     num_loops = 0
-    for d in batch.dram_order[row]:
-        if d >= 0 and core_tile[d] > spm[d]:
-            loops[num_loops] = d
+    for place in range(NUM_DIMS):
+        d = batch.dram_order[row, place]
+        if d >= 0 and nest.core_tile[d] > nest.spm[d]:
+            nest.loops[num_loops] = d
             num_loops += 1
-    num_dram_loops = num_loops
-    for d in batch.spm_order[row]:
-        if d >= 0 and spm[d] > array[d]:
-            loops[num_loops] = d
+    nest.num_dram_loops = num_loops
+    for place in range(NUM_DIMS):
+        d = batch.spm_order[row, place]
+        if d >= 0 and nest.spm[d] > nest.array[d]:
+            nest.loops[num_loops] = d
             num_loops += 1
-    spm_position = np.full(3, -1, dtype=np.int64)
-    rf_position = np.full(3, -1, dtype=np.int64)
-    spm_double = np.empty(3, dtype=np.bool_)
-    rf_double = np.empty(3, dtype=np.bool_)
+    nest.num_loops = num_loops
     for operand in range(3):
+        nest.spm_position[operand] = nest.rf_position[operand] = -1
         for loop in range(num_loops):
-            if workload.is_relevant[operand, loops[loop]]:
-                rf_position[operand] = loop
-                if loop < num_dram_loops:
-                    spm_position[operand] = loop
-        spm_double[operand] = (batch.spm_double[row] >> operand) & 1 == 1
-        rf_double[operand] = (batch.rf_double[row] >> operand) & 1 == 1
-    hop_cycles = red_rows - 1 + red_cols - 1
-    return Nest(
-        cores, core_tile, spm, array, rf, loops, num_dram_loops, num_loops, spm_position, rf_position, spm_double,
-        rf_double, hop_cycles,
-    )  # fmt: skip
+            if workload.is_relevant[operand, nest.loops[loop]]:
+                nest.rf_position[operand] = loop
+                if loop < nest.num_dram_loops:
+                    nest.spm_position[operand] = loop
+        nest.spm_double[operand] = batch.spm_double[row] >> operand & 1
+        nest.rf_double[operand] = batch.rf_double[row] >> operand & 1

@@ -12,8 +12,9 @@ import math
 import numpy as np
 from numba import njit
 
-from cost_model.arrays import UNBOUNDED
-from cost_model.simulator.nest import NUM_DIMS, I, O, W
+from cost_model.arrays import UNBOUNDED, ArchArrays, WorkloadArrays
+from cost_model.simulator.nest import I, Ints, Nest, O, W
+from tvm_spm.mapping_batch import NUM_DIMS
 
 LOADS_I, LOADS_W, READS_O, O_LEAVES = 1, 2, 4, 8
 """What happens at the edges of a pass: RF loads before its first step, O read back then, O gone after its last."""
@@ -27,8 +28,10 @@ _MACS, _IN_CYCLES, _OUT_CYCLES, _ELEMS, _HEARD, _BYTES = 0, 1, 4, 5, 8, 11
 """Columns of a step record; all but the first and the out cycles are three columns each."""
 
 
-@njit  # type: ignore[misc]
-def pass_record(workload, arch, nest, tile, flags, fold, record):  # type: ignore[no-untyped-def]
+@njit(error_model="numpy")
+def pass_record(
+    workload: WorkloadArrays, arch: ArchArrays, nest: Nest, tile: Ints, flags: int, fold: bool, record: Ints
+) -> None:
     """Fill ``record`` with the cycles and counts of a pass over an SPM ``tile``.
 
     Args:
@@ -77,8 +80,8 @@ def pass_record(workload, arch, nest, tile, flags, fold, record):  # type: ignor
         record[PASS_CYCLES] += max(steps[last, _OUT_CYCLES], _port_cycles(arch, steps[last, _BYTES + O]))
 
 
-@njit  # type: ignore[misc]
-def tile_elems(workload, projection, size):  # type: ignore[no-untyped-def]
+@njit(error_model="numpy")
+def tile_elems(workload: WorkloadArrays, projection: int, size: Ints) -> int:
     """Elements of the bounding box of a tile, padding included."""
     elems = 1
     for axis in range(workload.axis_start[projection], workload.axis_start[projection + 1]):
@@ -89,8 +92,17 @@ def tile_elems(workload, projection, size):  # type: ignore[no-untyped-def]
     return elems
 
 
-@njit  # type: ignore[misc]
-def _step_table(workload, arch, nest, tile, dim, edge_bit, num_loops, num_kinds):  # type: ignore[no-untyped-def]
+@njit(error_model="numpy")
+def _step_table(
+    workload: WorkloadArrays,
+    arch: ArchArrays,
+    nest: Nest,
+    tile: Ints,
+    dim: Ints,
+    edge_bit: Ints,
+    num_loops: int,
+    num_kinds: int,
+) -> Ints:
     """One record per combination of loops that are at their smaller last tile."""
     steps = np.empty((num_kinds, _STEP_FIELDS), dtype=np.int64)
     size = np.empty(NUM_DIMS, dtype=np.int64)
@@ -114,8 +126,8 @@ def _step_table(workload, arch, nest, tile, dim, edge_bit, num_loops, num_kinds)
     return steps
 
 
-@njit  # type: ignore[misc]
-def _heard_elems(workload, operand, rf, size):  # type: ignore[no-untyped-def]
+@njit(error_model="numpy")
+def _heard_elems(workload: WorkloadArrays, operand: int, rf: Ints, size: Ints) -> int:
     """Elements that arrive in all active PEs together, each hearing the bounding box of its own piece."""
     heard = 1
     for d in range(NUM_DIMS):
@@ -135,16 +147,16 @@ def _heard_elems(workload, operand, rf, size):  # type: ignore[no-untyped-def]
     return heard
 
 
-@njit  # type: ignore[misc]
-def _port_cycles(arch, num_bytes):  # type: ignore[no-untyped-def]
+@njit(error_model="numpy")
+def _port_cycles(arch: ArchArrays, num_bytes: int) -> int:
     """Cycles that the SPM port needs for a group of simultaneous transfers."""
     if arch.spm_bytes_per_cycle == UNBOUNDED:
         return 0
     return int(math.ceil(num_bytes / arch.spm_bytes_per_cycle))
 
 
-@njit  # type: ignore[misc]
-def _fill_cycles(arch, step, flags, record):  # type: ignore[no-untyped-def]
+@njit(error_model="numpy")
+def _fill_cycles(arch: ArchArrays, step: Ints, flags: int, record: Ints) -> int:
     """Cycles before the first step, and its loads added to the record."""
     cycles, num_bytes = 0, 0
     for operand in range(3):
@@ -156,24 +168,38 @@ def _fill_cycles(arch, step, flags, record):  # type: ignore[no-untyped-def]
     return max(cycles, _port_cycles(arch, num_bytes))
 
 
-@njit  # type: ignore[misc]
-def _following(index, count, edge_bit, fold):  # type: ignore[no-untyped-def]
+@njit(error_model="numpy")
+def _following(index: int, count: int, edge_bit: int, fold: bool) -> int:
     """The next index to visit: all of them, or 0, 1, the last but one if the last tile is smaller, and the last."""
     if fold and index == 1 and count > 3:
         return count - 2 if edge_bit else count - 1
     return index + 1
 
 
-@njit  # type: ignore[misc]
-def _repeats(index, count, edge_bit, fold):  # type: ignore[no-untyped-def]
+@njit(error_model="numpy")
+def _repeats(index: int, count: int, edge_bit: int, fold: bool) -> int:
     """Indices that a visited index stands for."""
     if fold and index == 1 and count > 3:
         return count - 3 if edge_bit else count - 2
     return 1
 
 
-@njit  # type: ignore[misc]
-def _add_slot(workload, arch, nest, steps, index, count, edge_bit, dim, position, num_loops, flags, fold, record):  # type: ignore[no-untyped-def]
+@njit(error_model="numpy")
+def _add_slot(
+    workload: WorkloadArrays,
+    arch: ArchArrays,
+    nest: Nest,
+    steps: Ints,
+    index: Ints,
+    count: Ints,
+    edge_bit: Ints,
+    dim: Ints,
+    position: Ints,
+    num_loops: int,
+    flags: int,
+    fold: bool,
+    record: Ints,
+) -> None:
     """Add the slots of all steps that ``index`` stands for."""
     repeats, kind, moves, moved, reduced = 1, 0, -1, -1, False
     for loop in range(num_loops):

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from tvm_spm.arch import Arch
 from tvm_spm.mapping import Mapping
 from tvm_spm.workload import VectorWork, Workload
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tvm_spm.mapping_batch import MappingBatch
 
 OBJECTIVES = ("edp", "energy", "latency")
 
@@ -91,12 +96,12 @@ class CostModel(Protocol):
 
 
 class Ranker(Protocol):
-    """Anything that learns to order mappings; its scores are not cycles."""
+    """Anything that learns to order the mappings of one task; its scores are not cycles."""
 
-    def fit(self, mappings: Sequence[Mapping], scores: Sequence[float]) -> None:
-        """Learn from measured objective values, smaller is better."""
+    def fit(self, batch: MappingBatch, scores: NDArray[np.float64]) -> None:
+        """Learn from measured objective values, smaller is better; replaces what was learnt before."""
         ...
 
-    def rank(self, mappings: Sequence[Mapping]) -> list[int]:
-        """Indices of the mappings, best first."""
+    def rank(self, batch: MappingBatch) -> NDArray[np.int64]:
+        """Indices of the mappings, best first; of equal ones the earlier first."""
         ...

@@ -1,0 +1,164 @@
+"""A gradient-boosted ranker on named features; its scores only order mappings, they are not cycles."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cost_model.features import FEATURES_VERSION, Estimate, Estimator, feature_names, features
+from tvm_spm.arch import Arch
+from tvm_spm.cost import OBJECTIVES
+from tvm_spm.errors import ModelError, SpmError, did_you_mean
+from tvm_spm.mapping_batch import MappingBatch
+from tvm_spm.workload import Workload
+
+if TYPE_CHECKING:
+    import xgboost
+
+NUM_ROUNDS = 120
+"""Trees; enough for the residuals of a few hundred measurements, and fitted within a tenth of a second."""
+
+
+class XGBoostRanker:
+    """Learns ``log2(measured / estimated)`` of the objective, or ``log2(measured)`` without an estimate.
+
+    The ratio is close to a constant where nothing is shared, so few measurements already correct the estimate.
+    """
+
+    def __init__(
+        self,
+        workload: Workload,
+        arch: Arch,
+        *,
+        objective: str = "edp",
+        estimate: Estimator | None = None,
+        seed: int = 0,
+        num_threads: int = 1,
+    ) -> None:
+        """A ranker for the mappings of one task.
+
+        Args:
+            workload: What is computed.
+            arch: On what.
+            objective: ``edp``, ``energy`` or ``latency``.
+            estimate: A faster model to correct, for a batch of mappings.
+            seed: Same seed and data, same order, whatever the number of threads.
+            num_threads: Of one fit or prediction.
+
+        Raises:
+            SpmError: xgboost is not installed, or the objective is unknown.
+        """
+        if objective not in OBJECTIVES:
+            raise SpmError(f"objective {objective!r}: {did_you_mean(objective, OBJECTIVES)}")
+        self._workload, self._arch, self._objective, self._estimate = workload, arch, objective, estimate
+        self._parameters = {
+            "objective": "reg:squarederror", "eta": 0.1, "max_depth": 5, "min_child_weight": 1.0, "lambda": 1.0,
+            "tree_method": "exact", "seed": seed, "nthread": num_threads,
+        }  # fmt: skip
+        self._xgboost = _import_xgboost()
+        self._booster: xgboost.Booster | None = None
+
+    def fit(self, batch: MappingBatch, scores: NDArray[np.float64]) -> None:
+        """Learn from measured objective values; those that are not finite and positive are left out."""
+        usable = np.isfinite(scores) & (scores > 0)
+        if not usable.any():
+            self._booster = None
+            return
+        rows = batch.take(usable)
+        estimate = None if self._estimate is None else self._estimate(rows)
+        target = np.log2(scores[usable]) - self._baseline(rows.num_mappings, estimate)
+        self._booster = self._xgboost.train(
+            {**self._parameters, "base_score": float(np.mean(target))},
+            self._matrix(rows, estimate, target),
+            num_boost_round=NUM_ROUNDS,
+        )
+
+    def scores(self, batch: MappingBatch) -> NDArray[np.float64]:
+        """``log2`` of the predicted objective, smaller is better; before the first ``fit`` that of the estimate."""
+        estimate = None if self._estimate is None else self._estimate(batch)
+        baseline = self._baseline(batch.num_mappings, estimate)
+        if self._booster is None or batch.num_mappings == 0:
+            return baseline
+        return baseline + self._booster.predict(self._matrix(batch, estimate)).astype(np.float64)
+
+    def rank(self, batch: MappingBatch) -> NDArray[np.int64]:
+        """Indices of the mappings, best first; of equal ones the earlier first."""
+        return np.argsort(self.scores(batch), kind="stable").astype(np.int64)
+
+    def save(self, path: Path) -> None:
+        """Write the trees and what they were made for.
+
+        Raises:
+            ModelError: The file cannot be written.
+        """
+        trees = None if self._booster is None else json.loads(self._booster.save_raw("json"))
+        try:
+            path.write_text(json.dumps({**self._header(), "trees": trees}), encoding="utf-8")
+        except OSError as error:
+            raise ModelError(f"{path}: cannot write: {error.strerror}") from error
+
+    def load(self, path: Path) -> None:
+        """Take over trees that ``save`` wrote, perhaps for another task: features carry what differs.
+
+        Raises:
+            ModelError: The file cannot be read, or was saved with other features, for another objective, or with
+                another kind of target.
+        """
+        try:
+            saved = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ModelError(f"{path}: cannot read: {error.strerror}") from error
+        except ValueError as error:
+            raise ModelError(f"{path}: not a saved ranker: {error}") from error
+        if not isinstance(saved, dict) or "trees" not in saved:
+            raise ModelError(f"{path}: not a saved ranker: no trees")
+        for name, value in self._header().items():
+            if saved.get(name) != value:
+                raise ModelError(
+                    f"{path}: saved with {name} {saved.get(name)}, this ranker has {value}; fit a new one"
+                )  # fmt: skip
+        self._booster = None
+        if saved["trees"] is not None:
+            try:
+                self._booster = self._xgboost.Booster(
+                    self._parameters, model_file=bytearray(json.dumps(saved["trees"]).encode())
+                )  # fmt: skip
+            except self._xgboost.core.XGBoostError as error:
+                raise ModelError(f"{path}: not a saved ranker: its trees are damaged") from error
+
+    def _header(self) -> dict[str, object]:
+        return {
+            "features_version": FEATURES_VERSION,
+            "objective": self._objective,
+            "corrects_estimate": self._estimate is not None,
+        }
+
+    def _baseline(self, num_mappings: int, estimate: Estimate | None) -> NDArray[np.float64]:
+        if estimate is None:
+            return np.zeros(num_mappings)
+        cycles, energy = (np.log2(np.asarray(v, dtype=np.float64)) for v in estimate)
+        return {"latency": cycles, "energy": energy, "edp": cycles + energy}[self._objective]
+
+    def _matrix(
+        self, batch: MappingBatch, estimate: Estimate | None, target: NDArray[np.float64] | None = None
+    ) -> xgboost.DMatrix:
+        return self._xgboost.DMatrix(
+            features(self._workload, self._arch, batch, estimate),
+            label=target,
+            feature_names=list(feature_names(with_estimate=estimate is not None)),
+        )
+
+
+def _import_xgboost() -> ModuleType:
+    try:
+        import xgboost
+    except ImportError as error:
+        raise SpmError(
+            "the learned model needs xgboost: pip install xgboost (or xgboost-cpu, without GPU libraries)"
+        ) from error
+    return xgboost

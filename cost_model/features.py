@@ -46,8 +46,8 @@ def feature_names(*, with_estimate: bool = True) -> tuple[str, ...]:
         names += [f"log2_dram_traffic_{operand.name}_bytes"]
     names += [
         "log2_macs", "log2_macs_per_dram_byte", "log2_busy_pes", "busy_pes_ratio", "spm_filled_ratio",
-        "rf_filled_ratio", "spill_flag", "log2_reduction_pes", "log2_halo_ratio", "log2_passes_count", "log2_steps_count",
-        "log2_step_macs",
+        "rf_filled_ratio", "spill_flag", "log2_reduction_pes", "log2_halo_ratio", "log2_passes_count",
+        "log2_steps_count", "log2_step_macs",
     ]  # fmt: skip
     names += [f"log2_arch_{what}" for what in (
         "cores", "pes", "dma_bytes_per_cycle", "burst_startup_cycles", "noc_elems_per_cycle", "dram_channels",
@@ -162,7 +162,7 @@ def _operand_columns(
     rf_fetches = passes * steps / (spm_reuse * through_dram)
     footprints = [_tile_elems(projection, tile) * elem_bytes for tile in (nest.spm, nest.array, nest.rf)]
     traffic = footprints[0] * spm_fetches * nest.cores.prod(axis=1)
-    buffers = [1.0 + (flags >> operand.value & 1) for flags in (batch.spm_double, batch.rf_double)]
+    buffers = [1 + (bits >> operand.value & 1).astype(np.float64) for bits in (batch.spm_double, batch.rf_double)]
     logs = [_log2(v) for v in (*footprints, spm_fetches, rf_fetches, dram_reuse, spm_reuse)]
     return [*logs, *buffers, _log2(traffic)], traffic
 
@@ -184,7 +184,8 @@ def _whole_columns(
     own_outputs = np.prod(nest.spm[:, [name in workload.I.relevant_dims for name in DIM_NAMES]], axis=1)
     columns = [
         _log2(ones * workload.macs), _log2(workload.macs / traffic), _log2(busy_pes),
-        busy_pes / arch.peak_macs_per_cycle, spm_bytes / capacity, rf_bytes / arch.levels.RF.capacity_bytes, batch.spill.astype(np.float64),
+        busy_pes / arch.peak_macs_per_cycle, spm_bytes / capacity, rf_bytes / arch.levels.RF.capacity_bytes,
+        batch.spill.astype(np.float64),
         _log2(unrolled[:, reduction].prod(axis=1)), _log2(_tile_elems(workload.I, nest.spm) / own_outputs),
         _log2(nest.dram_factors.prod(axis=1)), _log2(nest.spm_factors.prod(axis=1)), _log2(nest.rf.prod(axis=1)),
     ]  # fmt: skip

@@ -14,6 +14,9 @@ from cost_model.dmazerunner_nest import NUM_LOOPS
 DRAM, SPM, RF, SPATIAL = 0, 1, 2, 3
 """Rows of a tiling."""
 
+BOUND, DIGIT, COUNT, ROW = 0, 1, 2, 3
+"""Rows of an odometer over divisors: what is divided, which divisor, of how many, in which row of the table."""
+
 
 class Space(NamedTuple):
     """Loop bounds, their divisors and the limits of a valid tiling.
@@ -30,52 +33,66 @@ class Space(NamedTuple):
     min_rf_elems: float
     bank_bytes: int
     num_banks: int
-    spm_bytes: int
     min_spm_bytes: float
 
 
 @njit(cache=True, nogil=True)
-def _footprints(tables: Tables, tile: NDArray[np.int64]) -> int:
+def _rf_elems(tables: Tables, tile: NDArray[np.int64]) -> int:
     return footprint(tables, 0, tile) + footprint(tables, 1, tile) + footprint(tables, 2, tile)
 
 
 @njit(cache=True, nogil=True)
-def _fits_spm(tables: Tables, space: Space, tile: NDArray[np.int64]) -> bool:
-    banks = 0
+def _spm_bytes(tables: Tables, space: Space, tile: NDArray[np.int64]) -> int:
+    """Bytes of the three tiles, or -1 if their whole banks do not fit."""
+    banks, total = 0, 0
     for operand in range(3):
-        banks += -(-footprint(tables, operand, tile) * tables.elem_bytes // space.bank_bytes)
-    return banks <= space.num_banks
+        num_bytes = footprint(tables, operand, tile) * tables.elem_bytes
+        banks += -(-num_bytes // space.bank_bytes)
+        total += num_bytes
+    return total if banks <= space.num_banks else -1
 
 
 @njit(cache=True, nogil=True)
-def _advance(space: Space, bound: NDArray[np.int64], digits: NDArray[np.int64], digit: int) -> int:
-    """Counts one up at ``digit``, carrying to the left; returns the digit that grew, or -1 after the last tuple."""
-    while digit >= 0:
-        if digits[digit] + 1 < space.divisor_count[space.divisor_row[bound[digit]]]:
-            digits[digit] += 1
-            return digit
-        digits[digit] = 0
-        digit -= 1
-    return -1
+def _start(space: Space, odometer: NDArray[np.int64], fixed_whole: bool) -> None:
+    """Sets all loops to their first divisor; rows of ``odometer`` are bound, digit, number of digits, divisor row."""
+    for loop in range(NUM_LOOPS):
+        row = space.divisor_row[odometer[BOUND, loop]]
+        odometer[ROW, loop] = row
+        odometer[DIGIT, loop] = 0
+        odometer[COUNT, loop] = 1 if fixed_whole and space.whole_at_dram[loop] else space.divisor_count[row]
 
 
 @njit(cache=True, nogil=True)
-def _next(space: Space, bound: NDArray[np.int64], digits: NDArray[np.int64], fits: bool) -> bool:
+def _next(odometer: NDArray[np.int64], fits: bool) -> bool:
     """Moves to the next tuple of divisors. Footprints grow with every digit, so what does not fit ends its own loop."""
-    digit = NUM_LOOPS - 1
+    loop = NUM_LOOPS - 1
     if not fits:
-        while digit >= 0 and digits[digit] == 0:
-            digit -= 1
-        if digit < 0:
+        while loop >= 0 and odometer[DIGIT, loop] == 0:
+            loop -= 1
+        if loop < 0:
             return False
-        digits[digit] = 0
-        digit -= 1
-    return _advance(space, bound, digits, digit) >= 0
+        odometer[DIGIT, loop] = 0
+        loop -= 1
+    while loop >= 0:
+        if odometer[DIGIT, loop] + 1 < odometer[COUNT, loop]:
+            odometer[DIGIT, loop] += 1
+            return True
+        odometer[DIGIT, loop] = 0
+        loop -= 1
+    return False
 
 
 @njit(cache=True, nogil=True)
-def _factor(space: Space, bound: NDArray[np.int64], digits: NDArray[np.int64], loop: int) -> int:
-    return space.divisors[space.divisor_row[bound[loop]], digits[loop]]
+def _read(space: Space, odometer: NDArray[np.int64], factors: NDArray[np.int64], level: int, fixed_whole: bool) -> None:
+    """Writes the divisors to one level and what they leave of the bounds to the level outside it."""
+    for loop in range(NUM_LOOPS):
+        row, digit = odometer[ROW, loop], odometer[DIGIT, loop]
+        # The divisors are ascending, so those at equal distance from both ends multiply to the bound.
+        mirrored = space.divisor_count[row] - 1 - digit
+        if fixed_whole and space.whole_at_dram[loop]:
+            digit, mirrored = mirrored, digit
+        factors[level, loop] = space.divisors[row, digit]
+        factors[level - 1, loop] = space.divisors[row, mirrored]
 
 
 @njit(cache=True, nogil=True)
@@ -96,38 +113,33 @@ def search_spatial(
     """
     scratch = make_scratch()
     factors, best = np.ones((4, NUM_LOOPS), np.int64), np.ones((4, NUM_LOOPS), np.int64)
-    rf_bound, spm_bound = np.empty(NUM_LOOPS, np.int64), np.empty(NUM_LOOPS, np.int64)
-    rf_digits, spm_digits = np.zeros(NUM_LOOPS, np.int64), np.zeros(NUM_LOOPS, np.int64)
+    rf, spm = np.zeros((4, NUM_LOOPS), np.int64), np.zeros((4, NUM_LOOPS), np.int64)
     tile = np.empty(NUM_LOOPS, np.int64)
     num = 0
     for row in range(spatial.shape[0]):
         factors[SPATIAL] = spatial[row]
-        rf_bound[:] = space.extents // spatial[row]
-        rf_digits[:] = 0
+        rf[BOUND] = space.extents // spatial[row]
+        _start(space, rf, False)
         more_rf = True
         while more_rf:
-            for loop in range(NUM_LOOPS):
-                factors[RF, loop] = _factor(space, rf_bound, rf_digits, loop)
-            rf_elems = _footprints(tables, factors[RF])
+            _read(space, rf, factors, RF, False)
+            rf_elems = _rf_elems(tables, factors[RF])
             if space.min_rf_elems <= rf_elems <= space.rf_elems:
-                spm_bound[:] = rf_bound // factors[RF]
-                spm_digits[:] = 0
+                spm[BOUND] = factors[SPM]
+                _start(space, spm, True)
                 more_spm = True
                 while more_spm:
-                    is_whole = True
+                    _read(space, spm, factors, SPM, True)
                     for loop in range(NUM_LOOPS):
-                        factors[SPM, loop] = _factor(space, spm_bound, spm_digits, loop)
-                        factors[DRAM, loop] = spm_bound[loop] // factors[SPM, loop]
                         tile[loop] = factors[SPM, loop] * factors[RF, loop] * factors[SPATIAL, loop]
-                        is_whole = is_whole and (factors[DRAM, loop] == 1 or not space.whole_at_dram[loop])
-                    fits = _fits_spm(tables, space, tile)
-                    if fits and is_whole and _footprints(tables, tile) * tables.elem_bytes >= space.min_spm_bytes:
+                    num_bytes = _spm_bytes(tables, space, tile)
+                    if num_bytes >= space.min_spm_bytes:
                         num += 1
                         cycles, energy, edp = tiling_best(tables, scratch, factors)
                         value = edp if metric == 0 else energy if metric == 1 else float(cycles)
                         if value < best_value:
                             best_value = value
                             best[:] = factors
-                    more_spm = _next(space, spm_bound, spm_digits, fits)
-            more_rf = _next(space, rf_bound, rf_digits, rf_elems <= space.rf_elems)
+                    more_spm = _next(spm, num_bytes >= 0)
+            more_rf = _next(rf, rf_elems <= space.rf_elems)
     return num, best_value, best

@@ -1,7 +1,7 @@
 """The published search space of Dave et al. and its prunes, enumerated and priced exhaustively.
 
-A tiling splits every loop bound exactly into DRAM, SPM, RF and spatial factors. It is valid if it uses no more PEs, RF and SPM
-than there are; the published tool holds one tile of each operand per RF, and whole SPM banks per operand.
+A tiling splits every loop bound exactly into DRAM, SPM, RF and spatial factors. It is valid if it uses no more PEs, RF
+and SPM than there are; the published tool holds one tile of each operand per RF, and whole SPM banks per operand.
 
 Source: Dave, Kim, Avancha, Lee, Shrivastava: dMazeRunner, ACM TECS 18(5s), 2019, and the authors' released tool (2022
 state), including the drift of its thresholds: 0.8 - 0.1 - 0.1 is above 0.6.
@@ -9,9 +9,10 @@ state), including the drift of its thresholds: 0.8 - 0.1 - 0.1 is above 0.6.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -50,7 +51,7 @@ class Prunes:
         min_spm_share: Least share of one SPM buffer in use (OPT1).
         whole_filters: Leave out tilings that split ``FY`` or ``FX`` at DRAM (OPT2).
         no_spatial_reduction: Leave out tilings that unroll a dim the output does not depend on (OPT3).
-        unrolled: Unroll these dims only; all dims if ``None``.
+        unrolled: Unroll each of these dims and no other; any dims if ``None``.
         relax: Lower the shares step by step, at last drop OPT2 and OPT3, until enough tilings are left.
     """
 
@@ -63,6 +64,9 @@ class Prunes:
     relax: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("min_pe_share", "min_rf_share", "min_spm_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise SpmError(f"prunes: {name} = {getattr(self, name)!r}: must be >= 0 and <= 1")
         for dim in self.unrolled or ():
             if dim not in DIM_NAMES:
                 raise SpmError(f"prunes: unrolled: unknown dim {dim!r}; {did_you_mean(dim, DIM_NAMES)}")
@@ -208,36 +212,34 @@ def _space(nest: PublishedNest, machine: PublishedMachine, prunes: Prunes) -> Sp
         min_rf_elems=prunes.min_rf_share * machine.rf_elems,
         bank_bytes=machine.bank_bytes,
         num_banks=machine.spm_buffer_bytes // machine.bank_bytes,
-        spm_bytes=machine.spm_buffer_bytes,
         min_spm_bytes=prunes.min_spm_share * machine.spm_buffer_bytes,
     )
 
 
 def _spatial_chunks(nest: PublishedNest, machine: PublishedMachine, prunes: Prunes) -> Iterator[NDArray[np.int64]]:
     """Spatial factors, some at a time, so that an interrupt is noticed between chunks."""
-    fixed = set(nest.reduction_loops) if prunes.no_spatial_reduction else set()
-    if prunes.unrolled is not None:
-        fixed |= {loop for loop in range(NUM_LOOPS) if nest.dims[loop] not in prunes.unrolled}
-    chunk: list[tuple[int, ...]] = []
-    for spatial in _products(nest.extents, frozenset(fixed), machine.num_pes):
-        if math.prod(spatial) >= prunes.min_pe_share * machine.num_pes:
-            chunk.append(spatial)
-        if len(chunk) == _CHUNK_SPATIAL:
-            yield np.array(chunk, np.int64)
-            chunk = []
-    if chunk:
+    choices = [_divisors(extent) for extent in nest.extents]
+    for loop, dim in enumerate(nest.dims):
+        if prunes.unrolled is not None:
+            choices[loop] = choices[loop][1:] if dim in prunes.unrolled else (1,)
+        if prunes.no_spatial_reduction and loop in nest.reduction_loops:
+            choices[loop] = tuple(factor for factor in choices[loop] if factor == 1)
+    rows = (
+        row for row in _products(choices, machine.num_pes) if math.prod(row) >= prunes.min_pe_share * machine.num_pes
+    )
+    while chunk := list(itertools.islice(rows, _CHUNK_SPATIAL)):
         yield np.array(chunk, np.int64)
 
 
-def _products(extents: tuple[int, ...], fixed: frozenset[int], limit: int, loop: int = 0) -> Iterator[tuple[int, ...]]:
-    """All tuples of divisors with a product up to ``limit``; ``fixed`` loops stay at 1."""
-    if loop == len(extents):
+def _products(choices: Sequence[tuple[int, ...]], limit: int) -> Iterator[tuple[int, ...]]:
+    """All tuples of one choice each with a product up to ``limit``."""
+    if not choices:
         yield ()
         return
-    for divisor in (1,) if loop in fixed else _divisors(extents[loop]):
-        if divisor <= limit:
-            for rest in _products(extents, fixed, limit // divisor, loop + 1):
-                yield (divisor, *rest)
+    for factor in choices[0]:
+        if factor <= limit:
+            for rest in _products(choices[1:], limit // factor):
+                yield (factor, *rest)
 
 
 def _divisors(value: int) -> tuple[int, ...]:

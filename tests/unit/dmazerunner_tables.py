@@ -54,7 +54,66 @@ class OrderRow(NamedTuple):
     dram_pj: float
 
 
+class PrunedRow(NamedTuple):
+    """The tool's pruned search of one layer of ResNet-18 at batch 4; the EDP as printed, with ``decimals`` decimals."""
+
+    layer: str
+    workload: Workload
+    num_evaluated: int
+    best_edp: str
+    decimals: int
+
+
+class StepRow(NamedTuple):
+    """Methods that a combination of prunes leaves on conv5_2."""
+
+    steps: tuple[str, ...]
+    num_left: int
+
+
+class BaselineRow(NamedTuple):
+    """A dataflow that unrolls two loops only, on conv5_2, relative to the pruned search."""
+
+    unrolled: tuple[str, str]
+    edp_ratio: str
+    time_ratio: str
+    time_decimals: int
+
+
 # fmt: off
+PRUNED_SEARCHES = (
+    PrunedRow("conv1", Workload.conv2d(N=4, K=64, C=3, OY=112, OX=112, FY=7, FX=7, stride=2, padding=3, IY=223, IX=223),
+              46_812, "1.9282128596e+16", 10),
+    PrunedRow("conv2_2", Workload.conv2d(N=4, K=64, C=64, OY=56, OX=56, FY=3, FX=3, padding=1),
+              122_092, "7.196508486e+15", 9),
+    PrunedRow("conv3_2", Workload.conv2d(N=4, K=128, C=128, OY=28, OX=28, FY=3, FX=3, padding=1),
+              53_690, "5.729089205e+15", 9),
+    PrunedRow("conv4_2", Workload.conv2d(N=4, K=256, C=256, OY=14, OX=14, FY=3, FX=3, padding=1),
+              10_938, "5.022049604e+15", 9),
+    PrunedRow("conv5_1", Workload.conv2d(N=4, K=512, C=256, OY=7, OX=7, FY=3, FX=3, stride=2, padding=1, IY=14, IX=14),
+              877, "8.048775494e+15", 9),
+    PrunedRow("conv5_2", Workload.conv2d(N=4, K=512, C=512, OY=7, OX=7, FY=3, FX=3, padding=1),
+              753, "6.844957271e+15", 9),
+)
+
+PRUNING_STEPS = (
+    StepRow((), 17_545_176),
+    StepRow(("OPT1",), 14_980),
+    StepRow(("OPT2",), 7_205_961),
+    StepRow(("OPT3",), 3_909_306),
+    StepRow(("OPT1", "OPT2"), 5_090),
+    StepRow(("OPT1", "OPT3"), 1_928),
+    StepRow(("OPT2", "OPT3"), 1_291_594),
+    StepRow(("OPT1", "OPT2", "OPT3"), 753),
+)
+
+BASELINES = (
+    BaselineRow(("OY", "OX"), "4.47", "3.88", 2),
+    BaselineRow(("FY", "FX"), "28.57", "23.8", 1),
+    BaselineRow(("OY", "FY"), "10.61", "9.94", 2),
+    BaselineRow(("K", "C"), "2.44", "2.00", 2),
+)
+
 TILINGS = (
     TilingRow(
         "examples/conv",

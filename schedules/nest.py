@@ -24,7 +24,7 @@ class Nest:
             variable of extent 1 may stand for none.
         input_read: Index of I in ``block.reads``.
         weight_read: Index of W in ``block.reads``.
-        pad_block: The block that pads I, if any; I of the workload is what that block reads.
+        pad_block: The block that pads I or copies it unchanged, if any; I of the workload is what that block reads.
         prologue: Other blocks that compute I or W, in order; I and W of the workload are what they write.
         epilogue: Blocks that follow, in order; all are element-wise.
     """
@@ -155,10 +155,7 @@ def _multiplied(block: Block) -> tuple[tvm.ir.TensorLoad, tvm.ir.TensorLoad] | N
 def _operand(value: tvm.ir.Expr) -> tvm.ir.TensorLoad | None:
     """A load, or a load guarded by a test for padding."""
     value = strip_casts(value)
-    if isinstance(value, tvm.ir.TensorLoad):
-        return value
-    guarded = _zero_padded(value)
-    return None if guarded is None else guarded
+    return value if isinstance(value, tvm.ir.TensorLoad) else _zero_padded(value)
 
 
 def _zero_padded(value: tvm.ir.Expr) -> tvm.ir.TensorLoad | None:
@@ -177,11 +174,12 @@ def _zero_padded(value: tvm.ir.Expr) -> tvm.ir.TensorLoad | None:
 def _through_padding(
     reader: _Reader, load: tvm.ir.TensorLoad, form: tuple[Affine, ...]
 ) -> tuple[Block | None, tvm.ir.Var, tuple[Affine, ...]]:
-    """The padding block of an operand, and the tensor and indices it reads."""
+    """The padding block of an operand, a plain copy included, and the tensor and indices it reads."""
     block = reader.producer(load.source)
     if block is None or block.reduces:
         return None, load.source, form
-    inner = _zero_padded(strip_casts(block.store.value))
+    value = block.store.value
+    inner = value if isinstance(value, tvm.ir.TensorLoad) else _zero_padded(value)
     if inner is None:
         return None, load.source, form
     indices = [affine_of(index, _bind(block, form)) for index in inner.indices]

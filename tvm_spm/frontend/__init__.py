@@ -1,0 +1,8 @@
+"""From a model to tasks: import, fusion into TIR functions, extraction of the task graph."""
+
+from tvm_spm.frontend.extract import ENTRY, Extraction, extract
+from tvm_spm.frontend.fuse import fuse
+from tvm_spm.frontend.inputs import random_inputs
+from tvm_spm.frontend.load import load_model
+
+__all__ = ["ENTRY", "Extraction", "extract", "fuse", "load_model", "random_inputs"]

@@ -1,0 +1,170 @@
+"""The task graph of a network: which functions are tasks, how often they run and which results they read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import tvm
+import tvm_ffi
+from tvm import relax
+
+from schedules.nest import Nest, read_nest
+from tvm_spm.errors import ModelError
+from tvm_spm.frontend.fuse import fuse
+from tvm_spm.frontend.vector_work import vector_work
+from tvm_spm.workload import HostCall, Task, TaskGraph, TaskNode, VectorWork, Workload
+
+ENTRY = "main"
+"""The function that is tuned."""
+
+_CALL_TIR = ("relax.call_tir", "relax.call_tir_inplace")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Extraction:
+    """A network as tasks.
+
+    Attributes:
+        mod: The Relax module with one fused TIR function per layer.
+        graph: Tasks, calls in execution order, and calls left on the host.
+        functions: (name of a TIR function in ``mod``, index of its task), in order of first use.
+        nests: Per task how its function realises the workload; ``None`` for vector work.
+    """
+
+    mod: tvm.IRModule
+    graph: TaskGraph
+    functions: tuple[tuple[str, int], ...]
+    nests: tuple[Nest | None, ...]
+
+
+@dataclass(slots=True, kw_only=True)
+class _Found:
+    """What the walk over ``main`` has found so far."""
+
+    mod: tvm.IRModule
+    tasks: list[Task] = field(default_factory=list)
+    nests: list[Nest | None] = field(default_factory=list)
+    functions: dict[str, int | str] = field(default_factory=dict)
+    """Per function its task, or the reason why it has none."""
+    alike: dict[Workload | VectorWork, list[tuple[tvm.tirx.PrimFunc, int]]] = field(default_factory=dict)
+    nodes: list[TaskNode] = field(default_factory=list)
+    host_calls: list[HostCall] = field(default_factory=list)
+    sources: dict[relax.Var, tuple[int, ...]] = field(default_factory=dict)
+    """Per variable the calls it comes from, looking through everything that is no task."""
+
+
+def extract(mod: tvm.IRModule) -> Extraction:
+    """Fuse a module and find its tasks.
+
+    Functions with equal work and equal TIR are one task. Whatever cannot be a task is listed with its reason.
+
+    Args:
+        mod: As ``load_model`` returns it; parameters bound or not.
+
+    Raises:
+        ModelError: The module has no function ``main``.
+    """
+    require_entry(mod)
+    fused = fuse(mod)
+    found = _Found(mod=fused)
+    for block in fused[ENTRY].body.blocks:
+        for binding in block.bindings:
+            found.sources[binding.var] = _visit(found, binding)
+    counts = [0] * len(found.tasks)
+    for node in found.nodes:
+        counts[node.task] += 1
+    tasks = tuple(replace(task, count=count) for task, count in zip(found.tasks, counts, strict=True))
+    return Extraction(
+        mod=fused,
+        graph=TaskGraph(tasks=tasks, nodes=tuple(found.nodes), host_calls=tuple(found.host_calls)),
+        functions=tuple((name, task) for name, task in found.functions.items() if isinstance(task, int)),
+        nests=tuple(found.nests),
+    )
+
+
+def require_entry(mod: tvm.IRModule) -> None:
+    """Check that a module has the function that is tuned.
+
+    Raises:
+        ModelError: It has not; names those it has.
+    """
+    names = [name.name_hint for name, func in mod.functions_items() if isinstance(func, relax.Function)]
+    if ENTRY not in names:
+        listed = ", ".join(repr(name) for name in sorted(names)) or "none"
+        raise ModelError(f"the module has no Relax function {ENTRY!r} (it has {listed}); rename the one to tune")
+
+
+def _visit(found: _Found, binding: relax.Binding) -> tuple[int, ...]:
+    """Record one binding; returns the calls its variable comes from."""
+    value = binding.value
+    if isinstance(value, relax.If):
+        _leave_on_host(found, "if", "control flow: its branches stay on the host")
+        return _sources(found, value.cond)
+    if not isinstance(value, relax.Call):
+        return _sources(found, value)
+    arguments = tuple(dict.fromkeys(node for arg in value.args for node in _sources(found, arg)))
+    if isinstance(value.op, tvm.ir.Op) and value.op.name in _CALL_TIR:
+        return _visit_call_tir(found, value.args[0].name_hint, arguments)
+    _leave_on_host(found, *_why_not(value))
+    return arguments
+
+
+def _visit_call_tir(found: _Found, name: str, arguments: tuple[int, ...]) -> tuple[int, ...]:
+    if name not in found.functions:
+        found.functions[name] = _classify(found, name)
+    task = found.functions[name]
+    if isinstance(task, str):
+        _leave_on_host(found, name, task)
+        return arguments
+    found.nodes.append(TaskNode(name=name, task=task, inputs=tuple(sorted(arguments))))
+    return (len(found.nodes) - 1,)
+
+
+def _classify(found: _Found, name: str) -> int | str:
+    """The task of a function, new or merged with an equal one, or the reason why it has none."""
+    func = found.mod[name]
+    nest = read_nest(func)
+    work: Workload | VectorWork | str
+    if isinstance(nest, Nest):
+        work = nest.workload
+    elif nest.has_macs:
+        return nest.reason
+    elif relax.analysis.has_reshape_pattern(func):
+        return "a view: no data moves"
+    else:
+        work = vector_work(func, name)
+    if isinstance(work, str):
+        return work
+    for other, task in found.alike.get(work, []):
+        if tvm_ffi.structural_equal(other, func):
+            return task
+    found.tasks.append(Task(name=name, work=work))
+    found.nests.append(nest if isinstance(nest, Nest) else None)
+    found.alike.setdefault(work, []).append((func, len(found.tasks) - 1))
+    return len(found.tasks) - 1
+
+
+def _leave_on_host(found: _Found, name: str, reason: str) -> None:
+    found.host_calls.append(HostCall(name=name, reason=reason))
+
+
+def _why_not(call: relax.Call) -> tuple[str, str]:
+    """Name of a call that is no TIR function, and why it is none."""
+    if isinstance(call.op, tvm.ir.Op):
+        name = str(call.op.name)
+        if name.startswith("relax.call_") and call.args and hasattr(call.args[0], "global_symbol"):
+            return str(call.args[0].global_symbol), "a library function: its loops are not in the module"
+        return name, "TVM has no TIR for this operator"
+    if isinstance(call.op, relax.ExternFunc):
+        return str(call.op.global_symbol), "a library function: its loops are not in the module"
+    return str(getattr(call.op, "name_hint", call.op)), "a call of another Relax function"
+
+
+def _sources(found: _Found, expr: relax.Expr) -> tuple[int, ...]:
+    if isinstance(expr, relax.Var):
+        return found.sources.get(expr, ())
+    if isinstance(expr, relax.Tuple):
+        return tuple(dict.fromkeys(node for item in expr.fields for node in _sources(found, item)))
+    if isinstance(expr, relax.TupleGetItem):
+        return _sources(found, expr.tuple_value)
+    return ()

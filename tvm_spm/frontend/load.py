@@ -1,0 +1,99 @@
+"""Any kind of model as a Relax module with static shapes."""
+
+from __future__ import annotations
+
+import collections.abc
+from pathlib import Path
+
+import onnx
+import tvm
+from tvm import relax
+
+from tvm_spm.errors import ModelError, did_you_mean
+from tvm_spm.frontend.extract import ENTRY, require_entry
+from tvm_spm.frontend.inputs import static_shape
+from tvm_spm.frontend.onnx_import import Shapes, import_onnx, read_onnx
+from tvm_spm.models import build_model, models
+
+
+def load_model(
+    model: str | Path | onnx.ModelProto | tvm.IRModule,
+    *,
+    shapes: collections.abc.Mapping[str, tuple[int, ...]] | None = None,
+) -> tvm.IRModule:
+    """A model to tune.
+
+    Args:
+        model: The name of a built-in network, the path of an ``.onnx`` file, an ONNX model or a Relax module.
+        shapes: Shapes of inputs by name; needed for inputs with unknown dims.
+
+    Returns:
+        A module with a function ``main`` and static shapes. Its parameters are the inputs and then the weights that
+        hold no numbers, all of them for a built-in network; the attribute ``num_input`` counts the inputs.
+
+    Raises:
+        ModelError: No such model, it cannot be read or imported, or dims of its inputs are unknown.
+    """
+    given: Shapes = dict(shapes or {})
+    if isinstance(model, tvm.IRModule):
+        return _bind_shapes(model, given)
+    if isinstance(model, onnx.ModelProto):
+        return import_onnx(model, shapes=given, origin=model.graph.name or "model")
+    if str(model) in models():
+        return _build(str(model), given)
+    path = Path(model)
+    if not path.exists():
+        _refuse_missing(path)
+    return import_onnx(read_onnx(path), shapes=given, origin=str(path))
+
+
+def _refuse_missing(path: Path) -> None:
+    text = str(path)
+    if path.suffix != ".onnx":
+        raise ModelError(f"unknown model {text!r}: {did_you_mean(text, models())} (or give the path of an .onnx file)")
+    near = [other.name for other in sorted(path.parent.glob("*.onnx"))] if path.parent.is_dir() else []
+    hint = f"; {did_you_mean(path.name, near[:20])}" if near else ""
+    raise ModelError(f"{text}: no such file{hint}")
+
+
+def _build(name: str, shapes: Shapes) -> tvm.IRModule:
+    unknown = [given for given in shapes if given != "data"]
+    if unknown:
+        raise ModelError(f"{name}: shape given for {unknown[0]!r}, which is no input: did you mean 'data'?")
+    shape = shapes.get("data", (1, 3, 224, 224))
+    if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3] or min(shape) < 1:
+        listed = ",".join(str(extent) for extent in shape)
+        raise ModelError(
+            f"{name}: input 'data': shape {listed}: must be BATCH,3,EXTENT,EXTENT, for example 1,3,224,224"
+        )
+    return build_model(name, batch=shape[0], image_extent=shape[2])
+
+
+def _bind_shapes(mod: tvm.IRModule, shapes: Shapes) -> tvm.IRModule:
+    require_entry(mod)
+    params = {param.name_hint: param for param in mod[ENTRY].params}
+    symbols: dict[tvm.tirx.Var, int] = {}
+    for name, shape in shapes.items():
+        if name not in params:
+            raise ModelError(f"shape given for {name!r}, which is no input: {did_you_mean(name, params)}")
+        dims = _dims(params[name])
+        if len(dims) != len(shape):
+            raise ModelError(f"input {name!r}: {len(shape)} dims given, the module has {len(dims)}")
+        for dim, extent in zip(dims, shape, strict=True):
+            if isinstance(dim, tvm.tirx.Var):
+                symbols[dim] = extent
+            elif not isinstance(dim, tvm.tirx.IntImm) or int(dim) != extent:
+                raise ModelError(f"input {name!r}: dim {dim} of the module cannot be {extent}")
+    if symbols:
+        mod = relax.transform.BindSymbolicVars(symbols, ENTRY)(mod)
+    unknown = [p for p in mod[ENTRY].params if isinstance(p.ty, relax.TensorType) and static_shape(p) is None]
+    if unknown:
+        listed = "; ".join(f"{p.name_hint!r} has dims ({', '.join(map(str, _dims(p)))})" for p in unknown)
+        flags = " ".join(f"--shape {p.name_hint}=1,3,320,320" for p in unknown[:1])
+        raise ModelError(f"unknown input dims: {listed}; fix them, for example {flags}")
+    return mod
+
+
+def _dims(param: relax.Var) -> list[tvm.tirx.PrimExpr]:
+    shape = getattr(param.ty, "shape", None)
+    return list(shape.values) if isinstance(shape, relax.ShapeExpr) else []

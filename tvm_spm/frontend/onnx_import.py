@@ -1,0 +1,147 @@
+"""An ONNX model as a Relax module with static shapes."""
+
+from __future__ import annotations
+
+import collections.abc
+import contextlib
+import io
+import warnings
+from pathlib import Path
+
+import onnx
+import tvm
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from tvm.relax.frontend.onnx import from_onnx
+
+from tvm_spm.errors import ModelError, did_you_mean
+from tvm_spm.frontend.onnx_simplify import simplify
+
+Shapes = collections.abc.Mapping[str, tuple[int, ...]]
+
+_IMPORT_ERRORS = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError, RuntimeError,
+    TypeError, ValueError,
+)  # fmt: skip
+"""What TVM's importer raises on an operator or shape it cannot read; it has no error class of its own."""
+
+
+def read_onnx(path: Path) -> onnx.ModelProto:
+    """Read a file.
+
+    Raises:
+        ModelError: There is no such file, or it does not hold an ONNX model.
+    """
+    try:
+        content_bytes = path.stat().st_size
+        if path.is_dir():
+            raise ModelError(f"{path}: is a directory; give the path of an .onnx file")
+        if content_bytes == 0:
+            raise ModelError(f"{path}: the file is empty (0 B); export the model again")
+        return onnx.load(str(path))
+    except DecodeError:
+        raise ModelError(f"{path}: not an ONNX model ({content_bytes:,} B that do not decode)") from None
+    except onnx.checker.ValidationError as error:
+        raise ModelError(f"{path}: cannot read the tensors stored beside the file: {_first_line(error)}") from None
+    except OSError as error:
+        raise ModelError(f"{path}: cannot read: {error.strerror or error}") from None
+
+
+def import_onnx(model: onnx.ModelProto, *, shapes: Shapes, origin: str) -> tvm.IRModule:
+    """Import a model.
+
+    Args:
+        model: The model.
+        shapes: Shapes of inputs by name; must cover all inputs with unknown dims.
+        origin: What errors call the model.
+
+    Returns:
+        A module whose ``main`` takes the inputs and, for a file without weights, the weights after them; its attribute
+        ``num_input`` counts the inputs. Other weights are constants.
+
+    Raises:
+        ModelError: The model is empty, dims are unknown, or an operator cannot be imported.
+    """
+    if not model.graph.node:
+        raise ModelError(f"{origin}: not an ONNX model, or one without a single operator")
+    inputs = _input_shapes(model.graph)
+    chosen = _chosen_shapes(inputs, shapes, origin)
+    simpler, num_weights = simplify(_with_shapes(model, chosen))
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            mod = from_onnx(simpler, shape_dict={name: list(shape) for name, shape in chosen.items()})
+    except _IMPORT_ERRORS as error:
+        raise ModelError(f"{origin}: cannot import: {_first_line(error)}") from error
+    main = mod["main"]
+    mod["main"] = main.with_attr("num_input", len(main.params) - num_weights)
+    return mod
+
+
+def _input_shapes(graph: onnx.GraphProto) -> dict[str, tuple[int | str, ...] | None]:
+    """Per input its dims, unknown ones as their name or ``?``; ``None`` if even the rank is unknown."""
+    constants = {init.name for init in graph.initializer}
+    found: dict[str, tuple[int | str, ...] | None] = {}
+    for value in graph.input:
+        if value.name in constants or not value.type.HasField("tensor_type"):
+            continue
+        tensor = value.type.tensor_type
+        dims = tuple(int(dim.dim_value) or str(dim.dim_param) or "?" for dim in tensor.shape.dim)
+        found[value.name] = dims if tensor.HasField("shape") else None
+    return found
+
+
+def _chosen_shapes(
+    inputs: dict[str, tuple[int | str, ...] | None], shapes: Shapes, origin: str
+) -> dict[str, tuple[int, ...]]:
+    for name, shape in shapes.items():
+        if name not in inputs:
+            raise ModelError(f"{origin}: shape given for {name!r}, which is no input: {did_you_mean(name, inputs)}")
+        declared = inputs[name]
+        if declared is not None and len(declared) != len(shape):
+            raise ModelError(
+                f"{origin}: input {name!r}: {len(shape)} dims given, the model has {len(declared)} ({_shown(declared)})"
+            )
+        if any(extent < 1 for extent in shape):
+            raise ModelError(f"{origin}: input {name!r}: shape {_shown(shape)}: every dim must be >= 1")
+    unknown = [
+        name
+        for name, dims in inputs.items()
+        if name not in shapes and (dims is None or any(isinstance(dim, str) for dim in dims))
+    ]
+    if unknown:
+        listed = "; ".join(f"{name!r} has dims ({_shown(inputs[name])})" for name in unknown)
+        flags = " ".join(f"--shape {name}={_example(inputs[name])}" for name in unknown)
+        raise ModelError(f"{origin}: unknown input dims: {listed}; fix them, for example {flags}")
+    return {name: tuple(int(extent) for extent in shapes.get(name, dims or ())) for name, dims in inputs.items()}
+
+
+def _with_shapes(model: onnx.ModelProto, chosen: dict[str, tuple[int, ...]]) -> onnx.ModelProto:
+    """The model with the dims of its inputs fixed; weights are shared with the original where nothing changes."""
+    if all(_input_shapes(model.graph).get(name) == shape for name, shape in chosen.items()):
+        return model
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(model)
+    for value in fixed.graph.input:
+        if value.name in chosen:
+            del value.type.tensor_type.shape.dim[:]
+            for extent in chosen[value.name]:
+                value.type.tensor_type.shape.dim.add().dim_value = extent
+    del fixed.graph.value_info[:]
+    return fixed
+
+
+def _shown(dims: tuple[int | str, ...] | None) -> str:
+    return "unknown rank" if dims is None else ", ".join(str(dim) for dim in dims)
+
+
+def _example(dims: tuple[int | str, ...] | None) -> str:
+    """Unknown dims filled in: 1 for the batch, 3 for channels, 224 elsewhere."""
+    usual = (1, 3, 224, 224)
+    known: tuple[int | str, ...] = usual if dims is None else dims
+    filled = [dim if isinstance(dim, int) else usual[i] if len(known) == 4 else 1 for i, dim in enumerate(known)]
+    return ",".join(str(extent) for extent in filled)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__

@@ -133,5 +133,5 @@ def _energy(workload: Workload, arch: Arch, mapping: Mapping, result: list[int],
         noc_pj=crossed_words * noc.elem_pj + delivered_words * noc.delivery_pj + hop_words * noc.reduction_hop_pj,
         spm_pj=(crossed_words + moved_words + final_elems * o_scale) * spm.access_pj,
         dram_pj=(moved_words + final_elems * workload.out_bits / arch.word_bits + extra_words) * dram.access_pj,
-        vector_pj=final_elems * workload.epilogue.num_ops_per_elem * arch.vector.op_pj,
+        vector_pj=workload.O.tensor_elems() * workload.epilogue.num_ops_per_elem * arch.vector.op_pj,
     )

@@ -26,7 +26,8 @@ def random_workload(rng: random.Random, *, small: bool = True) -> Workload:
             N=rng.randint(1, 2), K=groups * rng.randint(1, 4), C=groups * rng.randint(1, 4), FY=taps[0], FX=taps[1],
             OY=rng.randint(1, top), OX=rng.randint(1, top), stride=rng.choice([1, 1, 2]),
             dilation=rng.choice([1, 1, 2]), padding=rng.choice([0, 0, min(1, min(taps) - 1)]), groups=groups,
-            layout=rng.choice(["NCHW", "NHWC"]), dtype=rng.choice(["int8", "int16"]), out_dtype=rng.choice([None, "int32"]),
+            layout=rng.choice(["NCHW", "NHWC"]), dtype=rng.choice(["int8", "int16"]),
+            out_dtype=rng.choice([None, "int32"]),
         )  # fmt: skip
     if rng.random() < 0.4:
         return work

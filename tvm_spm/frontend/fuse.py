@@ -3,29 +3,50 @@
 from __future__ import annotations
 
 import tvm
-from tvm import relax
+from tvm import relax, te
 from tvm.relax.expr_functor import PyExprMutator, mutator
+
+from tvm_spm.errors import ModelError
+
+TVM_ERRORS = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError,
+    ValueError,
+)  # fmt: skip
+"""What TVM raises on an operator or a shape that it cannot read or lower; it has no common class of errors."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its class where it has none."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__
 
 
 def fuse(mod: tvm.IRModule) -> tvm.IRModule:
     """Lower all operators to TIR and fuse each layer with its bias, activation and residual add.
 
     Constant folding is left out on purpose: it compiles every constant expression and takes most of the time.
+
+    Raises:
+        ModelError: TVM cannot lower the module.
     """
     transform = relax.transform
     passes = [
+        transform.InlinePrivateFunctions(),
         transform.DecomposeOpsForInference(),
         transform.CanonicalizeBindings(),
-        _reshape_to_expand_dims(),
+        _rewrite(_ExpandDims),
+        _rewrite(_TransposedMatmul),
         transform.DeadCodeElimination(),
-        transform.FuseTransposeMatmul(),
         transform.LegalizeOps(),
         transform.AnnotateTIROpPattern(),
         transform.FuseOps(),
         transform.FuseTIR(),
         transform.DeadCodeElimination(),
     ]
-    return tvm.transform.Sequential(passes)(mod)
+    try:
+        return tvm.transform.Sequential(passes)(mod)
+    except TVM_ERRORS as error:
+        raise ModelError(f"cannot lower the module to TIR: {first_line(error)}") from error
 
 
 def _static_shape(expr: relax.Expr) -> tuple[int, ...] | None:
@@ -62,10 +83,60 @@ class _ExpandDims(PyExprMutator):
         return call if axes is None else relax.op.expand_dims(call.args[0], axes)
 
 
-def _reshape_to_expand_dims() -> tvm.transform.Pass:
-    @tvm.transform.module_pass(opt_level=0, name="tvm_spm.reshape_to_expand_dims")
+def _swaps_last_axes(call: relax.Expr | None) -> bool:
+    if not isinstance(call, relax.Call) or not isinstance(call.op, tvm.ir.Op) or call.op.name != "relax.permute_dims":
+        return False
+    rank = call.args[0].ty.ndim
+    axes = list(range(rank))[::-1] if call.attrs.axes is None else [int(axis) % rank for axis in call.attrs.axes]
+    return rank >= 2 and axes == [*range(rank - 2), rank - 1, rank - 2]
+
+
+def _matmul_transposed(data: te.Tensor, weight: te.Tensor, dtype: str) -> te.Tensor:
+    """``data (..., m, k)`` times ``weight (..., n, k)``; leading axes broadcast."""
+    rank = max(len(data.shape), len(weight.shape))
+    summed = te.reduce_axis((0, data.shape[-1]), name="k")
+
+    def batch(tensor: te.Tensor, at: tuple[tvm.tirx.PrimExpr, ...]) -> list[tvm.tirx.PrimExpr]:
+        lead = tensor.shape[:-2]
+        return [0 if extent == 1 else i for extent, i in zip(lead, at[len(at) - len(lead) :], strict=True)]
+
+    def element(*at: tvm.tirx.PrimExpr) -> tvm.tirx.PrimExpr:
+        left = data(*batch(data, at[:-2]), at[-2], summed)
+        right = weight(*batch(weight, at[:-2]), at[-1], summed)
+        return te.sum(left.astype(dtype) * right.astype(dtype), axis=summed)
+
+    leads = [(1,) * (rank - len(t.shape)) + tuple(int(e) for e in t.shape[:-2]) for t in (data, weight)]
+    lead = [max(pair) for pair in zip(*leads, strict=True)]
+    return te.compute((*lead, data.shape[-2], weight.shape[-2]), element, name="matmul_transposed")
+
+
+@mutator
+class _TransposedMatmul(PyExprMutator):
+    """A matmul reads a transposed operand where it is stored, instead of a transposed copy.
+
+    TVM's own pass of this kind stops at a tensor multiplied by its own transpose.
+    """
+
+    def visit_call_(self, call: relax.Call) -> relax.Expr:
+        call = self.visit_expr_post_order(call)
+        if not isinstance(call.op, tvm.ir.Op) or call.op.name != "relax.matmul":
+            return call
+        data, moved = call.args
+        source = self.lookup_binding(moved) if isinstance(moved, relax.Var) else moved
+        if not _swaps_last_axes(source) or source.args[0].same_as(data):
+            return call
+        shapes = [_static_shape(expr) for expr in (data, source.args[0])]
+        if any(shape is None or len(shape) < 2 for shape in shapes):
+            return call
+        return self.builder_.call_te(
+            _matmul_transposed, data, source.args[0], str(call.ty.dtype), primfunc_name_hint="matmul_transposed"
+        )
+
+
+def _rewrite(mutator_class: type[PyExprMutator]) -> tvm.transform.Pass:
+    @tvm.transform.module_pass(opt_level=0, name=f"tvm_spm.{mutator_class.__name__.lstrip('_')}")
     def rewrite(mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
-        rewriter = _ExpandDims(mod)
+        rewriter = mutator_class(mod)
         for name, func in mod.functions_items():
             if isinstance(func, relax.Function):
                 rewriter.builder_.update_func(name, rewriter.visit_expr(func))

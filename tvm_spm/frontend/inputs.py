@@ -45,7 +45,7 @@ def static_shape(param: relax.Var) -> tuple[int, ...] | None:
 def _random(param: relax.Var, rng: np.random.Generator, *, is_weight: bool) -> NDArray[np.generic]:
     shape = static_shape(param)
     if shape is None:
-        raise ModelError(f"parameter {param.name_hint!r} of {ENTRY!r} is no tensor of known shape: {param.ty}")
+        raise ModelError(f"parameter {param.name!r} of {ENTRY!r} is no tensor of known shape: {param.ty}")
     dtype = str(param.ty.dtype)
     if dtype == "bool":
         return rng.integers(0, 2, shape).astype(np.bool_)

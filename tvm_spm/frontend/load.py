@@ -11,8 +11,7 @@ from tvm import relax
 
 from tvm_spm.errors import ModelError, did_you_mean
 from tvm_spm.frontend.extract import ENTRY, require_entry
-from tvm_spm.frontend.inputs import static_shape
-from tvm_spm.frontend.onnx_import import Shapes, import_onnx, read_onnx
+from tvm_spm.frontend.onnx_import import Shapes, choose_shapes, import_onnx, read_onnx
 from tvm_spm.models import build_model, models
 
 
@@ -71,29 +70,24 @@ def _build(name: str, shapes: Shapes) -> tvm.IRModule:
 
 def _bind_shapes(mod: tvm.IRModule, shapes: Shapes) -> tvm.IRModule:
     require_entry(mod)
-    params = {param.name_hint: param for param in mod[ENTRY].params}
+    tensors = {param.name: param for param in mod[ENTRY].params if isinstance(param.ty, relax.TensorType)}
+    declared = {name: _dims(param) for name, param in tensors.items()}
+    chosen = choose_shapes({name: dims for name, (dims, _) in declared.items()}, shapes, "module")
     symbols: dict[tvm.tirx.Var, int] = {}
-    for name, shape in shapes.items():
-        if name not in params:
-            raise ModelError(f"shape given for {name!r}, which is no input: {did_you_mean(name, params)}")
-        dims = _dims(params[name])
-        if len(dims) != len(shape):
-            raise ModelError(f"input {name!r}: {len(shape)} dims given, the module has {len(dims)}")
-        for dim, extent in zip(dims, shape, strict=True):
-            if isinstance(dim, tvm.tirx.Var):
-                symbols[dim] = extent
-            elif not isinstance(dim, tvm.tirx.IntImm) or int(dim) != extent:
-                raise ModelError(f"input {name!r}: dim {dim} of the module cannot be {extent}")
-    if symbols:
-        mod = relax.transform.BindSymbolicVars(symbols, ENTRY)(mod)
-    unknown = [p for p in mod[ENTRY].params if isinstance(p.ty, relax.TensorType) and static_shape(p) is None]
-    if unknown:
-        listed = "; ".join(f"{p.name_hint!r} has dims ({', '.join(map(str, _dims(p)))})" for p in unknown)
-        flags = " ".join(f"--shape {p.name_hint}=1,3,320,320" for p in unknown[:1])
-        raise ModelError(f"unknown input dims: {listed}; fix them, for example {flags}")
-    return mod
+    for name, shape in chosen.items():
+        dims, symbols_of = declared[name]
+        for dim, symbol, extent in zip(dims or (), symbols_of, shape, strict=False):
+            if symbol is not None:
+                symbols[symbol] = extent
+            elif dim != extent:
+                raise ModelError(f"module: input {name!r}: dim {dim} cannot be {extent}")
+    return relax.transform.BindSymbolicVars(symbols, ENTRY)(mod) if symbols else mod
 
 
-def _dims(param: relax.Var) -> list[tvm.tirx.PrimExpr]:
+def _dims(param: relax.Var) -> tuple[tuple[int | str, ...] | None, list[tvm.tirx.Var | None]]:
+    """Dims of a tensor as numbers or names, and the variables behind the names."""
     shape = getattr(param.ty, "shape", None)
-    return list(shape.values) if isinstance(shape, relax.ShapeExpr) else []
+    if not isinstance(shape, relax.ShapeExpr):
+        return None, []
+    dims = tuple(int(dim) if isinstance(dim, tvm.tirx.IntImm) else str(dim) for dim in shape.values)
+    return dims, [dim if isinstance(dim, tvm.tirx.Var) else None for dim in shape.values]

@@ -14,15 +14,14 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from tvm.relax.frontend.onnx import from_onnx
 
 from tvm_spm.errors import ModelError, did_you_mean
+from tvm_spm.frontend.fuse import TVM_ERRORS, first_line
 from tvm_spm.frontend.onnx_simplify import simplify
 
 Shapes = collections.abc.Mapping[str, tuple[int, ...]]
+"""Dims per input."""
 
-_IMPORT_ERRORS = (
-    ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError, RuntimeError,
-    TypeError, ValueError,
-)  # fmt: skip
-"""What TVM's importer raises on an operator or shape it cannot read; it has no error class of its own."""
+Inputs = collections.abc.Mapping[str, tuple[int | str, ...] | None]
+"""Dims per input as declared: unknown ones by their name or ``?``, ``None`` if even the rank is unknown."""
 
 
 def read_onnx(path: Path) -> onnx.ModelProto:
@@ -41,7 +40,7 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     except DecodeError:
         raise ModelError(f"{path}: not an ONNX model ({content_bytes:,} B that do not decode)") from None
     except onnx.checker.ValidationError as error:
-        raise ModelError(f"{path}: cannot read the tensors stored beside the file: {_first_line(error)}") from None
+        raise ModelError(f"{path}: cannot read the tensors stored beside the file: {first_line(error)}") from None
     except OSError as error:
         raise ModelError(f"{path}: cannot read: {error.strerror or error}") from None
 
@@ -64,21 +63,20 @@ def import_onnx(model: onnx.ModelProto, *, shapes: Shapes, origin: str) -> tvm.I
     if not model.graph.node:
         raise ModelError(f"{origin}: not an ONNX model, or one without a single operator")
     inputs = _input_shapes(model.graph)
-    chosen = _chosen_shapes(inputs, shapes, origin)
+    chosen = choose_shapes(inputs, shapes, origin)
     simpler, num_weights = simplify(_with_shapes(model, chosen))
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             mod = from_onnx(simpler, shape_dict={name: list(shape) for name, shape in chosen.items()})
-    except _IMPORT_ERRORS as error:
-        raise ModelError(f"{origin}: cannot import: {_first_line(error)}") from error
+    except TVM_ERRORS as error:
+        raise ModelError(f"{origin}: cannot import: {first_line(error)}") from error
     main = mod["main"]
     mod["main"] = main.with_attr("num_input", len(main.params) - num_weights)
     return mod
 
 
-def _input_shapes(graph: onnx.GraphProto) -> dict[str, tuple[int | str, ...] | None]:
-    """Per input its dims, unknown ones as their name or ``?``; ``None`` if even the rank is unknown."""
+def _input_shapes(graph: onnx.GraphProto) -> Inputs:
     constants = {init.name for init in graph.initializer}
     found: dict[str, tuple[int | str, ...] | None] = {}
     for value in graph.input:
@@ -90,27 +88,30 @@ def _input_shapes(graph: onnx.GraphProto) -> dict[str, tuple[int | str, ...] | N
     return found
 
 
-def _chosen_shapes(
-    inputs: dict[str, tuple[int | str, ...] | None], shapes: Shapes, origin: str
-) -> dict[str, tuple[int, ...]]:
+def choose_shapes(inputs: Inputs, shapes: Shapes, origin: str) -> dict[str, tuple[int, ...]]:
+    """Dims of every input, those given before those declared.
+
+    Raises:
+        ModelError: Given dims do not fit the declared ones, or dims stay unknown; names the flag that fixes them.
+    """
     for name, shape in shapes.items():
         if name not in inputs:
             raise ModelError(f"{origin}: shape given for {name!r}, which is no input: {did_you_mean(name, inputs)}")
         declared = inputs[name]
         if declared is not None and len(declared) != len(shape):
             raise ModelError(
-                f"{origin}: input {name!r}: {len(shape)} dims given, the model has {len(declared)} ({_shown(declared)})"
+                f"{origin}: input {name!r}: {len(shape)} dims given, the model has {len(declared)} ({shown(declared)})"
             )
         if any(extent < 1 for extent in shape):
-            raise ModelError(f"{origin}: input {name!r}: shape {_shown(shape)}: every dim must be >= 1")
+            raise ModelError(f"{origin}: input {name!r}: shape {shown(shape)}: every dim must be >= 1")
     unknown = [
         name
         for name, dims in inputs.items()
         if name not in shapes and (dims is None or any(isinstance(dim, str) for dim in dims))
     ]
     if unknown:
-        listed = "; ".join(f"{name!r} has dims ({_shown(inputs[name])})" for name in unknown)
-        flags = " ".join(f"--shape {name}={_example(inputs[name])}" for name in unknown)
+        listed = "; ".join(f"{name!r} has dims ({shown(inputs[name])})" for name in unknown)
+        flags = " ".join(f"--shape {name}={example_shape(inputs[name])}" for name in unknown)
         raise ModelError(f"{origin}: unknown input dims: {listed}; fix them, for example {flags}")
     return {name: tuple(int(extent) for extent in shapes.get(name, dims or ())) for name, dims in inputs.items()}
 
@@ -130,18 +131,13 @@ def _with_shapes(model: onnx.ModelProto, chosen: dict[str, tuple[int, ...]]) -> 
     return fixed
 
 
-def _shown(dims: tuple[int | str, ...] | None) -> str:
+def shown(dims: tuple[int | str, ...] | None) -> str:
     return "unknown rank" if dims is None else ", ".join(str(dim) for dim in dims)
 
 
-def _example(dims: tuple[int | str, ...] | None) -> str:
+def example_shape(dims: tuple[int | str, ...] | None) -> str:
     """Unknown dims filled in: 1 for the batch, 3 for channels, 224 elsewhere."""
     usual = (1, 3, 224, 224)
     known: tuple[int | str, ...] = usual if dims is None else dims
     filled = [dim if isinstance(dim, int) else usual[i] if len(known) == 4 else 1 for i, dim in enumerate(known)]
     return ",".join(str(extent) for extent in filled)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__

@@ -12,6 +12,8 @@ from tvm_spm.mapspace_repair import Knobs, pick_below, repair_axes, repair_row
 from tvm_spm.mapspace_tiles import random_rf, random_tile, snap_factor, snap_tile, tile_above, tile_below
 
 NUM_MUTATIONS = 9
+BUFFERING = 7
+"""The mutation that always has something to change."""
 
 
 @njit(cache=True)
@@ -149,7 +151,8 @@ def _mutate_rf(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator) -> N
 
 @njit(cache=True)
 def _mutate_row(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator) -> None:
-    limits, kind = knobs.limits, pick_below(rng, NUM_MUTATIONS)
+    limits = knobs.limits
+    kind = pick_below(rng, NUM_MUTATIONS) if limits.extents.max() > 1 else BUFFERING
     core_tile = np.empty(NUM_DIMS, dtype=np.int64)
     for d in range(NUM_DIMS):
         core_tile[d] = -(-limits.extents[d] // batch.cores[row, d])
@@ -167,7 +170,7 @@ def _mutate_row(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator) -> 
         _swap(rng, batch.dram_order[row])
     elif kind == 6:
         _swap(rng, batch.spm_order[row])
-    elif kind == 7:
+    elif kind == BUFFERING:
         bit = 1 << pick_below(rng, 3)
         if rng.random() < 0.5:
             batch.spm_double[row] ^= bit
@@ -181,8 +184,6 @@ def _mutate_row(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator) -> 
 @njit(cache=True)
 def mutate_rows(knobs: Knobs, batch: MappingBatch, rng: Generator) -> None:
     """Change each row in one or two ways, at times more."""
-    if knobs.limits.extents.max() == 1:
-        return
     for row in range(batch.spill.shape[0]):
         _mutate_row(knobs, batch, row, rng)
         while rng.random() < 0.4:

@@ -1,0 +1,134 @@
+"""What every searcher promises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from tests.mapspace_cases import small_arch
+from tvm_spm.arch import load_arch
+from tvm_spm.mapping import Mapping
+from tvm_spm.mapping_batch import MappingBatch, decode
+from tvm_spm.mapspace import MapSpace
+from tvm_spm.searchers import Searcher
+from tvm_spm.searchers.evolutionary import EvolutionarySearcher
+from tvm_spm.searchers.random import RandomSearcher
+from tvm_spm.workload import Workload
+
+MakeSearcher = Callable[[MapSpace, np.random.Generator], Searcher]
+
+SEARCHERS: dict[str, MakeSearcher] = {
+    "random": lambda space, rng: RandomSearcher(space, rng=rng),
+    "evolutionary": lambda space, rng: EvolutionarySearcher(space, rng=rng),
+    "evolutionary-with-start": lambda space, rng: EvolutionarySearcher(
+        space, rng=rng, start=space.sample(np.random.default_rng(5), 3)
+    ),
+}
+
+LARGE = MapSpace(
+    workload=Workload.conv2d(K=64, C=64, OY=56, OX=56, FY=3, FX=3, padding=1, IY=56, IX=56),
+    arch=load_arch("dmazerunner-256"),
+)
+SMALL = MapSpace(workload=Workload.matmul(m=1, k=2, n=2), arch=small_arch(rows=1, cols=1))
+EMPTY = MapSpace(workload=Workload.matmul(m=2, k=2, n=2), arch=small_arch(rf=5))
+
+
+@pytest.fixture(params=sorted(SEARCHERS))
+def make(request: pytest.FixtureRequest) -> MakeSearcher:
+    return SEARCHERS[request.param]
+
+
+def mappings_of(batch: MappingBatch) -> list[Mapping]:
+    return [decode(batch, row) for row in range(batch.num_mappings)]
+
+
+def iterations(batch: MappingBatch) -> np.ndarray:
+    """A score with a clear direction: few passes."""
+    extents = np.array(LARGE.workload.dims.as_tuple())
+    return np.ceil(extents / batch.spm).prod(axis=1)
+
+
+def run(searcher: Searcher, rounds: int, size: int) -> list[Mapping]:
+    asked = []
+    for _ in range(rounds):
+        batch = searcher.ask(size)
+        searcher.tell(batch, iterations(batch))
+        asked += mappings_of(batch)
+    return asked
+
+
+def test_stays_in_the_space_and_never_repeats(make: MakeSearcher):
+    asked = run(make(LARGE, np.random.default_rng(0)), 5, 30)
+    assert len(asked) == len(set(asked)) == 150
+    assert all(LARGE.contains(mapping) for mapping in asked)
+
+
+def test_same_seed_same_mappings(make: MakeSearcher):
+    first, again = (run(make(LARGE, np.random.default_rng(7)), 4, 20) for _ in range(2))
+    assert first == again
+    assert run(make(LARGE, np.random.default_rng(8)), 4, 20) != first
+
+
+def test_exhausts_a_small_space_and_then_asks_nothing(make: MakeSearcher):
+    searcher = make(SMALL, np.random.default_rng(0))
+    legal = set(SMALL.enumerate())
+    asked: list[Mapping] = []
+    for _ in range(len(legal) // 100 + 2):
+        batch = searcher.ask(100)
+        searcher.tell(batch, np.arange(float(batch.num_mappings)))
+        asked += mappings_of(batch)
+    assert len(asked) == len(legal)
+    assert set(asked) == legal
+    assert searcher.ask(10).num_mappings == 0
+
+
+def test_an_empty_space_yields_nothing_and_says_why(make: MakeSearcher):
+    searcher = make(EMPTY, np.random.default_rng(0))
+    assert searcher.ask(10).num_mappings == 0
+    assert searcher.legal_share == 0
+    assert set(searcher.rejected) == {"rf-capacity"}
+
+
+def test_inputs_stay_unchanged(make: MakeSearcher):
+    searcher = make(LARGE, np.random.default_rng(0))
+    batch = searcher.ask(20)
+    scores = iterations(batch)
+    before = [column.copy() for column in (*batch, scores)]
+    searcher.tell(batch, scores)
+    searcher.ask(20)
+    searcher.tell(searcher.ask(20), np.zeros(20))
+    assert all(np.array_equal(a, b) for a, b in zip(before, (*batch, scores), strict=True))
+
+
+def test_scores_that_are_no_numbers_are_survived(make: MakeSearcher):
+    searcher = make(LARGE, np.random.default_rng(0))
+    for value in (np.nan, np.inf, -np.inf):
+        batch = searcher.ask(20)
+        searcher.tell(batch, np.full(20, value))
+    assert searcher.ask(20).num_mappings == 20
+
+
+def test_scores_must_fit_the_batch(make: MakeSearcher):
+    searcher = make(LARGE, np.random.default_rng(0))
+    batch = searcher.ask(20)
+    with pytest.raises(ValueError, match="20 mappings with scores of shape"):
+        searcher.tell(batch, np.zeros(19))
+
+
+def test_scores_of_others_are_welcome(make: MakeSearcher):
+    """Measurements of an earlier run may be told without being asked for."""
+    searcher = make(LARGE, np.random.default_rng(0))
+    batch = LARGE.sample(np.random.default_rng(1), 30)
+    searcher.tell(batch, iterations(batch))
+    assert searcher.ask(10).num_mappings == 10
+
+
+def test_asking_for_nothing(make: MakeSearcher):
+    assert make(LARGE, np.random.default_rng(0)).ask(0).num_mappings == 0
+
+
+def test_legal_share_and_reasons_start_clean(make: MakeSearcher):
+    searcher = make(LARGE, np.random.default_rng(0))
+    assert (searcher.legal_share, searcher.rejected) == (1.0, {})

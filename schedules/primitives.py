@@ -42,14 +42,15 @@ def separate_dims(
         The loop of each dim that iterates, and all other loops.
     """
     if any(len(dims) > 1 for dims in iter_dims):
-        sch.transform_block_layout(block, _digits(iter_dims, extents))
+        index_dtype = str(sch.get(sch.get_loops(block)[0]).loop_var.ty.dtype)
+        sch.transform_block_layout(block, _digits(iter_dims, extents, index_dtype))
     names = [name for dims in iter_dims for name in (dims or ("",))]
     loops = list(zip(names, sch.get_loops(block), strict=True))
     iterating = {name: loop for name, loop in loops if name and extents[name] > 1}
     return iterating, [loop for name, loop in loops if name not in iterating]
 
 
-def _digits(iter_dims: Sequence[tuple[str, ...]], extents: Dims) -> tirx.IndexMap:
+def _digits(iter_dims: Sequence[tuple[str, ...]], extents: Dims, index_dtype: str) -> tirx.IndexMap:
     def separate(*indices: tirx.Var) -> list[tirx.PrimExpr]:
         parts: list[tirx.PrimExpr] = []
         for index, dims in zip(indices, iter_dims, strict=True):
@@ -60,7 +61,7 @@ def _digits(iter_dims: Sequence[tuple[str, ...]], extents: Dims) -> tirx.IndexMa
             parts += [] if dims else [index]
         return parts
 
-    return tirx.IndexMap.from_func(separate, ndim=len(iter_dims))
+    return tirx.IndexMap.from_func(separate, ndim=len(iter_dims), index_dtype=index_dtype)
 
 
 def tile_dims(

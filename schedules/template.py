@@ -22,7 +22,7 @@ def refuse_spill(workload: Workload, mapping: Mapping) -> Rejection | None:
     if not positions.evicts_partial("SPM"):
         return None
     factors = mapping.dram_factors(workload.dims)
-    last = positions.loops.index(positions.spm[Operand.O.value])  # type: ignore[arg-type]
+    last = positions.loops.index(positions.spm[Operand.O.value])
     outside = [name for _, name in positions.loops[:last] if name in REDUCTION_DIMS]
     name = outside[0]
     return Rejection(

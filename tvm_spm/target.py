@@ -9,6 +9,7 @@ from tvm.tirx.compilation_pipeline import get_tir_pipeline, register_tir_pipelin
 
 from tvm_spm.arch import Arch, archs, load_arch
 from tvm_spm.errors import ArchError
+from tvm_spm.target_tiles import exact_tiles
 
 PIPELINE = "spm"
 """Name of the TIR pipeline."""
@@ -81,13 +82,13 @@ def arch_of(target: str | tvm.target.Target) -> Arch:
 
 
 def _bind_to_host(mod: tvm.IRModule) -> tvm.IRModule:
-    """Move functions of the accelerator to the host, whose code computes the same numbers in host memory."""
+    """Move functions of the accelerator, their tiles made exact, to the host, whose code computes the same numbers."""
     host = tvm.target.Target(_HOST, host=_HOST)
     functions = {}
     for name, func in mod.functions.items():
         bound = func.attrs.get("target", None) if func.attrs is not None else None
         is_ours = isinstance(func, tvm.tirx.PrimFunc) and (bound is None or bound.kind.name == _KIND)
-        functions[name] = func.with_attr("target", host) if is_ours else func
+        functions[name] = exact_tiles(func).with_attr("target", host) if is_ours else func
     return tvm.IRModule(functions, attrs=mod.attrs)
 
 

@@ -260,6 +260,9 @@ def test_unknown_names_and_operators_are_refused():
     strange = image_model([helper.make_node("Frobnicate", ["data"], ["out"])], {})
     with pytest.raises(ModelError, match="small: cannot import: .*Frobnicate"):
         load_model(strange)
+    dangling = image_model([helper.make_node("Relu", ["dta"], ["out"])], {})
+    with pytest.raises(ModelError, match="small: cannot import: nothing before its use defines 'dta'"):
+        load_model(dangling)
     with pytest.raises(ModelError, match="no Relax function 'main'"):
         load_model(tvm.IRModule({}))
     with pytest.raises(ModelError, match="its classifier needs 224 x 224"):

@@ -64,11 +64,13 @@ def import_onnx(model: onnx.ModelProto, *, shapes: Shapes, origin: str) -> tvm.I
         raise ModelError(f"{origin}: not an ONNX model, or one without a single operator")
     inputs = _input_shapes(model.graph)
     chosen = choose_shapes(inputs, shapes, origin)
-    simpler, num_weights = simplify(_with_shapes(model, chosen))
     try:
+        simpler, num_weights = simplify(_with_shapes(model, chosen))
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             mod = from_onnx(simpler, shape_dict={name: list(shape) for name, shape in chosen.items()})
+    except KeyError as error:
+        raise ModelError(f"{origin}: cannot import: nothing before its use defines {error}") from error
     except TVM_ERRORS as error:
         raise ModelError(f"{origin}: cannot import: {first_line(error)}") from error
     main = mod["main"]
@@ -100,17 +102,17 @@ def choose_shapes(inputs: Inputs, shapes: Shapes, origin: str) -> dict[str, tupl
         declared = inputs[name]
         if declared is not None and len(declared) != len(shape):
             raise ModelError(
-                f"{origin}: input {name!r}: {len(shape)} dims given, the model has {len(declared)} ({shown(declared)})"
+                f"{origin}: input {name!r}: {len(shape)} dims given, the model has {len(declared)} ({_shown(declared)})"
             )
         if any(extent < 1 for extent in shape):
-            raise ModelError(f"{origin}: input {name!r}: shape {shown(shape)}: every dim must be >= 1")
+            raise ModelError(f"{origin}: input {name!r}: shape {_shown(shape)}: every dim must be >= 1")
     unknown = [
         name
         for name, dims in inputs.items()
         if name not in shapes and (dims is None or any(isinstance(dim, str) for dim in dims))
     ]
     if unknown:
-        listed = "; ".join(f"{name!r} has dims ({shown(inputs[name])})" for name in unknown)
+        listed = "; ".join(f"{name!r} has dims ({_shown(inputs[name])})" for name in unknown)
         flags = " ".join(f"--shape {name}={example_shape(inputs[name])}" for name in unknown)
         raise ModelError(f"{origin}: unknown input dims: {listed}; fix them, for example {flags}")
     return {name: tuple(int(extent) for extent in shapes.get(name, dims or ())) for name, dims in inputs.items()}
@@ -131,7 +133,7 @@ def _with_shapes(model: onnx.ModelProto, chosen: dict[str, tuple[int, ...]]) -> 
     return fixed
 
 
-def shown(dims: tuple[int | str, ...] | None) -> str:
+def _shown(dims: tuple[int | str, ...] | None) -> str:
     return "unknown rank" if dims is None else ", ".join(str(dim) for dim in dims)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -12,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cost_model.batched import evaluate_batch
+from cost_model.features import Estimate
 from cost_model.learned import XGBoostRanker
 from cost_model.simulator import simulate_batch
 from tvm_spm.arch import Arch
@@ -20,7 +19,9 @@ from tvm_spm.errors import NoMappingError
 from tvm_spm.mapping import Mapping
 from tvm_spm.mapping_batch import MappingBatch, concat, decode, encode
 from tvm_spm.mapspace import MapSpace
+from tvm_spm.searchers import Searcher
 from tvm_spm.searchers.evolutionary import EvolutionarySearcher
+from tvm_spm.searchers.random import RandomSearcher
 from tvm_spm.workload import Workload
 
 
@@ -74,6 +75,7 @@ def tune_workload(
     objective: str,
     options: TunerOptions,
     seed: int,
+    searcher: str = "evolutionary",
     known: Sequence[Measured] = (),
     executor: Executor | None = None,
     record: Callable[[Measured], None] = lambda measured: None,
@@ -88,6 +90,7 @@ def tune_workload(
         objective: ``edp``, ``energy`` or ``latency``.
         options: Budget.
         seed: Same seed, same trials.
+        searcher: ``evolutionary`` or ``random``; proposes what is screened.
         known: Measurements of an earlier run; they count towards the budget.
         executor: Runs measurements; in this process if None.
         record: Called with every new measurement, in order.
@@ -98,9 +101,7 @@ def tune_workload(
         NoMappingError: Nothing in the map space is legal; the text counts the reasons.
     """
     space = MapSpace(workload=workload, arch=arch)
-    default_mapping = space.default_mapping()
-    if default_mapping is None:
-        raise NoMappingError(f"{workload} on {arch.name}: no legal mapping: {space.explain_empty()}")
+    default_mapping = _default_mapping(space)
     rng = np.random.default_rng([seed, len(known)])
     predict = _Predictor(workload, arch, objective)
     measured = list(known)
@@ -121,19 +122,19 @@ def tune_workload(
         return min(measured, key=lambda m: (m.cost.objective(objective), m.mapping.line()))
 
     measure([default_mapping])
-    searcher = EvolutionarySearcher(space, rng=rng, start=encode([m.mapping for m in measured]))
-    ranker = XGBoostRanker(workload, arch, objective=objective, seed=seed)
+    proposer = _searcher(searcher, space, rng, [m.mapping for m in measured])
+    ranker = XGBoostRanker(workload, arch, objective=objective, estimate=predict.estimate, seed=seed)
     pool = _Pool()
     idle, legal_share = 0, 1.0
     while len(measured) < options.trials and idle < options.patience and not should_stop():
         for _ in range(options.generations):
-            batch = searcher.ask(options.population)
+            batch = proposer.ask(options.population)
             if batch.num_mappings == 0:
                 break
             scores = predict(batch)
-            searcher.tell(batch, scores)
+            proposer.tell(batch, scores)
             pool.add(batch, scores)
-        legal_share = searcher.legal_share
+        legal_share = proposer.legal_share
         room = min(options.batch, options.trials - len(measured))
         chosen = _choose(pool, ranker, measured, seen, room, options, objective, rng)
         if not chosen:
@@ -148,8 +149,75 @@ def tune_workload(
         default=default,
         num_trials=len(measured),
         num_new_trials=len(measured) - len(known),
-        rejected=tuple(sorted(Counter(searcher.rejected).items())),
+        rejected=tuple(sorted(proposer.rejected.items())),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Screened:
+    """The best mapping by the analytical model alone."""
+
+    best: Mapping
+    default: Mapping
+    num_evaluated: int
+
+
+def screen_workload(
+    workload: Workload,
+    arch: Arch,
+    *,
+    objective: str,
+    searcher: str,
+    trials: int,
+    seed: int,
+    should_stop: Callable[[], bool] = lambda: False,
+    population: int = 512,
+) -> Screened:
+    """Find the mapping that the analytical model likes best; nothing is measured.
+
+    Args:
+        workload: What to run.
+        arch: Where to run it.
+        objective: ``edp``, ``energy`` or ``latency``.
+        searcher: ``evolutionary`` or ``random``.
+        trials: Mappings priced at most.
+        seed: Same seed, same result.
+        should_stop: Asked between generations.
+        population: Mappings per generation.
+
+    Raises:
+        NoMappingError: Nothing in the map space is legal; the text counts the reasons.
+    """
+    space = MapSpace(workload=workload, arch=arch)
+    default = _default_mapping(space)
+    predict = _Predictor(workload, arch, objective)
+    proposer = _searcher(searcher, space, np.random.default_rng(seed), [default])
+    best, best_score, num_evaluated = default, float(predict(encode([default]))[0]), 1
+    while num_evaluated < trials and not should_stop():
+        batch = proposer.ask(min(population, trials - num_evaluated))
+        if batch.num_mappings == 0:
+            break
+        scores = predict(batch)
+        proposer.tell(batch, scores)
+        num_evaluated += batch.num_mappings
+        leader = int(np.argmin(scores))
+        if scores[leader] < best_score:
+            best, best_score = decode(batch, leader), float(scores[leader])
+    return Screened(best=best, default=default, num_evaluated=num_evaluated)
+
+
+def _default_mapping(space: MapSpace) -> Mapping:
+    mapping = space.default_mapping()
+    if mapping is None:
+        reasons = ", ".join(f"{reason} removed {count:,}" for reason, count in space.explain_empty().items())
+        raise NoMappingError(f"{space.workload} on {space.arch.name}: no legal mapping; of those tried, {reasons}")
+    return mapping
+
+
+def _searcher(name: str, space: MapSpace, rng: np.random.Generator, start: Sequence[Mapping]) -> Searcher:
+    if name == "random":
+        return RandomSearcher(space, rng=rng)
+    return EvolutionarySearcher(space, rng=rng, start=encode(start))
 
 
 class _Predictor:
@@ -158,12 +226,14 @@ class _Predictor:
     def __init__(self, workload: Workload, arch: Arch, objective: str) -> None:
         self._workload, self._arch, self._objective = workload, arch, objective
 
-    def __call__(self, batch: MappingBatch) -> NDArray[np.float64]:
+    def estimate(self, batch: MappingBatch) -> Estimate:
+        """Cycles and energy."""
         cost = evaluate_batch(self._workload, self._arch, batch)
-        cycles = cost.cycles.astype(np.float64)
-        if self._objective == "latency":
-            return cycles
-        return cost.energy_pj if self._objective == "energy" else cycles * cost.energy_pj
+        return Estimate(cycles=cost.cycles.astype(np.float64), energy_pj=cost.energy_pj)
+
+    def __call__(self, batch: MappingBatch) -> NDArray[np.float64]:
+        cycles, energy_pj = self.estimate(batch)
+        return {"latency": cycles, "energy": energy_pj, "edp": cycles * energy_pj}[self._objective]
 
 
 class _Pool:

@@ -16,7 +16,9 @@ PACKAGES = ("tvm_spm", "schedules", "cost_model")
 LAYERS = (
     ("tvm_spm.cli",),
     ("tvm_spm.tuner",),
-    ("tvm_spm.tuning_result", "tvm_spm.progress", "tvm_spm.task_tuner", "tvm_spm.verify"),
+    ("tvm_spm.network_tuner",),
+    ("tvm_spm.tuning_result", "tvm_spm.run_log", "tvm_spm.scheduled_network"),
+    ("tvm_spm.verify", "tvm_spm.progress", "tvm_spm.task_tuner"),
     ("tvm_spm.frontend", "tvm_spm.database"),
     ("schedules", "tvm_spm.models"),
     ("tvm_spm.runtime",),
@@ -27,12 +29,13 @@ LAYERS = (
     ("tvm_spm.cost",),
     ("tvm_spm.mapping_batch", "tvm_spm.rejection"),
     ("tvm_spm.mapping",),
-    ("tvm_spm.workload", "tvm_spm.arch"),
+    ("tvm_spm.arch",),
+    ("tvm_spm.workload",),
     ("tvm_spm.units", "tvm_spm.errors", "tvm_spm.interrupt"),
 )
 MAY_IMPORT_TVM = {
     "tvm_spm.target", "tvm_spm.frontend", "schedules", "tvm_spm.verify", "tvm_spm.runtime", "tvm_spm.models",
-    "tvm_spm.database",
+    "tvm_spm.database", "tvm_spm.scheduled_network", "tvm_spm.network_tuner", "tvm_spm.tuner", "tvm_spm.tuning_result",
 }  # fmt: skip
 
 

@@ -1,0 +1,85 @@
+"""Tune every network that ships with this package or with ``onnx``, and show where the time goes.
+
+Source: ours; nothing published is compared. Budget: the default of ``tvm-spm tune``. Each network runs in a process of
+its own, as a user would start it. Expected time: about half an hour for all on two cores; ``--quick`` runs SqueezeNet
+with 8 trials in under a minute.
+
+    python benchmarks/tune_networks.py [--quick] [--csv FILE] [--target spm/dmazerunner-256] [NETWORK ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import onnx
+import pandas as pd
+
+BUILT_IN = ("resnet18", "resnet50", "vgg19", "mobilenet_v2", "alexnet")
+LIGHT = (
+    "bvlc_alexnet", "densenet121", "inception_v1", "inception_v2", "resnet50", "shufflenet", "squeezenet", "vgg19",
+    "zfnet512",
+)  # fmt: skip
+
+
+def light_model(name: str) -> str:
+    """Path of one of the nine networks inside the ``onnx`` package."""
+    return str(Path(onnx.__file__).parent / "backend/test/data/light" / f"light_{name}.onnx")
+
+
+def tune(label: str, model: str, target: str, extra: list[str]) -> dict[str, object]:
+    """One row: the command's own JSON, and the wall time of the whole process."""
+    command = [sys.executable, "-m", "tvm_spm.cli", "tune", model, "--target", target, "--json", *extra]
+    start = time.monotonic()
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
+    wall_s = time.monotonic() - start
+    if done.returncode not in (0, 1) or not done.stdout:
+        raise SystemExit(f"{label}: exit code {done.returncode}\n{done.stderr}")
+    result = json.loads(done.stdout)
+    totals, tasks = result["totals"], result["tasks"]
+    return {
+        "network": label,
+        "arch": totals["arch"],
+        "tasks": sum(task["kind"] != "vector" for task in tasks),
+        "vector_tasks": sum(task["kind"] == "vector" for task in tasks),
+        "on_host": len(totals["host_calls"]),
+        "verified": totals["verified"],
+        "cycles": totals["cycles"],
+        "energy_pj": totals["energy_pj"],
+        "edp_pj_cycles": totals["edp_pj_cycles"],
+        "edp_gain_over_default": totals["gain_over_default"],
+        "wall_s": wall_s,
+        **{f"{name}_s": seconds for name, seconds in totals["seconds"].items()},
+        "source": "simulated",
+    }
+
+
+def main() -> None:
+    """Run the networks named, or all, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("networks", nargs="*")
+    parser.add_argument("--target", default="spm/dmazerunner-256")
+    parser.add_argument("--csv", type=Path)
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    models = {name: name for name in BUILT_IN} | {f"light_{name}": light_model(name) for name in LIGHT}
+    chosen = options.networks or (["light_squeezenet"] if options.quick else list(models))
+    extra = ["--trials", "8"] if options.quick else []
+    rows = []
+    for label in chosen:
+        rows.append(tune(label, models.get(label, label), options.target, extra))
+        print({key: rows[-1][key] for key in ("network", "tasks", "on_host", "verified", "wall_s")}, flush=True)
+    table = pd.DataFrame(rows)
+    if options.csv:
+        table.to_csv(options.csv, index=False)
+    shown = table.drop(columns=["arch", "source"])
+    print(shown.to_string(index=False, float_format=lambda value: f"{value:.4g}"))
+
+
+if __name__ == "__main__":
+    main()

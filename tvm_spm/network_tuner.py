@@ -1,0 +1,201 @@
+"""Tune a whole network: its tasks one by one, then schedules, database, and the proof that they compute the same."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from collections.abc import Mapping as StringMapping
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cost_model.simulator import SimulatorModel
+from tvm_spm import frontend
+from tvm_spm.arch import Arch
+from tvm_spm.errors import NoMappingError
+from tvm_spm.interrupt import StopRequest
+from tvm_spm.progress import ProgressBar
+from tvm_spm.run_log import RunLog
+from tvm_spm.scheduled_network import ScheduledNetwork, schedule_network
+from tvm_spm.task_tuner import TaskOutcome, TunerOptions, tune_workload
+from tvm_spm.tuning_result import TaskResult, TuningResult
+from tvm_spm.workload import HostCall, VectorWork, Workload
+
+if TYPE_CHECKING:
+    import onnx
+    import tvm
+
+    from tvm_spm.frontend import Extraction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkOptions:
+    """How a network is tuned.
+
+    Attributes:
+        objective: ``edp``, ``energy`` or ``latency``, of each task.
+        task: Budget of one task.
+        seed: Same seed, same result.
+        workdir: Where trials and schedules are kept; nowhere if None.
+    """
+
+    objective: str
+    task: TunerOptions
+    seed: int
+    workdir: Path | None
+
+
+class Clock:
+    """Wall time by phase, in order of first use."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add the time spent inside to a phase."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self._seconds[name] = self._seconds.get(name, 0.0) + time.monotonic() - start
+
+    def seconds(self) -> tuple[tuple[str, float], ...]:
+        """All phases so far."""
+        return tuple(self._seconds.items())
+
+
+def tune_network(
+    mod: tvm.IRModule | onnx.ModelProto | str | Path,
+    arch: Arch,
+    options: NetworkOptions,
+    *,
+    shapes: StringMapping[str, tuple[int, ...]] | None,
+    executor: Executor | None,
+    progress: ProgressBar,
+    should_stop: StopRequest,
+) -> TuningResult:
+    """What ``tvm_spm.tune`` does, with everything resolved.
+
+    Raises:
+        SpmError: As ``tvm_spm.tune``.
+    """
+    clock = Clock()
+    with clock.phase("import"):
+        extraction = frontend.extract(frontend.load_model(mod, shapes=shapes))
+    log = RunLog.open(options.workdir, arch, model_name=_name_of(mod), model_sha256=_hash_of(extraction))
+    with clock.phase("search"):
+        outcomes, hosted = _tune_tasks(extraction, arch, options, log, executor, progress, should_stop)
+    mappings = {index: outcome.best.mapping for index, outcome in outcomes.items()}
+    network = schedule_network(
+        extraction, arch, mappings, cycles={index: outcome.best.cost.cycles for index, outcome in outcomes.items()},
+        seed=options.seed, workdir=options.workdir, phase=clock.phase, progress=progress,
+    )  # fmt: skip
+    graph = replace(extraction.graph, host_calls=extraction.graph.host_calls + hosted + network.host_calls)
+    result = TuningResult(
+        tasks=_task_results(extraction, arch, outcomes, network),
+        arch=arch,
+        objective=options.objective,
+        graph=graph,
+        module=network.module,
+        reference=extraction.mod,
+        verification=network.verification,
+        seconds=clock.seconds(),
+        interrupted=should_stop.interrupted,
+    )
+    if options.workdir is not None:
+        result.save(options.workdir)
+    return result
+
+
+def _tune_tasks(
+    extraction: Extraction,
+    arch: Arch,
+    options: NetworkOptions,
+    log: RunLog,
+    executor: Executor | None,
+    progress: ProgressBar,
+    should_stop: StopRequest,
+) -> tuple[dict[int, TaskOutcome], tuple[HostCall, ...]]:
+    """The outcome of every task that can be mapped, by index, and the tasks that cannot."""
+    tunable = [(index, task) for index, task in enumerate(extraction.graph.tasks) if isinstance(task.work, Workload)]
+    outcomes: dict[int, TaskOutcome] = {}
+    by_workload: dict[Workload, TaskOutcome] = {}
+    hosted: list[HostCall] = []
+    for position, (index, task) in enumerate(tunable):
+        assert isinstance(task.work, Workload)
+        # Tasks may differ only in their element-wise code; the mapping and its cost are the same then.
+        if task.work not in by_workload:
+            label = f"{task.name} ({position + 1}/{len(tunable)})"
+            progress.phase(label, total=options.task.trials, unit="trials")
+            key = _key_of(task.work)
+            try:
+                by_workload[task.work] = tune_workload(
+                    task.work,
+                    arch,
+                    objective=options.objective,
+                    options=options.task,
+                    seed=_seed_of(options.seed, key),
+                    known=log.known(key),
+                    executor=executor,
+                    record=lambda measured, key=key: log.record(key, measured),
+                    report=lambda done, best, share, label=label: progress.trials(
+                        label, done=done, best=best, legal_share=share
+                    ),
+                    should_stop=should_stop.share(len(tunable) - position),
+                )
+            except NoMappingError as error:
+                hosted.append(HostCall(name=task.name, reason=str(error)))
+                continue
+        outcomes[index] = by_workload[task.work]
+    if tunable and not outcomes:
+        raise NoMappingError(f"no task of the model can be mapped; {hosted[0].name}: {hosted[0].reason}")
+    return outcomes, tuple(hosted)
+
+
+def _task_results(
+    extraction: Extraction, arch: Arch, outcomes: dict[int, TaskOutcome], network: ScheduledNetwork
+) -> tuple[TaskResult, ...]:
+    simulator = SimulatorModel()
+    results = []
+    for index, task in enumerate(extraction.graph.tasks):
+        if isinstance(task.work, VectorWork):
+            cost = simulator.vector_cost(task.work, arch)
+            results.append(TaskResult(task=task, mapping=None, cost=cost, default_cost=cost))
+        elif index in outcomes and index not in network.refused:
+            outcome = outcomes[index]
+            results.append(
+                TaskResult(
+                    task=task,
+                    mapping=outcome.best.mapping,
+                    cost=outcome.best.cost,
+                    default_cost=outcome.default.cost,
+                    verification=network.task_verifications.get(index),
+                    num_trials=outcome.num_trials,
+                    rejected=outcome.rejected,
+                )
+            )
+    return tuple(results)
+
+
+def _key_of(workload: Workload) -> str:
+    return f"{workload} {hashlib.sha256(repr(workload).encode()).hexdigest()[:12]}"
+
+
+def _seed_of(seed: int, key: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed} {key}".encode()).digest()[:4], "big")
+
+
+def _name_of(mod: tvm.IRModule | onnx.ModelProto | str | Path) -> str:
+    return Path(mod).name if isinstance(mod, (str, Path)) else type(mod).__name__
+
+
+def _hash_of(extraction: Extraction) -> str:
+    """What the trials depend on: the tasks, not the weights."""
+    works = "\n".join(repr(task.work) for task in extraction.graph.tasks)
+    return hashlib.sha256(works.encode()).hexdigest()

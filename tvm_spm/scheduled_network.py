@@ -1,0 +1,126 @@
+"""Put schedules into a network, commit them to the tuning database, and prove that nothing changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+import schedules
+from tvm_spm import database, frontend, verify
+from tvm_spm.arch import Arch
+from tvm_spm.mapping import Mapping
+from tvm_spm.progress import ProgressBar
+from tvm_spm.target import target_of
+from tvm_spm.workload import HostCall, Workload
+
+if TYPE_CHECKING:
+    import tvm
+
+    from tvm_spm.frontend import Extraction
+    from tvm_spm.verify import Verification
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ScheduledNetwork:
+    """A network whose functions carry schedules.
+
+    Attributes:
+        module: The Relax module.
+        task_verifications: Per task, the comparison of its schedule with the unscheduled function.
+        verification: Comparison of the whole network.
+        refused: Tasks for which no schedule could be made; they run as imported.
+        host_calls: The same tasks, with reasons.
+    """
+
+    module: tvm.IRModule
+    task_verifications: dict[int, Verification]
+    verification: Verification
+    refused: frozenset[int]
+    host_calls: tuple[HostCall, ...]
+
+
+def schedule_network(
+    extraction: Extraction,
+    arch: Arch,
+    mappings: dict[int, Mapping],
+    *,
+    cycles: dict[int, int],
+    seed: int,
+    workdir: Path | None,
+    phase: Callable[[str], AbstractContextManager[None]],
+    progress: ProgressBar,
+) -> ScheduledNetwork:
+    """Schedule, commit and verify.
+
+    Args:
+        extraction: The network.
+        arch: The accelerator.
+        mappings: Per task index, how it runs.
+        cycles: Per task index, what the database records as its run time.
+        seed: Of the random inputs.
+        workdir: Holds the database; none is written if None.
+        phase: Measures a named phase.
+        progress: Shows the functions verified.
+
+    Raises:
+        WorkdirError: The database cannot be written.
+    """
+    target = target_of(arch)
+    module = extraction.mod.clone()
+    scheduled: dict[int, tvm.s_tir.Schedule] = {}
+    refused: dict[int, str] = {}
+    with phase("schedule"):
+        for name, index in extraction.functions:
+            if index not in mappings or index in refused:
+                continue
+            func, nest = extraction.mod[name], extraction.nests[index]
+            assert nest is not None
+            if index not in scheduled:
+                made = _schedule(func, nest.workload, nest, mappings[index])
+                if isinstance(made, str):
+                    refused[index] = made
+                    continue
+                scheduled[index] = made
+                if workdir is not None:
+                    database.commit(workdir, func, made, cycles=cycles[index], target=target)
+            # Functions of one task are structurally equal, so one schedule serves all; each keeps its own symbol.
+            module[name] = scheduled[index].mod["main"].with_attr("global_symbol", name)
+    progress.phase("verify", total=len(scheduled) + 1, unit="checks")
+    first_use = {index: name for name, index in reversed(extraction.functions)}
+    verifications: dict[int, Verification] = {}
+    with phase("verify"):
+        for index, schedule in scheduled.items():
+            rng = np.random.default_rng([seed, index])
+            func = extraction.mod[first_use[index]]
+            verifications[index] = verify.verify_task(func, schedule.mod["main"], rng=rng, target=target)
+            progress.step(f"verify {extraction.graph.tasks[index].name}")
+        inputs = frontend.random_inputs(extraction.mod, np.random.default_rng(seed))
+        verification = verify.verify_network(extraction.mod, module, inputs, target=target)
+        progress.step("verify network")
+    return ScheduledNetwork(
+        module=module,
+        task_verifications=verifications,
+        verification=verification,
+        refused=frozenset(refused),
+        host_calls=tuple(
+            HostCall(name=extraction.graph.tasks[index].name, reason=reason) for index, reason in refused.items()
+        ),
+    )
+
+
+def _schedule(
+    func: tvm.tirx.PrimFunc, workload: Workload, nest: schedules.Nest, mapping: Mapping
+) -> tvm.s_tir.Schedule | str:
+    """A schedule, or why there is none."""
+    rejection = schedules.refuse(workload, mapping)
+    if rejection is not None:
+        return str(rejection)
+    try:
+        return schedules.schedule(func, nest, mapping)
+    except schedules.ScheduleError as error:
+        return str(error)

@@ -1,0 +1,178 @@
+"""The composition root: from a model and a target to verified schedules, and from a workload to its best mapping."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping as StringMapping
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cost_model.analytical import AnalyticalModel
+from cost_model.bounds import lower_bound
+from cost_model.simulator import SimulatorModel
+from tvm_spm import legality
+from tvm_spm.arch import Arch, load_arch
+from tvm_spm.cost import OBJECTIVES, Cost, CostModel
+from tvm_spm.errors import MappingError, SpmError, did_you_mean
+from tvm_spm.interrupt import stop_on_interrupt
+from tvm_spm.mapping import Mapping
+from tvm_spm.progress import ProgressBar
+from tvm_spm.task_tuner import TunerOptions, screen_workload, tune_workload
+from tvm_spm.tuning_result import SearchResult, TuningResult
+from tvm_spm.workload import Workload
+
+if TYPE_CHECKING:
+    import onnx
+    import tvm
+
+_MODELS: dict[str, type[AnalyticalModel] | type[SimulatorModel]] = {
+    "analytical": AnalyticalModel,
+    "simulator": SimulatorModel,
+}
+SEARCHERS = ("evolutionary", "random")
+
+
+def evaluate(workload: Workload, arch: Arch | str | Path, mapping: Mapping, *, model: str = "simulator") -> Cost:
+    """Price one mapping.
+
+    Args:
+        workload: What runs.
+        arch: An accelerator, the name of one, or the path of its file.
+        mapping: How it runs.
+        model: ``simulator`` or ``analytical``.
+
+    Raises:
+        MappingError: The mapping is not legal; says which rule it breaks.
+        SpmError: Unknown model.
+    """
+    accelerator = load_arch(arch)
+    rejection = legality.check(workload, accelerator, mapping)
+    if rejection is not None:
+        raise MappingError(f"illegal mapping: {rejection}")
+    return _cost_model(model).cost(workload, accelerator, mapping)
+
+
+def search(
+    workload: Workload,
+    arch: Arch | str | Path,
+    *,
+    objective: str = "edp",
+    model: str = "analytical",
+    searcher: str = "evolutionary",
+    trials: int | None = None,
+    time_limit_s: float | None = None,
+    seed: int = 0,
+) -> SearchResult:
+    """Find a good mapping of one workload, without TVM.
+
+    Args:
+        workload: What to run.
+        arch: An accelerator, the name of one, or the path of its file.
+        objective: ``edp``, ``energy`` or ``latency``.
+        model: Prices the result; ``simulator`` also measures the candidates.
+        searcher: ``evolutionary`` or ``random``.
+        trials: Mappings priced by ``model``; default 20,000 with ``analytical``, 64 with ``simulator``.
+        time_limit_s: Stop after this long with the best so far.
+        seed: Same seed, same result.
+
+    Raises:
+        NoMappingError: Nothing is legal; the text counts the reasons.
+        SpmError: Unknown objective, model or searcher.
+    """
+    _check_choice("objective", objective, OBJECTIVES)
+    _check_choice("model", model, tuple(_MODELS))
+    _check_choice("searcher", searcher, SEARCHERS)
+    accelerator = load_arch(arch)
+    with stop_on_interrupt(time_limit_s) as should_stop:
+        if model == "simulator":
+            options = TunerOptions() if trials is None else TunerOptions(trials=trials)
+            outcome = tune_workload(
+                workload, accelerator, objective=objective, options=options, seed=seed, searcher=searcher,
+                should_stop=should_stop,
+            )  # fmt: skip
+            best, default, num_evaluated = outcome.best.cost, outcome.default.cost, outcome.num_trials
+            mapping = outcome.best.mapping
+        else:
+            screened = screen_workload(
+                workload, accelerator, objective=objective, searcher=searcher, trials=trials or 20_000, seed=seed,
+                should_stop=should_stop,
+            )  # fmt: skip
+            mapping, num_evaluated = screened.best, screened.num_evaluated
+            best, default = (_cost_model(model).cost(workload, accelerator, m) for m in (mapping, screened.default))
+    bound = lower_bound(workload, accelerator, objective)
+    return SearchResult(
+        mapping=mapping,
+        cost=best,
+        default_cost=default,
+        objective=objective,
+        lower_bound=bound,
+        certified=best.objective(objective) <= bound,
+        num_evaluated=num_evaluated,
+        space="all executions of the workload (physical bound: every MAC, every touched word once)",
+    )
+
+
+def tune(
+    mod: tvm.IRModule | onnx.ModelProto | str | Path,
+    target: tvm.target.Target | Arch | str | Path,
+    *,
+    objective: str = "edp",
+    trials: int | None = None,
+    time_limit_s: float | None = None,
+    seed: int = 0,
+    workdir: str | Path | None = None,
+    executor: Executor | None = None,
+    fusion: bool = True,
+    shapes: StringMapping[str, tuple[int, ...]] | None = None,
+    progress: bool = False,
+) -> TuningResult:
+    """Tune, verify and time every layer of a network.
+
+    Args:
+        mod: A Relax module with or without bound parameters, an ``onnx.ModelProto``, the path of an ONNX file, or the
+            name of a built-in model.
+        target: ``spm/<accelerator>`` as text or as a TVM target, an accelerator, or the path of its file.
+        objective: ``edp``, ``energy`` or ``latency``, of each task.
+        trials: Mappings measured per task; default 64.
+        time_limit_s: For the search; verification comes on top.
+        seed: Same seed, same result (as long as no time limit strikes).
+        workdir: Keeps the log of trials and TVM's tuning database; a later run with it continues.
+        executor: Runs measurements, for example a process pool or a Dask executor; in this process if None.
+        fusion: Element-wise layers are fused with the layer before them in any case; groups of several convolutions
+            are not planned by this version, so that both values give the same result.
+        shapes: Shapes of inputs whose dims the model leaves open.
+        progress: Show a progress bar if stderr is a terminal.
+
+    Returns:
+        The best found so far also after a time limit or Ctrl-C.
+
+    Raises:
+        SpmError: A wrong argument, an unreadable model or accelerator, a work directory of another run, or no legal
+            mapping for any task.
+    """
+    from tvm_spm.network_tuner import NetworkOptions, tune_network
+    from tvm_spm.target import arch_of
+
+    _check_choice("objective", objective, OBJECTIVES)
+    options = NetworkOptions(
+        objective=objective,
+        task=TunerOptions() if trials is None else TunerOptions(trials=trials),
+        seed=seed,
+        workdir=None if workdir is None else Path(workdir),
+    )
+    arch = arch_of(target) if not isinstance(target, (Arch, Path)) else load_arch(target)
+    with ProgressBar(options.task.trials, enabled=None if progress else False) as bar:
+        with stop_on_interrupt(time_limit_s) as should_stop:
+            return tune_network(
+                mod, arch, options, shapes=shapes, executor=executor, progress=bar, should_stop=should_stop
+            )
+
+
+def _cost_model(name: str) -> CostModel:
+    _check_choice("model", name, tuple(_MODELS))
+    return _MODELS[name]()
+
+
+def _check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise SpmError(f"unknown {what} {value!r}: {did_you_mean(value, choices)}")

@@ -61,7 +61,7 @@ def staged():
     sch.parallel(outer)
     sch.annotate(j, "spm.level", "DRAM")
     sch.annotate(k, "spm.dims", ["K", "C"])
-    sch.annotate(load, "spm.dma", {"operand": "I"})
+    sch.annotate(load, "spm.note", {"operand": "I"})
     return sch.mod
 
 

@@ -258,7 +258,8 @@ def parse_arch(text: str, *, origin: str) -> Arch:
     try:
         arch = TypeAdapter(Arch).validate_python(data)
     except ValidationError as error:
-        raise ArchError("\n".join(_explain(origin, data, problem) for problem in error.errors()[:5])) from None
+        problems = [problem for problem in error.errors() if not _is_untaken_branch(problem)]
+        raise ArchError("\n".join(_explain(origin, data, problem) for problem in problems[:5])) from None
     known = {path for path, _ in arch.numbers()}
     for path, _ in arch.sources:
         if path not in known:
@@ -285,6 +286,13 @@ def _numbers(prefix: str, node: Any) -> list[tuple[str, object]]:  # noqa: ANN40
 _BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
+def _is_untaken_branch(problem: Any) -> bool:  # noqa: ANN401 (pydantic's error dict)
+    """Whether this is about the form of a scratchpad capacity that the file did not choose: one number, or a split."""
+    if "capacity_bytes" not in problem["loc"] or problem["type"] not in ("int_type", "dataclass_type"):
+        return False
+    return isinstance(problem["input"], dict) == (problem["type"] == "int_type")
+
+
 def _explain(origin: str, data: dict[str, Any], problem: Any) -> str:  # noqa: ANN401 (pydantic's error dict)
     parts = [str(part) for part in problem["loc"] if str(part) not in ("int", "constrained-int", "SplitBytes")]
     path, kind, value = ".".join(parts), problem["type"], problem["input"]
@@ -299,7 +307,7 @@ def _explain(origin: str, data: dict[str, Any], problem: Any) -> str:  # noqa: A
             given = given.get(part, {}) if isinstance(given, dict) else {}
         return f"{origin}: {path}: missing; this section has {', '.join(sorted(given)) or 'no fields'}"
     context = problem.get("ctx", {})
-    bounds = [f"{sign} {context[name]:,}" for name, sign in _BOUNDS.items() if name in context]
+    bounds = [f"{sign} {context[name]:,.13g}" for name, sign in _BOUNDS.items() if name in context]
     if bounds:
         return f"{origin}: {path} = {value!r}: must be {' and '.join(bounds)}"
     return f"{origin}: {path} = {value!r}: {problem['msg'][:1].lower()}{problem['msg'][1:]}"

@@ -44,7 +44,8 @@ def template_for(workload: Workload) -> ScheduleTemplate:
     from schedules.conv2d import Conv2dTemplate
     from schedules.matmul import MatmulTemplate
 
-    return {"conv2d": Conv2dTemplate, "matmul": MatmulTemplate}[workload.kind]()
+    templates: dict[str, type[ScheduleTemplate]] = {"conv2d": Conv2dTemplate, "matmul": MatmulTemplate}
+    return templates[workload.kind]()
 
 
 def schedule(func: tirx.PrimFunc, nest: Nest, mapping: Mapping) -> s_tir.Schedule:

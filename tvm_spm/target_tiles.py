@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import tvm
@@ -109,7 +109,7 @@ def _blocks(stmt: tirx.Stmt, loops: tuple[tirx.For, ...]) -> Iterator[_Placed]:
         yield from _blocks(stmt.block.body, loops)
 
 
-def _box(reader: _Placed, indices: Sequence[tirx.PrimExpr], around: Sequence[tirx.Var], copy: _Placed | None) -> _Box:
+def _box(reader: _Placed, indices: Sequence[tirx.PrimExpr], around: Collection[tirx.Var], copy: _Placed | None) -> _Box:
     """The box that ``reader`` touches over its loops that are not ``around`` it."""
     inner = [loop for loop in reader.loops if loop.loop_var not in around]
     analyzer = sym.Analyzer()

@@ -5,9 +5,9 @@ Assumptions, and what follows from them:
 - Energy and traffic are exact for every legal mapping: they are products of trip counts (see ``reuse``).
 - One core has the DRAM channels for itself: its cycles are exact too. Padding, edge tiles, fill, drain and both kinds
   of buffering are counted, not averaged (see ``analytical_time``).
-- Several cores: each is timed as if alone, and the DRAM channels must at least serve all of them one after the other.
-  The result is the larger of the two, plus what can never overlap. Waiting caused by the order of requests is left
-  out, so the result is a lower estimate.
+- Several cores: each is timed as if alone but for its first tiles, for which all cores queue; and the DRAM channels must
+  serve all transfers. The larger of the two counts. Other waiting for a channel is left out, so this is an estimate
+  from below (its error is measured in ``tests/property/test_analytical.py``).
 """
 
 from __future__ import annotations
@@ -77,15 +77,19 @@ def core_times(workload: Workload, arch: Arch, mapping: Mapping) -> Iterator[tup
 
 
 def contended_cycles(cores: list[tuple[CoreTime, int]], arch: Arch) -> int:
-    """Cycles until the last core is done: the slowest core alone, or all transfers through the shared channels.
+    """Cycles until the last core is done.
 
-    While the channels serve the transfers, at least one core still has its last passes after its last load.
+    Two waits are certain: all cores ask for their first tiles at once, so that the last one starts when the channels
+    have served all of them; and the channels must serve all transfers.
     """
-    alone = max(core.cycles for core, _ in cores)
-    busy = sum(core.channel_cycles * count for core, count in cores)
+    slowest = max((core for core, _ in cores), key=lambda core: core.cycles)
     if sum(count for _, count in cores) == 1:
-        return alone
-    return max(alone, arch.cores.launch_cycles + ceil_div(busy, arch.levels.DRAM.channels))
+        return slowest.cycles
+    channels = arch.levels.DRAM.channels
+    prologues = ceil_div(sum(core.prologue_cycles * count for core, count in cores), channels)
+    late_start = slowest.cycles + max(0, prologues - slowest.prologue_cycles)
+    busy = ceil_div(sum(core.channel_cycles * count for core, count in cores), channels)
+    return max(late_start, arch.cores.launch_cycles + busy)
 
 
 def energy_of(workload: Workload, arch: Arch, reuse: Reuse) -> Energy:

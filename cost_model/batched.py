@@ -1,0 +1,200 @@
+"""The analytical model for many mappings at once: the same integers and sums as ``analytical``, compiled."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from cost_model.arrays import ArchArrays, WorkloadArrays
+from cost_model.batched_core import CHANNEL, CYCLES, PROLOGUE, Scratch, core_times
+from cost_model.batched_energy import energy_pj
+from cost_model.batched_nest import NEST_FIELDS, Ints, Nest, build_nest, unclipped_tiles
+from cost_model.batched_pass import MAX_STEP_KINDS, PASS_FIELDS, STEP_FIELDS
+from tvm_spm.arch import Arch
+from tvm_spm.mapping_batch import NUM_DIMS, MappingBatch
+from tvm_spm.units import ceil_div
+from tvm_spm.workload import DIM_NAMES, Axis, Workload
+
+_MIN_ROWS_PER_THREAD = 512
+"""Fewer are not worth a thread."""
+
+
+class BatchCost(NamedTuple):
+    """Costs in the order of the batch."""
+
+    cycles: NDArray[np.int64]
+    energy_pj: NDArray[np.float64]
+
+
+def evaluate_batch(workload: Workload, arch: Arch, batch: MappingBatch, *, num_threads: int | None = None) -> BatchCost:
+    """Cycles and energy of many legal mappings; equal to ``AnalyticalModel().cost`` of each.
+
+    Args:
+        workload: What is computed.
+        arch: The accelerator.
+        batch: Legal mappings; not checked again here.
+        num_threads: At most so many; default one per CPU. Results do not depend on it.
+    """
+    tensors, machine = WorkloadArrays.of(workload), ArchArrays.of(arch)
+    axes = [a for p in (workload.I, workload.W, workload.O, *workload.epilogue.extras) for a in p.axes]
+    is_clipped = np.array([_is_clipped(workload, axis) for axis in axes])
+    rows = MappingBatch(*(np.ascontiguousarray(column) for column in batch))
+    count = batch.num_mappings
+    result = BatchCost(np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.float64))
+    tensor_elems = workload.O.tensor_elems()
+
+    def run(begin: int, end: int) -> None:
+        scratch = _scratch(workload, arch)
+        nest = np.zeros(1, dtype=NEST_FIELDS)
+        evaluate_rows(tensors, machine, is_clipped, tensor_elems, rows, begin, end, nest, scratch, *result)
+
+    threads = max(1, min(num_threads or os.cpu_count() or 1, count // _MIN_ROWS_PER_THREAD))
+    # threads take turns: mappings differ in work, and later rows of a search tend to be alike
+    step = max(_MIN_ROWS_PER_THREAD, ceil_div(count, 8 * threads))
+    parts = [(begin, min(count, begin + step)) for begin in range(0, count, step)]
+    if threads == 1:
+        run(0, count)
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(lambda part: run(*part), parts))
+    return result
+
+
+def _is_clipped(workload: Workload, axis: Axis) -> bool:
+    """Whether the axis reaches out of the tensor at either end."""
+    reach = sum(coefficient * (workload.dims[name] - 1) for name, coefficient in axis.terms)
+    return axis.offset < 0 or axis.offset + reach >= axis.extent
+
+
+def _num_cut_indices(workload: Workload, name: str) -> int:
+    """Indices of a dim where a tile of one element may stick out of a tensor; larger tiles have fewer."""
+    most = 0
+    for projection in (workload.I, workload.W, workload.O, *workload.epilogue.extras):
+        for axis in projection.axes:
+            coefficient = dict(axis.terms).get(name)
+            if coefficient is not None:
+                reach = sum(c * (workload.dims[d] - 1) for d, c in axis.terms)
+                before, beyond = max(0, -axis.offset), max(0, axis.offset + reach + 1 - axis.extent)
+                most = max(most, ceil_div(before, coefficient) + ceil_div(beyond, coefficient))
+    return min(workload.dims[name], most)
+
+
+def _scratch(workload: Workload, arch: Arch) -> Scratch:
+    """Room for any mapping of a workload."""
+    cut = [_num_cut_indices(workload, name) for name in DIM_NAMES]
+    # the rest in one run, and its first and last index and the edge tile apart
+    num_runs = [min(extent, indices + 4) for extent, indices in zip(workload.dims, cut, strict=True)]
+    num_kinds = [min(extent, indices + 2) for extent, indices in zip(workload.dims, cut, strict=True)]
+    num_tiles = max(indices + 2 * min(arch.cores.count, e) + 2 for indices, e in zip(cut, workload.dims, strict=True))
+    return Scratch(
+        runs=np.zeros((3, NUM_DIMS, max(num_runs)), dtype=np.int64),
+        kind_first=np.zeros((NUM_DIMS, max(num_runs)), dtype=np.int64),
+        stride=np.zeros((NUM_DIMS, 3), dtype=np.int64),
+        transfers=np.zeros((5, math.prod(num_kinds)), dtype=np.int64),
+        states=np.zeros((7, math.prod(num_runs)), dtype=np.int64),
+        passes=np.zeros((1 << NUM_DIMS, PASS_FIELDS), dtype=np.int64),
+        steps=np.zeros(MAX_STEP_KINDS, dtype=STEP_FIELDS),
+        ways=np.zeros((MAX_STEP_KINDS, 2), dtype=np.int64),
+        tiles=np.zeros((3, NUM_DIMS, num_tiles), dtype=np.int64),
+    )
+
+
+@njit(error_model="numpy")
+def _contended_cycles(
+    workload: WorkloadArrays,
+    arch: ArchArrays,
+    is_clipped: NDArray[np.bool_],
+    nest: Nest,
+    scratch: Scratch,
+) -> int:
+    """Cycles until the last core is done, from all kinds of cores: see ``analytical.contended_cycles``."""
+    first, extent = np.zeros(NUM_DIMS, dtype=np.int64), np.empty(NUM_DIMS, dtype=np.int64)
+    times = np.zeros(3, dtype=np.int64)
+    if nest.num_cores == 1:
+        core_times(workload, arch, is_clipped, nest, first, workload.dims, scratch, times)
+        return times[CYCLES]
+    # the cores of a dim in [low, high) are alike, the others are kinds of their own
+    low, high = np.zeros(NUM_DIMS, dtype=np.int64), np.empty(NUM_DIMS, dtype=np.int64)
+    at = np.zeros(NUM_DIMS, dtype=np.int64)
+    for d in range(NUM_DIMS):
+        high[d] = workload.dims[d] // nest.core_tile[d]
+        for axis in range(len(is_clipped)):
+            if is_clipped[axis]:
+                for term in range(workload.term_start[axis], workload.term_start[axis + 1]):
+                    if workload.term_dim[term] == d:
+                        lowest, highest = unclipped_tiles(workload, axis, d, 0, workload.dims[d], nest.core_tile[d])
+                        low[d], high[d] = max(low[d], lowest), min(high[d], highest)
+    slowest, slowest_prologue, prologues, held = -1, 0, 0, 0
+    while True:
+        count = 1
+        for d in range(NUM_DIMS):
+            first[d] = at[d] * nest.core_tile[d]
+            extent[d] = min(nest.core_tile[d], workload.dims[d] - first[d])
+            if low[d] == at[d] and at[d] < high[d]:
+                count *= high[d] - low[d]
+        core_times(workload, arch, is_clipped, nest, first, extent, scratch, times)
+        if times[CYCLES] > slowest:
+            slowest, slowest_prologue = times[CYCLES], times[PROLOGUE]
+        prologues += times[PROLOGUE] * count
+        held += times[CHANNEL] * count
+        d = NUM_DIMS - 1
+        while d >= 0:
+            at[d] = max(at[d] + 1, high[d]) if at[d] == low[d] else at[d] + 1
+            if at[d] < nest.cores[d]:
+                break
+            at[d] = 0
+            d -= 1
+        if d < 0:
+            break
+    late_start = slowest + max(0, -(-prologues // arch.dram_channels) - slowest_prologue)
+    return max(late_start, arch.launch_cycles + -(-held // arch.dram_channels))
+
+
+def _compile(source_hash: str) -> Callable[..., None]:
+    """Compile the model; the hash joins the key of numba's cache, which watches only the file of this function."""
+
+    @njit(cache=True, nogil=True, error_model="numpy")
+    def evaluate_rows(
+        workload: WorkloadArrays,
+        arch: ArchArrays,
+        is_clipped: NDArray[np.bool_],
+        tensor_elems: int,
+        batch: MappingBatch,
+        begin: int,
+        end: int,
+        nests: NDArray[np.void],
+        scratch: Scratch,
+        cycles: Ints,
+        energies_pj: NDArray[np.float64],
+    ) -> None:
+        if len(source_hash) == 0:
+            raise RuntimeError("no source")
+        nest = nests[0]
+        for row in range(begin, end):
+            build_nest(workload, batch, row, nest)
+            energies_pj[row] = energy_pj(workload, arch, is_clipped, tensor_elems, nest, scratch.tiles)
+            cycles[row] = _contended_cycles(workload, arch, is_clipped, nest, scratch)
+
+    compiled: Callable[..., Any] = evaluate_rows
+    return compiled
+
+
+def _source_hash() -> str:
+    folder = Path(__file__).parent
+    sources = [folder / "arrays.py", *sorted(folder.glob("batched*.py"))]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+
+
+evaluate_rows = _compile(_source_hash())
+"""Fills the last two arguments for the rows ``begin`` to ``end`` of a batch."""
+
+__all__ = ["BatchCost", "evaluate_batch"]

@@ -9,7 +9,7 @@ from tvm_spm.errors import SpmError
 if TYPE_CHECKING:
     from tvm import s_tir, tirx
 
-    from schedules.nest import Nest
+    from schedules.nest import Nest as Nest
     from tvm_spm.mapping import Mapping
     from tvm_spm.rejection import Rejection
     from tvm_spm.workload import Workload

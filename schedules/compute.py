@@ -48,7 +48,7 @@ def prim_func(workload: Workload) -> tirx.PrimFunc:
 
 def nest(workload: Workload) -> Nest:
     """How the blocks of ``prim_func(workload)`` stand for the workload."""
-    spatial = tuple(tuple(name for name, _ in _outer_first(axis)) for axis in workload.O.axes)
+    spatial = tuple(tuple(name for name, _ in outer_first(axis)) for axis in workload.O.axes)
     has_epilogue = bool(workload.epilogue.extras) or workload.out_dtype != workload.O.dtype
     return Nest(
         workload=workload,
@@ -121,7 +121,8 @@ def _reduction(workload: Workload) -> list[str]:
     return [name for name in REDUCTION_DIMS if name in used]
 
 
-def _outer_first(axis: Axis) -> list[tuple[str, int]]:
+def outer_first(axis: Axis) -> list[tuple[str, int]]:
+    """The terms of an axis from the one with the widest stride to the narrowest."""
     return sorted(axis.terms, key=lambda term: (-term[1], DIM_NAMES.index(term[0])))
 
 
@@ -129,7 +130,7 @@ def _dims_at(projection: Projection, indices: Sequence[tirx.PrimExpr]) -> dict[s
     """Loop dims at one element of the output, whose axes hold their dims like digits of a number."""
     at: dict[str, tirx.PrimExpr] = {}
     for axis, index in zip(projection.axes, indices, strict=True):
-        terms = _outer_first(axis)
+        terms = outer_first(axis)
         for position, (name, coefficient) in enumerate(terms):
             digit = index // coefficient if coefficient > 1 else index
             at[name] = digit % (terms[position - 1][1] // coefficient) if position else digit

@@ -8,6 +8,7 @@ from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from schedules import ScheduleError, primitives
+from schedules.compute import needs_padding, outer_first
 from schedules.footprint import LoadPositions, Loop, load_positions
 from schedules.nest import Nest
 from schedules.primitives import Loops
@@ -40,21 +41,30 @@ def schedule_nest(func: tirx.PrimFunc, nest: Nest, mapping: Mapping) -> s_tir.Sc
         mapping: Legal for the nest's workload; not checked again here.
 
     Raises:
-        ScheduleError: Partial sums would leave SPM, or a block behind the sum cannot be merged into the last one.
+        ScheduleError: Partial sums would leave SPM, the nest pads inside its own block, or TVM cannot rewrite a block, for
+            example because one behind the sum does not merge into the last one; the text has TVM's reason.
     """
     refused = refuse_spill(nest.workload, mapping)
     if refused is not None:
         raise ScheduleError(str(refused))
+    if nest.pad_block is None and needs_padding(nest.workload):
+        raise ScheduleError(f"block {nest.block} pads its input itself; a block of its own for the padding is expected")
+    try:
+        return _rewrite(func, nest, mapping)
+    except s_tir.ScheduleError as error:
+        raise ScheduleError(f"block {nest.block}: {_reason(error)}") from error
+
+
+def _rewrite(func: tirx.PrimFunc, nest: Nest, mapping: Mapping) -> s_tir.Schedule:
     sch = s_tir.Schedule(func)
     mac = sch.get_sblock(nest.block)
     last = _merge_epilogue(sch, nest)
     positions = load_positions(nest.workload, mapping)
     output = _stage_output(sch, nest, mapping, positions, mac, last)
     _stage_inputs(sch, nest, positions, mac, output)
-    if output.order:
-        inside = output.order[output.num_outside :]
-        if inside:
-            sch.decompose_reduction(mac, output.loops[inside[0]])
+    inside = output.order[output.num_outside :]
+    if inside:
+        sch.decompose_reduction(mac, output.loops[inside[0]])
     primitives.annotate_loops(sch, output.loops)
     return sch
 
@@ -109,7 +119,7 @@ def _stage_output(
     def outside(position: Loop | None) -> list[Loop]:
         return order[: order.index(position) + 1] if position else order[:num_cores]
 
-    axes = nest.iter_dims[: len(nest.workload.O.axes)]
+    axes = [tuple(name for name, _ in outer_first(axis)) for axis in nest.workload.O.axes]
     nests = [loops]
     for block, position, deepest in ((writes, positions.rf[2], "spm"), (store, positions.spm[2], "dram")):
         if block is None:

@@ -85,19 +85,18 @@ def verify_task(
         func: Not scheduled, with one multiply-accumulate nest.
         scheduled_func: The same parameters; its schedule applied.
         rng: Draws the inputs.
-        target: Host that both are compiled for; default ``llvm``.
+        target: What the scheduled code is compiled for, an accelerator or the host; default the host.
 
     Raises:
-        ModelError: ``func`` is not made of simple blocks, so that its output cannot be told from its inputs.
+        ModelError: ``func`` is not made of simple blocks, so its output cannot be told from its inputs.
     """
     blocks, nest = read_blocks(func), read_nest(func)
     if isinstance(blocks, str):
         raise ModelError(f"function cannot be verified: {blocks}")
     num_terms = _num_terms(nest)
     inputs = _draw(func, blocks, num_terms, rng)
-    host = tvm.target.Target(_HOST) if target is None else target
-    reference = tvm.compile(_module(schedule_for_host(func)), target=host)
-    tuned = tvm.compile(_module(scheduled_func), target=host, tir_pipeline=PIPELINE)
+    reference = tvm.compile(_module(schedule_for_host(func)), target=_HOST)
+    tuned = tvm.compile(_module(scheduled_func), target=target or _HOST, tir_pipeline=PIPELINE)
     expected = _call(reference, func, blocks, inputs)
     actual = _call(tuned, func, blocks, inputs)
     roundings = 0 if isinstance(nest, Unsupported) else _ROUNDINGS_PER_OP * nest.workload.epilogue.num_ops_per_elem

@@ -1,0 +1,91 @@
+"""The tuning database: TVM's own format, so that TVM's own pass applies what was found here."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import tvm
+from tvm import relax, s_tir, tirx
+from tvm.s_tir import meta_schedule
+
+from tvm_spm.arch import Arch
+from tvm_spm.errors import WorkdirError
+from tvm_spm.target import arch_of, target_of
+
+WORKLOAD_FILE = "database_workload.json"
+RECORD_FILE = "database_tuning_record.json"
+
+_ENTRY = "main"
+"""MetaSchedule looks a function up as a module whose only function has this name."""
+
+
+def commit(
+    directory: str | Path,
+    func: tirx.PrimFunc,
+    schedule: s_tir.Schedule,
+    cycles: int,
+    target: str | Path | Arch | tvm.target.Target,
+) -> None:
+    """Add a schedule to the database in a directory; of several for one function, the one with fewest cycles counts.
+
+    Args:
+        directory: Made if it is missing.
+        func: The function before it was scheduled, as it stands in the network.
+        schedule: Made from ``func``; its trace is what is kept.
+        cycles: Simulated; the record holds seconds at the accelerator's clock.
+        target: The accelerator.
+
+    Raises:
+        WorkdirError: The directory or a file in it cannot be written.
+        ArchError: The accelerator is not known.
+    """
+    accelerator = target_of(target)
+    seconds = cycles / arch_of(accelerator).clock_hz
+    database = _open(directory)
+    workload = database.commit_workload(_module(func))
+    record = meta_schedule.database.TuningRecord(
+        schedule.trace, workload, [seconds], accelerator, meta_schedule.arg_info.ArgInfo.from_prim_func(func)
+    )
+    database.commit_tuning_record(record)
+
+
+def apply(mod: tvm.IRModule, directory: str | Path, target: str | Path | Arch | tvm.target.Target) -> tvm.IRModule:
+    """Replace every function the database has a schedule for, by TVM's own pass.
+
+    Args:
+        mod: A Relax module after the same passes as when it was tuned.
+        directory: With a database in it.
+        target: The accelerator the schedules were committed for; records of others are not used.
+
+    Raises:
+        WorkdirError: The directory holds no database.
+        ArchError: The accelerator is not known.
+    """
+    for name in (WORKLOAD_FILE, RECORD_FILE):
+        if not (Path(directory) / name).is_file():
+            raise WorkdirError(
+                f"{directory}: holds no tuning database ({name} is missing); tune with this directory first"
+            )
+    with target_of(target), tvm.transform.PassContext(opt_level=3):
+        return relax.transform.MetaScheduleApplyDatabase(str(directory))(mod)
+
+
+def _open(directory: str | Path) -> meta_schedule.database.JSONDatabase:
+    """TVM ends the process where it cannot write, so the files are tried first."""
+    path = Path(directory)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        for name in (WORKLOAD_FILE, RECORD_FILE):
+            with (path / name).open("a", encoding="utf-8"):
+                pass
+    except OSError as error:
+        raise WorkdirError(f"{directory}: the tuning database cannot be written: {error.strerror}") from error
+    if not os.access(path, os.W_OK):
+        raise WorkdirError(f"{directory}: the tuning database cannot be written: no permission")
+    return meta_schedule.database.JSONDatabase(work_dir=str(path), module_equality="structural")
+
+
+def _module(func: tirx.PrimFunc) -> tvm.IRModule:
+    plain = func.without_attr("global_symbol").with_attr("global_symbol", _ENTRY)
+    return tvm.IRModule({_ENTRY: plain})

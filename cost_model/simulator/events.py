@@ -11,10 +11,21 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from cost_model.arrays import ArchArrays, WorkloadArrays
-from cost_model.simulator.core import CORE_FIELDS, TOTAL_FIELDS, Ledger, advance, open_ledger, place_core, serve
-from cost_model.simulator.nest import NEST_FIELDS, Ints, Nest, build_nest
+from cost_model.simulator.core import advance, serve
+from cost_model.simulator.nest import build_nest, open_ledger, place_core
 from cost_model.simulator.pe_array import PASS_FIELDS
+from cost_model.simulator.state import (
+    CORE_FIELDS,
+    NEST_FIELDS,
+    TOTAL_FIELDS,
+    Ints,
+    Ledger,
+    Nest,
+    Problem,
+    Tensors,
+    kernel,
+)
+from cost_model.simulator.undisturbed import run_undisturbed
 from tvm_spm.mapping_batch import NUM_DIMS, MappingBatch
 
 CYCLES, MAC_CYCLES, PASS_CYCLES_SUM, TOTALS, COUNTS = 0, 1, 2, 3, 3 + TOTAL_FIELDS
@@ -25,7 +36,7 @@ RESULT_FIELDS = COUNTS + PASS_FIELDS
 _NO_REQUEST = np.iinfo(np.int64).max
 
 
-@njit(error_model="numpy")
+@kernel
 def _sift_down(heap: Ints, size: int) -> None:
     """Restore the order of a binary heap whose root has grown."""
     item, at = heap[0], 0
@@ -40,16 +51,14 @@ def _sift_down(heap: Ints, size: int) -> None:
     heap[at] = item
 
 
-@njit(error_model="numpy")
-def _run_cores(
-    workload: WorkloadArrays, arch: ArchArrays, nest: Nest, cores: NDArray[np.void], ledger: Ledger, fold: bool
-) -> None:
+@kernel
+def _run_cores(problem: Problem, tensors: Tensors, nest: Nest, cores: NDArray[np.void], ledger: Ledger) -> None:
     """Serve requests first come, first served, each on the channel that is free earliest."""
     num_cores = len(cores)
-    free = np.zeros(min(num_cores, arch.dram_channels), dtype=np.int64)
+    free = np.zeros(min(num_cores, problem.num_channels), dtype=np.int64)
     waiting = np.zeros(num_cores, dtype=np.int64)
     for number in range(num_cores):
-        place_core(workload, arch, nest, number, cores[number])
+        place_core(problem, nest, number, cores[number])
         waiting[number] = number
     while waiting[0] != _NO_REQUEST:
         time, number = waiting[0] // num_cores, waiting[0] % num_cores
@@ -57,17 +66,17 @@ def _run_cores(
         if core.num_served < core.num_transfers:
             free[0] = serve(core, ledger, max(time, free[0]))
             _sift_down(free, len(free))
-        is_waiting = advance(workload, arch, nest, core, ledger, fold)
+        is_waiting = advance(problem, tensors, nest, core, ledger)
         if core.clock < time:
             raise RuntimeError("a core went back in time")
         waiting[0] = core.clock * num_cores + number if is_waiting else _NO_REQUEST
         _sift_down(waiting, num_cores)
 
 
-@njit(error_model="numpy")
+@kernel
 def _simulate(
-    workload: WorkloadArrays,
-    arch: ArchArrays,
+    problem: Problem,
+    tensors: Tensors,
     batch: MappingBatch,
     row: int,
     fold: bool,
@@ -75,13 +84,19 @@ def _simulate(
     extra_elems: Ints,
 ) -> None:
     nest = np.empty(1, dtype=NEST_FIELDS)[0]
-    build_nest(workload, batch, row, nest)
-    ledger = open_ledger(workload, nest)
+    build_nest(problem, batch, row, nest)
+    nest.fold = fold
+    ledger = open_ledger(problem, tensors, nest)
     num_cores = 1
     for d in range(NUM_DIMS):
         num_cores *= nest.cores[d]
     cores = np.empty(num_cores, dtype=CORE_FIELDS)
-    _run_cores(workload, arch, nest, cores, ledger, fold)
+    if fold and num_cores <= problem.num_channels:
+        for number in range(num_cores):
+            place_core(problem, nest, number, cores[number])
+            run_undisturbed(problem, tensors, nest, cores[number], ledger)
+    else:
+        _run_cores(problem, tensors, nest, cores, ledger)
     last = 0
     for number in range(num_cores):
         if cores[number].clock > cores[last].clock:
@@ -89,13 +104,16 @@ def _simulate(
     result[CYCLES] = cores[last].clock
     result[MAC_CYCLES] = cores[last].sum_mac_cycles
     result[PASS_CYCLES_SUM] = cores[last].sum_pass_cycles
-    result[TOTALS:COUNTS] = ledger.totals
-    result[COUNTS:] = 0
+    for column in range(TOTAL_FIELDS):
+        result[TOTALS + column] = ledger.totals[column]
+    for column in range(PASS_FIELDS):
+        result[COUNTS + column] = 0
     for kind in range(len(ledger.num_passes)):
         if ledger.num_passes[kind] > 0:
             for column in range(PASS_FIELDS):
                 result[COUNTS + column] += ledger.num_passes[kind] * ledger.records[kind, column]
-    extra_elems[:] = ledger.extra_elems
+    for extra in range(len(extra_elems)):
+        extra_elems[extra] = ledger.extra_elems[extra]
 
 
 def _compile(source_hash: str) -> Callable[..., None]:
@@ -103,12 +121,12 @@ def _compile(source_hash: str) -> Callable[..., None]:
 
     @njit(cache=True, nogil=True, error_model="numpy")
     def simulate_rows(
-        workload: WorkloadArrays, arch: ArchArrays, batch: MappingBatch, fold: bool, results: Ints, extra_elems: Ints
+        problem: NDArray[np.void], tensors: Tensors, batch: MappingBatch, fold: bool, results: Ints, extra_elems: Ints
     ) -> None:
         if len(source_hash) == 0:
             raise RuntimeError("no source")
         for row in range(len(results)):
-            _simulate(workload, arch, batch, row, fold, results[row], extra_elems[row])
+            _simulate(problem[0], tensors, batch, row, fold, results[row], extra_elems[row])
 
     compiled: Callable[..., Any] = simulate_rows
     return compiled
@@ -120,7 +138,7 @@ def _source_hash() -> str:
 
 
 simulate_rows = _compile(_source_hash())
-"""Simulate every row of a batch: ``(workload, arch, batch, fold, results, extra_elems)``; fills the last two."""
+"""Simulate every row of a batch: ``(problem, tensors, batch, fold, results, extra_elems)``; fills the last two."""
 
 __all__ = [
     "COUNTS", "CYCLES", "MAC_CYCLES", "PASS_CYCLES_SUM", "RESULT_FIELDS", "TOTALS", "simulate_rows",

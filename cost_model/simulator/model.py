@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from cost_model.arrays import ArchArrays, WorkloadArrays
-from cost_model.simulator.core import BUSY_CYCLES, DRAM_BYTES, FINAL_ELEMS, MOVED
 from cost_model.simulator.events import (
     COUNTS,
     CYCLES,
@@ -21,6 +20,7 @@ from cost_model.simulator.events import (
     simulate_rows,
 )
 from cost_model.simulator.pe_array import CROSSED, DELIVERED, LEFT_ELEMS
+from cost_model.simulator.state import BUSY_CYCLES, DRAM_BYTES, FINAL_ELEMS, MOVED, pack_problem, pack_tensors
 from cost_model.vector import vector_cost
 from tvm_spm.arch import Arch
 from tvm_spm.cost import Cost, Energy
@@ -67,12 +67,13 @@ def simulate_batch(
         Costs in the order of ``mappings``.
     """
     batch = encode(mappings)
-    tensors, machine = WorkloadArrays.of(workload), ArchArrays.of(arch)
+    arrays = WorkloadArrays.of(workload)
+    problem, tensors = pack_problem(arrays, ArchArrays.of(arch)), pack_tensors(arrays)
     results = np.zeros((len(mappings), RESULT_FIELDS), dtype=np.int64)
     extra_elems = np.zeros((len(mappings), len(workload.epilogue.extras)), dtype=np.int64)
 
     def run(rows: slice) -> None:
-        simulate_rows(tensors, machine, batch.take(rows), fold, results[rows], extra_elems[rows])
+        simulate_rows(problem, tensors, batch.take(rows), fold, results[rows], extra_elems[rows])
 
     threads = min(num_threads or os.cpu_count() or 1, len(mappings) // _ROWS_PER_THREAD)
     if threads > 1:

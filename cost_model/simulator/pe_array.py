@@ -10,10 +10,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
-from cost_model.arrays import UNBOUNDED, ArchArrays, WorkloadArrays
-from cost_model.simulator.nest import I, Ints, Nest, O, W
+from cost_model.arrays import UNBOUNDED
+from cost_model.simulator.state import ODOMETER_FIELDS, I, Ints, Nest, O, Odometer, Problem, Tensors, W, kernel
 from tvm_spm.mapping_batch import NUM_DIMS
 
 LOADS_I, LOADS_W, READS_O, O_LEAVES = 1, 2, 4, 8
@@ -28,182 +27,159 @@ _MACS, _IN_CYCLES, _OUT_CYCLES, _ELEMS, _HEARD, _BYTES = 0, 1, 4, 5, 8, 11
 """Columns of a step record; all but the first and the out cycles are three columns each."""
 
 
-@njit(error_model="numpy")
-def pass_record(
-    workload: WorkloadArrays, arch: ArchArrays, nest: Nest, tile: Ints, flags: int, fold: bool, record: Ints
-) -> None:
+@kernel
+def pass_record(problem: Problem, tensors: Tensors, nest: Nest, tile: Ints, flags: int, record: Ints) -> None:
     """Fill ``record`` with the cycles and counts of a pass over an SPM ``tile``.
 
     Args:
-        workload: Its arrays.
-        arch: Its arrays.
+        problem: Numbers of the workload and the accelerator.
+        tensors: Its projections.
         nest: The mapping.
         tile: Elements per dim.
         flags: What happens at the edges of the pass.
-        fold: Count steps of equal kind; otherwise walk each.
         record: ``PASS_FIELDS`` numbers, overwritten.
     """
-    dim = np.empty(NUM_DIMS, dtype=np.int64)
-    count = np.empty(NUM_DIMS, dtype=np.int64)
-    edge_bit = np.zeros(NUM_DIMS, dtype=np.int64)
-    position = np.full(3, -1, dtype=np.int64)
-    num_loops, num_kinds = 0, 1
+    odometer = np.zeros(1, dtype=ODOMETER_FIELDS)[0]
+    _set_loops(nest, tile, odometer)
+    steps = _step_table(problem, tensors, nest, tile, odometer)
+    last = odometer.num_kinds - 1
+    for column in range(PASS_FIELDS):
+        record[column] = 0
+    record[PASS_CYCLES] = problem.mac_stages - 1 + _fill_cycles(problem, steps, flags, record)
+    while True:
+        _add_slot(problem, nest, odometer, steps, flags, record)
+        loop = odometer.num_loops - 1
+        while loop >= 0 and odometer.loop_index[loop] == odometer.loop_count[loop] - 1:
+            odometer.loop_index[loop] = 0
+            loop -= 1
+        if loop < 0:
+            break
+        odometer.loop_index[loop] += _repeats(nest, odometer, loop)
+    if flags & O_LEAVES:
+        record[PASS_CYCLES] += max(steps[last, _OUT_CYCLES], _port_cycles(problem, steps[last, _BYTES + O]))
+
+
+@kernel
+def _set_loops(nest: Nest, tile: Ints, odometer: Odometer) -> None:
+    """Find the SPM loops that iterate over this tile."""
+    odometer.num_loops, odometer.num_kinds = 0, 1
+    for operand in range(3):
+        odometer.position[operand] = -1
     for loop in range(nest.num_dram_loops, nest.num_loops):
-        d = nest.loops[loop]
+        d, at = nest.loops[loop], odometer.num_loops
         if tile[d] <= nest.array[d]:
             continue
         for operand in range(3):
             if loop <= nest.rf_position[operand]:
-                position[operand] = num_loops
-        dim[num_loops] = d
-        count[num_loops] = -(-tile[d] // nest.array[d])
+                odometer.position[operand] = at
+        odometer.dim[at] = d
+        odometer.loop_count[at] = -(-tile[d] // nest.array[d])
         if tile[d] % nest.array[d] != 0:
-            edge_bit[num_loops] = num_kinds
-            num_kinds *= 2
-        num_loops += 1
-    steps = _step_table(workload, arch, nest, tile, dim, edge_bit, num_loops, num_kinds)
-
-    record[:] = 0
-    first, last = 0, num_kinds - 1
-    record[PASS_CYCLES] = arch.mac_stages - 1 + _fill_cycles(arch, steps[first], flags, record)
-    index = np.zeros(NUM_DIMS, dtype=np.int64)
-    while True:
-        _add_slot(workload, arch, nest, steps, index, count, edge_bit, dim, position, num_loops, flags, fold, record)
-        loop = num_loops - 1
-        while loop >= 0 and index[loop] == count[loop] - 1:
-            index[loop] = 0
-            loop -= 1
-        if loop < 0:
-            break
-        index[loop] = _following(index[loop], count[loop], edge_bit[loop], fold)
-    if flags & O_LEAVES:
-        record[PASS_CYCLES] += max(steps[last, _OUT_CYCLES], _port_cycles(arch, steps[last, _BYTES + O]))
+            odometer.edge_bit[at] = odometer.num_kinds
+            odometer.num_kinds *= 2
+        odometer.num_loops += 1
 
 
-@njit(error_model="numpy")
-def tile_elems(workload: WorkloadArrays, projection: int, size: Ints) -> int:
+@kernel
+def _tile_elems(tensors: Tensors, projection: int, size: Ints) -> int:
     """Elements of the bounding box of a tile, padding included."""
     elems = 1
-    for axis in range(workload.axis_start[projection], workload.axis_start[projection + 1]):
+    for axis in range(tensors.spans[projection, 0], tensors.spans[projection, 1]):
         along = 1
-        for term in range(workload.term_start[axis], workload.term_start[axis + 1]):
-            along += workload.term_coefficient[term] * (size[workload.term_dim[term]] - 1)
+        for term in range(3, 3 + 2 * tensors.axes[axis, 2], 2):
+            along += tensors.axes[axis, term + 1] * (size[tensors.axes[axis, term]] - 1)
         elems *= along
     return elems
 
 
-@njit(error_model="numpy")
-def _step_table(
-    workload: WorkloadArrays,
-    arch: ArchArrays,
-    nest: Nest,
-    tile: Ints,
-    dim: Ints,
-    edge_bit: Ints,
-    num_loops: int,
-    num_kinds: int,
-) -> Ints:
+@kernel
+def _step_table(problem: Problem, tensors: Tensors, nest: Nest, tile: Ints, odometer: Odometer) -> Ints:
     """One record per combination of loops that are at their smaller last tile."""
-    steps = np.empty((num_kinds, _STEP_FIELDS), dtype=np.int64)
+    steps = np.empty((odometer.num_kinds, _STEP_FIELDS), dtype=np.int64)
     size = np.empty(NUM_DIMS, dtype=np.int64)
     for d in range(NUM_DIMS):
         size[d] = min(nest.array[d], tile[d])
-    for kind in range(num_kinds):
-        for loop in range(num_loops):
-            d = dim[loop]
-            size[d] = tile[d] % nest.array[d] if kind & edge_bit[loop] else nest.array[d]
+    for kind in range(odometer.num_kinds):
+        for loop in range(odometer.num_loops):
+            d = odometer.dim[loop]
+            size[d] = tile[d] % nest.array[d] if kind & odometer.edge_bit[loop] else nest.array[d]
         macs = 1
         for d in range(NUM_DIMS):
             macs *= min(nest.rf[d], size[d])
         steps[kind, _MACS] = macs
         for operand in range(3):
-            elems = tile_elems(workload, operand, size)
-            steps[kind, _IN_CYCLES + operand] = math.ceil(elems / arch.noc_elems_per_cycle)
+            elems = _tile_elems(tensors, operand, size)
+            steps[kind, _IN_CYCLES + operand] = math.ceil(elems / problem.noc_elems_per_cycle)
             steps[kind, _ELEMS + operand] = elems
-            steps[kind, _HEARD + operand] = elems if operand == O else _heard_elems(workload, operand, nest.rf, size)
-            steps[kind, _BYTES + operand] = -(-elems * workload.elem_bits[operand] // 8)
+            steps[kind, _HEARD + operand] = (
+                elems if operand == O else _heard_elems(problem, tensors, operand, nest.rf, size)
+            )
+            steps[kind, _BYTES + operand] = (elems * tensors.spans[operand, 2] + 7) >> 3
         steps[kind, _OUT_CYCLES] = steps[kind, _IN_CYCLES + O] + nest.hop_cycles
     return steps
 
 
-@njit(error_model="numpy")
-def _heard_elems(workload: WorkloadArrays, operand: int, rf: Ints, size: Ints) -> int:
+@kernel
+def _heard_elems(problem: Problem, tensors: Tensors, operand: int, rf: Ints, size: Ints) -> int:
     """Elements that arrive in all active PEs together, each hearing the bounding box of its own piece."""
     heard = 1
     for d in range(NUM_DIMS):
-        if not workload.is_relevant[operand, d]:
+        if not problem.is_relevant[operand, d]:
             heard *= -(-size[d] // rf[d])
-    for axis in range(workload.axis_start[operand], workload.axis_start[operand + 1]):
+    for axis in range(tensors.spans[operand, 0], tensors.spans[operand, 1]):
         active = 1
-        for term in range(workload.term_start[axis], workload.term_start[axis + 1]):
-            active *= -(-size[workload.term_dim[term]] // rf[workload.term_dim[term]])
+        for term in range(3, 3 + 2 * tensors.axes[axis, 2], 2):
+            d = tensors.axes[axis, term]
+            active *= -(-size[d] // rf[d])
         elems = active
-        for term in range(workload.term_start[axis], workload.term_start[axis + 1]):
-            d = workload.term_dim[term]
+        for term in range(3, 3 + 2 * tensors.axes[axis, 2], 2):
+            d, coefficient = tensors.axes[axis, term], tensors.axes[axis, term + 1]
             along = -(-size[d] // rf[d])
             # the pieces along d, less one element each, hold size - along elements together
-            elems += workload.term_coefficient[term] * (size[d] - along) * (active // along)
+            elems += coefficient * (size[d] - along) * (active // along)
         heard *= elems
     return heard
 
 
-@njit(error_model="numpy")
-def _port_cycles(arch: ArchArrays, num_bytes: int) -> int:
+@kernel
+def _port_cycles(problem: Problem, num_bytes: int) -> int:
     """Cycles that the SPM port needs for a group of simultaneous transfers."""
-    if arch.spm_bytes_per_cycle == UNBOUNDED:
+    if problem.port_bytes_per_cycle == UNBOUNDED:
         return 0
-    return int(math.ceil(num_bytes / arch.spm_bytes_per_cycle))
+    return int(math.ceil(num_bytes / problem.port_bytes_per_cycle))
 
 
-@njit(error_model="numpy")
-def _fill_cycles(arch: ArchArrays, step: Ints, flags: int, record: Ints) -> int:
+@kernel
+def _fill_cycles(problem: Problem, steps: Ints, flags: int, record: Ints) -> int:
     """Cycles before the first step, and its loads added to the record."""
     cycles, num_bytes = 0, 0
     for operand in range(3):
         if flags & (1 << operand):
-            cycles = max(cycles, step[_IN_CYCLES + operand])
-            num_bytes += step[_BYTES + operand]
-            record[CROSSED + operand] += step[_ELEMS + operand]
-            record[DELIVERED + operand] += step[_HEARD + operand]
-    return max(cycles, _port_cycles(arch, num_bytes))
+            cycles = max(cycles, steps[0, _IN_CYCLES + operand])
+            num_bytes += steps[0, _BYTES + operand]
+            record[CROSSED + operand] += steps[0, _ELEMS + operand]
+            record[DELIVERED + operand] += steps[0, _HEARD + operand]
+    return max(cycles, _port_cycles(problem, num_bytes))
 
 
-@njit(error_model="numpy")
-def _following(index: int, count: int, edge_bit: int, fold: bool) -> int:
-    """The next index to visit: all of them, or 0, 1, the last but one if the last tile is smaller, and the last."""
-    if fold and index == 1 and count > 3:
-        return count - 2 if edge_bit else count - 1
-    return index + 1
+@kernel
+def _repeats(nest: Nest, odometer: Odometer, loop: int) -> int:
+    """Iterations of a loop, from the one it is at, that are alike.
 
-
-@njit(error_model="numpy")
-def _repeats(index: int, count: int, edge_bit: int, fold: bool) -> int:
-    """Indices that a visited index stands for."""
-    if fold and index == 1 and count > 3:
-        return count - 3 if edge_bit else count - 2
+    Those after the first up to the last are; the last but one is not if the last tile is smaller.
+    """
+    if nest.fold and odometer.loop_index[loop] == 1:
+        return max(1, odometer.loop_count[loop] - (3 if odometer.edge_bit[loop] else 2))
     return 1
 
 
-@njit(error_model="numpy")
-def _add_slot(
-    workload: WorkloadArrays,
-    arch: ArchArrays,
-    nest: Nest,
-    steps: Ints,
-    index: Ints,
-    count: Ints,
-    edge_bit: Ints,
-    dim: Ints,
-    position: Ints,
-    num_loops: int,
-    flags: int,
-    fold: bool,
-    record: Ints,
-) -> None:
-    """Add the slots of all steps that ``index`` stands for."""
+@kernel
+def _add_slot(problem: Problem, nest: Nest, odometer: Odometer, steps: Ints, flags: int, record: Ints) -> None:
+    """Add the slots of all steps that the index stands for."""
+    index, count, edge_bit, position = odometer.loop_index, odometer.loop_count, odometer.edge_bit, odometer.position
     repeats, kind, moves, moved, reduced = 1, 0, -1, -1, False
-    for loop in range(num_loops):
-        repeats *= _repeats(index[loop], count[loop], edge_bit[loop], fold)
+    for loop in range(odometer.num_loops):
+        repeats *= _repeats(nest, odometer, loop)
         if index[loop] == count[loop] - 1:
             kind |= edge_bit[loop]
         else:
@@ -211,12 +187,12 @@ def _add_slot(
         if index[loop] > 0:
             moved = loop
     kind_after, kind_before = 0, 0
-    for loop in range(num_loops):
+    for loop in range(odometer.num_loops):
         at_last = index[loop] == count[loop] - 1
         if loop < moves:
-            reduced = reduced or (workload.is_reduction[dim[loop]] and index[loop] > 0)
+            reduced = reduced or (problem.is_reduction[odometer.dim[loop]] != 0 and index[loop] > 0)
         elif loop == moves:
-            reduced = reduced or workload.is_reduction[dim[loop]]
+            reduced = reduced or problem.is_reduction[odometer.dim[loop]] != 0
         if (loop < moves and at_last) or (loop == moves and index[loop] == count[loop] - 2):
             kind_after |= edge_bit[loop]
         if (loop < moved and at_last) or loop > moved:
@@ -259,7 +235,7 @@ def _add_slot(
             turn += steps[kind_after, _IN_CYCLES + O]
             shown_bytes += steps[kind_after, _BYTES + O]
         shown = max(shown, turn)
-    hidden = max(hidden, _port_cycles(arch, hidden_bytes))
-    shown = max(shown, _port_cycles(arch, shown_bytes))
+    hidden = max(hidden, _port_cycles(problem, hidden_bytes))
+    shown = max(shown, _port_cycles(problem, shown_bytes))
     record[PASS_CYCLES] += repeats * (hidden + shown)
     record[MAC_CYCLES] += repeats * steps[kind, _MACS]

@@ -1,0 +1,113 @@
+"""One pass of a core: where its tile lies, what it loads, how long the array works on it, and what it stores."""
+
+from __future__ import annotations
+
+import math
+
+from cost_model.simulator.dma import transfer
+from cost_model.simulator.pe_array import MAC_CYCLES, O_LEAVES, PASS_CYCLES, READS_O, pass_record
+from cost_model.simulator.state import (
+    DRAM_BYTES,
+    FINAL_ELEMS,
+    FIRST_EXTRA,
+    MOVED,
+    Core,
+    Ledger,
+    Nest,
+    O,
+    Problem,
+    Tensors,
+    kernel,
+)
+from tvm_spm.mapping_batch import NUM_DIMS
+
+
+@kernel
+def look_at(problem: Problem, nest: Nest, core: Core, ledger: Ledger) -> None:
+    """Let a core look at the pass at its loop index: the tile and the state of the loops."""
+    core.moved = core.moves = -1
+    core.is_first_sum = core.is_last_sum = 1
+    core.size_kind = 0
+    for d in range(NUM_DIMS):
+        core.first[d] = core.chunk_first[d]
+        core.tile[d] = min(nest.spm[d], core.chunk[d])
+        if core.chunk[d] < nest.spm[d]:
+            core.size_kind += ledger.kind_stride[d] * core.edge_kind[d]
+    index = core.loop_index
+    for loop in range(nest.num_dram_loops):
+        d = nest.loops[loop]
+        if index[loop] > 0:
+            core.moved = loop
+            core.first[d] += index[loop] * nest.spm[d]
+            if problem.is_reduction[d]:
+                core.is_first_sum = 0
+            if index[loop] == core.loop_count[loop] - 1:
+                core.tile[d] = core.chunk[d] - index[loop] * nest.spm[d]
+                core.size_kind += ledger.kind_stride[d] * core.edge_kind[d]
+        if index[loop] < core.loop_count[loop] - 1:
+            core.moves = loop
+            if problem.is_reduction[d]:
+                core.is_last_sum = 0
+
+
+@kernel
+def load(problem: Problem, tensors: Tensors, nest: Nest, core: Core, ledger: Ledger) -> None:
+    """Set the DMA cycles of the loads before the pass looked at."""
+    for operand in range(3):
+        core.loads[operand] = 0
+        if core.moved <= nest.spm_position[operand] and (operand != O or core.is_first_sum == 0):
+            elem_bits = tensors.spans[operand, 2]
+            cycles, elems, num_bytes = transfer(problem, tensors, operand, elem_bits, core.first, core.tile)
+            core.loads[operand] = cycles
+            ledger.totals[MOVED + operand] += core.repeats * elems
+            ledger.totals[DRAM_BYTES + operand] += core.repeats * num_bytes
+
+
+@kernel
+def work(problem: Problem, tensors: Tensors, nest: Nest, core: Core, ledger: Ledger) -> None:
+    """Set the array's cycles of the pass looked at."""
+    flags = 0
+    for operand in range(3):
+        is_loaded = core.moved <= nest.spm_position[operand] or nest.rf_position[operand] >= nest.num_dram_loops
+        if is_loaded and operand != O:
+            flags += 1 << operand
+        if is_loaded and operand == O and core.is_first_sum == 0:
+            flags += READS_O
+    if core.moves <= nest.spm_position[O] or nest.rf_position[O] >= nest.num_dram_loops:
+        flags += O_LEAVES
+    kind = core.size_kind + flags
+    if ledger.num_passes[kind] == 0:
+        pass_record(problem, tensors, nest, core.tile, flags, ledger.records[kind])
+    ledger.num_passes[kind] += core.repeats
+    core.pass_cycles = ledger.records[kind, PASS_CYCLES]
+    core.sum_pass_cycles += core.repeats * ledger.records[kind, PASS_CYCLES]
+    core.sum_mac_cycles += core.repeats * ledger.records[kind, MAC_CYCLES]
+
+
+@kernel
+def store(problem: Problem, tensors: Tensors, nest: Nest, core: Core, ledger: Ledger) -> None:
+    """Set the DMA cycles of the store after the pass looked at.
+
+    A finished tile passes the vector unit on its way while the extras stream by, so the slower of DMA and vector unit
+    counts; an unfinished one spills as partial sums.
+    """
+    core.store[0] = core.store[1] = 0
+    if core.moves > nest.spm_position[O]:
+        return
+    totals = ledger.totals
+    elem_bits = problem.out_bits if core.is_last_sum else tensors.spans[O, 2]
+    cycles, elems, num_bytes = transfer(problem, tensors, O, elem_bits, core.first, core.tile)
+    totals[DRAM_BYTES + O] += core.repeats * num_bytes
+    core.store[0] = core.store[1] = cycles
+    if core.is_last_sum == 0:
+        totals[MOVED + O] += core.repeats * elems
+        return
+    totals[FINAL_ELEMS] += core.repeats * elems
+    for projection in range(FIRST_EXTRA, len(tensors.spans)):
+        elem_bits = tensors.spans[projection, 2]
+        more, streamed, num_bytes = transfer(problem, tensors, projection, elem_bits, core.first, core.tile)
+        core.store[0] += more
+        ledger.extra_elems[projection - FIRST_EXTRA] += core.repeats * streamed
+        totals[DRAM_BYTES + 3] += core.repeats * num_bytes
+    vector_cycles = int(math.ceil(elems * problem.num_ops_per_elem / problem.vector_ops_per_cycle))
+    core.store[1] = max(core.store[0], vector_cycles)

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from tvm_spm import legality
 from tvm_spm.arch import Arch
 from tvm_spm.mapping import Mapping
+from tvm_spm.mapspace_estimate import rough_cycles
 from tvm_spm.mapspace_repair import Knobs
 from tvm_spm.mapspace_tiles import snap_factor, snap_rf, snap_tile, tile_above
 from tvm_spm.units import ceil_div
 from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Dims, Operand, Workload
 
 CORES_FIRST = ("N", "G", "OY", "K", "OX")
-COLS_FIRST = ("K", "G", "OX", "OY", "N", "C", "FX", "FY")
-ROWS_FIRST = ("C", "OX", "OY", "G", "N", "K", "FX", "FY")
-GROW_FIRST = ("FX", "FY", "C", "OX", "OY", "K", "N", "G")
-ORDER = ("N", "G", "K", "OY", "OX", "C", "FY", "FX")
+UNROLLINGS = (
+    (("C", "OX", "OY", "G", "N", "K", "FX", "FY"), ("K", "G", "OX", "OY", "N", "C", "FX", "FY")),
+    (("OY", "OX", "G", "N", "C", "K", "FX", "FY"), ("K", "G", "OX", "OY", "N", "C", "FX", "FY")),
+    (("OY", "G", "N", "K", "C", "OX", "FX", "FY"), ("OX", "G", "K", "OY", "N", "C", "FX", "FY")),
+)
+"""Dims in the order in which they fill (rows, columns): channels, outputs by channels, outputs."""
+
+GROUPS = (("K",), ("OY", "OX"), ("C", "FY", "FX"))
+"""Dims that move in an order together; ``N`` and ``G`` stay outside."""
 
 _BUFFERINGS = (
     (tuple(Operand), (Operand.I, Operand.W)),
@@ -30,11 +37,11 @@ _BUFFERINGS = (
 
 def smallest_mapping(workload: Workload) -> Mapping:
     """One element at a time and single buffers: if this does not fit, nothing does."""
-    return _ordered(workload, Mapping())
+    return next(_ordered(workload, Mapping()))
 
 
 def default_mapping(workload: Workload, arch: Arch, knobs: Knobs) -> Mapping | None:
-    """Output channels on columns, input channels on rows, the largest tiles that greedy doubling finds.
+    """A full array and the largest tiles, grown step by step where a rough count of cycles gains most.
 
     Args:
         workload: What is computed.
@@ -45,22 +52,36 @@ def default_mapping(workload: Workload, arch: Arch, knobs: Knobs) -> Mapping | N
         A legal mapping that keeps its outputs in SPM until they are finished; ``None`` if not even one element of
         each operand fits.
     """
-    for start in (_unrolled(workload, arch, knobs), smallest_mapping(workload)):
-        for spm_double, rf_double in _BUFFERINGS:
-            mapping = replace(start, spm_double=spm_double, rf_double=rf_double)
-            if legality.check(workload, arch, mapping) is None:
-                grown = _grow(mapping, lambda m: _grow_spm(workload, knobs, m), workload, arch)
-                return _grow(grown, lambda m: _grow_rf(workload, knobs, m), workload, arch)
+    found = []
+    for rows_first, cols_first in UNROLLINGS:
+        start = _double_buffered(workload, arch, _unrolled(workload, arch, knobs, rows_first, cols_first))
+        if start is not None:
+            found.append(_grow(workload, arch, knobs, start))
+    if not found:
+        start = _double_buffered(workload, arch, smallest_mapping(workload))
+        return None if start is None else _grow(workload, arch, knobs, start)
+    return min(found, key=lambda mapping: rough_cycles(workload, arch, mapping))
+
+
+def _double_buffered(workload: Workload, arch: Arch, mapping: Mapping) -> Mapping | None:
+    for spm_double, rf_double in _BUFFERINGS:
+        buffered = replace(mapping, spm_double=spm_double, rf_double=rf_double)
+        if legality.check(workload, arch, buffered) is None:
+            return buffered
     return None
 
 
-def _ordered(workload: Workload, mapping: Mapping) -> Mapping:
+def _ordered(workload: Workload, mapping: Mapping) -> Iterator[Mapping]:
+    """The mapping with each order of the groups that keeps outputs in SPM until they are finished."""
     dram, inner = mapping.dram_factors(workload.dims), mapping.spm_factors()
-    return replace(
-        mapping,
-        dram_order=tuple(name for name in ORDER if dram[name] > 1),
-        spm_order=tuple(name for name in ORDER if inner[name] > 1),
-    )
+    seen = set()
+    for first, second in (GROUPS[:2], GROUPS[1::-1]):
+        for groups in itertools.permutations(GROUPS):
+            dram_order = tuple(d for d in ("N", "G", *first, *second, *GROUPS[2]) if dram[d] > 1)
+            spm_order = tuple(d for d in ("N", "G", *itertools.chain(*groups)) if inner[d] > 1)
+            if (dram_order, spm_order) not in seen:
+                seen.add((dram_order, spm_order))
+                yield replace(mapping, dram_order=dram_order, spm_order=spm_order)
 
 
 def _fill(extents: Dims, dims: list[str], available: int, *, perfect: bool) -> Dims:
@@ -73,53 +94,61 @@ def _fill(extents: Dims, dims: list[str], available: int, *, perfect: bool) -> D
     return factors
 
 
-def _unrolled(workload: Workload, arch: Arch, knobs: Knobs) -> Mapping:
+def _unrolled(
+    workload: Workload, arch: Arch, knobs: Knobs, rows_first: tuple[str, ...], cols_first: tuple[str, ...]
+) -> Mapping:
     may_rows = {name for name, may in zip(DIM_NAMES, knobs.may_rows, strict=True) if may}
     may_cols = {name for name, may in zip(DIM_NAMES, knobs.may_cols, strict=True) if may}
     spread = [name for name in CORES_FIRST if name not in REDUCTION_DIMS]
     cores = _fill(workload.dims, spread, arch.cores.count, perfect=knobs.perfect)
     share = workload.dims.combine(cores, ceil_div)
-    cols = _fill(share, [name for name in COLS_FIRST if name in may_cols], arch.pe.cols, perfect=knobs.perfect)
+    cols = _fill(share, [name for name in cols_first if name in may_cols], arch.pe.cols, perfect=knobs.perfect)
     rest = share.combine(cols, lambda extent, factor: extent // factor)
-    rows = _fill(rest, [name for name in ROWS_FIRST if name in may_rows], arch.pe.rows, perfect=knobs.perfect)
+    rows = _fill(rest, [name for name in rows_first if name in may_rows], arch.pe.rows, perfect=knobs.perfect)
     tiles = []
     for name in DIM_NAMES:
         num_pes = rows[name] * cols[name]
         tiles.append(int(snap_tile(share[name], num_pes, num_pes, knobs.perfect)))
-    return _ordered(workload, Mapping(cores=cores, spm=Dims.of(tiles), rows=rows, cols=cols))
+    return next(_ordered(workload, Mapping(cores=cores, spm=Dims.of(tiles), rows=rows, cols=cols)))
 
 
-def _grow(mapping: Mapping, steps: Callable[[Mapping], list[Mapping]], workload: Workload, arch: Arch) -> Mapping:
-    """Take one step after the other, in turns, as long as one of them is legal."""
-    grew = True
-    while grew:
-        grew = False
-        for position in range(len(GROW_FIRST)):
-            larger = steps(mapping)[position]
-            if larger != mapping and legality.check(workload, arch, larger) is None:
-                mapping, grew = larger, True
+def _grow(workload: Workload, arch: Arch, knobs: Knobs, mapping: Mapping) -> Mapping:
+    """Enlarge the SPM tile and then the RF tile until nothing more fits."""
+
+    def better(candidates: Iterator[Mapping]) -> Mapping | None:
+        legal = [m for m in candidates if legality.check(workload, arch, m) is None]
+        ordered = [candidate for larger in legal for candidate in _ordered(workload, larger)]
+        return min(ordered, key=lambda candidate: rough_cycles(workload, arch, candidate), default=None)
+
+    grown: Callable[[Workload, Knobs, Mapping], Iterator[Mapping]]
+    for grown in (_larger_spm, _larger_rf):
+        best = mapping
+        while (larger := better(grown(workload, knobs, mapping))) is not None:
+            mapping = larger
+            if rough_cycles(workload, arch, mapping) <= rough_cycles(workload, arch, best):
+                best = mapping
+        mapping = best
     return mapping
 
 
-def _grow_spm(workload: Workload, knobs: Knobs, mapping: Mapping) -> list[Mapping]:
+def _larger_spm(workload: Workload, knobs: Knobs, mapping: Mapping) -> Iterator[Mapping]:
     share = mapping.core_tile(workload.dims)
-    grown = []
-    for name in GROW_FIRST:
-        step, tile = mapping.rows[name] * mapping.cols[name], mapping.spm[name]
-        larger = int(snap_tile(share[name], 2 * tile, step, knobs.perfect))
+    for name in DIM_NAMES:
+        num_pes, tile = mapping.rows[name] * mapping.cols[name], mapping.spm[name]
+        larger = int(snap_tile(share[name], 2 * tile, num_pes, knobs.perfect))
         if larger <= tile:
-            larger = int(tile_above(share[name], tile, step, knobs.perfect))
-        grown.append(_ordered(workload, replace(mapping, spm=mapping.spm.with_dim(name, larger))))
-    return grown
+            larger = int(tile_above(share[name], tile, num_pes, knobs.perfect))
+        if larger > tile:
+            rf = mapping.rf.with_dim(name, int(snap_rf(larger, num_pes, mapping.rf[name], knobs.perfect)))
+            yield next(_ordered(workload, replace(mapping, spm=mapping.spm.with_dim(name, larger), rf=rf)))
 
 
-def _grow_rf(workload: Workload, knobs: Knobs, mapping: Mapping) -> list[Mapping]:
-    grown = []
-    for name in GROW_FIRST:
+def _larger_rf(workload: Workload, knobs: Knobs, mapping: Mapping) -> Iterator[Mapping]:
+    for name in DIM_NAMES:
         num_pes, tile = mapping.rows[name] * mapping.cols[name], mapping.rf[name]
         larger = int(snap_rf(mapping.spm[name], num_pes, 2 * tile, knobs.perfect))
         if larger <= tile:
             above = tile_above(ceil_div(mapping.spm[name], num_pes), tile, 1, knobs.perfect)
             larger = int(snap_rf(mapping.spm[name], num_pes, int(above), knobs.perfect))
-        grown.append(_ordered(workload, replace(mapping, rf=mapping.rf.with_dim(name, larger))))
-    return grown
+        if larger > tile:
+            yield next(_ordered(workload, replace(mapping, rf=mapping.rf.with_dim(name, larger))))

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from tvm_spm.arch import archs as arch_names
 from tvm_spm.arch import load_arch
-from tvm_spm.errors import SpmError
+from tvm_spm.errors import NoMappingError, SpmError
 from tvm_spm.units import format_energy, format_seconds, format_si
 from tvm_spm.workload import Workload
 
@@ -169,12 +169,12 @@ def archs(
 
 
 def main() -> None:
-    """Run the command line; a user's mistake ends with one message and exit code 2."""
+    """Run the command line: exit code 0 for a result, 1 for none, 2 for a user's mistake, which gets one message."""
     try:
         app()
     except SpmError as error:
         print(f"tvm-spm: {error}", file=sys.stderr)  # noqa: T201 (the command line's own output)
-        raise SystemExit(2) from None
+        raise SystemExit(1 if isinstance(error, NoMappingError) else 2) from None
     except KeyboardInterrupt:
         print("tvm-spm: stopped", file=sys.stderr)  # noqa: T201
         raise SystemExit(1) from None
@@ -279,3 +279,7 @@ def _console() -> Console:
 
 
 _print: Callable[[str], None] = typer.echo
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,251 @@
+"""The command line as a user meets it: results, and every mistake with its exact message."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from tvm_spm.arch import archs
+
+PRESET = Path(__file__).parents[2] / "tvm_spm" / "archs" / "dmazerunner-256.toml"
+QUICK = ("--trials", "4")
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "tvm_spm.cli", *arguments]
+
+
+def run(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def mistake(*arguments: str, code: int = 2) -> str:
+    """What a mistake prints on stderr, without the program's name; nothing may be on stdout."""
+    done = run(*arguments, code=code)
+    assert done.stdout == ""
+    assert done.stderr.startswith("tvm-spm: ")
+    return done.stderr.removeprefix("tvm-spm: ").strip()
+
+
+def two_layers(path: Path, *, batch: int | str = 1, channels: int = 8) -> Path:
+    """conv 3x3 + relu, then conv 1x1, on 12x12 pixels."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "w0": rng.standard_normal((channels, 3, 3, 3)).astype(np.float32),
+        "w1": rng.standard_normal((5, channels, 1, 1)).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("Conv", ["r", "w1"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "two_layers",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 3, 12, 12])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, 5, 12, 12])],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)]), str(path))
+    return path
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    return str(two_layers(tmp_path / "two.onnx"))
+
+
+def test_tune_prints_one_object_per_task(model: str):
+    result = json.loads(run("tune", model, "--target", "spm/edge-256", *QUICK, "--json").stdout)
+    assert [task["kind"] for task in result["tasks"]] == ["conv2d", "conv2d"]
+    assert result["tasks"][0]["dims"] == {"N": 1, "K": 8, "C": 3, "OY": 12, "OX": 12, "FY": 3, "FX": 3}
+    for task in result["tasks"]:
+        assert task["verified"] is True
+        assert task["edp_pj_cycles"] == pytest.approx(task["energy_pj"] * task["cycles"])
+        assert task["model"] == "simulator"
+    assert result["totals"]["cycles"] == sum(task["cycles"] * task["count"] for task in result["tasks"])
+    assert result["totals"]["verified"] is True
+
+
+def test_tune_prints_a_table(model: str):
+    shown = run("tune", model, "--target", "spm/edge-256", *QUICK).stdout
+    assert "verified against the untuned module: yes" in shown
+    assert "against the default mappings" in shown
+
+
+def test_same_seed_same_result(model: str):
+    first, second = (json.loads(run("tune", model, *QUICK, "--seed", "3", "--json").stdout) for _ in range(2))
+    assert first["tasks"] == second["tasks"]
+
+
+def test_second_run_continues(model: str, tmp_path: Path):
+    workdir = tmp_path / "work"
+    first = json.loads(run("tune", model, "--trials", "6", "--workdir", str(workdir), "--json").stdout)
+    lines = (workdir / "trials.jsonl").read_text().splitlines()
+    assert len(lines) == 1 + 2 * 6
+    again = json.loads(run("tune", model, "--trials", "6", "--workdir", str(workdir), "--json").stdout)
+    assert (workdir / "trials.jsonl").read_text().splitlines() == lines
+    assert again["tasks"] == first["tasks"]
+    more = json.loads(run("tune", model, "--trials", "9", "--workdir", str(workdir), "--json").stdout)
+    assert len((workdir / "trials.jsonl").read_text().splitlines()) == 1 + 2 * 9
+    assert more["totals"]["edp_pj_cycles"] <= first["totals"]["edp_pj_cycles"]
+    assert json.loads((workdir / "result.json").read_text())["tasks"] == more["tasks"]
+
+
+def test_truncated_log_line_loses_one_trial(model: str, tmp_path: Path):
+    workdir = tmp_path / "work"
+    run("tune", model, "--trials", "6", "--workdir", str(workdir), "--json")
+    log = workdir / "trials.jsonl"
+    log.write_bytes(log.read_bytes()[:-40])
+    done = run("tune", model, "--trials", "6", "--workdir", str(workdir), "--json")
+    assert "the last line is incomplete" in done.stderr
+    assert "the 11 trials before it are kept" in done.stderr
+    assert len(log.read_text().splitlines()) == 1 + 2 * 6
+
+
+def test_work_directory_of_another_arch(model: str, tmp_path: Path):
+    workdir = tmp_path / "work"
+    run("tune", model, *QUICK, "--workdir", str(workdir), "--json")
+    text = mistake("tune", model, "--target", "spm/edge-256", *QUICK, "--workdir", str(workdir))
+    assert text.startswith(f"{workdir / 'trials.jsonl'}: trials of accelerator dmazerunner-256 (")
+    assert "this run is for edge-256 (" in text
+    assert text.endswith("choose another --workdir, or delete this file to start over")
+
+
+def test_work_directory_of_another_model(model: str, tmp_path: Path):
+    workdir = tmp_path / "work"
+    run("tune", model, *QUICK, "--workdir", str(workdir), "--json")
+    other = str(two_layers(tmp_path / "other.onnx", channels=4))
+    text = mistake("tune", other, *QUICK, "--workdir", str(workdir))
+    assert text.startswith(f"{workdir / 'trials.jsonl'}: trials of model two.onnx (")
+    assert "this run is for other.onnx (" in text
+
+
+def test_unwritable_work_directory(model: str, tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    workdir = tmp_path / "file" / "work"
+    assert mistake("tune", model, "--workdir", str(workdir)) == (
+        f"{workdir}: cannot create: Not a directory; choose a writable --workdir"
+    )
+
+
+def test_unknown_target(model: str):
+    assert mistake("tune", model, "--target", "spm/edge-265") == (
+        "unknown accelerator 'spm/edge-265': did you mean 'edge-256'? (or give the path of a .toml file)"
+    )
+
+
+def test_misspelt_key(model: str, tmp_path: Path):
+    arch = tmp_path / "mine.toml"
+    arch.write_text(PRESET.read_text().replace("mac_stages", "mac_stage", 1))
+    assert mistake("tune", model, "--target", str(arch)) == (
+        f"{arch}: pe.mac_stage: unknown field; did you mean 'mac_stages'?"
+    )
+
+
+def test_absurd_values(model: str, tmp_path: Path):
+    arch = tmp_path / "mine.toml"
+    arch.write_text(PRESET.read_text().replace("rows = 16 ", "rows = -16 "))
+    assert mistake("tune", model, "--target", str(arch)) == f"{arch}: pe.rows = -16: must be >= 1"
+    arch.write_text(PRESET.read_text().replace("op_pj = 0.075        # pJ", "op_pj = 1e300", 1))
+    assert mistake("tune", model, "--target", str(arch)) == f"{arch}: mac.op_pj = 1e+300: must be <= 1,000,000,000.0"
+
+
+def test_scratchpad_too_small_for_any_tile(model: str, tmp_path: Path):
+    arch = tmp_path / "tiny.toml"
+    text = PRESET.read_text().replace('"dmazerunner-256"', '"tiny"', 1)
+    arch.write_text(text.replace("capacity_bytes = 131072", "capacity_bytes = 4096"))
+    shown = mistake("tune", model, "--target", str(arch), code=1)
+    # Three operands need a bank of 2,048 B each.
+    assert shown.startswith("no task of the model can be mapped; ")
+    assert "spm-capacity (tile does not fit SPM: needs 6,144 B (I 2,048 + W 2,048 + O 2,048), has 4,096 B" in shown
+    assert "removed 1,000" in shown
+
+
+def test_own_arch_file_is_a_target(model: str, tmp_path: Path):
+    arch = tmp_path / "mine.toml"
+    text = PRESET.read_text().replace('"dmazerunner-256"', '"mine"', 1)
+    arch.write_text(text.replace("rows = 16 ", "rows = 8 "))
+    result = json.loads(run("tune", model, "--target", str(arch), *QUICK, "--json").stdout)
+    assert result["totals"]["arch"] == "mine"
+    assert result["totals"]["verified"] is True
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [(None, "no such file"), (b"", "the file is empty"), (b"garbage", "not an ONNX model")]
+)
+def test_unreadable_model(tmp_path: Path, content: bytes | None, reason: str):
+    path = tmp_path / "model.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    shown = mistake("tune", str(path))
+    assert shown.startswith(f"{path}: ")
+    assert reason in shown
+
+
+def test_unknown_model():
+    assert "did you mean 'resnet18'?" in mistake("tune", "resnet81")
+
+
+def test_dynamic_shape(tmp_path: Path):
+    path = str(two_layers(tmp_path / "dynamic.onnx", batch="batch"))
+    shown = mistake("tune", path)
+    assert "--shape x=" in shown
+    result = json.loads(run("tune", path, "--shape", "x=2,3,12,12", *QUICK, "--json").stdout)
+    assert result["tasks"][0]["dims"]["N"] == 2
+    assert mistake("tune", path, "--shape", "x=2,three") == (
+        "--shape 'x=2,three': expected NAME=1,3,224,224 with whole numbers >= 1"
+    )
+
+
+def test_zero_channels():
+    shape = ("--C", "4", "--OY", "4", "--OX", "4", "--FY", "1", "--FX", "1")
+    assert mistake("search", "conv2d", "--K", "0", *shape) == "conv2d: K = 0: must be an integer >= 1"
+
+
+def test_search_json():
+    shape = ("--K", "16", "--C", "16", "--OY", "8", "--OX", "8", "--FY", "3", "--FX", "3")
+    options = ("--arch", "edge-256", "--trials", "2000", "--json")
+    found = json.loads(run("search", "conv2d", *shape, *options).stdout)
+    assert found["lower_bound"] <= found["edp_pj_cycles"]
+    assert found["gain_over_default"] >= 1
+    assert found["model"] == "analytical"
+
+
+def test_archs_lists_every_preset_with_sources():
+    shown = run("archs").stdout
+    assert all(name in shown for name in archs())
+    assert "Dave et al. 2019" in run("archs", "edge-256").stdout
+
+
+def test_interrupt_keeps_the_best_so_far(tmp_path: Path):
+    """SIGINT in the middle of a search with an endless budget: exit code 0, and a complete, verified result."""
+    model, workdir = two_layers(tmp_path / "two.onnx", channels=64), tmp_path / "work"
+    process = subprocess.Popen(
+        command("tune", str(model), "--trials", "1000000", "--workdir", str(workdir), "--json"),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ,
+    )  # fmt: skip
+    log = workdir / "trials.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (log.exists() and len(log.read_bytes().splitlines()) > 20):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    result = json.loads(out)
+    assert result["totals"]["interrupted"] is True
+    assert result["totals"]["verified"] is True
+    assert "Traceback" not in err

@@ -28,9 +28,9 @@ class EvolutionOptions:
 
     population: int = 128
     min_parents: int = 8
-    tournament: int = 3
-    crossed_share: float = 0.4
-    stranger_share: float = 0.1
+    tournament: int = 2
+    crossed_share: float = 0.3
+    stranger_share: float = 0.05
 
 
 class EvolutionarySearcher:

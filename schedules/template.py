@@ -41,8 +41,8 @@ def schedule_nest(func: tirx.PrimFunc, nest: Nest, mapping: Mapping) -> s_tir.Sc
         mapping: Legal for the nest's workload; not checked again here.
 
     Raises:
-        ScheduleError: Partial sums would leave SPM, the nest pads inside its own block, or TVM cannot rewrite a block, for
-            example because one behind the sum does not merge into the last one; the text has TVM's reason.
+        ScheduleError: Partial sums would leave SPM, the nest pads inside its own block, or TVM cannot rewrite a block,
+            for example because one behind the sum does not merge into the last one; the text has TVM's reason.
     """
     refused = refuse_spill(nest.workload, mapping)
     if refused is not None:

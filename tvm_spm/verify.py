@@ -170,7 +170,7 @@ def _tolerance(want: Array, num_roundings: int) -> float:
     if not np.issubdtype(want.dtype, np.floating):
         return 0.0
     finite = np.abs(want[np.isfinite(want)])
-    return float(num_roundings * np.finfo(want.dtype).eps * max(1.0, float(finite.max(initial=0.0))))
+    return float(num_roundings * float(np.finfo(str(want.dtype)).eps) * max(1.0, float(finite.max(initial=0.0))))
 
 
 def _abs_error(want: Array, got: Array) -> NDArray[np.float64]:

@@ -1,0 +1,104 @@
+"""Schedules kept in TVM's database come back, in another process and by TVM's own pass."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tvm
+from tvm import s_tir, tirx
+from tvm.s_tir import meta_schedule
+
+from schedules import schedule
+from schedules.nest import Nest, read_nest
+from tests.numeric.fused import NETWORKS, fuse
+from tests.numeric.sampled import sample_mapping
+from tvm_spm import database
+from tvm_spm.arch import load_arch
+from tvm_spm.errors import WorkdirError
+
+NETWORK = "conv, residual, swish"
+TARGET = "spm/edge-256"
+
+
+def tuned(directory: Path, *, cycles: int = 1000, seed: int = 0) -> tuple[tirx.PrimFunc, s_tir.Schedule]:
+    """Commit one schedule for the only function of the network."""
+    (func,) = [func for func in fuse(NETWORKS[NETWORK]).functions.values() if isinstance(func, tirx.PrimFunc)]
+    nest = read_nest(func)
+    assert isinstance(nest, Nest)
+    made = schedule(func, nest, sample_mapping(nest.workload, random.Random(seed)))
+    database.commit(directory, func, made, cycles, TARGET)
+    return func, made
+
+
+def applied(mod: tvm.IRModule) -> tirx.PrimFunc:
+    (func,) = [func for func in mod.functions.values() if isinstance(func, tirx.PrimFunc)]
+    return func
+
+
+def test_apply_gives_the_committed_schedule(tmp_path: Path):
+    _, made = tuned(tmp_path / "new" / "directory")
+    got = applied(database.apply(fuse(NETWORKS[NETWORK]), tmp_path / "new" / "directory", TARGET))
+    tvm.ir.assert_structural_equal(got.body, made.mod["main"].body, map_free_vars=True)
+
+
+def test_another_process_applies_with_tvm_alone(tmp_path: Path):
+    _, made = tuned(tmp_path)
+    (tmp_path / "module.json").write_text(tvm.ir.save_json(fuse(NETWORKS[NETWORK])), encoding="utf-8")
+    script = f"""
+import tvm, tvm_spm.target
+from pathlib import Path
+mod = tvm.ir.load_json(Path({str(tmp_path)!r}, "module.json").read_text())
+with tvm.target.Target({TARGET!r}), tvm.transform.PassContext(opt_level=3):
+    mod = tvm.relax.transform.MetaScheduleApplyDatabase({str(tmp_path)!r})(mod)
+Path({str(tmp_path)!r}, "applied.json").write_text(tvm.ir.save_json(mod))
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[2])
+    got = applied(tvm.ir.load_json((tmp_path / "applied.json").read_text(encoding="utf-8")))
+    tvm.ir.assert_structural_equal(got.body, made.mod["main"].body, map_free_vars=True)
+
+
+def test_of_two_records_the_faster_counts(tmp_path: Path):
+    tuned(tmp_path, cycles=2000, seed=1)
+    _, fast = tuned(tmp_path, cycles=1000, seed=2)
+    tuned(tmp_path, cycles=3000, seed=3)
+    got = applied(database.apply(fuse(NETWORKS[NETWORK]), tmp_path, TARGET))
+    tvm.ir.assert_structural_equal(got.body, fast.mod["main"].body, map_free_vars=True)
+
+
+def test_a_record_holds_seconds_at_the_accelerators_clock(tmp_path: Path):
+    tuned(tmp_path, cycles=1500)
+    records = meta_schedule.database.JSONDatabase(work_dir=str(tmp_path)).get_all_tuning_records()
+    assert [float(s) for s in records[0].run_secs] == [1500 / load_arch("edge-256").clock_hz]
+
+
+def test_records_of_another_accelerator_are_not_used(tmp_path: Path):
+    func, _ = tuned(tmp_path)
+    got = applied(database.apply(fuse(NETWORKS[NETWORK]), tmp_path, "spm/eyeriss-168"))
+    tvm.ir.assert_structural_equal(got, func)
+
+
+def test_a_directory_that_is_a_file_is_refused(tmp_path: Path):
+    (tmp_path / "taken").write_text("", encoding="utf-8")
+    with pytest.raises(WorkdirError, match="taken: the tuning database cannot be written: File exists"):
+        tuned(tmp_path / "taken")
+
+
+def test_an_unwritable_directory_is_refused(tmp_path: Path):
+    (tmp_path / database.RECORD_FILE).mkdir()
+    with pytest.raises(WorkdirError, match="cannot be written: Is a directory"):
+        tuned(tmp_path)
+    if os.geteuid() != 0:
+        # The owner of the machine may write everywhere.
+        (tmp_path / "closed").mkdir(mode=0o500)
+        with pytest.raises(WorkdirError, match="cannot be written"):
+            tuned(tmp_path / "closed")
+
+
+def test_a_directory_without_database_is_refused(tmp_path: Path):
+    with pytest.raises(WorkdirError, match=r"holds no tuning database \(database_workload.json is missing\)"):
+        database.apply(fuse(NETWORKS[NETWORK]), tmp_path, TARGET)

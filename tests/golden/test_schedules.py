@@ -1,0 +1,61 @@
+"""The nest of each template as text, for a reader to review."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from schedules import schedule
+from schedules.compute import nest, prim_func
+from tvm_spm.mapping import Mapping
+from tvm_spm.target_tiles import exact_tiles
+from tvm_spm.workload import Dims, Workload
+
+GOLDEN = Path(__file__).parent
+INT = {"dtype": "int8", "out_dtype": "int32"}
+
+CASES = {
+    # Rows are cut into 4 + 3, channels summed inside: outputs stay in RF until they are complete.
+    "conv2d": (
+        Workload.conv2d(K=8, C=6, OY=7, OX=14, FY=3, FX=3, padding=1, **INT),
+        Mapping(
+            cores=Dims(K=2), spm=Dims(K=4, C=3, OY=4, OX=14, FY=3, FX=3), rows=Dims(K=4), cols=Dims(OX=7),
+            rf=Dims(OX=2, C=3, FY=3, FX=3), dram_order=("OY", "C"), spm_order=("OY",),
+        ),
+    ),
+    # The same, but a step sums over one filter row only: unfinished outputs leave RF for SPM.
+    "conv2d_accumulate_in_spm": (
+        Workload.conv2d(K=8, C=6, OY=7, OX=14, FY=3, FX=3, padding=1, **INT),
+        Mapping(
+            spm=Dims(K=4, C=6, OY=7, OX=14, FY=3, FX=3), rows=Dims(K=4), cols=Dims(OX=7),
+            rf=Dims(OX=2, C=6, FX=3), dram_order=("K",), spm_order=("FY", "OY"),
+        ),
+    ),
+    "depthwise": (
+        Workload.conv2d(K=6, C=6, OY=4, OX=4, FY=3, FX=3, groups=6, stride=2, **INT),
+        Mapping(
+            spm=Dims(G=4, OY=4, OX=4, FY=3, FX=3), rows=Dims(G=4), rf=Dims(OX=4, FY=3, FX=3), dram_order=("G",),
+            spm_order=("OY",),
+        ),
+    ),
+    "matmul": (
+        Workload.matmul(m=8, k=12, n=10, **INT),
+        Mapping(
+            spm=Dims(OX=8, C=4, K=5), rows=Dims(K=5), cols=Dims(C=4), rf=Dims(OX=4), dram_order=("K", "C"),
+            spm_order=("OX",),
+        ),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_schedule_text(name: str, request: pytest.FixtureRequest):
+    workload, mapping = CASES[name]
+    sch = schedule(prim_func(workload), nest(workload), mapping)
+    code = exact_tiles(sch.mod["main"]).script()
+    text = f"{workload}\n\n{mapping}\n\n{code}\n"
+    path = GOLDEN / f"schedule_{name}.txt"
+    if request.config.getoption("--update-golden", default=False):
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8"), "see pytest tests/golden --update-golden"

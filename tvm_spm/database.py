@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import tvm
+import tvm_ffi
 from tvm import relax, s_tir, tirx
 from tvm.s_tir import meta_schedule
 
@@ -37,12 +38,14 @@ def commit(
         target: The accelerator.
 
     Raises:
-        WorkdirError: The directory or a file in it cannot be written.
+        WorkdirError: The directory cannot be written, or holds schedules for another accelerator: TVM looks them up
+            by function alone.
         ArchError: The accelerator is not known.
     """
     accelerator = target_of(target)
     seconds = cycles / arch_of(accelerator).clock_hz
     database = _open(directory)
+    _require_target(database, accelerator, directory)
     workload = database.commit_workload(_module(func))
     record = meta_schedule.database.TuningRecord(
         schedule.trace, workload, [seconds], accelerator, meta_schedule.arg_info.ArgInfo.from_prim_func(func)
@@ -56,10 +59,10 @@ def apply(mod: tvm.IRModule, directory: str | Path, target: str | Path | Arch | 
     Args:
         mod: A Relax module after the same passes as when it was tuned.
         directory: With a database in it.
-        target: The accelerator the schedules were committed for; records of others are not used.
+        target: The accelerator the schedules were committed for.
 
     Raises:
-        WorkdirError: The directory holds no database.
+        WorkdirError: The directory holds no database, or one for another accelerator.
         ArchError: The accelerator is not known.
     """
     for name in (WORKLOAD_FILE, RECORD_FILE):
@@ -67,7 +70,9 @@ def apply(mod: tvm.IRModule, directory: str | Path, target: str | Path | Arch | 
             raise WorkdirError(
                 f"{directory}: holds no tuning database ({name} is missing); tune with this directory first"
             )
-    with target_of(target), tvm.transform.PassContext(opt_level=3):
+    accelerator = target_of(target)
+    _require_target(_database(directory), accelerator, directory)
+    with accelerator, tvm.transform.PassContext(opt_level=3):
         return relax.transform.MetaScheduleApplyDatabase(str(directory))(mod)
 
 
@@ -83,7 +88,22 @@ def _open(directory: str | Path) -> meta_schedule.database.JSONDatabase:
         raise WorkdirError(f"{directory}: the tuning database cannot be written: {error.strerror}") from error
     if not os.access(path, os.W_OK):
         raise WorkdirError(f"{directory}: the tuning database cannot be written: no permission")
-    return meta_schedule.database.JSONDatabase(work_dir=str(path), module_equality="structural")
+    return _database(directory)
+
+
+def _database(directory: str | Path) -> meta_schedule.database.JSONDatabase:
+    return meta_schedule.database.JSONDatabase(work_dir=str(directory), module_equality="structural")
+
+
+def _require_target(
+    database: meta_schedule.database.JSONDatabase, accelerator: tvm.target.Target, directory: str | Path
+) -> None:
+    for record in database.get_all_tuning_records():
+        if not tvm_ffi.structural_equal(record.target, accelerator):
+            raise WorkdirError(
+                f"{directory}: the tuning database holds schedules for spm/{record.target.attrs['model']}, not for "
+                f"spm/{accelerator.attrs['model']}; use one directory per accelerator"
+            )
 
 
 def _module(func: tirx.PrimFunc) -> tvm.IRModule:

@@ -200,11 +200,10 @@ def _reuse_classes(
 
 
 @njit(cache=True, nogil=True)
-def _spm_pass_cycles(
-    noc: NDArray[np.int64], rf_pass: int, reduction: int, num_passes: int, reused: int, reuse: int, kept: int
+def spm_pass_cycles(
+    noc: NDArray[np.int64], rf_pass: int, stall: int, num_passes: int, reused: int, reuse: int, kept: int
 ) -> int:
-    """As ``dmazerunner._spm_pass_cycles``: one operand has ``reuse``, the others 1."""
-    stall = rf_pass + reduction
+    """As ``dmazerunner._spm_pass_cycles``: one operand has ``reuse``, the others 1; partial sums wait ``stall``."""
     every, rare = 0, 0
     for operand in range(3):
         if operand != kept:
@@ -227,27 +226,46 @@ def _spm_pass_cycles(
 
 
 @njit(cache=True, nogil=True)
-def _fill_operands(tables: Tables, scratch: Scratch, factors: NDArray[np.int64], pes: int, output_pes: int) -> int:
-    """Fills what each operand costs per transfer and per visit; returns the cycles of a spatial reduction."""
+def fill_transfers(tables: Tables, scratch: Scratch) -> None:
+    """Fills what one DMA transfer of each operand's SPM tile costs."""
+    for operand in range(3):
+        num_bursts, elems = _bursts(tables, operand, scratch.spm_tile)
+        dma_cycles = tables.dma_startup_cycles + tables.dma_cycles_per_byte * tables.elem_bytes * elems
+        scratch.dma[operand] = num_bursts * int(np.ceil(dma_cycles * tables.clock_hz / tables.dma_clock_hz))
+        scratch.fetch_pj[operand] = num_bursts * elems * tables.dram_pj
+
+
+@njit(cache=True, nogil=True)
+def _fill_visits(tables: Tables, scratch: Scratch, factors: NDArray[np.int64], pes: int, output_pes: int) -> int:
+    """Fills what each operand costs per visit of the PE array; returns the cycles of a spatial reduction."""
     reduction = 0
     for operand in range(3):
         noc = footprint(tables, operand, scratch.array_tile)
-        num_bursts, elems = _bursts(tables, operand, scratch.spm_tile)
-        dma_cycles = tables.dma_startup_cycles + tables.dma_cycles_per_byte * tables.elem_bytes * elems
         rf_elems = footprint(tables, operand, factors[2])
         reached = pes
         if operand == O:
             reached = output_pes
             reduction = rf_elems * (pes // output_pes - 1) * output_pes
         scratch.noc[operand] = noc
-        scratch.dma[operand] = num_bursts * int(np.ceil(dma_cycles * tables.clock_hz / tables.dma_clock_hz))
-        scratch.fetch_pj[operand] = num_bursts * elems * tables.dram_pj
         scratch.visit_pj[operand] = rf_elems * reached * tables.noc_pj + noc * tables.spm_pj
     return reduction
 
 
 @njit(cache=True, nogil=True)
-def _spm_pass_pj(scratch: Scratch, reduction_pj: float, num_passes: int, reused: int, reuse: int, kept: int) -> float:
+def last_wait_cycles(noc: NDArray[np.int64], reused: int, reuse: int, kept: int) -> int:
+    """How much longer the kept operand takes to leave or enter the RFs than what is sent in every RF pass."""
+    if kept == NO_OPERAND:
+        return 0
+    always_sent = 0
+    for operand in range(3):
+        if operand != kept and (reuse == 1 or operand != reused):
+            always_sent = max(always_sent, noc[operand])
+    return max(0, noc[kept] - always_sent)
+
+
+@njit(cache=True, nogil=True)
+def spm_pass_pj(scratch: Scratch, reduction_pj: float, num_passes: int, reused: int, reuse: int, kept: int) -> float:
+    """NoC and SPM energy of one SPM pass, without the operand that stays in the RFs."""
     total = 0.0
     for operand in (O, I, W):
         if operand != kept:
@@ -260,9 +278,10 @@ def _spm_pass_pj(scratch: Scratch, reduction_pj: float, num_passes: int, reused:
 
 
 @njit(cache=True, nogil=True)
-def _dram_pj(
+def dram_pj(
     scratch: Scratch, reduction_pj: float, num_passes: int, output_passes: int, moved: int, visits: int, kept: int
 ) -> float:
+    """DRAM energy of the layer, with what the operand that stays in the RFs costs between SPM passes."""
     total = 0.0
     for operand in (O, I, W):
         fetches = visits if operand == moved else num_passes
@@ -275,7 +294,7 @@ def _dram_pj(
 
 
 @njit(cache=True, nogil=True)
-def _layer_cycles(
+def layer_cycles(
     scratch: Scratch, num_passes: int, moved: int, visits: int, spm_cycles: int, keep_first: int, keep_last: int
 ) -> int:
     """As ``dmazerunner._layer_cycles``; ``moved`` is the operand with reuse at DRAM, fetched ``visits`` times."""
@@ -304,7 +323,8 @@ def tiling_best(tables: Tables, scratch: Scratch, factors: NDArray[np.int64]) ->
         if tables.depends[O, loop]:
             output_passes *= factors[0, loop]
             output_pes *= factors[3, loop]
-    reduction = _fill_operands(tables, scratch, factors, pes, output_pes)
+    fill_transfers(tables, scratch)
+    reduction = _fill_visits(tables, scratch, factors, pes, output_pes)
     reduction_pj = reduction * (3 * tables.rf_pj + tables.noc_pj + tables.mac_pj)
     macs = num_spm_passes * num_rf_passes * rf_pass * pes
     compute_pj = macs * tables.mac_pj + 4 * macs * tables.rf_pj
@@ -319,22 +339,18 @@ def tiling_best(tables: Tables, scratch: Scratch, factors: NDArray[np.int64]) ->
             # An operand stays in the RFs across SPM passes if no loop of the SPM level changes it.
             if kept >= 0 and (reuse if kept == reused else 1) != num_rf_passes:
                 continue
-            spm_cycles = _spm_pass_cycles(noc, rf_pass, reduction, num_rf_passes, reused, reuse, kept)
-            spm_pass_pj = _spm_pass_pj(scratch, reduction_pj, num_rf_passes, reused, reuse, kept)
-            always_sent = 0
-            for operand in range(3):
-                if operand != kept and (reuse == 1 or operand != reused):
-                    always_sent = max(always_sent, noc[operand])
+            spm_cycles = spm_pass_cycles(noc, rf_pass, rf_pass + reduction, num_rf_passes, reused, reuse, kept)
+            pass_pj = spm_pass_pj(scratch, reduction_pj, num_rf_passes, reused, reuse, kept)
             keep_first = reduction + rf_pass if kept == O else 0
-            keep_last = max(0, noc[kept] - always_sent) if kept >= 0 else 0
+            keep_last = last_wait_cycles(noc, reused, reuse, kept)
             for d in range(num_dram):
                 moved, visits = classes[0, d], num_spm_passes // classes[1, d]
                 stays = moved >= 0 and (reuse if moved == reused else 1) == num_rf_passes
                 if kept != (moved if stays else NO_OPERAND):
                     continue
-                cycles = _layer_cycles(scratch, num_spm_passes, moved, visits, spm_cycles, keep_first, keep_last)
-                dram_pj = _dram_pj(scratch, reduction_pj, num_spm_passes, output_passes, moved, visits, kept)
-                energy = np.rint(compute_pj + num_spm_passes * spm_pass_pj + dram_pj)
+                cycles = layer_cycles(scratch, num_spm_passes, moved, visits, spm_cycles, keep_first, keep_last)
+                moved_pj = dram_pj(scratch, reduction_pj, num_spm_passes, output_passes, moved, visits, kept)
+                energy = np.rint(compute_pj + num_spm_passes * pass_pj + moved_pj)
                 best_cycles = min(best_cycles, cycles)
                 best_energy = min(best_energy, energy)
                 best_edp = min(best_edp, energy * cycles)

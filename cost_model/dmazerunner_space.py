@@ -51,7 +51,8 @@ class Prunes:
         min_spm_share: Least share of one SPM buffer in use (OPT1).
         whole_filters: Leave out tilings that split ``FY`` or ``FX`` at DRAM (OPT2).
         no_spatial_reduction: Leave out tilings that unroll a dim the output does not depend on (OPT3).
-        unrolled: Unroll each of these dims and no other; any dims if ``None``.
+        unrolled: Unroll each of these dims; any dims if ``None``.
+        unroll_others: Dims besides ``unrolled`` may be unrolled too.
         relax: Lower the shares step by step, at last drop OPT2 and OPT3, until enough tilings are left.
     """
 
@@ -61,6 +62,7 @@ class Prunes:
     whole_filters: bool = False
     no_spatial_reduction: bool = False
     unrolled: tuple[str, ...] | None = None
+    unroll_others: bool = False
     relax: bool = False
 
     def __post_init__(self) -> None:
@@ -192,13 +194,13 @@ def _result(
 
 
 def _space(nest: PublishedNest, machine: PublishedMachine, prunes: Prunes) -> Space:
-    values = sorted({d for extent in nest.extents for d in _divisors(extent)})
+    values = sorted({d for extent in nest.extents for d in divisors(extent)})
     row_of = np.full(max(values) + 1, -1, np.int64)
-    counts = np.array([len(_divisors(value)) for value in values], np.int64)
+    counts = np.array([len(divisors(value)) for value in values], np.int64)
     table = np.ones((len(values), int(counts.max())), np.int64)
     for row, value in enumerate(values):
         row_of[value] = row
-        table[row, : counts[row]] = _divisors(value)
+        table[row, : counts[row]] = divisors(value)
     keep_whole = np.zeros(NUM_LOOPS, np.bool_)
     if prunes.whole_filters:
         keep_whole[list(nest.filter_loops)] = True
@@ -216,17 +218,25 @@ def _space(nest: PublishedNest, machine: PublishedMachine, prunes: Prunes) -> Sp
     )
 
 
-def _spatial_chunks(nest: PublishedNest, machine: PublishedMachine, prunes: Prunes) -> Iterator[NDArray[np.int64]]:
-    """Spatial factors, some at a time, so that an interrupt is noticed between chunks."""
-    choices = [_divisors(extent) for extent in nest.extents]
+def spatial_rows(nest: PublishedNest, machine: PublishedMachine, prunes: Prunes) -> Iterator[tuple[int, ...]]:
+    """Spatial factors that fit the PEs and that the prunes leave."""
+    choices = [divisors(extent) for extent in nest.extents]
     for loop, dim in enumerate(nest.dims):
         if prunes.unrolled is not None:
-            choices[loop] = choices[loop][1:] if dim in prunes.unrolled else (1,)
+            if dim in prunes.unrolled:
+                choices[loop] = choices[loop][1:]
+            elif not prunes.unroll_others:
+                choices[loop] = (1,)
         if prunes.no_spatial_reduction and loop in nest.reduction_loops:
             choices[loop] = tuple(factor for factor in choices[loop] if factor == 1)
-    rows = (
-        row for row in _products(choices, machine.num_pes) if math.prod(row) >= prunes.min_pe_share * machine.num_pes
-    )
+    for row in _products(choices, machine.num_pes):
+        if math.prod(row) >= prunes.min_pe_share * machine.num_pes:
+            yield row
+
+
+def _spatial_chunks(nest: PublishedNest, machine: PublishedMachine, prunes: Prunes) -> Iterator[NDArray[np.int64]]:
+    """Spatial factors, some at a time, so that an interrupt is noticed between chunks."""
+    rows = spatial_rows(nest, machine, prunes)
     while chunk := list(itertools.islice(rows, _CHUNK_SPATIAL)):
         yield np.array(chunk, np.int64)
 
@@ -242,6 +252,6 @@ def _products(choices: Sequence[tuple[int, ...]], limit: int) -> Iterator[tuple[
                 yield (factor, *rest)
 
 
-def _divisors(value: int) -> tuple[int, ...]:
+def divisors(value: int) -> tuple[int, ...]:
     small = [d for d in range(1, math.isqrt(value) + 1) if value % d == 0]
     return tuple(small + [value // d for d in reversed(small) if d * d != value])

@@ -23,6 +23,7 @@ from cost_model.simulator.state import (
     Nest,
     Problem,
     Tensors,
+    inlined,
     kernel,
 )
 from cost_model.simulator.undisturbed import run_undisturbed
@@ -51,7 +52,7 @@ def _sift_down(heap: Ints, size: int) -> None:
     heap[at] = item
 
 
-@kernel
+@inlined
 def _run_cores(problem: Problem, tensors: Tensors, nest: Nest, cores: NDArray[np.void], ledger: Ledger) -> None:
     """Serve requests first come, first served, each on the channel that is free earliest."""
     num_cores = len(cores)
@@ -73,7 +74,7 @@ def _run_cores(problem: Problem, tensors: Tensors, nest: Nest, cores: NDArray[np
         _sift_down(waiting, num_cores)
 
 
-@kernel
+@inlined
 def _simulate(
     problem: Problem,
     tensors: Tensors,

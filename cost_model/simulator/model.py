@@ -6,8 +6,10 @@ import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cost_model.arrays import ArchArrays, WorkloadArrays
 from cost_model.simulator.events import (
@@ -20,7 +22,7 @@ from cost_model.simulator.events import (
     simulate_rows,
 )
 from cost_model.simulator.pe_array import CROSSED, DELIVERED, LEFT_ELEMS
-from cost_model.simulator.state import BUSY_CYCLES, DRAM_BYTES, FINAL_ELEMS, MOVED, pack_problem, pack_tensors
+from cost_model.simulator.state import BUSY_CYCLES, DRAM_BYTES, FINAL_ELEMS, MOVED, Tensors, pack_problem, pack_tensors
 from cost_model.vector import vector_cost
 from tvm_spm.arch import Arch
 from tvm_spm.cost import Cost, Energy
@@ -67,8 +69,7 @@ def simulate_batch(
         Costs in the order of ``mappings``.
     """
     batch = encode(mappings)
-    arrays = WorkloadArrays.of(workload)
-    problem, tensors = pack_problem(arrays, ArchArrays.of(arch)), pack_tensors(arrays)
+    problem, tensors = _pack(workload, arch)
     results = np.zeros((len(mappings), RESULT_FIELDS), dtype=np.int64)
     extra_elems = np.zeros((len(mappings), len(workload.epilogue.extras)), dtype=np.int64)
 
@@ -86,6 +87,12 @@ def simulate_batch(
         _cost(workload, arch, mapping, result.tolist(), extras.tolist())
         for mapping, result, extras in zip(mappings, results, extra_elems, strict=True)
     ]
+
+
+@lru_cache(maxsize=32)
+def _pack(workload: Workload, arch: Arch) -> tuple[NDArray[np.void], Tensors]:
+    arrays = WorkloadArrays.of(workload)
+    return pack_problem(arrays, ArchArrays.of(arch)), pack_tensors(arrays)
 
 
 def _cost(workload: Workload, arch: Arch, mapping: Mapping, result: list[int], extra_elems: list[int]) -> Cost:

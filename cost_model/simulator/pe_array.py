@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from cost_model.arrays import UNBOUNDED
-from cost_model.simulator.state import ODOMETER_FIELDS, I, Ints, Nest, O, Odometer, Problem, Tensors, W, kernel
+from cost_model.simulator.state import ODOMETER_FIELDS, I, Ints, Nest, O, Odometer, Problem, Tensors, W, inlined, kernel
 from tvm_spm.mapping_batch import NUM_DIMS
 
 LOADS_I, LOADS_W, READS_O, O_LEAVES = 1, 2, 4, 8
@@ -27,7 +27,7 @@ _MACS, _IN_CYCLES, _OUT_CYCLES, _ELEMS, _HEARD, _BYTES = 0, 1, 4, 5, 8, 11
 """Columns of a step record; all but the first and the out cycles are three columns each."""
 
 
-@kernel
+@inlined
 def pass_record(problem: Problem, tensors: Tensors, nest: Nest, tile: Ints, flags: int, record: Ints) -> None:
     """Fill ``record`` with the cycles and counts of a pass over an SPM ``tile``.
 
@@ -59,7 +59,7 @@ def pass_record(problem: Problem, tensors: Tensors, nest: Nest, tile: Ints, flag
         record[PASS_CYCLES] += max(steps[last, _OUT_CYCLES], _port_cycles(problem, steps[last, _BYTES + O]))
 
 
-@kernel
+@inlined
 def _set_loops(nest: Nest, tile: Ints, odometer: Odometer) -> None:
     """Find the SPM loops that iterate over this tile."""
     odometer.num_loops, odometer.num_kinds = 0, 1
@@ -92,7 +92,7 @@ def _tile_elems(tensors: Tensors, projection: int, size: Ints) -> int:
     return elems
 
 
-@kernel
+@inlined
 def _step_table(problem: Problem, tensors: Tensors, nest: Nest, tile: Ints, odometer: Odometer) -> Ints:
     """One record per combination of loops that are at their smaller last tile."""
     steps = np.empty((odometer.num_kinds, _STEP_FIELDS), dtype=np.int64)
@@ -149,7 +149,7 @@ def _port_cycles(problem: Problem, num_bytes: int) -> int:
     return int(math.ceil(num_bytes / problem.port_bytes_per_cycle))
 
 
-@kernel
+@inlined
 def _fill_cycles(problem: Problem, steps: Ints, flags: int, record: Ints) -> int:
     """Cycles before the first step, and its loads added to the record."""
     cycles, num_bytes = 0, 0
@@ -173,7 +173,7 @@ def _repeats(nest: Nest, odometer: Odometer, loop: int) -> int:
     return 1
 
 
-@kernel
+@inlined
 def _add_slot(problem: Problem, nest: Nest, odometer: Odometer, steps: Ints, flags: int, record: Ints) -> None:
     """Add the slots of all steps that the index stands for."""
     index, count, edge_bit, position = odometer.loop_index, odometer.loop_count, odometer.edge_bit, odometer.position

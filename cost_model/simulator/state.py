@@ -16,7 +16,10 @@ I, W, O, FIRST_EXTRA = 0, 1, 2, 3  # noqa: E741 (the operands' own letters)
 Ints = NDArray[np.int64]
 
 kernel = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
-"""Decorates functions that only compiled code calls; without wrappers they compile in half the time."""
+"""Decorates functions that only compiled code calls; without wrappers they compile faster."""
+
+inlined = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, inline="always")
+"""Decorates kernels with one caller: they are compiled as a part of it, not once more on their own."""
 
 MAX_TRANSFERS = 8
 """A slot has at most a store, a load of each operand beside the pass, and the same after it."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 import numpy as np
 
 from cost_model.simulator.passes import load, look_at, store, work
-from cost_model.simulator.state import BUSY_CYCLES, Core, Ints, Ledger, Nest, O, Problem, Tensors, kernel
+from cost_model.simulator.state import BUSY_CYCLES, Core, Ints, Ledger, Nest, O, Problem, Tensors, inlined, kernel
 from tvm_spm.mapping_batch import NUM_DIMS
 
 
-@kernel
+@inlined
 def run_undisturbed(problem: Problem, tensors: Tensors, nest: Nest, core: Core, ledger: Ledger) -> None:
     """Run a core from its first slot to its last."""
     num_loops = nest.num_dram_loops
@@ -90,7 +90,7 @@ def _go_to(core: Core, index: Ints, num_loops: int, offset: int) -> bool:
     return False
 
 
-@kernel
+@inlined
 def _alike(tensors: Tensors, nest: Nest, core: Core, loop: int) -> tuple[int, int]:
     """First and last of the iterations of a DRAM loop that are alike; (-1, -1) if no two are."""
     d, count = nest.loops[loop], core.loop_count[loop]

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
+from schedules.compute import outer_first
 from schedules.footprint import LEVELS, Loop
 from tvm_spm.mapping import Mapping
-from tvm_spm.workload import DIM_NAMES, Dims, Operand
+from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Dims, Operand, Workload
 
 SPM_SCOPE = "global.spm"
 RF_SCOPE = "global.rf"
@@ -117,8 +118,12 @@ def tile_dims(
     return found
 
 
-def order_loops(sch: s_tir.Schedule, loops: Loops, mapping: Mapping, others: Sequence[LoopRV]) -> list[Loop]:
+def order_loops(
+    sch: s_tir.Schedule, loops: Loops, workload: Workload, mapping: Mapping, others: Sequence[LoopRV]
+) -> list[Loop]:
     """Put the loops in the order of the mapping, those of no level innermost.
+
+    The order inside a step is no decision of a mapping: sums stand outside, and neighbours in the output innermost.
 
     Before::
 
@@ -135,7 +140,8 @@ def order_loops(sch: s_tir.Schedule, loops: Loops, mapping: Mapping, others: Seq
     """
     order = [("cores", name) for name in DIM_NAMES]
     order += [("dram", name) for name in mapping.dram_order] + [("spm", name) for name in mapping.spm_order]
-    order += [(level, name) for level in ("rows", "cols", "rf") for name in DIM_NAMES]
+    outputs = [name for axis in workload.O.axes for name, _ in outer_first(axis)]
+    order += [(level, name) for name in (*REDUCTION_DIMS, *outputs) for level in ("rows", "cols", "rf")]
     present = [loop for loop in order if loop in loops]
     everything = [loops[loop] for loop in present] + list(others)
     if len(everything) > 1:

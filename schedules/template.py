@@ -113,7 +113,7 @@ def _stage_output(
         primitives.accumulate_in_spm(sch, mac)
     iterating, units = primitives.separate_dims(sch, mac, nest.iter_dims, extents)
     loops = primitives.tile_dims(sch, iterating, mapping, extents)
-    order = primitives.order_loops(sch, loops, mapping, units)
+    order = primitives.order_loops(sch, loops, nest.workload, mapping, units)
     num_cores = sum(level == "cores" for level, _ in order)
 
     def outside(position: Loop | None) -> list[Loop]:

@@ -33,6 +33,8 @@ def _visit(stmt: tirx.Stmt) -> tirx.Stmt:
         return tirx.SeqStmt([_visit(inner) for inner in stmt.seq])
     if isinstance(stmt, tirx.For):
         return tirx.For(stmt.loop_var, stmt.min, stmt.extent, stmt.kind, _visit(stmt.body), None, stmt.annotations)
+    if isinstance(stmt, tirx.IfThenElse):
+        return tirx.IfThenElse(stmt.condition, _visit(stmt.then_case), None)
     if not isinstance(stmt, s_tir.SBlockRealize):
         return stmt
     block = stmt.block

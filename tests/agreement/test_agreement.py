@@ -70,6 +70,13 @@ def test_one_core_is_exact_for_every_odd_shape(seed: int):
     assert_same_cost(SimulatorModel().cost(workload, arch, mapping), AnalyticalModel().cost(workload, arch, mapping))
 
 
+@settings(max_examples=150, deadline=None)
+@given(seed=seeds, cores=st.integers(min_value=2, max_value=4))
+def test_cores_with_a_channel_each_are_exact(seed: int, cores: int):
+    workload, arch, mapping = random_case(random.Random(seed), num_cores=cores, num_channels=cores)
+    assert_same_cost(SimulatorModel().cost(workload, arch, mapping), AnalyticalModel().cost(workload, arch, mapping))
+
+
 @settings(max_examples=100, deadline=None)
 @given(seed=seeds, cores=st.integers(min_value=2, max_value=4))
 def test_energy_is_exact_with_contention(seed: int, cores: int):

@@ -1,0 +1,94 @@
+"""Simulations per second, on the mappings a tuner sends to the simulator.
+
+The 11 unique convolutions of ResNet-18 (batch 1, int16) on ``dmazerunner-256``: per layer the 32 mappings of least
+energy x delay out of 4,000 random ones with perfect factors; one batch is all layers. Then one layer on all 32 cores of
+``mlu100-32``, whose cores wait for 4 DRAM channels, so that every pass of every core is walked. Expected time: under a
+minute, after compilation.
+
+    python -m pytest benchmarks/bench_simulator.py
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from cost_model.batched import evaluate_batch
+from cost_model.simulator import SimulatorModel, simulate_batch
+from tvm_spm.arch import load_arch
+from tvm_spm.legality_batch import check_batch
+from tvm_spm.mapping import Mapping
+from tvm_spm.mapping_batch import decode
+from tvm_spm.mapspace import MapSpace
+from tvm_spm.workload import Workload
+
+if TYPE_CHECKING:
+    from pytest_benchmark.fixture import BenchmarkFixture
+
+SHAPES = (
+    # K, C, outputs, taps, stride, inputs
+    (64, 3, 112, 7, 2, 224),
+    (64, 64, 56, 3, 1, 56),
+    (128, 64, 28, 3, 2, 56),
+    (128, 64, 28, 1, 2, 56),
+    (128, 128, 28, 3, 1, 28),
+    (256, 128, 14, 3, 2, 28),
+    (256, 128, 14, 1, 2, 28),
+    (256, 256, 14, 3, 1, 14),
+    (512, 256, 7, 3, 2, 14),
+    (512, 256, 7, 1, 2, 14),
+    (512, 512, 7, 3, 1, 7),
+)
+
+NUM_RANDOM = 4000
+NUM_KEPT = 32
+
+
+def layer(k: int, c: int, outputs: int, taps: int, stride: int, inputs: int) -> Workload:
+    """One square convolution with the usual padding."""
+    return Workload.conv2d(
+        K=k, C=c, OY=outputs, OX=outputs, FY=taps, FX=taps, stride=stride, padding=taps // 2, IY=inputs, IX=inputs
+    )
+
+
+def good_mappings(workload: Workload, arch_name: str, *, least_cores: int = 1) -> list[Mapping]:
+    """The best of a random sample, by the analytical model."""
+    arch = load_arch(arch_name)
+    batch = MapSpace(workload=workload, arch=arch, perfect=True).sample(np.random.default_rng(0), NUM_RANDOM)
+    batch = batch.take(check_batch(workload, arch, batch) == 0)
+    batch = batch.take(np.prod(batch.cores, axis=1) >= least_cores)
+    costs = evaluate_batch(workload, arch, batch)
+    best = np.argsort(costs.cycles * costs.energy_pj, kind="stable")[:NUM_KEPT]
+    return [decode(batch, int(row)) for row in best]
+
+
+def test_resnet18_layers(benchmark: BenchmarkFixture) -> None:
+    """All CPUs, in batches."""
+    arch = load_arch("dmazerunner-256")
+    batches = [(workload, good_mappings(workload, arch.name)) for workload in (layer(*shape) for shape in SHAPES)]
+
+    def simulate() -> int:
+        return sum(len(simulate_batch(workload, arch, mappings)) for workload, mappings in batches)
+
+    num_simulations = benchmark(simulate)
+    benchmark.extra_info["simulations_per_s"] = num_simulations / benchmark.stats.stats.median
+
+
+@pytest.mark.parametrize("shape", [SHAPES[0], SHAPES[1], SHAPES[-1]], ids=["conv1", "conv2", "conv5"])
+def test_one_mapping_at_a_time(benchmark: BenchmarkFixture, shape: tuple[int, int, int, int, int, int]) -> None:
+    """One call per mapping, as ``evaluate`` does."""
+    workload, arch, model = layer(*shape), load_arch("dmazerunner-256"), SimulatorModel()
+    mappings = good_mappings(workload, arch.name)
+    benchmark(lambda: [model.cost(workload, arch, mapping) for mapping in mappings])
+    benchmark.extra_info["simulations_per_s"] = len(mappings) / benchmark.stats.stats.median
+
+
+def test_32_cores(benchmark: BenchmarkFixture) -> None:
+    """Contention: nothing is folded across passes."""
+    workload, arch = layer(*SHAPES[1]), load_arch("mlu100-32")
+    mappings = good_mappings(workload, arch.name, least_cores=28)
+    assert mappings
+    benchmark(lambda: simulate_batch(workload, arch, mappings))
+    benchmark.extra_info["simulations_per_s"] = len(mappings) / benchmark.stats.stats.median

@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
 from cost_model.dmazerunner_batch import (
     NO_OPERAND,
@@ -109,9 +108,7 @@ def bound_spm_tiles(layer: Layer, least: PerMac, tiles: Ints) -> Floats:
 
 
 @njit(cache=True, nogil=True)
-def search_spm_tiles(
-    layer: Layer, tiles: Ints, bounds: Floats, best_value: float, best: Ints
-) -> tuple[int, float]:
+def search_spm_tiles(layer: Layer, tiles: Ints, bounds: Floats, best_value: float, best: Ints) -> tuple[int, float]:
     """Prices what may be below ``best_value`` under some SPM tiles, given in ascending order of their bounds.
 
     Returns:

@@ -5,7 +5,7 @@ A tile is one divisor per loop. Tiles are numbered so that a tile comes after al
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numba import njit
@@ -17,6 +17,7 @@ from tvm_spm.workload import Operand
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+Number = TypeVar("Number", np.int64, np.float64)
 
 UNREACHED = 1 << 40
 """Cycles of an array tile that no valid split makes; larger than any count of a tile."""
@@ -34,7 +35,7 @@ class Lattice(NamedTuple):
 class Splits(NamedTuple):
     """Every valid way to divide an array tile over PEs (``spatial``) and into their RFs (``rf``), by tile.
 
-    Those of tile ``t`` are ``start[t]`` up to ``start[t + 1]`` of ``pairs``, which holds rows of ``spatial`` and ``rf``.
+    Those of tile ``t`` are ``start[t]`` up to ``start[t + 1]`` of ``pairs``: rows of ``spatial`` and of ``rf``.
     """
 
     spatial: Ints
@@ -66,7 +67,7 @@ class TileSet(NamedTuple):
 def tile_set(nest: PublishedNest, machine: PublishedMachine, prunes: Prunes) -> TileSet:
     """Every tile, its elements per operand, and whether the SPM holds it and the prunes leave it."""
     lattice = _lattice(nest)
-    digits = np.indices(lattice.num_divisors).reshape(NUM_LOOPS, -1).T
+    digits = np.indices(lattice.num_divisors.tolist()).reshape(NUM_LOOPS, -1).T
     sizes = np.ascontiguousarray(lattice.divisors[np.arange(NUM_LOOPS), digits])
     elems = np.stack([_footprints(nest, operand, sizes) for operand in Operand], axis=1)
     num_bytes = elems * machine.elem_bytes
@@ -99,9 +100,7 @@ def array_tiles(nest: PublishedNest, tiles: TileSet, splits: Splits) -> ArrayTil
     return ArrayTiles(*_least(splits.start, splits.pairs, reached, elems, splits.rf.prod(axis=1)))
 
 
-def over_divisors(
-    lattice: Lattice, values: NDArray[np.generic], combine: np.ufunc
-) -> NDArray[np.generic]:
+def over_divisors(lattice: Lattice, values: NDArray[Number], combine: np.ufunc) -> NDArray[Number]:
     """For each tile the values of all tiles that divide it, itself included, combined (minimum or sum)."""
     grid = values.reshape(tuple(lattice.num_divisors)).copy()
     for loop in range(NUM_LOOPS):

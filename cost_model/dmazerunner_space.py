@@ -253,5 +253,6 @@ def _products(choices: Sequence[tuple[int, ...]], limit: int) -> Iterator[tuple[
 
 
 def divisors(value: int) -> tuple[int, ...]:
+    """All divisors, ascending."""
     small = [d for d in range(1, math.isqrt(value) + 1) if value % d == 0]
     return tuple(small + [value // d for d in reversed(small) if d * d != value])

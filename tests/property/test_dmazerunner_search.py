@@ -25,7 +25,10 @@ def layers(draw: st.DrawFn) -> Workload:
     size = st.sampled_from((1, 2, 3, 4, 6, 8, 9, 12))
     if kind == "matmul":
         return Workload.matmul(
-            m=draw(size), n=draw(size), k=draw(st.sampled_from((1, 6, 8, 12, 24))), batch=draw(st.sampled_from((1, 2, 4)))
+            m=draw(size),
+            n=draw(size),
+            k=draw(st.sampled_from((1, 6, 8, 12, 24))),
+            batch=draw(st.sampled_from((1, 2, 4))),
         )
     channels = draw(st.sampled_from((1, 2, 4, 6)))
     shape = {
@@ -57,7 +60,9 @@ def accelerators(draw: st.DrawFn) -> Arch:
     return replace(
         DMAZERUNNER,
         pe=replace(DMAZERUNNER.pe, rows=draw(st.sampled_from((1, 2, 4))), cols=draw(st.sampled_from((1, 3, 8)))),
-        levels=replace(levels, RF=rf, SPM=spm, DRAM=replace(levels.DRAM, access_pj=draw(st.sampled_from((0.0, 200.0))))),
+        levels=replace(
+            levels, RF=rf, SPM=spm, DRAM=replace(levels.DRAM, access_pj=draw(st.sampled_from((0.0, 200.0))))
+        ),
         noc=replace(DMAZERUNNER.noc, delivery_pj=draw(st.sampled_from((0.0, 2.0, 50.0)))),
         dma=replace(DMAZERUNNER.dma, startup_cycles=draw(st.sampled_from((0, 10, 291)))),
     )

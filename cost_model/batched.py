@@ -15,10 +15,10 @@ from numba import njit
 from numpy.typing import NDArray
 
 from cost_model.arrays import ArchArrays, WorkloadArrays
-from cost_model.batched_core import CHANNEL, CYCLES, PROLOGUE, Scratch, core_times
+from cost_model.batched_core import CHANNEL, CYCLES, PROLOGUE, Scratch, clipped_range, core_times
 from cost_model.batched_energy import energy_pj
-from cost_model.batched_nest import NEST_FIELDS, Ints, Nest, build_nest, unclipped_tiles
-from cost_model.batched_pass import MAX_STEP_KINDS, PASS_FIELDS, STEP_FIELDS
+from cost_model.batched_nest import CLIPPED, LINEAR, NEST_FIELDS, WHOLE, Ints, Nest, build_nest, floor_div
+from cost_model.batched_pass import LOOP_FIELDS, MAX_KINDS, PASS_FIELDS, STEP_FIELDS
 from tvm_spm.arch import Arch
 from tvm_spm.mapping_batch import NUM_DIMS, MappingBatch
 from tvm_spm.units import ceil_div
@@ -46,7 +46,7 @@ def evaluate_batch(workload: Workload, arch: Arch, batch: MappingBatch, *, num_t
     """
     tensors, machine = WorkloadArrays.of(workload), ArchArrays.of(arch)
     axes = [a for p in (workload.I, workload.W, workload.O, *workload.epilogue.extras) for a in p.axes]
-    is_clipped = np.array([_is_clipped(workload, axis) for axis in axes])
+    axis_kind = np.array([_axis_kind(workload, axis) for axis in axes], dtype=np.int64)
     rows = MappingBatch(*(np.ascontiguousarray(column) for column in batch))
     count = batch.num_mappings
     result = BatchCost(np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.float64))
@@ -55,7 +55,7 @@ def evaluate_batch(workload: Workload, arch: Arch, batch: MappingBatch, *, num_t
     def run(begin: int, end: int) -> None:
         scratch = _scratch(workload, arch)
         nest = np.zeros(1, dtype=NEST_FIELDS)
-        evaluate_rows(tensors, machine, is_clipped, tensor_elems, rows, begin, end, nest, scratch, *result)
+        evaluate_rows(tensors, machine, axis_kind, tensor_elems, rows, begin, end, nest, scratch, *result)
 
     threads = max(1, min(num_threads or os.cpu_count() or 1, count // _MIN_ROWS_PER_THREAD))
     # threads take turns: mappings differ in work, and later rows of a search tend to be alike
@@ -69,10 +69,11 @@ def evaluate_batch(workload: Workload, arch: Arch, batch: MappingBatch, *, num_t
     return result
 
 
-def _is_clipped(workload: Workload, axis: Axis) -> bool:
-    """Whether the axis reaches out of the tensor at either end."""
+def _axis_kind(workload: Workload, axis: Axis) -> int:
     reach = sum(coefficient * (workload.dims[name] - 1) for name, coefficient in axis.terms)
-    return axis.offset < 0 or axis.offset + reach >= axis.extent
+    if axis.offset < 0 or axis.offset + reach >= axis.extent:
+        return CLIPPED
+    return WHOLE if [coefficient for _, coefficient in axis.terms] == [1] else LINEAR
 
 
 def _num_cut_indices(workload: Workload, name: str) -> int:
@@ -94,17 +95,23 @@ def _scratch(workload: Workload, arch: Arch) -> Scratch:
     # the rest in one run, and its first and last index and the edge tile apart
     num_runs = [min(extent, indices + 4) for extent, indices in zip(workload.dims, cut, strict=True)]
     num_kinds = [min(extent, indices + 2) for extent, indices in zip(workload.dims, cut, strict=True)]
-    num_tiles = max(indices + 2 * min(arch.cores.count, e) + 2 for indices, e in zip(cut, workload.dims, strict=True))
+    num_tiles = [indices + 2 * min(arch.cores.count, e) + 2 for indices, e in zip(cut, workload.dims, strict=True)]
+    combined = max(
+        math.prod(num_tiles[DIM_NAMES.index(name)] for name, _ in axis.terms)
+        for projection in (workload.I, workload.W, workload.O, *workload.epilogue.extras)
+        for axis in projection.axes
+    )
     return Scratch(
         runs=np.zeros((3, NUM_DIMS, max(num_runs)), dtype=np.int64),
         kind_first=np.zeros((NUM_DIMS, max(num_runs)), dtype=np.int64),
         stride=np.zeros((NUM_DIMS, 3), dtype=np.int64),
-        transfers=np.zeros((5, math.prod(num_kinds)), dtype=np.int64),
-        states=np.zeros((7, math.prod(num_runs)), dtype=np.int64),
-        passes=np.zeros((1 << NUM_DIMS, PASS_FIELDS), dtype=np.int64),
-        steps=np.zeros(MAX_STEP_KINDS, dtype=STEP_FIELDS),
-        ways=np.zeros((MAX_STEP_KINDS, 2), dtype=np.int64),
-        tiles=np.zeros((3, NUM_DIMS, num_tiles), dtype=np.int64),
+        transfers=np.zeros((math.prod(num_kinds), 6), dtype=np.int64),
+        states=np.zeros((math.prod(num_runs), 7), dtype=np.int64),
+        loops=np.zeros(2, dtype=LOOP_FIELDS),
+        passes=np.zeros(MAX_KINDS, dtype=PASS_FIELDS),
+        steps=np.zeros(MAX_KINDS, dtype=STEP_FIELDS),
+        ways=np.zeros((MAX_KINDS, 2), dtype=np.int64),
+        tiles=np.zeros((2, 3, max(combined, *num_tiles)), dtype=np.int64),
     )
 
 
@@ -112,7 +119,7 @@ def _scratch(workload: Workload, arch: Arch) -> Scratch:
 def _contended_cycles(
     workload: WorkloadArrays,
     arch: ArchArrays,
-    is_clipped: NDArray[np.bool_],
+    axis_kind: Ints,
     nest: Nest,
     scratch: Scratch,
 ) -> int:
@@ -120,19 +127,15 @@ def _contended_cycles(
     first, extent = np.zeros(NUM_DIMS, dtype=np.int64), np.empty(NUM_DIMS, dtype=np.int64)
     times = np.zeros(3, dtype=np.int64)
     if nest.num_cores == 1:
-        core_times(workload, arch, is_clipped, nest, first, workload.dims, scratch, times)
+        core_times(workload, arch, axis_kind, nest, first, workload.dims, scratch, times)
         return times[CYCLES]
     # the cores of a dim in [low, high) are alike, the others are kinds of their own
     low, high = np.zeros(NUM_DIMS, dtype=np.int64), np.empty(NUM_DIMS, dtype=np.int64)
     at = np.zeros(NUM_DIMS, dtype=np.int64)
     for d in range(NUM_DIMS):
-        high[d] = workload.dims[d] // nest.core_tile[d]
-        for axis in range(len(is_clipped)):
-            if is_clipped[axis]:
-                for term in range(workload.term_start[axis], workload.term_start[axis + 1]):
-                    if workload.term_dim[term] == d:
-                        lowest, highest = unclipped_tiles(workload, axis, d, 0, workload.dims[d], nest.core_tile[d])
-                        low[d], high[d] = max(low[d], lowest), min(high[d], highest)
+        high[d] = floor_div(workload.dims[d], nest.core_tile[d])
+        if nest.cores[d] > 1:
+            low[d], high[d] = clipped_range(workload, axis_kind, d, 0, workload.dims[d], nest.core_tile[d], high[d])
     slowest, slowest_prologue, prologues, held = -1, 0, 0, 0
     while True:
         count = 1
@@ -141,7 +144,7 @@ def _contended_cycles(
             extent[d] = min(nest.core_tile[d], workload.dims[d] - first[d])
             if low[d] == at[d] and at[d] < high[d]:
                 count *= high[d] - low[d]
-        core_times(workload, arch, is_clipped, nest, first, extent, scratch, times)
+        core_times(workload, arch, axis_kind, nest, first, extent, scratch, times)
         if times[CYCLES] > slowest:
             slowest, slowest_prologue = times[CYCLES], times[PROLOGUE]
         prologues += times[PROLOGUE] * count
@@ -166,7 +169,7 @@ def _compile(source_hash: str) -> Callable[..., None]:
     def evaluate_rows(
         workload: WorkloadArrays,
         arch: ArchArrays,
-        is_clipped: NDArray[np.bool_],
+        axis_kind: Ints,
         tensor_elems: int,
         batch: MappingBatch,
         begin: int,
@@ -181,8 +184,8 @@ def _compile(source_hash: str) -> Callable[..., None]:
         nest = nests[0]
         for row in range(begin, end):
             build_nest(workload, batch, row, nest)
-            energies_pj[row] = energy_pj(workload, arch, is_clipped, tensor_elems, nest, scratch.tiles)
-            cycles[row] = _contended_cycles(workload, arch, is_clipped, nest, scratch)
+            energies_pj[row] = energy_pj(workload, arch, axis_kind, tensor_elems, nest, scratch.tiles)
+            cycles[row] = _contended_cycles(workload, arch, axis_kind, nest, scratch)
 
     compiled: Callable[..., Any] = evaluate_rows
     return compiled

@@ -15,30 +15,22 @@ from numba import njit
 from numpy.typing import NDArray
 
 from cost_model.arrays import ArchArrays, WorkloadArrays
-from cost_model.batched_nest import I, Ints, Nest, O, W, inside_elems, unclipped_tiles
-from cost_model.batched_pass import (
-    DRAIN_CYCLES,
-    FRESH_CYCLES,
-    IN_BYTES,
-    IN_CYCLES,
-    PARTIAL_CYCLES,
-    pass_record,
-    port_cycles,
-)
+from cost_model.batched_nest import CLIPPED, I, Ints, Nest, O, W, floor_div, inside_elems, unclipped_tiles
+from cost_model.batched_pass import Loops, add_loop, fill_pass, port_cycles, set_edges
 from tvm_spm.mapping_batch import NUM_DIMS
 
 CYCLES, PROLOGUE, CHANNEL = 0, 1, 2
 """Columns of a core's times: until its last store, its first loads, and all that it holds a DRAM channel."""
 
-FINAL, ENGINE = 3, 4
-"""Rows of transfers after those of I, W and partial O: a final store's channel and engine cycles."""
+FINAL, SPILL_ENGINE, FINAL_ENGINE = 3, 4, 5
+"""Columns of transfers after those of I, W and partial O: a final store, and how long stores keep the DMA engine."""
 
 RUN_FIRST, RUN_LENGTH, RUN_KIND = 0, 1, 2
 """Planes of a table of runs: first index, number of indices, and which distinct transfer they share."""
 
 MASK, IS_PARTIAL, IS_BEFORE_LAST, CODE, WAYS = 0, 1, 2, 3, 6
-"""Rows of a table of states: bits of edge tiles, whether a reduction is beyond its first index, whether one is before
-its last, three codes of transfers, and how many index vectors are in this state."""
+"""Columns of a table of states: bits of edge tiles, whether a reduction is beyond its first index, whether one is
+before its last, three codes of transfers, and how many index vectors are in this state."""
 
 _START, _END = -1, -1
 """Positions of the tick before the first and after the last pass: outside every loop, so that everything moves."""
@@ -51,11 +43,12 @@ class Scratch(NamedTuple):
         runs: ``(3, 8, runs)``, see ``RUN_FIRST``.
         kind_first: ``(8, runs)`` an index of each distinct transfer.
         stride: ``(8, 3)`` of a loop's transfers in the codes of I, W, O.
-        transfers: ``(5, codes)`` cycles.
-        states: ``(7, states)``, see ``MASK``.
-        passes: ``(256, PASS_FIELDS)``.
+        transfers: ``(codes, 6)`` cycles.
+        states: ``(states, 7)``, see ``MASK``.
+        loops: Two records of ``LOOP_FIELDS``: of the core, and of a pass.
+        passes: Table of ``PASS_FIELDS``.
         steps: Table of ``STEP_FIELDS``.
-        ways: For ``pass_record``.
+        ways: For ``fill_pass``.
         tiles: For ``energy_pj``.
     """
 
@@ -64,7 +57,8 @@ class Scratch(NamedTuple):
     stride: Ints
     transfers: Ints
     states: Ints
-    passes: Ints
+    loops: NDArray[np.void]
+    passes: NDArray[np.void]
     steps: NDArray[np.void]
     ways: Ints
     tiles: Ints
@@ -74,7 +68,7 @@ class Scratch(NamedTuple):
 def core_times(
     workload: WorkloadArrays,
     arch: ArchArrays,
-    is_clipped: NDArray[np.bool_],
+    axis_kind: Ints,
     nest: Nest,
     first: Ints,
     extent: Ints,
@@ -82,67 +76,68 @@ def core_times(
     times: Ints,
 ) -> None:
     """Fill ``times`` with those of the core that owns ``extent`` elements from ``first`` on along each dim."""
-    dim, count = np.empty(NUM_DIMS, dtype=np.int64), np.empty(NUM_DIMS, dtype=np.int64)
-    bit, position = np.zeros(NUM_DIMS, dtype=np.int64), np.empty(NUM_DIMS, dtype=np.int64)
-    num_runs, red = np.empty(NUM_DIMS, dtype=np.int64), np.empty(NUM_DIMS, dtype=np.int64)
-    num_loops, num_masks = 0, 1
-    codes = np.ones(3, dtype=np.int64)
-    for loop in range(nest.num_dram):
-        d = nest.dram_dim[loop]
+    loops = scratch.loops[0]
+    loops.num_loops, loops.num_masks = 0, 1
+    codes_i, codes_w, codes_o = 1, 1, 1
+    for position in range(nest.num_dram):
+        d = nest.dram_dim[position]
         if extent[d] <= nest.spm[d]:
             continue
-        whole = extent[d] // nest.spm[d]
-        has_edge = whole * nest.spm[d] < extent[d]
-        dim[num_loops], count[num_loops], position[num_loops] = d, whole + has_edge, loop
-        red[num_loops] = 1 if workload.is_reduction[d] else 0
-        if has_edge:
-            bit[num_loops] = num_masks
-            num_masks *= 2
-        low, high = 0, whole
-        for axis in range(len(is_clipped)):
-            if is_clipped[axis]:
-                for term in range(workload.term_start[axis], workload.term_start[axis + 1]):
-                    if workload.term_dim[term] == d:
-                        lowest, highest = unclipped_tiles(workload, axis, d, first[d], extent[d], nest.spm[d])
-                        low, high = max(low, lowest), min(high, highest)
-        runs, kinds = _cut_runs(
-            scratch, num_loops, whole + has_edge, low, high, red[num_loops] == 1, red[num_loops] == 1 and nest.spill == 1
-        )
-        num_runs[num_loops] = runs
-        for operand in range(3):
-            scratch.stride[num_loops, operand] = 0
-            if workload.is_relevant[operand, d]:
-                scratch.stride[num_loops, operand] = codes[operand]
-                codes[operand] *= kinds
-        num_loops += 1
-    _fill_transfers(workload, arch, nest, first, extent, dim, num_loops, codes, scratch)
-    _fill_passes(workload, arch, nest, extent, dim, bit, num_loops, num_masks, scratch)
-    times[PROLOGUE] = scratch.transfers[I, 0] + scratch.transfers[W, 0]
-    times[CYCLES], times[CHANNEL] = _timeline(
-        arch, nest, num_loops, count, bit, position, red, num_runs, scratch, times[PROLOGUE]
+        loop = loops.num_loops
+        red = 1 if workload.is_reduction[d] else 0
+        high = add_loop(loops, d, extent[d], nest.spm[d], red, position)
+        low, high = clipped_range(workload, axis_kind, d, first[d], extent[d], nest.spm[d], high)
+        kinds = _cut_runs(scratch, loops, loop, low, high, red == 1 and nest.spill == 1)
+        scratch.stride[loop, I] = codes_i if workload.is_relevant[I, d] else 0
+        scratch.stride[loop, W] = codes_w if workload.is_relevant[W, d] else 0
+        scratch.stride[loop, O] = codes_o if workload.is_relevant[O, d] else 0
+        codes_i *= kinds if workload.is_relevant[I, d] else 1
+        codes_w *= kinds if workload.is_relevant[W, d] else 1
+        codes_o *= kinds if workload.is_relevant[O, d] else 1
+    _fill_transfers(workload, arch, nest, loops, first, extent, I, codes_i, scratch)
+    _fill_transfers(workload, arch, nest, loops, first, extent, W, codes_w, scratch)
+    _fill_transfers(workload, arch, nest, loops, first, extent, O, codes_o, scratch)
+    for d in range(NUM_DIMS):
+        loops.size[d] = min(nest.spm[d], extent[d])
+    for mask in range(loops.num_masks):
+        if mask > 0:
+            set_edges(loops, mask, extent, nest.spm)
+        fill_pass(workload, arch, nest, loops.size, scratch.loops[1], scratch.steps, scratch.ways, scratch.passes[mask])
+    times[PROLOGUE] = scratch.transfers[0, I] + scratch.transfers[0, W]
+    cycles, times[CHANNEL] = _timeline(
+        arch.spm_bytes_per_cycle, arch.mac_stages - 1, nest, loops, scratch, times[PROLOGUE]
     )
+    times[CYCLES] = arch.launch_cycles + cycles
+
+
+@njit(error_model="numpy")
+def clipped_range(
+    workload: WorkloadArrays, axis_kind: Ints, d: int, first: int, extent: int, tile: int, whole: int
+) -> tuple[int, int]:
+    """[low, high): the full tiles of a part of a dim that no axis clips, out of ``whole`` ones."""
+    low, high = 0, whole
+    for axis in range(len(axis_kind)):
+        if axis_kind[axis] == CLIPPED:
+            for term in range(workload.term_start[axis], workload.term_start[axis + 1]):
+                if workload.term_dim[term] == d:
+                    lowest, highest = unclipped_tiles(workload, axis, d, first, extent, tile)
+                    low, high = max(low, lowest), min(high, highest)
+    return low, high
 
 
 @njit(error_model="numpy", forceinline=True)
-def _cut_runs(
-    scratch: Scratch, loop: int, count: int, low: int, high: int, split_first: bool, split_last: bool
-) -> tuple[int, int]:
+def _cut_runs(scratch: Scratch, loops: Loops, loop: int, low: int, high: int, split_last: bool) -> int:
     """Cut the indices of a loop into runs; those in [low, high) are clipped nowhere and share a transfer.
 
     Returns:
-        (runs, distinct transfers).
+        The number of distinct transfers.
     """
-    runs, num, kinds = scratch.runs, 0, 0
-    low = min(low, count)
-    high = max(low, high)
-    at = 0
+    runs, num, kinds, at, count = scratch.runs, 0, 0, 0, loops.count[loop]
     while at < count:
         end = at + 1
-        if low <= at < high:
+        if low <= at < high and not (loops.red[loop] == 1 and at == 0):
             end = high
-            if split_first and at == 0:
-                end = 1
-            elif split_last and high == count and at < count - 1:
+            if split_last and high == count and at < count - 1:
                 end = count - 1
         is_shared = low < at < high
         runs[RUN_FIRST, loop, num], runs[RUN_LENGTH, loop, num] = at, end - at
@@ -152,12 +147,13 @@ def _cut_runs(
             kinds += 1
         num += 1
         at = end
-    return num, kinds
+    loops.num_runs[loop] = num
+    return kinds
 
 
-@njit(error_model="numpy", forceinline=True)
+@njit(error_model="numpy")
 def _transfer_cycles(
-    workload: WorkloadArrays, arch: ArchArrays, projection: int, elem_bits: int, first: Ints, size: Ints
+    workload: WorkloadArrays, startup: float, rate: float, projection: int, elem_bits: int, first: Ints, size: Ints
 ) -> tuple[int, int]:
     """(cycles, elements) of moving one tile; a tile wholly in padding moves nothing and takes no time."""
     elems, bursts, is_split = 1, 1, False
@@ -170,83 +166,91 @@ def _transfer_cycles(
             is_split = True
     if elems == 0:
         return 0, 0
-    num_bytes = -(-elems * elem_bits // 8)
-    return int(math.ceil(bursts * arch.burst_startup_cycles + num_bytes / arch.dma_bytes_per_cycle)), elems
+    return int(math.ceil(bursts * startup + ((elems * elem_bits + 7) >> 3) / rate)), elems
 
 
-@njit(error_model="numpy", forceinline=True)
+@njit(error_model="numpy")
 def _fill_transfers(
     workload: WorkloadArrays,
     arch: ArchArrays,
     nest: Nest,
+    loops: Loops,
     core_first: Ints,
     extent: Ints,
-    dim: Ints,
-    num_loops: int,
-    codes: Ints,
+    operand: int,
+    num_codes: int,
     scratch: Scratch,
 ) -> None:
-    """All distinct transfers of I, W, O, and the final stores, indexed by their codes."""
-    first, size = np.empty(NUM_DIMS, dtype=np.int64), np.empty(NUM_DIMS, dtype=np.int64)
-    transfers = scratch.transfers
+    """All distinct transfers of one operand by code; for O also the final stores."""
+    startup, rate, transfers = arch.burst_startup_cycles, arch.dma_bytes_per_cycle, scratch.transfers
+    first, size = loops.first, loops.size
     for d in range(NUM_DIMS):
         first[d], size[d] = core_first[d], min(nest.spm[d], extent[d])
-    for operand in range(3):
-        for code in range(codes[operand]):
-            rest = code
-            for loop in range(num_loops - 1, -1, -1):
-                stride = scratch.stride[loop, operand]
-                if stride > 0:
-                    kind = rest // stride if rest >= stride else 0
-                    rest -= kind * stride
-                    d = dim[loop]
-                    offset = scratch.kind_first[loop, kind] * nest.spm[d]
-                    first[d], size[d] = core_first[d] + offset, min(nest.spm[d], extent[d] - offset)
-            transfers[operand, code], elems = _transfer_cycles(
-                workload, arch, operand, workload.elem_bits[operand], first, size
-            )
-            if operand == O:
-                cycles, _ = _transfer_cycles(workload, arch, O, workload.out_bits, first, size)
-                for extra in range(O + 1, len(workload.elem_bits)):
-                    more, _ = _transfer_cycles(workload, arch, extra, workload.elem_bits[extra], first, size)
-                    cycles += more
-                ops_cycles = int(math.ceil(elems * workload.num_ops_per_elem / arch.vector_ops_per_cycle))
-                transfers[FINAL, code], transfers[ENGINE, code] = cycles, max(cycles, ops_cycles)
+    for code in range(num_codes):
+        rest = code
+        for loop in range(loops.num_loops - 1, -1, -1):
+            stride = scratch.stride[loop, operand]
+            if stride > 0 and num_codes > 1:
+                kind = floor_div(rest, stride)
+                rest -= kind * stride
+                d = loops.dim[loop]
+                offset = scratch.kind_first[loop, kind] * nest.spm[d]
+                first[d], size[d] = core_first[d] + offset, min(nest.spm[d], extent[d] - offset)
+        bits = workload.elem_bits[operand]
+        cycles, elems = _transfer_cycles(workload, startup, rate, operand, bits, first, size)
+        transfers[code, operand] = cycles
+        if operand == O:
+            transfers[code, SPILL_ENGINE] = cycles
+            if bits != workload.out_bits:
+                cycles, _ = _transfer_cycles(workload, startup, rate, O, workload.out_bits, first, size)
+            for extra in range(O + 1, len(workload.elem_bits)):
+                bits = workload.elem_bits[extra]
+                more, _ = _transfer_cycles(workload, startup, rate, extra, bits, first, size)
+                cycles += more
+            ops_cycles = int(math.ceil(elems * workload.num_ops_per_elem / arch.vector_ops_per_cycle))
+            transfers[code, FINAL], transfers[code, FINAL_ENGINE] = cycles, max(cycles, ops_cycles)
 
 
 @njit(error_model="numpy", forceinline=True)
-def _fill_passes(
-    workload: WorkloadArrays,
-    arch: ArchArrays,
-    nest: Nest,
-    extent: Ints,
-    dim: Ints,
-    bit: Ints,
-    num_loops: int,
-    num_masks: int,
-    scratch: Scratch,
-) -> None:
-    """One pass record per combination of loops that are at their edge tile."""
-    tile = np.empty(NUM_DIMS, dtype=np.int64)
-    for d in range(NUM_DIMS):
-        tile[d] = min(nest.spm[d], extent[d])
-    for mask in range(num_masks):
-        for loop in range(num_loops):
-            if bit[loop] > 0:
-                d = dim[loop]
-                tile[d] = extent[d] % nest.spm[d] if mask & bit[loop] else nest.spm[d]
-        pass_record(workload, arch, nest, tile, scratch.steps, scratch.ways, scratch.passes[mask])
+def _pass_cycles(
+    port: float, pipeline: int, nest: Nest, record: np.void, tick_in: int, tick_out: int, is_partial: int
+) -> int:
+    """Cycles of a pass with its fill and drain, between two ticks."""
+    fill, fill_bytes = 0, 0
+    for operand in range(2):
+        if tick_in <= nest.rf_position[operand]:
+            fill = max(fill, record.in_cycles[operand])
+            fill_bytes += record.in_bytes[operand]
+    if is_partial == 1 and tick_in <= nest.rf_position[O]:
+        fill = max(fill, record.in_cycles[O])
+        fill_bytes += record.in_bytes[O]
+    drain = record.drain_cycles if tick_out <= nest.rf_position[O] else 0
+    return record.cycles[is_partial] + max(fill, port_cycles(port, fill_bytes)) + pipeline + drain
+
+
+@njit(error_model="numpy", forceinline=True)
+def _moved(nest: Nest, tick_in: int, tick_out: int) -> tuple[int, int, int, int, int, int, int, int]:
+    """What the DMA engine does between two ticks, as 0 or 1.
+
+    Returns:
+        Whether it stores the outputs of the pass before, beside this pass; whether those of this pass leave, and are
+        stored behind it; whether it loads I, W, O for the pass after; and whether it loads I, W, O beside this pass.
+    """
+    stores_before = nest.spm_double[O] if 0 <= tick_in <= nest.spm_position[O] else 0
+    leaves = 1 if tick_out <= nest.spm_position[O] else 0
+    stores_behind = leaves * (1 - nest.spm_double[O])
+    i = 1 if 0 <= tick_out <= nest.spm_position[I] else 0
+    w = 1 if 0 <= tick_out <= nest.spm_position[W] else 0
+    o = 1 if 0 <= tick_out <= nest.spm_position[O] else 0
+    return stores_before, leaves, stores_behind, i, w, o, i * nest.spm_double[I], w * nest.spm_double[W]
 
 
 @njit(error_model="numpy", forceinline=True)
 def _slot_cycles(
-    arch: ArchArrays,
-    nest: Nest,
-    scratch: Scratch,
-    tick_in: int,
-    tick_out: int,
-    mask: int,
-    is_partial: int,
+    transfers: Ints,
+    moved: tuple[int, int, int, int, int, int, int, int],
+    double_o: int,
+    cycles: int,
     before: tuple[int, int],
     at: tuple[int, int],
     after: tuple[int, int, int, int],
@@ -254,44 +258,23 @@ def _slot_cycles(
     """(cycles, channel cycles) of one pass and the transfers beside and behind it.
 
     Args:
-        arch: Its arrays.
-        nest: The mapping.
-        scratch: Passes and transfers.
-        tick_in: Position of the loop that ticked before the pass.
-        tick_out: Of that which ticks after it.
-        mask: Which loops are at edge tiles.
-        is_partial: Whether a reduction loop is beyond its first index.
-        before: Code of the output tile of the pass before, or -1, and whether it is complete.
+        transfers: By code.
+        moved: Of the ticks around the pass.
+        double_o: 1 if O has two SPM buffers.
+        cycles: Of the pass.
+        before: Code of the output tile of the pass before, and 1 if it is complete.
         at: The same of this pass.
-        after: Codes of I, W, O of the pass after, or -1, and whether its outputs are partial sums.
+        after: Codes of I, W, O of the pass after, and 1 if its outputs are partial sums.
     """
-    record, transfers = scratch.passes[mask], scratch.transfers
-    fill, fill_bytes = 0, 0
-    for operand in range(3):
-        if tick_in <= nest.rf_position[operand] and (operand != O or is_partial == 1):
-            fill = max(fill, record[IN_CYCLES + operand])
-            fill_bytes += record[IN_BYTES + operand]
-    cycles = record[PARTIAL_CYCLES] if is_partial == 1 else record[FRESH_CYCLES]
-    cycles += max(fill, port_cycles(arch, fill_bytes)) + arch.mac_stages - 1
-    if tick_out <= nest.rf_position[O]:
-        cycles += record[DRAIN_CYCLES]
-    beside, behind, channel = 0, 0, 0
-    if nest.spm_double[O] == 1 and before[0] >= 0 and tick_in <= nest.spm_position[O]:
-        beside = transfers[ENGINE if before[1] == 1 else O, before[0]]
-    if tick_out <= nest.spm_position[O]:
-        channel = transfers[FINAL if at[1] == 1 else O, at[0]]
-        if nest.spm_double[O] == 0:
-            behind = transfers[ENGINE if at[1] == 1 else O, at[0]]
-    if after[0] >= 0:
-        for operand in range(3):
-            if tick_out <= nest.spm_position[operand] and (operand != O or after[3] == 1):
-                load = transfers[operand, after[operand]]
-                channel += load
-                if nest.spm_double[operand] == 1:
-                    beside += load
-                else:
-                    behind += load
-    return max(cycles, beside) + behind, channel
+    stores_before, leaves, stores_behind, loads_i, loads_w, loads_o, beside_i, beside_w = moved
+    load_i, load_w = transfers[after[0], I], transfers[after[1], W]
+    load_o = loads_o * after[3] * transfers[after[2], O]
+    beside = stores_before * transfers[before[0], SPILL_ENGINE + before[1]]
+    beside += beside_i * load_i + beside_w * load_w + double_o * load_o
+    behind = stores_behind * transfers[at[0], SPILL_ENGINE + at[1]]
+    behind += (loads_i - beside_i) * load_i + (loads_w - beside_w) * load_w + (1 - double_o) * load_o
+    held = leaves * transfers[at[0], O + at[1]] + loads_i * load_i + loads_w * load_w + load_o
+    return max(cycles, beside) + behind, held
 
 
 @njit(error_model="numpy", forceinline=True)
@@ -300,155 +283,160 @@ def _code(scratch: Scratch, loop: int, run: int, operand: int) -> int:
 
 
 @njit(error_model="numpy", forceinline=True)
-def _run_of(scratch: Scratch, loop: int, num_runs: int, index: int) -> int:
-    run = num_runs - 1
+def _code_at(scratch: Scratch, loops: Loops, loop: int, index: int, operand: int) -> int:
+    run = loops.num_runs[loop] - 1
     while scratch.runs[RUN_FIRST, loop, run] > index:
         run -= 1
-    return run
+    return _code(scratch, loop, run, operand)
 
 
 @njit(error_model="numpy", forceinline=True)
-def _timeline(
-    arch: ArchArrays,
-    nest: Nest,
-    num_loops: int,
-    count: Ints,
-    bit: Ints,
-    position: Ints,
-    red: Ints,
-    num_runs: Ints,
-    scratch: Scratch,
-    prologue: int,
-) -> tuple[int, int]:
-    """(cycles, channel cycles) of all passes: see ``slots.representative_slots``."""
-    states, runs = scratch.states, scratch.runs
-    total, held = arch.launch_cycles + prologue, prologue
-    nothing, no_output = (-1, -1, -1, 0), (-1, 0)
-    if num_loops == 0:
-        slot, channel = _slot_cycles(arch, nest, scratch, _START, _END, 0, 0, no_output, (0, 1), nothing)
-        return total + slot + (scratch.transfers[ENGINE, 0] if nest.spm_double[O] == 1 else 0), held + channel
+def _pair(scratch: Scratch, loop: int, num_runs: int, number: int) -> tuple[int, int, int, int]:
+    """Kind ``number`` of two neighbouring indices: inside a run if even, else the last of a run and the next.
 
-    inner = num_loops - 1
-    inner_position, inner_red, inner_count = position[inner], red[inner], count[inner]
-    second = _run_of(scratch, inner, num_runs[inner], 1)
-    second_i, second_w = _code(scratch, inner, second, I), _code(scratch, inner, second, W)
-    second_o = _code(scratch, inner, second, O)
-    last_o = _code(scratch, inner, num_runs[inner] - 1, O)
-    next_to_last_o = _code(scratch, inner, _run_of(scratch, inner, num_runs[inner], inner_count - 2), O)
-    all_edges, any_red, inside_o = 0, 0, 0
-    for loop in range(num_loops):
-        all_edges |= bit[loop]
-        any_red |= red[loop]
-        inside_o += _code(scratch, loop, num_runs[loop] - 1, O)
-    all_last_o, inside_edges = inside_o, all_edges
-    num_states, ways = 1, 1
-    states[:, 0] = 0
-    states[WAYS, 0] = 1
-    for loop in range(inner):
-        inside_edges &= ~bit[loop]
-        inside_o -= _code(scratch, loop, num_runs[loop] - 1, O)
-        inside_red = 0
-        for other in range(loop + 1, num_loops):
-            inside_red |= red[other]
-        for run in range(num_runs[loop]):
-            for is_link in range(2):
-                # two indices in one run, or the last of this run and the first of the next
-                pairs, after = runs[RUN_LENGTH, loop, run] - 1, run
-                if is_link == 1:
-                    pairs, after = 1, run + 1
-                    if after == num_runs[loop]:
-                        break
-                if pairs == 0:
-                    continue
-                index = runs[RUN_FIRST, loop, run] + (runs[RUN_LENGTH, loop, run] - 1 if is_link == 1 else 0)
-                edge = bit[loop] if index + 1 == count[loop] - 1 else 0
-                beyond_first = 1 if red[loop] == 1 and index > 0 else 0
-                before_last = 1 if red[loop] == 1 and index + 1 < count[loop] - 1 else 0
-                for state in range(num_states):
-                    weight = states[WAYS, state] * ways * pairs
-                    mask, is_partial = states[MASK, state], states[IS_PARTIAL, state]
-                    before_last_state = states[IS_BEFORE_LAST, state]
-                    ending_o = states[CODE + O, state] + _code(scratch, loop, run, O) + inside_o
-                    starting_i = states[CODE + I, state] + _code(scratch, loop, after, I)
-                    starting_w = states[CODE + W, state] + _code(scratch, loop, after, W)
-                    starting_o = states[CODE + O, state] + _code(scratch, loop, after, O)
-                    is_complete = 1 if before_last_state | red[loop] == 0 else 0
-                    starts_partial = is_partial | red[loop]
-                    slot, channel = _slot_cycles(
-                        arch, nest, scratch, inner_position, position[loop],
-                        mask | inside_edges, is_partial | beyond_first | inside_red,
-                        (ending_o - last_o + next_to_last_o, is_complete & ~inner_red), (ending_o, is_complete),
-                        (starting_i, starting_w, starting_o, starts_partial),
-                    )  # fmt: skip
-                    total += weight * slot
-                    held += weight * channel
-                    at_complete = 1 if before_last_state | before_last | inside_red == 0 else 0
-                    slot, channel = _slot_cycles(
-                        arch, nest, scratch, position[loop], inner_position, mask | edge, starts_partial,
-                        (ending_o, is_complete), (starting_o, at_complete),
-                        (starting_i + second_i, starting_w + second_w, starting_o + second_o,
-                         starts_partial | inner_red),
-                    )  # fmt: skip
-                    total += weight * slot
-                    held += weight * channel
-        if num_runs[loop] == 1:
-            ways *= count[loop]
-        else:
-            num_states = _stand(scratch, loop, num_runs[loop], count[loop], bit[loop], red[loop], num_states)
-    for run in range(num_runs[inner]):
-        for is_link in range(2):
-            pairs, after = runs[RUN_LENGTH, inner, run] - 1, run
-            if is_link == 1:
-                pairs, after = 1, run + 1
-                if after == num_runs[inner]:
-                    break
-            if runs[RUN_FIRST, inner, run] == 0 and (is_link == 0 or runs[RUN_LENGTH, inner, run] == 1):
-                pairs -= 1
-            if pairs <= 0:
-                continue
-            for state in range(num_states):
-                weight = states[WAYS, state] * ways * pairs
-                is_partial = states[IS_PARTIAL, state] | inner_red
-                at_o = states[CODE + O, state] + _code(scratch, inner, run, O)
-                is_complete = 1 if states[IS_BEFORE_LAST, state] | inner_red == 0 else 0
-                slot, channel = _slot_cycles(
-                    arch, nest, scratch, inner_position, inner_position, states[MASK, state], is_partial,
-                    (at_o, is_complete), (at_o, is_complete),
-                    (states[CODE + I, state] + _code(scratch, inner, after, I),
-                     states[CODE + W, state] + _code(scratch, inner, after, W),
-                     states[CODE + O, state] + _code(scratch, inner, after, O), is_partial),
-                )  # fmt: skip
-                total += weight * slot
-                held += weight * channel
+    Returns:
+        (how many, first index, its run, run of the second).
+    """
+    run = number >> 1
+    first, length = scratch.runs[RUN_FIRST, loop, run], scratch.runs[RUN_LENGTH, loop, run]
+    if number & 1 == 0:
+        return length - 1, first, run, run
+    return 1, first + length - 1, run, min(run + 1, num_runs - 1)
+
+
+@njit(error_model="numpy")
+def _timeline(port: float, pipeline: int, nest: Nest, loops: Loops, scratch: Scratch, prologue: int) -> tuple[int, int]:
+    """(cycles, channel cycles) from the first load on: see ``slots.representative_slots``."""
+    states, transfers, passes, double_o = scratch.states, scratch.transfers, scratch.passes, nest.spm_double[O]
+    total, held = prologue, prologue
+    if loops.num_loops == 0:
+        cycles = _pass_cycles(port, pipeline, nest, passes[0], _START, _END, 0)
+        slot, channel = _slot_cycles(
+            transfers, _moved(nest, _START, _END), double_o, cycles, (0, 0), (0, 1), (0, 0, 0, 0)
+        )
+        return total + slot + double_o * transfers[0, FINAL_ENGINE], held + channel
+
+    inner = loops.num_loops - 1
+    inner_position, inner_red = loops.position[inner], loops.red[inner]
+    second_i, second_w, second_o = (
+        _code_at(scratch, loops, inner, 1, I), _code_at(scratch, loops, inner, 1, W), _code_at(scratch, loops, inner, 1, O)
+    )  # fmt: skip
+    all_edges, any_red, last_o = loops.num_masks - 1, 0, 0
+    for loop in range(loops.num_loops):
+        any_red |= loops.red[loop]
+        last_o += _code(scratch, loop, loops.num_runs[loop] - 1, O)
+    before_last_o = _code_at(scratch, loops, inner, loops.count[inner] - 2, O)
+    before_last_o -= _code(scratch, inner, loops.num_runs[inner] - 1, O)
+
+    cycles = _pass_cycles(port, pipeline, nest, passes[0], _START, inner_position, 0)
     slot, channel = _slot_cycles(
-        arch, nest, scratch, _START, inner_position, 0, 0, no_output, (0, 1 - any_red),
+        transfers, _moved(nest, _START, inner_position), double_o, cycles, (0, 0), (0, 1 - any_red),
         (second_i, second_w, second_o, inner_red),
     )  # fmt: skip
-    total += slot
-    held += channel
+    total, held = total + slot, held + channel
+    cycles = _pass_cycles(port, pipeline, nest, passes[all_edges], inner_position, _END, any_red)
     slot, channel = _slot_cycles(
-        arch, nest, scratch, inner_position, _END, all_edges, any_red,
-        (all_last_o - last_o + next_to_last_o, 1 - inner_red), (all_last_o, 1), nothing,
+        transfers, _moved(nest, inner_position, _END), double_o, cycles, (last_o + before_last_o, 1 - inner_red),
+        (last_o, 1), (0, 0, 0, 0),
     )  # fmt: skip
-    total += slot + (scratch.transfers[ENGINE, all_last_o] if nest.spm_double[O] == 1 else 0)
-    return total, held + channel
+    total, held = total + slot + double_o * transfers[last_o, FINAL_ENGINE], held + channel
+
+    states[0, :] = 0
+    states[0, WAYS] = 1
+    num_states, times, inside_edges, inside_o = 1, 1, all_edges, last_o
+    for loop in range(inner):
+        red, bit, position, num_runs = loops.red[loop], loops.bit[loop], loops.position[loop], loops.num_runs[loop]
+        inside_edges &= ~bit
+        inside_o -= _code(scratch, loop, num_runs - 1, O)
+        inside_red = 0
+        for other in range(loop + 1, loops.num_loops):
+            inside_red |= loops.red[other]
+        moved_ending = _moved(nest, inner_position, position)
+        moved_starting = _moved(nest, position, inner_position)
+        for number in range(2 * num_runs - 1):
+            pairs, index, run, after = _pair(scratch, loop, num_runs, number)
+            if pairs == 0:
+                continue
+            edge = bit if index + 2 == loops.count[loop] else 0
+            beyond_first = red if index > 0 else 0
+            before_last = red if index + 2 < loops.count[loop] else 0
+            run_o = _code(scratch, loop, run, O) + inside_o
+            after_i, after_w = _code(scratch, loop, after, I), _code(scratch, loop, after, W)
+            after_o = _code(scratch, loop, after, O)
+            for row in range(num_states):
+                weight = states[row, WAYS] * times * pairs
+                mask, is_partial, is_before_last = (
+                    states[row, MASK],
+                    states[row, IS_PARTIAL],
+                    states[row, IS_BEFORE_LAST],
+                )
+                ending_o = states[row, CODE + O] + run_o
+                i, w = states[row, CODE + I] + after_i, states[row, CODE + W] + after_w
+                o = states[row, CODE + O] + after_o
+                complete, starts_partial = 1 - (is_before_last | red), is_partial | red
+                cycles = _pass_cycles(
+                    port, pipeline, nest, passes[mask | inside_edges], inner_position, position,
+                    is_partial | beyond_first | inside_red,
+                )  # fmt: skip
+                slot, channel = _slot_cycles(
+                    transfers, moved_ending, double_o, cycles, (ending_o + before_last_o, complete & (1 - inner_red)),
+                    (ending_o, complete), (i, w, o, starts_partial),
+                )  # fmt: skip
+                total, held = total + weight * slot, held + weight * channel
+                cycles = _pass_cycles(
+                    port, pipeline, nest, passes[mask | edge], position, inner_position, starts_partial
+                )
+                slot, channel = _slot_cycles(
+                    transfers, moved_starting, double_o, cycles, (ending_o, complete),
+                    (o, 1 - (is_before_last | before_last | inside_red)),
+                    (i + second_i, w + second_w, o + second_o, starts_partial | inner_red),
+                )  # fmt: skip
+                total, held = total + weight * slot, held + weight * channel
+        if num_runs == 1:
+            times *= loops.count[loop]
+        else:
+            num_states = _stand(scratch, loops, loop, num_states)
+
+    moved = _moved(nest, inner_position, inner_position)
+    for number in range(2 * loops.num_runs[inner] - 1):
+        pairs, index, run, after = _pair(scratch, inner, loops.num_runs[inner], number)
+        if index == 0:
+            pairs -= 1
+        if pairs <= 0:
+            continue
+        run_o, after_i = _code(scratch, inner, run, O), _code(scratch, inner, after, I)
+        after_w, after_o = _code(scratch, inner, after, W), _code(scratch, inner, after, O)
+        for row in range(num_states):
+            is_partial = states[row, IS_PARTIAL] | inner_red
+            at = states[row, CODE + O] + run_o, 1 - (states[row, IS_BEFORE_LAST] | inner_red)
+            cycles = _pass_cycles(
+                port, pipeline, nest, passes[states[row, MASK]], inner_position, inner_position, is_partial
+            )
+            slot, channel = _slot_cycles(
+                transfers, moved, double_o, cycles, at, at,
+                (states[row, CODE + I] + after_i, states[row, CODE + W] + after_w, states[row, CODE + O] + after_o,
+                 is_partial),
+            )  # fmt: skip
+            weight = states[row, WAYS] * times * pairs
+            total, held = total + weight * slot, held + weight * channel
+    return total, held
 
 
 @njit(error_model="numpy", forceinline=True)
-def _stand(scratch: Scratch, loop: int, num_runs: int, count: int, bit: int, red: int, num_states: int) -> int:
+def _stand(scratch: Scratch, loops: Loops, loop: int, num_states: int) -> int:
     """Let one more loop stand in any of its runs."""
-    states, runs = scratch.states, scratch.runs
-    for run in range(num_runs - 1, -1, -1):
+    states, runs, count, red = scratch.states, scratch.runs, loops.count[loop], loops.red[loop]
+    for run in range(loops.num_runs[loop] - 1, -1, -1):
         index, length = runs[RUN_FIRST, loop, run], runs[RUN_LENGTH, loop, run]
-        edge = bit if index == count - 1 else 0
-        is_partial = 1 if red == 1 and index > 0 else 0
-        is_before_last = 1 if red == 1 and index + length < count else 0
-        for state in range(num_states):
-            target = run * num_states + state
-            states[MASK, target] = states[MASK, state] | edge
-            states[IS_PARTIAL, target] = states[IS_PARTIAL, state] | is_partial
-            states[IS_BEFORE_LAST, target] = states[IS_BEFORE_LAST, state] | is_before_last
+        edge = loops.bit[loop] if index == count - 1 else 0
+        is_partial = red if index > 0 else 0
+        is_before_last = red if index + length < count else 0
+        for row in range(num_states):
+            target = run * num_states + row
+            states[target, MASK] = states[row, MASK] | edge
+            states[target, IS_PARTIAL] = states[row, IS_PARTIAL] | is_partial
+            states[target, IS_BEFORE_LAST] = states[row, IS_BEFORE_LAST] | is_before_last
             for operand in range(3):
-                states[CODE + operand, target] = states[CODE + operand, state] + _code(scratch, loop, run, operand)
-            states[WAYS, target] = states[WAYS, state] * length
-    return num_runs * num_states
+                states[target, CODE + operand] = states[row, CODE + operand] + _code(scratch, loop, run, operand)
+            states[target, WAYS] = states[row, WAYS] * length
+    return loops.num_runs[loop] * num_states

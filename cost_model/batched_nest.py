@@ -15,6 +15,10 @@ I, W, O = 0, 1, 2  # noqa: E741 (the operands' own letters)
 
 Ints = NDArray[np.int64]
 
+WHOLE, LINEAR, CLIPPED = 0, 1, 2
+"""Kinds of axes: one dim with coefficient 1, so that its tiles add up to its extent; any other whose tiles stay inside
+the tensor; and one whose tiles may stick out into padding."""
+
 NEST_FIELDS = np.dtype(
     [
         ("cores", np.int64, NUM_DIMS),
@@ -104,6 +108,18 @@ class Nest(Protocol):
     reduction_pes: int
 
 
+@njit(error_model="numpy", forceinline=True)
+def floor_div(a: int, b: int) -> int:
+    """``a // b`` for ``0 <= a < 2**52`` and ``b > 0``; the quotient of doubles is exact enough and much faster."""
+    return int(a / b)
+
+
+@njit(error_model="numpy", forceinline=True)
+def ceil_div(a: int, b: int) -> int:
+    """``ceil(a / b)`` for ``0 <= a < 2**52`` and ``b > 0``."""
+    return int((a + b - 1) / b)
+
+
 @njit(error_model="numpy")
 def build_nest(workload: WorkloadArrays, batch: MappingBatch, row: int, nest: Nest) -> None:
     """Fill ``nest`` from one row of a batch."""
@@ -116,7 +132,7 @@ def build_nest(workload: WorkloadArrays, batch: MappingBatch, row: int, nest: Ne
         nest.spm[d] = batch.spm[row, d]
         nest.rf[d] = rf
         nest.array[d] = rf * pes
-        nest.core_tile[d] = extent if cores == 1 else -(-extent // cores)
+        nest.core_tile[d] = extent if cores == 1 else ceil_div(extent, cores)
         nest.num_cores *= cores
         if workload.is_reduction[d]:
             row_pes *= batch.rows[row, d]
@@ -145,7 +161,7 @@ def _count_tiles(nest: Nest, d: int, extent: int, pes: int) -> None:
     if times > 1 and chunk * times > extent:
         times -= 1
     while remaining > 0:
-        whole = chunk // spm
+        whole = floor_div(chunk, spm)
         edge = chunk - whole * spm
         num_spm += times * whole
         num_array += times * whole * full_arrays
@@ -173,11 +189,11 @@ def _count_tiles(nest: Nest, d: int, extent: int, pes: int) -> None:
 @njit(error_model="numpy", forceinline=True)
 def _array_tiles(tile: int, array: int, rf: int, pes: int) -> tuple[int, int, int]:
     """(array tiles, pieces of single PEs, those of the first array tile) of one SPM tile of one dim."""
-    whole = tile // array
+    whole = floor_div(tile, array)
     edge = tile - whole * array
     if edge == 0:
         return whole, whole * pes, pes
-    edge_pes = -(-edge // rf)
+    edge_pes = ceil_div(edge, rf)
     return whole + 1, whole * pes + edge_pes, pes if whole > 0 else edge_pes
 
 

@@ -8,41 +8,115 @@ reduction loop is beyond its first index (so that outputs are partial sums).
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from cost_model.arrays import UNBOUNDED, ArchArrays, WorkloadArrays
-from cost_model.batched_nest import Ints, Nest, O, tile_elems
+from cost_model.batched_nest import Ints, Nest, O, floor_div, tile_elems
 from tvm_spm.mapping_batch import NUM_DIMS
 
-FRESH_CYCLES, PARTIAL_CYCLES, DRAIN_CYCLES, IN_CYCLES, IN_BYTES = 0, 1, 2, 3, 6
-"""Columns of a pass record: the steps if outputs start fresh or as partial sums, the drain, and per operand the cycles
-and bytes of its first array tile. Fill and drain are not part of the first two."""
+MAX_KINDS = 1 << NUM_DIMS
+"""Combinations of loops that are at their edge tile."""
 
-PASS_FIELDS = 9
-
-MAX_STEP_KINDS = 1 << NUM_DIMS
+LOOP_FIELDS = np.dtype(
+    [
+        ("num_loops", np.int64),
+        ("num_masks", np.int64),
+        ("dim", np.int64, NUM_DIMS),
+        ("count", np.int64, NUM_DIMS),
+        ("bit", np.int64, NUM_DIMS),
+        ("red", np.int64, NUM_DIMS),
+        ("position", np.int64, NUM_DIMS),
+        ("num_runs", np.int64, NUM_DIMS),
+        ("size", np.int64, NUM_DIMS),
+        ("first", np.int64, NUM_DIMS),
+    ]
+)
 
 STEP_FIELDS = np.dtype(
     [("compute", np.int64), ("in_cycles", np.int64, 3), ("out_cycles", np.int64), ("num_bytes", np.int64, 3)]
 )
 """One step; a table of steps is indexed by the mask of edge tiles."""
 
+PASS_FIELDS = np.dtype(
+    [("cycles", np.int64, 2), ("drain_cycles", np.int64), ("in_cycles", np.int64, 3), ("in_bytes", np.int64, 3)]
+)
+"""One pass: its steps if outputs start fresh or as partial sums, without fill and drain; the drain; and per operand
+what its first array tile takes to come in."""
+
 _NO_TICK = 99
 """Position of the tick before the first or after the last step: inside every load position, so nothing moves."""
 
 
+class Loops(Protocol):
+    """A record of ``LOOP_FIELDS``: the loops of one level that iterate in a given tile, outer to inner.
+
+    Attributes:
+        num_loops: How many.
+        num_masks: Combinations of those that have an edge tile.
+        dim: Dim of each.
+        count: Iterations.
+        bit: Of the mask, or 0 if the loop has no edge tile.
+        red: 1 for reductions.
+        position: Among all loops of the nest.
+        num_runs: Runs of indices (DRAM loops only).
+        size: Scratch, a tile.
+        first: Scratch, where the tile starts.
+    """
+
+    num_loops: int
+    num_masks: int
+    dim: Ints
+    count: Ints
+    bit: Ints
+    red: Ints
+    position: Ints
+    num_runs: Ints
+    size: Ints
+    first: Ints
+
+
+@njit(error_model="numpy", forceinline=True)
+def add_loop(loops: Loops, d: int, extent: int, tile: int, red: int, position: int) -> int:
+    """Append the loop over the tiles of one dim.
+
+    Returns:
+        The number of full tiles.
+    """
+    whole, last = floor_div(extent, tile), loops.num_loops
+    has_edge = 1 if whole * tile < extent else 0
+    loops.dim[last], loops.count[last] = d, whole + has_edge
+    loops.red[last], loops.position[last] = red, position
+    loops.bit[last] = has_edge * loops.num_masks
+    loops.num_masks <<= has_edge
+    loops.num_loops = last + 1
+    return whole
+
+
+@njit(error_model="numpy", forceinline=True)
+def set_edges(loops: Loops, mask: int, extent: Ints, tile: Ints) -> None:
+    """Let ``loops.size`` be full or edge tiles as the mask says."""
+    for loop in range(loops.num_loops):
+        d = loops.dim[loop]
+        if loops.bit[loop] & mask:
+            loops.size[d] = extent[d] - (loops.count[loop] - 1) * tile[d]
+        else:
+            loops.size[d] = tile[d]
+
+
 @njit(error_model="numpy")
-def pass_record(
+def fill_pass(
     workload: WorkloadArrays,
     arch: ArchArrays,
     nest: Nest,
     tile: Ints,
+    loops: Loops,
     steps: NDArray[np.void],
     ways: Ints,
-    record: Ints,
+    record: np.void,
 ) -> None:
     """Fill the record of a pass over an SPM ``tile``.
 
@@ -51,121 +125,98 @@ def pass_record(
         arch: Its arrays.
         nest: The mapping.
         tile: Elements per dim.
+        loops: Scratch, a record of ``LOOP_FIELDS``.
         steps: Scratch, a table of ``STEP_FIELDS``.
-        ways: Scratch of ``(MAX_STEP_KINDS, 2)``.
-        record: ``PASS_FIELDS`` numbers, overwritten.
+        ways: Scratch of ``(MAX_KINDS, 2)``.
+        record: Of ``PASS_FIELDS``.
     """
-    num_loops, num_kinds = 0, 1
-    dim, count = np.empty(NUM_DIMS, dtype=np.int64), np.empty(NUM_DIMS, dtype=np.int64)
-    bit, position = np.empty(NUM_DIMS, dtype=np.int64), np.empty(NUM_DIMS, dtype=np.int64)
+    loops.num_loops, loops.num_masks = 0, 1
     for loop in range(nest.num_spm):
         d = nest.spm_dim[loop]
-        if tile[d] <= nest.array[d]:
-            continue
-        whole = tile[d] // nest.array[d]
-        has_edge = whole * nest.array[d] < tile[d]
-        dim[num_loops], count[num_loops], position[num_loops] = d, whole + has_edge, nest.num_dram + loop
-        bit[num_loops] = num_kinds if has_edge else 0
-        if has_edge:
-            num_kinds *= 2
-        num_loops += 1
-    _fill_steps(workload, arch, nest, tile, dim, count, bit, num_loops, num_kinds, steps)
-    all_edges = num_kinds - 1
+        if tile[d] > nest.array[d]:
+            red = 1 if workload.is_reduction[d] else 0
+            add_loop(loops, d, tile[d], nest.array[d], red, nest.num_dram + loop)
+    _fill_steps(workload, arch, nest, tile, loops, steps)
+    last = steps[loops.num_masks - 1]
     for operand in range(3):
-        record[IN_CYCLES + operand] = steps[0].in_cycles[operand]
-        record[IN_BYTES + operand] = steps[0].num_bytes[operand]
-    record[DRAIN_CYCLES] = max(steps[all_edges].out_cycles, port_cycles(arch, steps[all_edges].num_bytes[O]))
-    if num_loops == 0:
-        record[FRESH_CYCLES] = record[PARTIAL_CYCLES] = steps[0].compute
-        return
+        record.in_cycles[operand] = steps[0].in_cycles[operand]
+        record.in_bytes[operand] = steps[0].num_bytes[operand]
+    record.drain_cycles = max(last.out_cycles, port_cycles(arch.spm_bytes_per_cycle, last.num_bytes[O]))
+    if loops.num_loops == 0:
+        record.cycles[0] = record.cycles[1] = steps[0].compute
+    else:
+        record.cycles[0], record.cycles[1] = _sum_slots(arch.spm_bytes_per_cycle, nest, loops, steps, ways)
 
-    inner = num_loops - 1
-    inner_position, inner_bit, inner_count = position[inner], bit[inner], count[inner]
-    inner_red = 1 if workload.is_reduction[dim[inner]] else 0
-    ways[:num_kinds, :] = 0
-    ways[0, 0] = 1
-    seen_kinds, times, fresh, partial = 1, 1, 0, 0
-    inside = all_edges
+
+@njit(error_model="numpy", forceinline=True)
+def _sum_slots(port: float, nest: Nest, loops: Loops, steps: NDArray[np.void], ways: Ints) -> tuple[int, int]:
+    """Cycles of all steps if outputs start fresh, and if they start as partial sums: see ``representative_slots``."""
+    inner = loops.num_loops - 1
+    all_edges, inner_bit, inner_count = loops.num_masks - 1, loops.bit[inner], loops.count[inner]
+    inner_position, inner_red = loops.position[inner], loops.red[inner]
+    ways[0, 0], ways[0, 1] = 1, 0
+    num_kinds, times, inside = 1, 1, all_edges
+    fresh, partial = 0, 0
+    to_second = inner_bit if inner_count == 2 else 0
     for loop in range(inner):
-        red = 1 if workload.is_reduction[dim[loop]] else 0
-        inside &= ~bit[loop]
-        for mask in range(seen_kinds):
-            for is_red in range(2):
-                weight = ways[mask, is_red] * times
-                if weight == 0:
-                    continue
-                for is_edge in range(2):
-                    pairs, after = weight * (count[loop] - 1), mask
-                    if bit[loop] > 0:
-                        pairs = weight if is_edge == 1 else pairs - weight
-                        after = mask | bit[loop] if is_edge == 1 else mask
-                    elif is_edge == 1:
-                        break
-                    if pairs == 0:
-                        continue
-                    ending, starting_red = mask | inside, is_red | red
-                    a, b = _slot_cycles(
-                        arch, nest, steps, inner_position, position[loop], ending & ~inner_bit, ending, after,
-                    )  # fmt: skip
-                    fresh += pairs * (b if starting_red == 1 else a)
-                    partial += pairs * b
-                    second = after | inner_bit if inner_count == 2 else after
-                    a, b = _slot_cycles(
-                        arch, nest, steps, position[loop], inner_position, ending, after, second,
-                    )  # fmt: skip
-                    fresh += pairs * (b if starting_red | inner_red == 1 else a)
-                    partial += pairs * b
-        if bit[loop] == 0 and red == 0:
-            times *= count[loop]
-        else:
-            seen_kinds = _stand(ways, seen_kinds, count[loop], bit[loop], red)
-    for mask in range(seen_kinds):
-        for is_red in range(2):
-            weight = ways[mask, is_red] * times
-            if weight == 0 or inner_count < 3:
+        bit, count, red, position = loops.bit[loop], loops.count[loop], loops.red[loop], loops.position[loop]
+        inside &= ~bit
+        for to_edge in range(2 if bit > 0 else 1):
+            pairs = 1 if to_edge == 1 else (count - 2 if bit > 0 else count - 1)
+            if pairs == 0:
                 continue
-            to_edge = 1 if inner_bit > 0 else 0
-            a, b = _slot_cycles(arch, nest, steps, inner_position, inner_position, mask, mask, mask)
-            fresh += weight * (inner_count - 2 - to_edge) * (b if is_red | inner_red == 1 else a)
-            partial += weight * (inner_count - 2 - to_edge) * b
-            if to_edge == 1:
-                a, b = _slot_cycles(arch, nest, steps, inner_position, inner_position, mask, mask, mask | inner_bit)
-                fresh += weight * (b if is_red | inner_red == 1 else a)
-                partial += weight * b
-    a, b = _slot_cycles(arch, nest, steps, _NO_TICK, inner_position, 0, 0, inner_bit if inner_count == 2 else 0)
-    fresh += b if inner_red == 1 else a
-    partial += b
-    a, _ = _slot_cycles(arch, nest, steps, inner_position, _NO_TICK, all_edges & ~inner_bit, all_edges, 0)
-    record[FRESH_CYCLES], record[PARTIAL_CYCLES] = fresh + a, partial + a
+            for mask in range(num_kinds):
+                weight, weight_partial = ways[mask, 0] * times * pairs, ways[mask, 1] * times * pairs
+                ending, starting = mask | inside, mask | (bit * to_edge)
+                a, b = _slot_cycles(port, nest, steps, inner_position, position, ending & ~inner_bit, ending, starting)
+                c, d = _slot_cycles(port, nest, steps, position, inner_position, ending, starting, starting | to_second)
+                fresh += weight * ((b if red == 1 else a) + (d if red | inner_red == 1 else c))
+                fresh += weight_partial * (b + d)
+                partial += (weight + weight_partial) * (b + d)
+        if bit == 0 and red == 0:
+            times *= count
+        else:
+            num_kinds = _stand(ways, num_kinds, count, bit, red)
+    if inner_count > 2:
+        for to_edge in range(2 if inner_bit > 0 else 1):
+            pairs = 1 if to_edge == 1 else (inner_count - 3 if inner_bit > 0 else inner_count - 2)
+            for mask in range(num_kinds):
+                weight, weight_partial = ways[mask, 0] * times * pairs, ways[mask, 1] * times * pairs
+                a, b = _slot_cycles(
+                    port, nest, steps, inner_position, inner_position, mask, mask, mask | (inner_bit * to_edge)
+                )
+                fresh += weight * (b if inner_red == 1 else a) + weight_partial * b
+                partial += (weight + weight_partial) * b
+    a, b = _slot_cycles(port, nest, steps, _NO_TICK, inner_position, 0, 0, to_second)
+    last, _ = _slot_cycles(port, nest, steps, inner_position, _NO_TICK, all_edges & ~inner_bit, all_edges, 0)
+    return fresh + (b if inner_red == 1 else a) + last, partial + b + last
 
 
 @njit(error_model="numpy", forceinline=True)
 def _stand(ways: Ints, num_kinds: int, count: int, bit: int, red: int) -> int:
     """Let one more loop stand at any of its indices: ``ways[mask, is_partial]`` counts the index vectors of a kind."""
+    short = count - 1 if bit > 0 else count
     for mask in range(num_kinds):
         fresh, partial = ways[mask, 0], ways[mask, 1]
-        short = count - 1 if bit > 0 else count
         if red == 1:
             ways[mask, 0], ways[mask, 1] = fresh, fresh * (short - 1) + partial * short
         else:
             ways[mask, 0], ways[mask, 1] = fresh * short, partial * short
         if bit > 0:
-            ways[mask | bit, red] = fresh
+            ways[mask | bit, 0] = fresh * (1 - red)
             ways[mask | bit, 1] = fresh * red + partial
     return num_kinds * 2 if bit > 0 else num_kinds
 
 
 @njit(error_model="numpy", forceinline=True)
-def port_cycles(arch: ArchArrays, num_bytes: int) -> int:
-    """Cycles that the SPM port needs for transfers at the same time."""
-    if arch.spm_bytes_per_cycle == UNBOUNDED:
-        return 0
-    return int(math.ceil(num_bytes / arch.spm_bytes_per_cycle))
+def port_cycles(port: float, num_bytes: int) -> int:
+    """Cycles that an SPM port of ``port`` bytes per cycle needs for transfers at the same time."""
+    return 0 if port == UNBOUNDED else int(math.ceil(num_bytes / port))
 
 
-@njit(error_model="numpy", forceinline=True)
+@njit(error_model="numpy")
 def _slot_cycles(
-    arch: ArchArrays, nest: Nest, steps: NDArray[np.void], tick_in: int, tick_out: int, before: int, at: int, after: int
+    port: float, nest: Nest, steps: NDArray[np.void], tick_in: int, tick_out: int, before: int, at: int, after: int
 ) -> tuple[int, int]:
     """Cycles of one step and of what must move before the next: if that one needs no partial sums, and if it does."""
     hidden, hidden_bytes, shown, shown_bytes = steps[at].compute, 0, 0, 0
@@ -177,54 +228,43 @@ def _slot_cycles(
             else:
                 shown = max(shown, steps[after].in_cycles[operand])
                 shown_bytes += steps[after].num_bytes[operand]
+    reads = tick_out <= nest.rf_position[O]
     if nest.rf_double[O] == 1:
         if tick_in <= nest.rf_position[O]:
             hidden = max(hidden, steps[before].out_cycles)
             hidden_bytes += steps[before].num_bytes[O]
-        rest = max(shown, port_cycles(arch, shown_bytes))
-        fresh = max(hidden, port_cycles(arch, hidden_bytes)) + rest
-        if tick_out > nest.rf_position[O]:
+        rest = max(shown, port_cycles(port, shown_bytes))
+        fresh = rest + max(hidden, port_cycles(port, hidden_bytes))
+        if not reads:
             return fresh, fresh
         hidden = max(hidden, steps[after].in_cycles[O])
-        return fresh, max(hidden, port_cycles(arch, hidden_bytes + steps[after].num_bytes[O])) + rest
-    rest = max(hidden, port_cycles(arch, hidden_bytes))
-    if tick_out > nest.rf_position[O]:
-        fresh = rest + max(shown, port_cycles(arch, shown_bytes))
+        return fresh, rest + max(hidden, port_cycles(port, hidden_bytes + steps[after].num_bytes[O]))
+    rest = max(hidden, port_cycles(port, hidden_bytes))
+    if not reads:
+        fresh = rest + max(shown, port_cycles(port, shown_bytes))
         return fresh, fresh
     output, output_bytes = steps[at].out_cycles, shown_bytes + steps[at].num_bytes[O]
-    fresh = rest + max(shown, output, port_cycles(arch, output_bytes))
+    fresh = rest + max(shown, output, port_cycles(port, output_bytes))
     output, output_bytes = output + steps[after].in_cycles[O], output_bytes + steps[after].num_bytes[O]
-    return fresh, rest + max(shown, output, port_cycles(arch, output_bytes))
+    return fresh, rest + max(shown, output, port_cycles(port, output_bytes))
 
 
 @njit(error_model="numpy", forceinline=True)
 def _fill_steps(
-    workload: WorkloadArrays,
-    arch: ArchArrays,
-    nest: Nest,
-    tile: Ints,
-    dim: Ints,
-    count: Ints,
-    bit: Ints,
-    num_loops: int,
-    num_kinds: int,
-    steps: NDArray[np.void],
+    workload: WorkloadArrays, arch: ArchArrays, nest: Nest, tile: Ints, loops: Loops, steps: NDArray[np.void]
 ) -> None:
     """One record per combination of loops that are at their edge tile."""
-    size = np.empty(NUM_DIMS, dtype=np.int64)
     for d in range(NUM_DIMS):
-        size[d] = min(nest.array[d], tile[d])
-    for kind in range(num_kinds):
-        for loop in range(num_loops):
-            if bit[loop] > 0:
-                d = dim[loop]
-                size[d] = tile[d] - (count[loop] - 1) * nest.array[d] if kind & bit[loop] else nest.array[d]
+        loops.size[d] = min(nest.array[d], tile[d])
+    for mask in range(loops.num_masks):
+        if mask > 0:
+            set_edges(loops, mask, tile, nest.array)
         compute = 1
         for d in range(NUM_DIMS):
-            compute *= min(nest.rf[d], size[d])
-        steps[kind].compute = compute
+            compute *= min(nest.rf[d], loops.size[d])
+        steps[mask].compute = compute
         for operand in range(3):
-            elems = tile_elems(workload, operand, size)
-            steps[kind].in_cycles[operand] = int(math.ceil(elems / arch.noc_elems_per_cycle))
-            steps[kind].num_bytes[operand] = -(-elems * workload.elem_bits[operand] // 8)
-        steps[kind].out_cycles = steps[kind].in_cycles[O] + nest.hop_cycles
+            elems = tile_elems(workload, operand, loops.size)
+            steps[mask].in_cycles[operand] = int(math.ceil(elems / arch.noc_elems_per_cycle))
+            steps[mask].num_bytes[operand] = (elems * workload.elem_bits[operand] + 7) >> 3
+        steps[mask].out_cycles = steps[mask].in_cycles[O] + nest.hop_cycles

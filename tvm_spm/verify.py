@@ -17,17 +17,20 @@ from schedules.host import schedule_for_host
 from schedules.nest import Nest, Unsupported, read_nest
 from tvm_spm.errors import ModelError
 from tvm_spm.runtime import build, run
-from tvm_spm.target import PIPELINE
+from tvm_spm.target import HOST, PIPELINE
 from tvm_spm.workload import REDUCTION_DIMS
 
 Array = NDArray[np.generic]
 
-_HOST = "llvm"
+_REFERENCE = "llvm"
 _ROUNDINGS_PER_OP = 4
 """Per operation behind a sum: compilers may contract, and library functions may err, differently."""
 
 _MAX_DRAW = 3
 """Floats are drawn as small whole numbers: their products and sums are exact, so a single wrong term shows."""
+
+_DEVIATIONS = 8
+"""Standard deviations that a sum of independent terms never leaves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,8 +98,8 @@ def verify_task(
         raise ModelError(f"function cannot be verified: {blocks}")
     num_terms = _num_terms(nest)
     inputs = _draw(func, blocks, num_terms, rng)
-    reference = tvm.compile(_module(schedule_for_host(func)), target=_HOST)
-    tuned = tvm.compile(_module(scheduled_func), target=target or _HOST, tir_pipeline=PIPELINE)
+    reference = tvm.compile(_module(schedule_for_host(func)), target=_REFERENCE)
+    tuned = tvm.compile(_module(scheduled_func), target=target or tvm.target.Target(HOST), tir_pipeline=PIPELINE)
     expected = _call(reference, func, blocks, inputs)
     actual = _call(tuned, func, blocks, inputs)
     roundings = 0 if isinstance(nest, Unsupported) else _ROUNDINGS_PER_OP * nest.workload.epilogue.num_ops_per_elem
@@ -114,6 +117,8 @@ def verify_network(
 ) -> Verification:
     """Compare a tuned network with the untuned module it was made from.
 
+    Rounding errors of all sums of a network are taken as independent, so that they grow like the root of their number.
+
     Args:
         reference_mod: A Relax module as imported.
         tuned: Compiled, or a module that is compiled for ``target`` here.
@@ -128,13 +133,13 @@ def verify_network(
             raise ModelError("verify_network: a module needs a target to be compiled for, or pass an executable")
         tuned = build(tuned, target)
     lowered = relax.transform.LegalizeOps()(reference_mod)
-    num_terms = _terms_along_network(lowered)
+    num_roundings = math.ceil(_DEVIATIONS * math.sqrt(_terms_along_network(lowered)))
     functions = {
         name: schedule_for_host(func) if isinstance(func, tirx.PrimFunc) else func
         for name, func in lowered.functions.items()
     }
-    reference = relax.build(tvm.IRModule(functions, attrs=lowered.attrs), target=_HOST)
-    return compare(run(reference, inputs), run(tuned, inputs), num_roundings=num_terms)
+    reference = relax.build(tvm.IRModule(functions, attrs=lowered.attrs), target=_REFERENCE)
+    return compare(run(reference, inputs), run(tuned, inputs), num_roundings=num_roundings)
 
 
 def compare(expected: Sequence[Array], actual: Sequence[Array], *, num_roundings: int) -> Verification:
@@ -170,7 +175,7 @@ def _tolerance(want: Array, num_roundings: int) -> float:
     if not np.issubdtype(want.dtype, np.floating):
         return 0.0
     finite = np.abs(want[np.isfinite(want)])
-    return float(num_roundings * float(np.finfo(str(want.dtype)).eps) * max(1.0, float(finite.max(initial=0.0))))
+    return num_roundings * float(np.finfo(str(want.dtype)).eps) * max(1.0, float(finite.max(initial=0.0)))
 
 
 def _abs_error(want: Array, got: Array) -> NDArray[np.float64]:
@@ -234,8 +239,8 @@ def _amplitude(dtype: str, num_terms: int) -> int:
 
 
 def _largest_sum(num_terms: int, largest_product: int) -> float:
-    """What no partial sum exceeds: products of both signs wander, 8 standard deviations are never left."""
-    return largest_product * min(float(num_terms), 8 * math.sqrt(num_terms))
+    """What no partial sum exceeds: products of both signs wander."""
+    return largest_product * min(float(num_terms), _DEVIATIONS * math.sqrt(num_terms))
 
 
 def _exact_limit(dtype: str) -> float:
@@ -275,7 +280,7 @@ def _multiplied_params(func: tirx.PrimFunc, blocks: Sequence[Block]) -> set[int]
 
 
 def _terms_along_network(mod: tvm.IRModule) -> int:
-    """Terms of all sums together: a bound on the roundings that can add up along any path."""
+    """Terms that one element of every sum has, over all calls."""
     terms = {}
     for name, func in mod.functions.items():
         if isinstance(func, tirx.PrimFunc):

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -34,6 +35,27 @@ MODEL_NAME = "simulator"
 
 _ROWS_PER_THREAD = 16
 """Fewer are not worth a thread."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventCounts:
+    """What moved during one run, over all cores, in elements; operands in the order I W O.
+
+    Attributes:
+        crossed: Between SPM and the array, each element once per crossing.
+        delivered: Arrivals at PEs; for O, elements that entered or left the array.
+        left: Outputs that left the array.
+        moved: Between DRAM and SPM as operands; for O, partial sums out and back.
+        final: Finished outputs stored.
+        extras: Read per extra of the epilogue.
+    """
+
+    crossed: tuple[int, int, int]
+    delivered: tuple[int, int, int]
+    left: int
+    moved: tuple[int, int, int]
+    final: int
+    extras: tuple[int, ...]
 
 
 class SimulatorModel:
@@ -68,6 +90,24 @@ def simulate_batch(
     Returns:
         Costs in the order of ``mappings``.
     """
+    results, extra_elems = _run(workload, arch, mappings, num_threads=num_threads, fold=fold)
+    return [
+        _cost(workload, arch, mapping, result, _counts(result, extras))
+        for mapping, result, extras in zip(mappings, results.tolist(), extra_elems.tolist(), strict=True)
+    ]
+
+
+def simulate_events(workload: Workload, arch: Arch, mapping: Mapping) -> tuple[Cost, EventCounts]:
+    """Cost of a legal mapping, and the events that its energy counts."""
+    results, extra_elems = _run(workload, arch, [mapping], num_threads=1, fold=True)
+    counts = _counts(results[0].tolist(), extra_elems[0].tolist())
+    return _cost(workload, arch, mapping, results[0].tolist(), counts), counts
+
+
+def _run(
+    workload: Workload, arch: Arch, mappings: Sequence[Mapping], *, num_threads: int | None, fold: bool
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Results of the engine and elements per extra, one row per mapping."""
     batch = encode(mappings)
     problem, tensors = _pack(workload, arch)
     results = np.zeros((len(mappings), RESULT_FIELDS), dtype=np.int64)
@@ -83,10 +123,7 @@ def simulate_batch(
             list(pool.map(run, parts))
     elif mappings:
         run(slice(None))
-    return [
-        _cost(workload, arch, mapping, result.tolist(), extras.tolist())
-        for mapping, result, extras in zip(mappings, results, extra_elems, strict=True)
-    ]
+    return results, extra_elems
 
 
 @lru_cache(maxsize=32)
@@ -95,13 +132,25 @@ def _pack(workload: Workload, arch: Arch) -> tuple[NDArray[np.void], Tensors]:
     return pack_problem(arrays, ArchArrays.of(arch)), pack_tensors(arrays)
 
 
-def _cost(workload: Workload, arch: Arch, mapping: Mapping, result: list[int], extra_elems: list[int]) -> Cost:
+def _counts(result: list[int], extra_elems: list[int]) -> EventCounts:
+    totals, counts = result[TOTALS:COUNTS], result[COUNTS:]
+    return EventCounts(
+        crossed=(counts[CROSSED], counts[CROSSED + 1], counts[CROSSED + 2]),
+        delivered=(counts[DELIVERED], counts[DELIVERED + 1], counts[DELIVERED + 2]),
+        left=counts[LEFT_ELEMS],
+        moved=(totals[MOVED], totals[MOVED + 1], totals[MOVED + 2]),
+        final=totals[FINAL_ELEMS],
+        extras=tuple(extra_elems),
+    )
+
+
+def _cost(workload: Workload, arch: Arch, mapping: Mapping, result: list[int], counts: EventCounts) -> Cost:
     totals, cycles = result[TOTALS:COUNTS], result[CYCLES]
     launch_cycles, pass_cycles, mac_cycles = arch.cores.launch_cycles, result[PASS_CYCLES_SUM], result[MAC_CYCLES]
     i_bytes, w_bytes, o_bytes, extras_bytes = totals[DRAM_BYTES : DRAM_BYTES + 4]
     return Cost(
         cycles=cycles,
-        energy=_energy(workload, arch, mapping, result, extra_elems),
+        energy=_energy(workload, arch, mapping, counts),
         model=MODEL_NAME,
         macs=workload.macs,
         utilization=workload.macs / (cycles * arch.peak_macs_per_cycle),
@@ -114,32 +163,26 @@ def _cost(workload: Workload, arch: Arch, mapping: Mapping, result: list[int], e
     )
 
 
-def _energy(workload: Workload, arch: Arch, mapping: Mapping, result: list[int], extra_elems: list[int]) -> Energy:
+def _energy(workload: Workload, arch: Arch, mapping: Mapping, counts: EventCounts) -> Energy:
     """Energy of what was counted; every word of another width than ``word_bits`` is scaled linearly."""
-    totals, counts = result[TOTALS:COUNTS], result[COUNTS:]
     scales = [workload.projection(operand).elem_bits / arch.word_bits for operand in Operand]
     i_scale, w_scale, o_scale = scales
     crossed_words, delivered_words, moved_words = (
         sum(elems * scale for elems, scale in zip(columns, scales, strict=True))
-        for columns in (
-            counts[CROSSED : CROSSED + 3],
-            counts[DELIVERED : DELIVERED + 3],
-            totals[MOVED : MOVED + 3],
-        )
+        for columns in (counts.crossed, counts.delivered, counts.moved)
     )
-    final_elems = totals[FINAL_ELEMS]
     extra_words = sum(
         elems * extra.elem_bits / arch.word_bits
-        for elems, extra in zip(extra_elems, workload.epilogue.extras, strict=True)
+        for elems, extra in zip(counts.extras, workload.epilogue.extras, strict=True)
     )
     reduction_pes = math.prod(mapping.rows[name] * mapping.cols[name] for name in REDUCTION_DIMS)
-    hop_words = counts[LEFT_ELEMS] * (reduction_pes - 1) * o_scale
+    hop_words = counts.left * (reduction_pes - 1) * o_scale
     rf, spm, dram, noc = arch.levels.RF, arch.levels.SPM, arch.levels.DRAM, arch.noc
     return Energy(
         mac_pj=workload.macs * arch.mac.op_pj,
         rf_pj=workload.macs * rf.access_pj * (i_scale + w_scale + 2 * o_scale) + delivered_words * rf.fill_pj,
         noc_pj=crossed_words * noc.elem_pj + delivered_words * noc.delivery_pj + hop_words * noc.reduction_hop_pj,
-        spm_pj=(crossed_words + moved_words + final_elems * o_scale) * spm.access_pj,
-        dram_pj=(moved_words + final_elems * workload.out_bits / arch.word_bits + extra_words) * dram.access_pj,
+        spm_pj=(crossed_words + moved_words + counts.final * o_scale) * spm.access_pj,
+        dram_pj=(moved_words + counts.final * workload.out_bits / arch.word_bits + extra_words) * dram.access_pj,
         vector_pj=workload.O.tensor_elems() * workload.epilogue.num_ops_per_elem * arch.vector.op_pj,
     )

@@ -14,15 +14,16 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from cost_model.arrays import ArchArrays, WorkloadArrays
-from cost_model.batched_core import CHANNEL, CYCLES, PROLOGUE, Scratch, clipped_range, core_times
+from cost_model.batched_compile import compiled
+from cost_model.batched_core import CHANNEL, CYCLES, PROLOGUE, Scratch, core_times
 from cost_model.batched_energy import energy_pj
-from cost_model.batched_nest import CLIPPED, LINEAR, NEST_FIELDS, WHOLE, Ints, Nest, build_nest, floor_div
+from cost_model.batched_nest import NEST_FIELDS, Nest, build_nest, clipped_range
 from cost_model.batched_pass import LOOP_FIELDS, MAX_KINDS, PASS_FIELDS, STEP_FIELDS
+from cost_model.batched_problem import Ints, Problem, num_cut_indices, problem_of
 from tvm_spm.arch import Arch
 from tvm_spm.mapping_batch import NUM_DIMS, MappingBatch
 from tvm_spm.units import ceil_div
-from tvm_spm.workload import DIM_NAMES, Axis, Workload
+from tvm_spm.workload import DIM_NAMES, Workload
 
 _MIN_ROWS_PER_THREAD = 512
 """Fewer are not worth a thread."""
@@ -44,18 +45,16 @@ def evaluate_batch(workload: Workload, arch: Arch, batch: MappingBatch, *, num_t
         batch: Legal mappings; not checked again here.
         num_threads: At most so many; default one per CPU. Results do not depend on it.
     """
-    tensors, machine = WorkloadArrays.of(workload), ArchArrays.of(arch)
-    axes = [a for p in (workload.I, workload.W, workload.O, *workload.epilogue.extras) for a in p.axes]
-    axis_kind = np.array([_axis_kind(workload, axis) for axis in axes], dtype=np.int64)
-    rows = MappingBatch(*(np.ascontiguousarray(column) for column in batch))
+    problem = problem_of(workload, arch)
+    columns: list[NDArray[Any]] = [np.require(column, requirements=("C", "W")) for column in batch]
+    rows = MappingBatch(*columns)
     count = batch.num_mappings
     result = BatchCost(np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.float64))
-    tensor_elems = workload.O.tensor_elems()
 
     def run(begin: int, end: int) -> None:
         scratch = _scratch(workload, arch)
         nest = np.zeros(1, dtype=NEST_FIELDS)
-        evaluate_rows(tensors, machine, axis_kind, tensor_elems, rows, begin, end, nest, scratch, *result)
+        evaluate_rows(problem, rows, begin, end, nest, scratch, *result)
 
     threads = max(1, min(num_threads or os.cpu_count() or 1, count // _MIN_ROWS_PER_THREAD))
     # threads take turns: mappings differ in work, and later rows of a search tend to be alike
@@ -69,29 +68,9 @@ def evaluate_batch(workload: Workload, arch: Arch, batch: MappingBatch, *, num_t
     return result
 
 
-def _axis_kind(workload: Workload, axis: Axis) -> int:
-    reach = sum(coefficient * (workload.dims[name] - 1) for name, coefficient in axis.terms)
-    if axis.offset < 0 or axis.offset + reach >= axis.extent:
-        return CLIPPED
-    return WHOLE if [coefficient for _, coefficient in axis.terms] == [1] else LINEAR
-
-
-def _num_cut_indices(workload: Workload, name: str) -> int:
-    """Indices of a dim where a tile of one element may stick out of a tensor; larger tiles have fewer."""
-    most = 0
-    for projection in (workload.I, workload.W, workload.O, *workload.epilogue.extras):
-        for axis in projection.axes:
-            coefficient = dict(axis.terms).get(name)
-            if coefficient is not None:
-                reach = sum(c * (workload.dims[d] - 1) for d, c in axis.terms)
-                before, beyond = max(0, -axis.offset), max(0, axis.offset + reach + 1 - axis.extent)
-                most = max(most, ceil_div(before, coefficient) + ceil_div(beyond, coefficient))
-    return min(workload.dims[name], most)
-
-
 def _scratch(workload: Workload, arch: Arch) -> Scratch:
     """Room for any mapping of a workload."""
-    cut = [_num_cut_indices(workload, name) for name in DIM_NAMES]
+    cut = [num_cut_indices(workload, name) for name in DIM_NAMES]
     # the rest in one run, and its first and last index and the edge tile apart
     num_runs = [min(extent, indices + 4) for extent, indices in zip(workload.dims, cut, strict=True)]
     num_kinds = [min(extent, indices + 2) for extent, indices in zip(workload.dims, cut, strict=True)]
@@ -101,50 +80,46 @@ def _scratch(workload: Workload, arch: Arch) -> Scratch:
         for projection in (workload.I, workload.W, workload.O, *workload.epilogue.extras)
         for axis in projection.axes
     )
+    codes = math.prod(num_kinds)
     return Scratch(
-        runs=np.zeros((3, NUM_DIMS, max(num_runs)), dtype=np.int64),
-        kind_first=np.zeros((NUM_DIMS, max(num_runs)), dtype=np.int64),
-        stride=np.zeros((NUM_DIMS, 3), dtype=np.int64),
-        transfers=np.zeros((math.prod(num_kinds), 6), dtype=np.int64),
+        runs=np.zeros((4, NUM_DIMS, max(num_runs)), dtype=np.int64),
+        spans=np.zeros((2, codes), dtype=np.int64),
+        boxes=np.zeros((3, codes), dtype=np.int64),
+        transfers=np.zeros((codes, 6), dtype=np.int64),
         states=np.zeros((math.prod(num_runs), 7), dtype=np.int64),
+        places=np.zeros((6, NUM_DIMS), dtype=np.int64),
         loops=np.zeros(2, dtype=LOOP_FIELDS),
         passes=np.zeros(MAX_KINDS, dtype=PASS_FIELDS),
         steps=np.zeros(MAX_KINDS, dtype=STEP_FIELDS),
         ways=np.zeros((MAX_KINDS, 2), dtype=np.int64),
+        ending=np.zeros((MAX_KINDS, 2), dtype=np.int64),
+        starting=np.zeros((MAX_KINDS, 2), dtype=np.int64),
         tiles=np.zeros((2, 3, max(combined, *num_tiles)), dtype=np.int64),
     )
 
 
-@njit(error_model="numpy")
-def _contended_cycles(
-    workload: WorkloadArrays,
-    arch: ArchArrays,
-    axis_kind: Ints,
-    nest: Nest,
-    scratch: Scratch,
-) -> int:
+@compiled
+def _contended_cycles(problem: Problem, nest: Nest, scratch: Scratch) -> int:
     """Cycles until the last core is done, from all kinds of cores: see ``analytical.contended_cycles``."""
-    first, extent = np.zeros(NUM_DIMS, dtype=np.int64), np.empty(NUM_DIMS, dtype=np.int64)
-    times = np.zeros(3, dtype=np.int64)
+    places = scratch.places
+    first, extent, low, high, at, times = places[0], places[1], places[2], places[3], places[4], places[5]
     if nest.num_cores == 1:
-        core_times(workload, arch, axis_kind, nest, first, workload.dims, scratch, times)
+        first[:] = 0
+        core_times(problem, nest, first, problem.dims, scratch, times)
         return times[CYCLES]
     # the cores of a dim in [low, high) are alike, the others are kinds of their own
-    low, high = np.zeros(NUM_DIMS, dtype=np.int64), np.empty(NUM_DIMS, dtype=np.int64)
-    at = np.zeros(NUM_DIMS, dtype=np.int64)
+    at[:] = 0
     for d in range(NUM_DIMS):
-        high[d] = floor_div(workload.dims[d], nest.core_tile[d])
-        if nest.cores[d] > 1:
-            low[d], high[d] = clipped_range(workload, axis_kind, d, 0, workload.dims[d], nest.core_tile[d], high[d])
+        low[d], high[d] = clipped_range(problem, d, 0, problem.dims[d], nest.core_tile[d])
     slowest, slowest_prologue, prologues, held = -1, 0, 0, 0
     while True:
         count = 1
         for d in range(NUM_DIMS):
             first[d] = at[d] * nest.core_tile[d]
-            extent[d] = min(nest.core_tile[d], workload.dims[d] - first[d])
+            extent[d] = min(nest.core_tile[d], problem.dims[d] - first[d])
             if low[d] == at[d] and at[d] < high[d]:
                 count *= high[d] - low[d]
-        core_times(workload, arch, axis_kind, nest, first, extent, scratch, times)
+        core_times(problem, nest, first, extent, scratch, times)
         if times[CYCLES] > slowest:
             slowest, slowest_prologue = times[CYCLES], times[PROLOGUE]
         prologues += times[PROLOGUE] * count
@@ -158,8 +133,8 @@ def _contended_cycles(
             d -= 1
         if d < 0:
             break
-    late_start = slowest + max(0, -(-prologues // arch.dram_channels) - slowest_prologue)
-    return max(late_start, arch.launch_cycles + -(-held // arch.dram_channels))
+    late_start = slowest + max(0, -(-prologues // problem.channels) - slowest_prologue)
+    return max(late_start, problem.launch_cycles + -(-held // problem.channels))
 
 
 def _compile(source_hash: str) -> Callable[..., None]:
@@ -167,10 +142,7 @@ def _compile(source_hash: str) -> Callable[..., None]:
 
     @njit(cache=True, nogil=True, error_model="numpy")
     def evaluate_rows(
-        workload: WorkloadArrays,
-        arch: ArchArrays,
-        axis_kind: Ints,
-        tensor_elems: int,
+        problems: NDArray[np.void],
         batch: MappingBatch,
         begin: int,
         end: int,
@@ -181,11 +153,11 @@ def _compile(source_hash: str) -> Callable[..., None]:
     ) -> None:
         if len(source_hash) == 0:
             raise RuntimeError("no source")
-        nest = nests[0]
+        problem, nest = problems[0], nests[0]
         for row in range(begin, end):
-            build_nest(workload, batch, row, nest)
-            energies_pj[row] = energy_pj(workload, arch, axis_kind, tensor_elems, nest, scratch.tiles)
-            cycles[row] = _contended_cycles(workload, arch, axis_kind, nest, scratch)
+            build_nest(problem, batch, row, nest)
+            energies_pj[row] = energy_pj(problem, nest, scratch.tiles)
+            cycles[row] = _contended_cycles(problem, nest, scratch)
 
     compiled: Callable[..., Any] = evaluate_rows
     return compiled

@@ -11,12 +11,12 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from cost_model.arrays import ArchArrays, WorkloadArrays
-from cost_model.batched_nest import CLIPPED, I, Ints, Nest, O, W, floor_div, inside_elems, unclipped_tiles
-from cost_model.batched_pass import Loops, add_loop, fill_pass, port_cycles, set_edges
+from cost_model.batched_compile import compiled, inlined
+from cost_model.batched_nest import Nest, clipped_range
+from cost_model.batched_pass import Loops, PassRecord, add_loop, fill_pass, port_cycles, set_edges
+from cost_model.batched_problem import I, Ints, O, Problem, W
 from tvm_spm.mapping_batch import NUM_DIMS
 
 CYCLES, PROLOGUE, CHANNEL = 0, 1, 2
@@ -25,8 +25,15 @@ CYCLES, PROLOGUE, CHANNEL = 0, 1, 2
 FINAL, SPILL_ENGINE, FINAL_ENGINE = 3, 4, 5
 """Columns of transfers after those of I, W and partial O: a final store, and how long stores keep the DMA engine."""
 
-RUN_FIRST, RUN_LENGTH, RUN_KIND = 0, 1, 2
-"""Planes of a table of runs: first index, number of indices, and which distinct transfer they share."""
+RUN_FIRST, RUN_LENGTH, RUN_KIND, KIND_FIRST = 0, 1, 2, 3
+"""Planes of a table of runs: first index, number of indices, and which kind of transfer they share; and an index of
+each kind."""
+
+ELEMS, BURSTS, IS_SPLIT = 0, 1, 2
+"""Rows of a table of clipped tiles: elements, contiguous runs, and whether an axis so far is not covered."""
+
+START, SPAN = 0, 1
+"""Rows of a table of tiles along one axis."""
 
 MASK, IS_PARTIAL, IS_BEFORE_LAST, CODE, WAYS = 0, 1, 2, 3, 6
 """Columns of a table of states: bits of edge tiles, whether a reduction is beyond its first index, whether one is
@@ -40,181 +47,223 @@ class Scratch(NamedTuple):
     """Room for one mapping; sized once for a workload.
 
     Attributes:
-        runs: ``(3, 8, runs)``, see ``RUN_FIRST``.
-        kind_first: ``(8, runs)`` an index of each distinct transfer.
-        stride: ``(8, 3)`` of a loop's transfers in the codes of I, W, O.
+        runs: ``(4, 8, runs)``, see ``RUN_FIRST``.
+        spans: ``(2, codes)``, see ``START``.
+        boxes: ``(3, codes)``, see ``ELEMS``.
         transfers: ``(codes, 6)`` cycles.
         states: ``(states, 7)``, see ``MASK``.
+        places: ``(6, 8)``, for tiles of cores.
         loops: Two records of ``LOOP_FIELDS``: of the core, and of a pass.
         passes: Table of ``PASS_FIELDS``.
         steps: Table of ``STEP_FIELDS``.
         ways: For ``fill_pass``.
+        ending: ``(256, 2)``, cycles of the passes before a loop ticks.
+        starting: ``(256, 2)``, cycles of the passes after a loop ticked.
         tiles: For ``energy_pj``.
     """
 
     runs: Ints
-    kind_first: Ints
-    stride: Ints
+    spans: Ints
+    boxes: Ints
     transfers: Ints
     states: Ints
+    places: Ints
     loops: NDArray[np.void]
     passes: NDArray[np.void]
     steps: NDArray[np.void]
     ways: Ints
+    ending: Ints
+    starting: Ints
     tiles: Ints
 
 
-@njit(error_model="numpy")
-def core_times(
-    workload: WorkloadArrays,
-    arch: ArchArrays,
-    axis_kind: Ints,
-    nest: Nest,
-    first: Ints,
-    extent: Ints,
-    scratch: Scratch,
-    times: Ints,
-) -> None:
+@compiled
+def core_times(problem: Problem, nest: Nest, first: Ints, extent: Ints, scratch: Scratch, times: Ints) -> None:
     """Fill ``times`` with those of the core that owns ``extent`` elements from ``first`` on along each dim."""
     loops = scratch.loops[0]
     loops.num_loops, loops.num_masks = 0, 1
-    codes_i, codes_w, codes_o = 1, 1, 1
+    for d in range(NUM_DIMS):
+        loops.of_dim[d] = -1
+        loops.size[d] = min(nest.spm[d], extent[d])
     for position in range(nest.num_dram):
         d = nest.dram_dim[position]
-        if extent[d] <= nest.spm[d]:
-            continue
-        loop = loops.num_loops
-        red = 1 if workload.is_reduction[d] else 0
-        high = add_loop(loops, d, extent[d], nest.spm[d], red, position)
-        low, high = clipped_range(workload, axis_kind, d, first[d], extent[d], nest.spm[d], high)
-        kinds = _cut_runs(scratch, loops, loop, low, high, red == 1 and nest.spill == 1)
-        scratch.stride[loop, I] = codes_i if workload.is_relevant[I, d] else 0
-        scratch.stride[loop, W] = codes_w if workload.is_relevant[W, d] else 0
-        scratch.stride[loop, O] = codes_o if workload.is_relevant[O, d] else 0
-        codes_i *= kinds if workload.is_relevant[I, d] else 1
-        codes_w *= kinds if workload.is_relevant[W, d] else 1
-        codes_o *= kinds if workload.is_relevant[O, d] else 1
-    _fill_transfers(workload, arch, nest, loops, first, extent, I, codes_i, scratch)
-    _fill_transfers(workload, arch, nest, loops, first, extent, W, codes_w, scratch)
-    _fill_transfers(workload, arch, nest, loops, first, extent, O, codes_o, scratch)
-    for d in range(NUM_DIMS):
-        loops.size[d] = min(nest.spm[d], extent[d])
+        if extent[d] > nest.spm[d]:
+            loops.of_dim[d] = loops.num_loops
+            add_loop(loops, d, extent[d], nest.spm[d], problem.is_reduction[d], position)
+            low, high = clipped_range(problem, d, first[d], extent[d], nest.spm[d])
+            _cut_runs(scratch.runs, loops, loops.of_dim[d], low, high, nest.spill)
+    for operand in range(3):
+        _fill_transfers(problem, nest, loops, first, extent, operand, scratch)
     for mask in range(loops.num_masks):
         if mask > 0:
             set_edges(loops, mask, extent, nest.spm)
-        fill_pass(workload, arch, nest, loops.size, scratch.loops[1], scratch.steps, scratch.ways, scratch.passes[mask])
+        fill_pass(problem, nest, loops.size, scratch.loops[1], scratch.steps, scratch.ways, scratch.passes[mask])
     times[PROLOGUE] = scratch.transfers[0, I] + scratch.transfers[0, W]
-    cycles, times[CHANNEL] = _timeline(
-        arch.spm_bytes_per_cycle, arch.mac_stages - 1, nest, loops, scratch, times[PROLOGUE]
-    )
-    times[CYCLES] = arch.launch_cycles + cycles
+    cycles, times[CHANNEL] = _timeline(problem, nest, loops, scratch, times[PROLOGUE])
+    times[CYCLES] = problem.launch_cycles + cycles
 
 
-@njit(error_model="numpy")
-def clipped_range(
-    workload: WorkloadArrays, axis_kind: Ints, d: int, first: int, extent: int, tile: int, whole: int
-) -> tuple[int, int]:
-    """[low, high): the full tiles of a part of a dim that no axis clips, out of ``whole`` ones."""
-    low, high = 0, whole
-    for axis in range(len(axis_kind)):
-        if axis_kind[axis] == CLIPPED:
-            for term in range(workload.term_start[axis], workload.term_start[axis + 1]):
-                if workload.term_dim[term] == d:
-                    lowest, highest = unclipped_tiles(workload, axis, d, first, extent, tile)
-                    low, high = max(low, lowest), min(high, highest)
-    return low, high
-
-
-@njit(error_model="numpy", forceinline=True)
-def _cut_runs(scratch: Scratch, loops: Loops, loop: int, low: int, high: int, split_last: bool) -> int:
-    """Cut the indices of a loop into runs; those in [low, high) are clipped nowhere and share a transfer.
-
-    Returns:
-        The number of distinct transfers.
-    """
-    runs, num, kinds, at, count = scratch.runs, 0, 0, 0, loops.count[loop]
+@inlined
+def _cut_runs(runs: Ints, loops: Loops, loop: int, low: int, high: int, split_last: int) -> None:
+    """Cut the indices of a loop into runs; those in [low, high) are clipped nowhere and share a transfer."""
+    num, kinds, at, count, red = 0, 0, 0, loops.count[loop], loops.red[loop]
     while at < count:
         end = at + 1
-        if low <= at < high and not (loops.red[loop] == 1 and at == 0):
+        if low <= at < high and (red == 0 or at > 0):
             end = high
-            if split_last and high == count and at < count - 1:
+            if red == 1 and split_last == 1 and high == count and at < count - 1:
                 end = count - 1
         is_shared = low < at < high
         runs[RUN_FIRST, loop, num], runs[RUN_LENGTH, loop, num] = at, end - at
         runs[RUN_KIND, loop, num] = kinds - 1 if is_shared else kinds
         if not is_shared:
-            scratch.kind_first[loop, kinds] = at
+            runs[KIND_FIRST, loop, kinds] = at
             kinds += 1
         num += 1
         at = end
-    loops.num_runs[loop] = num
-    return kinds
+    loops.num_runs[loop], loops.num_kinds[loop] = num, kinds
 
 
-@njit(error_model="numpy")
-def _transfer_cycles(
-    workload: WorkloadArrays, startup: float, rate: float, projection: int, elem_bits: int, first: Ints, size: Ints
-) -> tuple[int, int]:
-    """(cycles, elements) of moving one tile; a tile wholly in padding moves nothing and takes no time."""
-    elems, bursts, is_split = 1, 1, False
-    for axis in range(workload.axis_start[projection + 1] - 1, workload.axis_start[projection] - 1, -1):
-        inside = inside_elems(workload, axis, first, size)
-        elems *= inside
-        if is_split:
-            bursts *= inside
-        elif inside < workload.axis_extent[axis]:
-            is_split = True
+@inlined
+def _combine_axis(
+    problem: Problem, nest: Nest, loops: Loops, first: Ints, extent: Ints, axis: int, runs: Ints, spans: Ints
+) -> int:
+    """Fill ``spans`` with the elements inside the tensor along one axis, for each combination of kinds of its loops.
+
+    Returns:
+        The number of combinations; the first loop of the axis varies fastest.
+    """
+    num = 1
+    spans[START, 0], spans[SPAN, 0] = problem.axis_offset[axis], 1
+    for term in range(problem.term_start[axis], problem.term_start[axis + 1]):
+        d, coefficient = problem.term_dim[term], problem.term_coefficient[term]
+        loop, tile = loops.of_dim[d], nest.spm[d]
+        if loop < 0:
+            start, span = coefficient * first[d], coefficient * (extent[d] - 1)
+            for row in range(num):
+                spans[START, row] += start
+                spans[SPAN, row] += span
+            continue
+        for kind in range(loops.num_kinds[loop] - 1, -1, -1):
+            offset = runs[KIND_FIRST, loop, kind] * tile
+            start, span = coefficient * (first[d] + offset), coefficient * (min(tile, extent[d] - offset) - 1)
+            for row in range(num):
+                spans[START, kind * num + row] = spans[START, row] + start
+                spans[SPAN, kind * num + row] = spans[SPAN, row] + span
+        num *= loops.num_kinds[loop]
+    for row in range(num):
+        start = spans[START, row]
+        inside = min(problem.axis_extent[axis], start + spans[SPAN, row]) - max(0, start)
+        spans[SPAN, row] = max(0, inside)
+    return num
+
+
+@inlined
+def _fill_boxes(
+    problem: Problem, nest: Nest, loops: Loops, first: Ints, extent: Ints, projection: int, scratch: Scratch
+) -> int:
+    """Fill ``scratch.boxes`` with elements and bursts of all distinct tiles of one tensor.
+
+    Returns:
+        The number of codes. The stride of each loop in them is left in ``loops.stride`` of an operand.
+    """
+    boxes, spans, num = scratch.boxes, scratch.spans, 1
+    boxes[ELEMS, 0], boxes[BURSTS, 0], boxes[IS_SPLIT, 0] = 1, 1, 0
+    for axis in range(problem.axis_start[projection + 1] - 1, problem.axis_start[projection] - 1, -1):
+        along = _combine_axis(problem, nest, loops, first, extent, axis, scratch.runs, spans)
+        if projection <= O:
+            stride = num
+            for term in range(problem.term_start[axis], problem.term_start[axis + 1]):
+                loop = loops.of_dim[problem.term_dim[term]]
+                if loop >= 0:
+                    loops.stride[projection, loop] = stride
+                    stride *= loops.num_kinds[loop]
+        whole = problem.axis_extent[axis]
+        for row in range(along - 1, -1, -1):
+            inside = spans[SPAN, row]
+            ends_burst = 1 if inside < whole else 0
+            for code in range(num):
+                target, is_split = row * num + code, boxes[IS_SPLIT, code]
+                boxes[ELEMS, target] = boxes[ELEMS, code] * inside
+                boxes[BURSTS, target] = boxes[BURSTS, code] * (inside if is_split == 1 else 1)
+                boxes[IS_SPLIT, target] = is_split | ends_burst
+        num *= along
+    return num
+
+
+@inlined
+def _transfer_cycles(problem: Problem, elems: int, bursts: int, elem_bits: int) -> int:
+    """DMA cycles of one tile; a tile wholly in padding moves nothing and takes no time."""
     if elems == 0:
-        return 0, 0
-    return int(math.ceil(bursts * startup + ((elems * elem_bits + 7) >> 3) / rate)), elems
+        return 0
+    num_bytes = (elems * elem_bits + 7) >> 3
+    return int(math.ceil(bursts * problem.burst_startup_cycles + num_bytes / problem.dma_bytes_per_cycle))
 
 
-@njit(error_model="numpy")
+@compiled
 def _fill_transfers(
-    workload: WorkloadArrays,
-    arch: ArchArrays,
+    problem: Problem, nest: Nest, loops: Loops, first: Ints, extent: Ints, operand: int, scratch: Scratch
+) -> None:
+    """All distinct transfers of one operand by code; for O also the final stores."""
+    for loop in range(loops.num_loops):
+        loops.stride[operand, loop] = 0
+    boxes, transfers = scratch.boxes, scratch.transfers
+    num = _fill_boxes(problem, nest, loops, first, extent, operand, scratch)
+    bits = problem.elem_bits[operand]
+    for code in range(num):
+        transfers[code, operand] = _transfer_cycles(problem, boxes[ELEMS, code], boxes[BURSTS, code], bits)
+    if operand != O:
+        return
+    for code in range(num):
+        elems, bursts = boxes[ELEMS, code], boxes[BURSTS, code]
+        transfers[code, SPILL_ENGINE] = transfers[code, O]
+        transfers[code, FINAL] = transfers[code, O]
+        if problem.out_bits != bits:
+            transfers[code, FINAL] = _transfer_cycles(problem, elems, bursts, problem.out_bits)
+        ops_cycles = 0
+        if problem.num_ops_per_elem > 0:
+            ops_cycles = int(math.ceil(elems * problem.num_ops_per_elem / problem.vector_ops_per_cycle))
+        transfers[code, FINAL_ENGINE] = ops_cycles
+    for extra in range(O + 1, problem.num_projections):
+        _add_extra(problem, nest, loops, first, extent, extra, num, scratch)
+    for code in range(num):
+        transfers[code, FINAL_ENGINE] = max(transfers[code, FINAL_ENGINE], transfers[code, FINAL])
+
+
+@compiled
+def _add_extra(
+    problem: Problem,
     nest: Nest,
     loops: Loops,
-    core_first: Ints,
+    first: Ints,
     extent: Ints,
-    operand: int,
+    extra: int,
     num_codes: int,
     scratch: Scratch,
 ) -> None:
-    """All distinct transfers of one operand by code; for O also the final stores."""
-    startup, rate, transfers = arch.burst_startup_cycles, arch.dma_bytes_per_cycle, scratch.transfers
-    first, size = loops.first, loops.size
-    for d in range(NUM_DIMS):
-        first[d], size[d] = core_first[d], min(nest.spm[d], extent[d])
+    """Add what a final store streams of one extra to every output tile's store."""
+    transfers, runs, bits = scratch.transfers, scratch.runs, problem.elem_bits[extra]
     for code in range(num_codes):
-        rest = code
-        for loop in range(loops.num_loops - 1, -1, -1):
-            stride = scratch.stride[loop, operand]
-            if stride > 0 and num_codes > 1:
-                kind = floor_div(rest, stride)
-                rest -= kind * stride
-                d = loops.dim[loop]
-                offset = scratch.kind_first[loop, kind] * nest.spm[d]
-                first[d], size[d] = core_first[d] + offset, min(nest.spm[d], extent[d] - offset)
-        bits = workload.elem_bits[operand]
-        cycles, elems = _transfer_cycles(workload, startup, rate, operand, bits, first, size)
-        transfers[code, operand] = cycles
-        if operand == O:
-            transfers[code, SPILL_ENGINE] = cycles
-            if bits != workload.out_bits:
-                cycles, _ = _transfer_cycles(workload, startup, rate, O, workload.out_bits, first, size)
-            for extra in range(O + 1, len(workload.elem_bits)):
-                bits = workload.elem_bits[extra]
-                more, _ = _transfer_cycles(workload, startup, rate, extra, bits, first, size)
-                cycles += more
-            ops_cycles = int(math.ceil(elems * workload.num_ops_per_elem / arch.vector_ops_per_cycle))
-            transfers[code, FINAL], transfers[code, FINAL_ENGINE] = cycles, max(cycles, ops_cycles)
+        elems, bursts, is_split = 1, 1, False
+        for axis in range(problem.axis_start[extra + 1] - 1, problem.axis_start[extra] - 1, -1):
+            start, span = problem.axis_offset[axis], 1
+            for term in range(problem.term_start[axis], problem.term_start[axis + 1]):
+                d, coefficient = problem.term_dim[term], problem.term_coefficient[term]
+                loop, offset = loops.of_dim[d], 0
+                if loop >= 0 and loops.stride[O, loop] > 0:
+                    kind = code // loops.stride[O, loop] % loops.num_kinds[loop]
+                    offset = runs[KIND_FIRST, loop, kind] * nest.spm[d]
+                start += coefficient * (first[d] + offset)
+                span += coefficient * (min(nest.spm[d], extent[d] - offset) - 1)
+            inside = max(0, min(problem.axis_extent[axis], start + span) - max(0, start))
+            elems *= inside
+            bursts *= inside if is_split else 1
+            is_split = is_split or inside < problem.axis_extent[axis]
+        transfers[code, FINAL] += _transfer_cycles(problem, elems, bursts, bits)
 
 
-@njit(error_model="numpy", forceinline=True)
-def _pass_cycles(
-    port: float, pipeline: int, nest: Nest, record: np.void, tick_in: int, tick_out: int, is_partial: int
-) -> int:
+@inlined
+def _pass_cycles(problem: Problem, nest: Nest, record: PassRecord, tick_in: int, tick_out: int, is_partial: int) -> int:
     """Cycles of a pass with its fill and drain, between two ticks."""
     fill, fill_bytes = 0, 0
     for operand in range(2):
@@ -225,10 +274,25 @@ def _pass_cycles(
         fill = max(fill, record.in_cycles[O])
         fill_bytes += record.in_bytes[O]
     drain = record.drain_cycles if tick_out <= nest.rf_position[O] else 0
-    return record.cycles[is_partial] + max(fill, port_cycles(port, fill_bytes)) + pipeline + drain
+    return (
+        record.cycles[is_partial]
+        + max(fill, port_cycles(problem.port_bytes_per_cycle, fill_bytes))
+        + problem.pipeline_cycles
+        + drain
+    )
 
 
-@njit(error_model="numpy", forceinline=True)
+@inlined
+def _fill_pass_cycles(
+    problem: Problem, nest: Nest, loops: Loops, passes: NDArray[np.void], tick_in: int, tick_out: int, cycles: Ints
+) -> None:
+    """``cycles[mask, is_partial]`` of every kind of pass between two ticks."""
+    for mask in range(loops.num_masks):
+        for is_partial in range(2):
+            cycles[mask, is_partial] = _pass_cycles(problem, nest, passes[mask], tick_in, tick_out, is_partial)
+
+
+@inlined
 def _moved(nest: Nest, tick_in: int, tick_out: int) -> tuple[int, int, int, int, int, int, int, int]:
     """What the DMA engine does between two ticks, as 0 or 1.
 
@@ -245,7 +309,7 @@ def _moved(nest: Nest, tick_in: int, tick_out: int) -> tuple[int, int, int, int,
     return stores_before, leaves, stores_behind, i, w, o, i * nest.spm_double[I], w * nest.spm_double[W]
 
 
-@njit(error_model="numpy", forceinline=True)
+@inlined
 def _slot_cycles(
     transfers: Ints,
     moved: tuple[int, int, int, int, int, int, int, int],
@@ -277,20 +341,20 @@ def _slot_cycles(
     return max(cycles, beside) + behind, held
 
 
-@njit(error_model="numpy", forceinline=True)
-def _code(scratch: Scratch, loop: int, run: int, operand: int) -> int:
-    return scratch.runs[RUN_KIND, loop, run] * scratch.stride[loop, operand]
+@inlined
+def _code(scratch: Scratch, loops: Loops, loop: int, run: int, operand: int) -> int:
+    return scratch.runs[RUN_KIND, loop, run] * loops.stride[operand, loop]
 
 
-@njit(error_model="numpy", forceinline=True)
+@inlined
 def _code_at(scratch: Scratch, loops: Loops, loop: int, index: int, operand: int) -> int:
     run = loops.num_runs[loop] - 1
     while scratch.runs[RUN_FIRST, loop, run] > index:
         run -= 1
-    return _code(scratch, loop, run, operand)
+    return _code(scratch, loops, loop, run, operand)
 
 
-@njit(error_model="numpy", forceinline=True)
+@inlined
 def _pair(scratch: Scratch, loop: int, num_runs: int, number: int) -> tuple[int, int, int, int]:
     """Kind ``number`` of two neighbouring indices: inside a run if even, else the last of a run and the next.
 
@@ -304,13 +368,14 @@ def _pair(scratch: Scratch, loop: int, num_runs: int, number: int) -> tuple[int,
     return 1, first + length - 1, run, min(run + 1, num_runs - 1)
 
 
-@njit(error_model="numpy")
-def _timeline(port: float, pipeline: int, nest: Nest, loops: Loops, scratch: Scratch, prologue: int) -> tuple[int, int]:
+@compiled
+def _timeline(problem: Problem, nest: Nest, loops: Loops, scratch: Scratch, prologue: int) -> tuple[int, int]:
     """(cycles, channel cycles) from the first load on: see ``slots.representative_slots``."""
     states, transfers, passes, double_o = scratch.states, scratch.transfers, scratch.passes, nest.spm_double[O]
+    ending, starting = scratch.ending, scratch.starting
     total, held = prologue, prologue
     if loops.num_loops == 0:
-        cycles = _pass_cycles(port, pipeline, nest, passes[0], _START, _END, 0)
+        cycles = _pass_cycles(problem, nest, passes[0], _START, _END, 0)
         slot, channel = _slot_cycles(
             transfers, _moved(nest, _START, _END), double_o, cycles, (0, 0), (0, 1), (0, 0, 0, 0)
         )
@@ -318,23 +383,22 @@ def _timeline(port: float, pipeline: int, nest: Nest, loops: Loops, scratch: Scr
 
     inner = loops.num_loops - 1
     inner_position, inner_red = loops.position[inner], loops.red[inner]
-    second_i, second_w, second_o = (
-        _code_at(scratch, loops, inner, 1, I), _code_at(scratch, loops, inner, 1, W), _code_at(scratch, loops, inner, 1, O)
-    )  # fmt: skip
+    second_i, second_w = _code_at(scratch, loops, inner, 1, I), _code_at(scratch, loops, inner, 1, W)
+    second_o = _code_at(scratch, loops, inner, 1, O)
     all_edges, any_red, last_o = loops.num_masks - 1, 0, 0
     for loop in range(loops.num_loops):
         any_red |= loops.red[loop]
-        last_o += _code(scratch, loop, loops.num_runs[loop] - 1, O)
+        last_o += _code(scratch, loops, loop, loops.num_runs[loop] - 1, O)
     before_last_o = _code_at(scratch, loops, inner, loops.count[inner] - 2, O)
-    before_last_o -= _code(scratch, inner, loops.num_runs[inner] - 1, O)
+    before_last_o -= _code(scratch, loops, inner, loops.num_runs[inner] - 1, O)
 
-    cycles = _pass_cycles(port, pipeline, nest, passes[0], _START, inner_position, 0)
+    cycles = _pass_cycles(problem, nest, passes[0], _START, inner_position, 0)
     slot, channel = _slot_cycles(
         transfers, _moved(nest, _START, inner_position), double_o, cycles, (0, 0), (0, 1 - any_red),
         (second_i, second_w, second_o, inner_red),
     )  # fmt: skip
     total, held = total + slot, held + channel
-    cycles = _pass_cycles(port, pipeline, nest, passes[all_edges], inner_position, _END, any_red)
+    cycles = _pass_cycles(problem, nest, passes[all_edges], inner_position, _END, any_red)
     slot, channel = _slot_cycles(
         transfers, _moved(nest, inner_position, _END), double_o, cycles, (last_o + before_last_o, 1 - inner_red),
         (last_o, 1), (0, 0, 0, 0),
@@ -347,10 +411,12 @@ def _timeline(port: float, pipeline: int, nest: Nest, loops: Loops, scratch: Scr
     for loop in range(inner):
         red, bit, position, num_runs = loops.red[loop], loops.bit[loop], loops.position[loop], loops.num_runs[loop]
         inside_edges &= ~bit
-        inside_o -= _code(scratch, loop, num_runs - 1, O)
+        inside_o -= _code(scratch, loops, loop, num_runs - 1, O)
         inside_red = 0
         for other in range(loop + 1, loops.num_loops):
             inside_red |= loops.red[other]
+        _fill_pass_cycles(problem, nest, loops, passes, inner_position, position, ending)
+        _fill_pass_cycles(problem, nest, loops, passes, position, inner_position, starting)
         moved_ending = _moved(nest, inner_position, position)
         moved_starting = _moved(nest, position, inner_position)
         for number in range(2 * num_runs - 1):
@@ -360,9 +426,9 @@ def _timeline(port: float, pipeline: int, nest: Nest, loops: Loops, scratch: Scr
             edge = bit if index + 2 == loops.count[loop] else 0
             beyond_first = red if index > 0 else 0
             before_last = red if index + 2 < loops.count[loop] else 0
-            run_o = _code(scratch, loop, run, O) + inside_o
-            after_i, after_w = _code(scratch, loop, after, I), _code(scratch, loop, after, W)
-            after_o = _code(scratch, loop, after, O)
+            run_o = _code(scratch, loops, loop, run, O) + inside_o
+            after_i, after_w = _code(scratch, loops, loop, after, I), _code(scratch, loops, loop, after, W)
+            after_o = _code(scratch, loops, loop, after, O)
             for row in range(num_states):
                 weight = states[row, WAYS] * times * pairs
                 mask, is_partial, is_before_last = (
@@ -374,18 +440,13 @@ def _timeline(port: float, pipeline: int, nest: Nest, loops: Loops, scratch: Scr
                 i, w = states[row, CODE + I] + after_i, states[row, CODE + W] + after_w
                 o = states[row, CODE + O] + after_o
                 complete, starts_partial = 1 - (is_before_last | red), is_partial | red
-                cycles = _pass_cycles(
-                    port, pipeline, nest, passes[mask | inside_edges], inner_position, position,
-                    is_partial | beyond_first | inside_red,
-                )  # fmt: skip
+                cycles = ending[mask | inside_edges, is_partial | beyond_first | inside_red]
                 slot, channel = _slot_cycles(
                     transfers, moved_ending, double_o, cycles, (ending_o + before_last_o, complete & (1 - inner_red)),
                     (ending_o, complete), (i, w, o, starts_partial),
                 )  # fmt: skip
                 total, held = total + weight * slot, held + weight * channel
-                cycles = _pass_cycles(
-                    port, pipeline, nest, passes[mask | edge], position, inner_position, starts_partial
-                )
+                cycles = starting[mask | edge, starts_partial]
                 slot, channel = _slot_cycles(
                     transfers, moved_starting, double_o, cycles, (ending_o, complete),
                     (o, 1 - (is_before_last | before_last | inside_red)),
@@ -397,6 +458,7 @@ def _timeline(port: float, pipeline: int, nest: Nest, loops: Loops, scratch: Scr
         else:
             num_states = _stand(scratch, loops, loop, num_states)
 
+    _fill_pass_cycles(problem, nest, loops, passes, inner_position, inner_position, ending)
     moved = _moved(nest, inner_position, inner_position)
     for number in range(2 * loops.num_runs[inner] - 1):
         pairs, index, run, after = _pair(scratch, inner, loops.num_runs[inner], number)
@@ -404,14 +466,12 @@ def _timeline(port: float, pipeline: int, nest: Nest, loops: Loops, scratch: Scr
             pairs -= 1
         if pairs <= 0:
             continue
-        run_o, after_i = _code(scratch, inner, run, O), _code(scratch, inner, after, I)
-        after_w, after_o = _code(scratch, inner, after, W), _code(scratch, inner, after, O)
+        run_o, after_i = _code(scratch, loops, inner, run, O), _code(scratch, loops, inner, after, I)
+        after_w, after_o = _code(scratch, loops, inner, after, W), _code(scratch, loops, inner, after, O)
         for row in range(num_states):
             is_partial = states[row, IS_PARTIAL] | inner_red
             at = states[row, CODE + O] + run_o, 1 - (states[row, IS_BEFORE_LAST] | inner_red)
-            cycles = _pass_cycles(
-                port, pipeline, nest, passes[states[row, MASK]], inner_position, inner_position, is_partial
-            )
+            cycles = ending[states[row, MASK], is_partial]
             slot, channel = _slot_cycles(
                 transfers, moved, double_o, cycles, at, at,
                 (states[row, CODE + I] + after_i, states[row, CODE + W] + after_w, states[row, CODE + O] + after_o,
@@ -422,7 +482,7 @@ def _timeline(port: float, pipeline: int, nest: Nest, loops: Loops, scratch: Scr
     return total, held
 
 
-@njit(error_model="numpy", forceinline=True)
+@inlined
 def _stand(scratch: Scratch, loops: Loops, loop: int, num_states: int) -> int:
     """Let one more loop stand in any of its runs."""
     states, runs, count, red = scratch.states, scratch.runs, loops.count[loop], loops.red[loop]
@@ -437,6 +497,6 @@ def _stand(scratch: Scratch, loops: Loops, loop: int, num_states: int) -> int:
             states[target, IS_PARTIAL] = states[row, IS_PARTIAL] | is_partial
             states[target, IS_BEFORE_LAST] = states[row, IS_BEFORE_LAST] | is_before_last
             for operand in range(3):
-                states[target, CODE + operand] = states[row, CODE + operand] + _code(scratch, loop, run, operand)
+                states[target, CODE + operand] = states[row, CODE + operand] + _code(scratch, loops, loop, run, operand)
             states[target, WAYS] = states[row, WAYS] * length
     return loops.num_runs[loop] * num_states

@@ -5,19 +5,10 @@ from __future__ import annotations
 from typing import Protocol
 
 import numpy as np
-from numba import njit
-from numpy.typing import NDArray
 
-from cost_model.arrays import WorkloadArrays
+from cost_model.batched_compile import compiled, inlined
+from cost_model.batched_problem import Ints, Problem
 from tvm_spm.mapping_batch import NUM_DIMS, MappingBatch
-
-I, W, O = 0, 1, 2  # noqa: E741 (the operands' own letters)
-
-Ints = NDArray[np.int64]
-
-WHOLE, LINEAR, CLIPPED = 0, 1, 2
-"""Kinds of axes: one dim with coefficient 1, so that its tiles add up to its extent; any other whose tiles stay inside
-the tensor; and one whose tiles may stick out into padding."""
 
 NEST_FIELDS = np.dtype(
     [
@@ -108,25 +99,25 @@ class Nest(Protocol):
     reduction_pes: int
 
 
-@njit(error_model="numpy", forceinline=True)
+@inlined
 def floor_div(a: int, b: int) -> int:
     """``a // b`` for ``0 <= a < 2**52`` and ``b > 0``; the quotient of doubles is exact enough and much faster."""
     return int(a / b)
 
 
-@njit(error_model="numpy", forceinline=True)
+@inlined
 def ceil_div(a: int, b: int) -> int:
     """``ceil(a / b)`` for ``0 <= a < 2**52`` and ``b > 0``."""
     return int((a + b - 1) / b)
 
 
-@njit(error_model="numpy")
-def build_nest(workload: WorkloadArrays, batch: MappingBatch, row: int, nest: Nest) -> None:
+@compiled
+def build_nest(problem: Problem, batch: MappingBatch, row: int, nest: Nest) -> None:
     """Fill ``nest`` from one row of a batch."""
     nest.num_cores = 1
     row_pes, col_pes = 1, 1
     for d in range(NUM_DIMS):
-        extent, cores, rf = workload.dims[d], batch.cores[row, d], batch.rf[row, d]
+        extent, cores, rf = problem.dims[d], batch.cores[row, d], batch.rf[row, d]
         pes = batch.rows[row, d] * batch.cols[row, d]
         nest.cores[d] = cores
         nest.spm[d] = batch.spm[row, d]
@@ -134,7 +125,7 @@ def build_nest(workload: WorkloadArrays, batch: MappingBatch, row: int, nest: Ne
         nest.array[d] = rf * pes
         nest.core_tile[d] = extent if cores == 1 else ceil_div(extent, cores)
         nest.num_cores *= cores
-        if workload.is_reduction[d]:
+        if problem.is_reduction[d] == 1:
             row_pes *= batch.rows[row, d]
             col_pes *= batch.cols[row, d]
         if extent == 1:
@@ -148,10 +139,10 @@ def build_nest(workload: WorkloadArrays, batch: MappingBatch, row: int, nest: Ne
     for operand in range(3):
         nest.spm_double[operand] = (batch.spm_double[row] >> operand) & 1
         nest.rf_double[operand] = (batch.rf_double[row] >> operand) & 1
-    _place_loops(workload, batch, row, nest)
+    _place_loops(problem, batch, row, nest)
 
 
-@njit(error_model="numpy", forceinline=True)
+@inlined
 def _count_tiles(nest: Nest, d: int, extent: int, pes: int) -> None:
     """Trip counts of one dim: those of a full core, times their number, and those of a smaller last core."""
     spm, array, rf = nest.spm[d], nest.array[d], nest.rf[d]
@@ -186,7 +177,7 @@ def _count_tiles(nest: Nest, d: int, extent: int, pes: int) -> None:
     nest.num_first_pes_of_cores[d] = first_of_core
 
 
-@njit(error_model="numpy", forceinline=True)
+@inlined
 def _array_tiles(tile: int, array: int, rf: int, pes: int) -> tuple[int, int, int]:
     """(array tiles, pieces of single PEs, those of the first array tile) of one SPM tile of one dim."""
     whole = floor_div(tile, array)
@@ -197,15 +188,15 @@ def _array_tiles(tile: int, array: int, rf: int, pes: int) -> tuple[int, int, in
     return whole + 1, whole * pes + edge_pes, pes if whole > 0 else edge_pes
 
 
-@njit(error_model="numpy", forceinline=True)
-def _place_loops(workload: WorkloadArrays, batch: MappingBatch, row: int, nest: Nest) -> None:
+@inlined
+def _place_loops(problem: Problem, batch: MappingBatch, row: int, nest: Nest) -> None:
     """Keep the loops that iterate in a full tile, and find what each operand's loads depend on."""
     for operand in range(3):
         nest.spm_position[operand] = nest.rf_position[operand] = -1
         nest.dram_outside_spm[operand] = nest.dram_outside_rf[operand] = nest.spm_outside_rf[operand] = 0
     position, seen = 0, 0
     for slot in range(NUM_DIMS):
-        d = np.int64(batch.dram_order[row, slot])
+        d = int(batch.dram_order[row, slot])
         if d < 0:
             break
         if nest.core_tile[d] <= nest.spm[d]:
@@ -213,14 +204,14 @@ def _place_loops(workload: WorkloadArrays, batch: MappingBatch, row: int, nest: 
         nest.dram_dim[position] = d
         seen |= 1 << d
         for operand in range(3):
-            if workload.is_relevant[operand, d]:
+            if problem.relevant[operand] >> d & 1:
                 nest.spm_position[operand] = nest.rf_position[operand] = position
                 nest.dram_outside_spm[operand] = nest.dram_outside_rf[operand] = seen
         position += 1
     nest.num_dram = position
     dram_seen, seen = seen, 0
     for slot in range(NUM_DIMS):
-        d = np.int64(batch.spm_order[row, slot])
+        d = int(batch.spm_order[row, slot])
         if d < 0:
             break
         if nest.spm[d] <= nest.array[d]:
@@ -228,46 +219,27 @@ def _place_loops(workload: WorkloadArrays, batch: MappingBatch, row: int, nest: 
         nest.spm_dim[position - nest.num_dram] = d
         seen |= 1 << d
         for operand in range(3):
-            if workload.is_relevant[operand, d]:
+            if problem.relevant[operand] >> d & 1:
                 nest.rf_position[operand] = position
                 nest.dram_outside_rf[operand], nest.spm_outside_rf[operand] = dram_seen, seen
         position += 1
     nest.num_spm = position - nest.num_dram
 
 
-@njit(error_model="numpy", forceinline=True)
-def tile_elems(workload: WorkloadArrays, projection: int, size: Ints) -> int:
+@inlined
+def tile_elems(problem: Problem, projection: int, size: Ints) -> int:
     """Elements of the bounding box of a tile, padding included."""
     elems = 1
-    for axis in range(workload.axis_start[projection], workload.axis_start[projection + 1]):
+    for axis in range(problem.axis_start[projection], problem.axis_start[projection + 1]):
         along = 1
-        for term in range(workload.term_start[axis], workload.term_start[axis + 1]):
-            along += workload.term_coefficient[term] * (size[workload.term_dim[term]] - 1)
+        for term in range(problem.term_start[axis], problem.term_start[axis + 1]):
+            along += problem.term_coefficient[term] * (size[problem.term_dim[term]] - 1)
         elems *= along
     return elems
 
 
-@njit(error_model="numpy", forceinline=True)
-def inside_elems(workload: WorkloadArrays, axis: int, first: Ints, size: Ints) -> int:
-    """Elements inside the tensor that a tile spans on one axis."""
-    start, span = workload.axis_offset[axis], 1
-    for term in range(workload.term_start[axis], workload.term_start[axis + 1]):
-        d = workload.term_dim[term]
-        start += workload.term_coefficient[term] * first[d]
-        span += workload.term_coefficient[term] * (size[d] - 1)
-    return max(0, min(workload.axis_extent[axis], start + span) - max(0, start))
-
-
-@njit(error_model="numpy", forceinline=True)
-def unclipped_tiles(workload: WorkloadArrays, axis: int, d: int, first: int, extent: int, tile: int) -> tuple[int, int]:
-    """[low, high): the full tiles of a part of dim ``d`` that stay inside the tensor wherever the other dims are."""
-    coefficient, others = 1, 0
-    for term in range(workload.term_start[axis], workload.term_start[axis + 1]):
-        if workload.term_dim[term] == d:
-            coefficient = workload.term_coefficient[term]
-        else:
-            others += workload.term_coefficient[term] * (workload.dims[workload.term_dim[term]] - 1)
-    lowest = -(workload.axis_offset[axis] // coefficient) - first
-    low = max(0, -(-lowest // tile))
-    elems_before_end = (workload.axis_extent[axis] - 1 - workload.axis_offset[axis] - others) // coefficient - first + 1
-    return low, max(low, min(extent, elems_before_end) // tile)
+@inlined
+def clipped_range(problem: Problem, d: int, first: int, extent: int, tile: int) -> tuple[int, int]:
+    """[low, high): the full tiles of a part of dim ``d`` that stay inside all tensors wherever the other dims are."""
+    low = ceil_div(max(0, problem.clip_low[d] - first), tile)
+    return low, max(low, floor_div(max(0, min(extent, problem.clip_end[d] - first)), tile))

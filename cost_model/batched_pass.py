@@ -11,11 +11,12 @@ import math
 from typing import Protocol
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from cost_model.arrays import UNBOUNDED, ArchArrays, WorkloadArrays
-from cost_model.batched_nest import Ints, Nest, O, floor_div, tile_elems
+from cost_model.arrays import UNBOUNDED
+from cost_model.batched_compile import compiled, inlined
+from cost_model.batched_nest import Nest, floor_div, tile_elems
+from cost_model.batched_problem import Ints, O, Problem
 from tvm_spm.mapping_batch import NUM_DIMS
 
 MAX_KINDS = 1 << NUM_DIMS
@@ -31,8 +32,10 @@ LOOP_FIELDS = np.dtype(
         ("red", np.int64, NUM_DIMS),
         ("position", np.int64, NUM_DIMS),
         ("num_runs", np.int64, NUM_DIMS),
+        ("num_kinds", np.int64, NUM_DIMS),
+        ("stride", np.int64, (3, NUM_DIMS)),
+        ("of_dim", np.int64, NUM_DIMS),
         ("size", np.int64, NUM_DIMS),
-        ("first", np.int64, NUM_DIMS),
     ]
 )
 
@@ -51,6 +54,15 @@ _NO_TICK = 99
 """Position of the tick before the first or after the last step: inside every load position, so nothing moves."""
 
 
+class PassRecord(Protocol):
+    """A record of ``PASS_FIELDS``."""
+
+    cycles: Ints
+    drain_cycles: int
+    in_cycles: Ints
+    in_bytes: Ints
+
+
 class Loops(Protocol):
     """A record of ``LOOP_FIELDS``: the loops of one level that iterate in a given tile, outer to inner.
 
@@ -63,8 +75,10 @@ class Loops(Protocol):
         red: 1 for reductions.
         position: Among all loops of the nest.
         num_runs: Runs of indices (DRAM loops only).
+        num_kinds: Kinds of indices with transfers of their own (DRAM loops only).
+        stride: Of these kinds in the transfer codes, per operand (DRAM loops only).
+        of_dim: The loop over each dim, or -1 (DRAM loops only).
         size: Scratch, a tile.
-        first: Scratch, where the tile starts.
     """
 
     num_loops: int
@@ -75,11 +89,13 @@ class Loops(Protocol):
     red: Ints
     position: Ints
     num_runs: Ints
+    num_kinds: Ints
+    stride: Ints
+    of_dim: Ints
     size: Ints
-    first: Ints
 
 
-@njit(error_model="numpy", forceinline=True)
+@inlined
 def add_loop(loops: Loops, d: int, extent: int, tile: int, red: int, position: int) -> int:
     """Append the loop over the tiles of one dim.
 
@@ -96,7 +112,7 @@ def add_loop(loops: Loops, d: int, extent: int, tile: int, red: int, position: i
     return whole
 
 
-@njit(error_model="numpy", forceinline=True)
+@inlined
 def set_edges(loops: Loops, mask: int, extent: Ints, tile: Ints) -> None:
     """Let ``loops.size`` be full or edge tiles as the mask says."""
     for loop in range(loops.num_loops):
@@ -107,22 +123,20 @@ def set_edges(loops: Loops, mask: int, extent: Ints, tile: Ints) -> None:
             loops.size[d] = tile[d]
 
 
-@njit(error_model="numpy")
+@compiled
 def fill_pass(
-    workload: WorkloadArrays,
-    arch: ArchArrays,
+    problem: Problem,
     nest: Nest,
     tile: Ints,
     loops: Loops,
     steps: NDArray[np.void],
     ways: Ints,
-    record: np.void,
+    record: PassRecord,
 ) -> None:
     """Fill the record of a pass over an SPM ``tile``.
 
     Args:
-        workload: Its arrays.
-        arch: Its arrays.
+        problem: The workload and the accelerator.
         nest: The mapping.
         tile: Elements per dim.
         loops: Scratch, a record of ``LOOP_FIELDS``.
@@ -134,21 +148,20 @@ def fill_pass(
     for loop in range(nest.num_spm):
         d = nest.spm_dim[loop]
         if tile[d] > nest.array[d]:
-            red = 1 if workload.is_reduction[d] else 0
-            add_loop(loops, d, tile[d], nest.array[d], red, nest.num_dram + loop)
-    _fill_steps(workload, arch, nest, tile, loops, steps)
+            add_loop(loops, d, tile[d], nest.array[d], problem.is_reduction[d], nest.num_dram + loop)
+    _fill_steps(problem, nest, tile, loops, steps)
     last = steps[loops.num_masks - 1]
     for operand in range(3):
         record.in_cycles[operand] = steps[0].in_cycles[operand]
         record.in_bytes[operand] = steps[0].num_bytes[operand]
-    record.drain_cycles = max(last.out_cycles, port_cycles(arch.spm_bytes_per_cycle, last.num_bytes[O]))
+    record.drain_cycles = max(last.out_cycles, port_cycles(problem.port_bytes_per_cycle, last.num_bytes[O]))
     if loops.num_loops == 0:
         record.cycles[0] = record.cycles[1] = steps[0].compute
     else:
-        record.cycles[0], record.cycles[1] = _sum_slots(arch.spm_bytes_per_cycle, nest, loops, steps, ways)
+        record.cycles[0], record.cycles[1] = _sum_slots(problem.port_bytes_per_cycle, nest, loops, steps, ways)
 
 
-@njit(error_model="numpy", forceinline=True)
+@inlined
 def _sum_slots(port: float, nest: Nest, loops: Loops, steps: NDArray[np.void], ways: Ints) -> tuple[int, int]:
     """Cycles of all steps if outputs start fresh, and if they start as partial sums: see ``representative_slots``."""
     inner = loops.num_loops - 1
@@ -192,7 +205,7 @@ def _sum_slots(port: float, nest: Nest, loops: Loops, steps: NDArray[np.void], w
     return fresh + (b if inner_red == 1 else a) + last, partial + b + last
 
 
-@njit(error_model="numpy", forceinline=True)
+@inlined
 def _stand(ways: Ints, num_kinds: int, count: int, bit: int, red: int) -> int:
     """Let one more loop stand at any of its indices: ``ways[mask, is_partial]`` counts the index vectors of a kind."""
     short = count - 1 if bit > 0 else count
@@ -208,13 +221,13 @@ def _stand(ways: Ints, num_kinds: int, count: int, bit: int, red: int) -> int:
     return num_kinds * 2 if bit > 0 else num_kinds
 
 
-@njit(error_model="numpy", forceinline=True)
+@inlined
 def port_cycles(port: float, num_bytes: int) -> int:
     """Cycles that an SPM port of ``port`` bytes per cycle needs for transfers at the same time."""
     return 0 if port == UNBOUNDED else int(math.ceil(num_bytes / port))
 
 
-@njit(error_model="numpy")
+@compiled
 def _slot_cycles(
     port: float, nest: Nest, steps: NDArray[np.void], tick_in: int, tick_out: int, before: int, at: int, after: int
 ) -> tuple[int, int]:
@@ -249,10 +262,8 @@ def _slot_cycles(
     return fresh, rest + max(shown, output, port_cycles(port, output_bytes))
 
 
-@njit(error_model="numpy", forceinline=True)
-def _fill_steps(
-    workload: WorkloadArrays, arch: ArchArrays, nest: Nest, tile: Ints, loops: Loops, steps: NDArray[np.void]
-) -> None:
+@inlined
+def _fill_steps(problem: Problem, nest: Nest, tile: Ints, loops: Loops, steps: NDArray[np.void]) -> None:
     """One record per combination of loops that are at their edge tile."""
     for d in range(NUM_DIMS):
         loops.size[d] = min(nest.array[d], tile[d])
@@ -264,7 +275,7 @@ def _fill_steps(
             compute *= min(nest.rf[d], loops.size[d])
         steps[mask].compute = compute
         for operand in range(3):
-            elems = tile_elems(workload, operand, loops.size)
-            steps[mask].in_cycles[operand] = int(math.ceil(elems / arch.noc_elems_per_cycle))
-            steps[mask].num_bytes[operand] = (elems * workload.elem_bits[operand] + 7) >> 3
+            elems = tile_elems(problem, operand, loops.size)
+            steps[mask].in_cycles[operand] = int(math.ceil(elems / problem.noc_elems_per_cycle))
+            steps[mask].num_bytes[operand] = (elems * problem.elem_bits[operand] + 7) >> 3
         steps[mask].out_cycles = steps[mask].in_cycles[O] + nest.hop_cycles

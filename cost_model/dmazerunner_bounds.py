@@ -123,10 +123,11 @@ def search_spm_tiles(layer: Layer, tiles: Ints, bounds: Floats, best_value: floa
         num_passes, output_passes = _use_spm_tile(layer, scratch, tile, outer)
         digits[:] = 0
         while True:
-            array_tile = (digits * layer.lattice.stride).sum()
+            array_tile = _number(layer.lattice, digits)
             rf_pass = layer.array.rf_pass_cycles[array_tile]
             if rf_pass != UNREACHED:
-                inner[:] = layer.sizes[tile] // layer.sizes[array_tile]
+                for loop in range(NUM_LOOPS):
+                    inner[loop] = layer.sizes[tile, loop] // layer.sizes[array_tile, loop]
                 _use_array_tile(layer, scratch, array_tile)
                 stall = layer.array.stall_cycles[array_tile]
                 if _bound_orders(layer, scratch, outer, inner, output_passes, rf_pass, stall) < best_value:
@@ -138,6 +139,32 @@ def search_spm_tiles(layer: Layer, tiles: Ints, bounds: Floats, best_value: floa
             if not _next_divisor(layer, tile, digits):
                 break
     return num_priced, best_value
+
+
+@njit(cache=True, nogil=True)
+def tilings_at(layer: Layer, tiles: Ints, numbers: Ints) -> Ints:
+    """Factors (n, 4, 7) of the given tilings, by SPM tile and number among the tilings with that SPM tile.
+
+    Rows are in ascending order of tile and number, so that all tilings of one tile take a single walk.
+    """
+    factors, digits = np.empty((len(tiles), 4, NUM_LOOPS), np.int64), np.empty(NUM_LOOPS, np.int64)
+    walked, passed, array_tile = -1, 0, 0
+    for row in range(len(tiles)):
+        tile = tiles[row]
+        if tile != walked:
+            walked, passed, array_tile = tile, 0, 0
+            digits[:] = 0
+        start = layer.splits.start
+        while numbers[row] - passed >= start[array_tile + 1] - start[array_tile]:
+            passed += start[array_tile + 1] - start[array_tile]
+            if not _next_divisor(layer, tile, digits):
+                raise IndexError("the SPM tile has fewer tilings")
+            array_tile = _number(layer.lattice, digits)
+        p, r = layer.splits.pairs[start[array_tile] + numbers[row] - passed]
+        factors[row, 0] = layer.sizes[-1] // layer.sizes[tile]
+        factors[row, 1] = layer.sizes[tile] // layer.sizes[array_tile]
+        factors[row, 2], factors[row, 3] = layer.splits.rf[r], layer.splits.spatial[p]
+    return factors
 
 
 @njit(cache=True, nogil=True)
@@ -229,6 +256,15 @@ def _use_spm_tile(layer: Layer, scratch: Scratch, tile: int, outer: Ints) -> tup
             output_passes *= outer[loop]
     fill_transfers(layer.tables, scratch)
     return num_passes, output_passes
+
+
+@njit(cache=True, nogil=True)
+def _number(lattice: Lattice, digits: Ints) -> int:
+    """Number of the tile with these divisors."""
+    number = 0
+    for loop in range(NUM_LOOPS):
+        number += digits[loop] * lattice.stride[loop]
+    return number
 
 
 @njit(cache=True, nogil=True)

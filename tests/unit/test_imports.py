@@ -15,6 +15,7 @@ PACKAGES = ("tvm_spm", "schedules", "cost_model")
 # Highest first; a module may import only from lower rows, or from inside its own entry.
 LAYERS = (
     ("tvm_spm.cli",),
+    ("tvm_spm.reproduce",),
     ("tvm_spm.tuner",),
     ("tvm_spm.network_tuner",),
     ("tvm_spm.tuning_result", "tvm_spm.run_log", "tvm_spm.scheduled_network"),

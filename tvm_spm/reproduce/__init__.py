@@ -1,0 +1,47 @@
+"""Tables and figures of published papers, computed again; what a paper reports stands beside ours, never blended in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tvm_spm.errors import SpmError, WorkdirError, did_you_mean
+
+PAPERS = ("dmazerunner",)
+"""Names that ``reproduce`` knows."""
+
+
+def reproduce(paper: str, *, quick: bool = False, out_dir: Path | None = None) -> str:
+    """Compute the tables of one paper again.
+
+    Args:
+        paper: One of ``PAPERS``.
+        quick: Leave out what takes longer than a minute; the text says what is missing.
+        out_dir: Also write ``<paper>.csv`` with one row per run, and the pictures, there.
+
+    Returns:
+        All tables as text.
+
+    Raises:
+        SpmError: An unknown paper.
+        WorkdirError: The directory cannot be written.
+    """
+    if paper not in PAPERS:
+        raise SpmError(f"reproduce: unknown paper {paper!r}; {did_you_mean(paper, PAPERS)}")
+    from tvm_spm.reproduce import dmazerunner, runs
+
+    if out_dir is None:
+        return _text(dmazerunner.tables(quick=quick))
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        frame = dmazerunner.all_runs(quick=quick)
+        paths = [out_dir / f"{paper}.csv"]
+        runs.write_csv(frame, paths[0])
+        paths += dmazerunner.draw(frame, out_dir)
+    except OSError as error:
+        raise WorkdirError(f"{out_dir}: cannot write: {error.strerror}") from error
+    return _text(dmazerunner.tables_of(frame)) + "\n\nwritten: " + ", ".join(str(path) for path in paths)
+
+
+def _text(tables: Sequence[object]) -> str:
+    return "\n\n".join(str(table) for table in tables)

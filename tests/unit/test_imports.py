@@ -24,6 +24,8 @@ LAYERS = (
     ("schedules", "tvm_spm.models"),
     ("tvm_spm.runtime",),
     ("tvm_spm.target",),
+    ("tvm_spm.show",),
+    ("tvm_spm.report", "tvm_spm.measurer"),
     ("cost_model", "tvm_spm.searchers", "tvm_spm.trial"),
     ("tvm_spm.mapspace",),
     ("tvm_spm.legality", "tvm_spm.legality_batch"),

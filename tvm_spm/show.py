@@ -1,0 +1,26 @@
+"""One mapping as text: its nest, what it costs, and where that goes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tvm_spm.arch import Arch, load_arch
+from tvm_spm.mapping import Mapping
+from tvm_spm.report.breakdown import explain
+from tvm_spm.workload import Workload
+
+
+def show_text(workload: Workload, arch: Arch | str | Path, mapping: Mapping) -> str:
+    """Nest, cost, breakdown and roofline of a mapping.
+
+    Args:
+        workload: What runs.
+        arch: An accelerator, the name of one, or the path of its file.
+        mapping: How it runs.
+
+    Raises:
+        MappingError: The mapping is not legal; says which rule it breaks.
+    """
+    accelerator = load_arch(arch)
+    breakdown = explain(workload, accelerator, mapping)
+    return f"{workload}\n{accelerator}\n\n{mapping}\n\n{breakdown.cost}\n\n{breakdown}"

@@ -1,0 +1,362 @@
+"""All perfect array tiles: unrollings that fit the PEs times RF tiles that fit a PE, without the dominated ones."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from tvm_spm.arch import Arch
+from tvm_spm.exact.boxes import tile_elems
+from tvm_spm.exact.pass_time import (
+    ALL_RF,
+    COMPUTE,
+    IN,
+    NONE,
+    NUM_BYTES,
+    OUT,
+    STEP_FIELDS,
+    I,
+    Ints,
+    O,
+    W,
+    least_slot_cycles,
+    slot_cycles,
+)
+from tvm_spm.exact.problem import ENERGY, LATENCY, Problem
+from tvm_spm.exact.spm_tiles import objective_of
+from tvm_spm.mapping_batch import NUM_DIMS
+from tvm_spm.units import ceil_div
+from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Workload
+
+ARRAY_FIELDS = np.dtype(
+    [
+        ("array", np.int64, NUM_DIMS),
+        ("unrolling", np.int64),
+        ("num_pes", np.int64),
+        ("reduction_pes", np.int64),
+        ("fitting", np.int64),
+        ("step", np.int64, STEP_FIELDS),
+        ("slot", np.int64, 4),
+        ("in_pj", np.float64, 3),
+        ("out_pj", np.float64),
+        ("num_steps", np.int64),
+        ("num_tiles", np.int64, 3),
+        ("moved_pj", np.float64, 4),
+        ("kept_pj", np.float64, 4),
+        ("least_pj", np.float64),
+        ("bound", np.float64),
+    ]
+)
+"""One array tile, over all cores. ``in_pj`` and ``out_pj`` price one tile of an operand; ``num_tiles`` are distinct
+tiles; ``moved_pj[x]`` is the energy of all operands but ``x`` if ``x`` is kept by the innermost loops, ``kept_pj[x]`` that of
+moving each tile of ``x`` once."""
+
+
+def unrollings(workload: Workload, arch: Arch) -> tuple[Ints, Ints]:
+    """All perfect factors over PEs that some split into rows and columns realises.
+
+    Returns:
+        ``(n, 2, 8)`` rows and columns, and their hops. Of equal products, only the first with the least hops on one
+        core; several cores keep every number of hops, as their waiting for each other is not monotonic.
+    """
+    rows, cols = (_factors(workload, limit) for limit in (arch.pe.rows, arch.pe.cols))
+    reduction = np.array([name in REDUCTION_DIMS for name in DIM_NAMES])
+    extents = np.array(workload.dims.as_tuple(), dtype=np.int64)
+    found: dict[tuple[int, ...], tuple[int, int, int]] = {}
+    col_hops = np.prod(cols[:, reduction], axis=1) - 1
+    for r, row in enumerate(rows):
+        products = row * cols
+        hops = int(np.prod(row[reduction])) - 1 + col_hops
+        for c in np.flatnonzero((extents % products == 0).all(axis=1)).tolist():
+            key = tuple(products[c].tolist())
+            if arch.cores.count > 1:
+                key = (*key, int(hops[c]))
+            if key not in found or hops[c] < found[key][0]:
+                found[key] = (int(hops[c]), r, c)
+    chosen = sorted(found.items())
+    pairs = np.array([[rows[r], cols[c]] for _, (_, r, c) in chosen], dtype=np.int64)
+    return pairs, np.array([hops for _, (hops, _, _) in chosen], dtype=np.int64)
+
+
+def divisors_of(value: int) -> list[int]:
+    """Ascending."""
+    small = [d for d in range(1, math.isqrt(value) + 1) if value % d == 0]
+    return small + [value // d for d in reversed(small) if d * d != value]
+
+
+def _factors(workload: Workload, limit: int) -> Ints:
+    """All vectors of divisors of the extents with a product up to a limit."""
+    vectors: list[tuple[int, ...]] = [()]
+    for extent in workload.dims:
+        vectors = [
+            (*vector, d) for vector, d in itertools.product(vectors, divisors_of(extent)) if math.prod(vector) * d <= limit
+        ]
+    return np.array(vectors, dtype=np.int64)
+
+
+class Shapes(NamedTuple):
+    """Numbers the perfect tiles of a workload.
+
+    Row ``row[v]`` of ``divisors`` holds the ``num[row[v]]`` ascending divisors of ``v``.
+    """
+
+    divisors: Ints
+    row: Ints
+    num: Ints
+
+
+def make_shapes(workload: Workload) -> Shapes:
+    """For all divisors of the extents."""
+    values = sorted({d for extent in workload.dims for d in divisors_of(extent)})
+    lists = [divisors_of(value) for value in values]
+    table = np.ones((len(values), max(map(len, lists))), dtype=np.int64)
+    row = np.zeros(values[-1] + 1, dtype=np.int64)
+    for index, divisors in enumerate(lists):
+        table[index, : len(divisors)] = divisors
+        row[values[index]] = index
+    return Shapes(table, row, np.array([len(divisors) for divisors in lists], dtype=np.int64))
+
+
+@njit(error_model="numpy")
+def shape_of(problem: Problem, shapes: Shapes, tile: Ints) -> int:
+    """Number of a tile among all tuples of divisors of the extents."""
+    shape = 0
+    for d in range(NUM_DIMS):
+        row = shapes.row[problem.workload.dims[d]]
+        low, high = 0, shapes.num[row] - 1
+        while low < high:
+            middle = (low + high) // 2
+            if shapes.divisors[row, middle] < tile[d]:
+                low = middle + 1
+            else:
+                high = middle
+        shape = shape * shapes.num[row] + low
+    return shape
+
+
+@njit(error_model="numpy")
+def single_energies(problem: Problem, shapes: Shapes, floors: NDArray[np.void], single_pj: NDArray[np.float64]) -> None:
+    """Per shape the least energy of the SPM tiles of this shape; shapes without one keep what they have."""
+    for index in range(len(floors)):
+        floor = floors[index]
+        shape = shape_of(problem, shapes, floor.spm)
+        for keeps in range(2):
+            single_pj[shape] = min(single_pj[shape], floor.energy_pj[keeps])
+
+
+@njit(error_model="numpy")
+def _fits(problem: Problem, rf: Ints, num_bytes: Ints) -> bool:
+    """Whether single buffers fit a PE; sets the bytes of each."""
+    total = 0
+    for operand in range(3):
+        elems = tile_elems(problem.workload, operand, rf)
+        num_bytes[operand] = (elems * problem.limits.rf_bits[operand] + 7) // 8
+        total += num_bytes[operand]
+    return total <= problem.limits.rf_bytes
+
+
+@njit(error_model="numpy")
+def _fill_array(problem: Problem, pes: Ints, hops: int, rf: Ints, num_bytes: Ints, entry: NDArray[np.void]) -> None:
+    workload, arch, words = problem.workload, problem.arch, problem.words
+    entry.num_pes, entry.reduction_pes, entry.num_steps = 1, 1, 1
+    entry.num_tiles[:] = 1
+    entry.step[COMPUTE] = 1
+    for d in range(NUM_DIMS):
+        entry.array[d] = rf[d] * pes[d]
+        entry.num_pes *= pes[d]
+        entry.step[COMPUTE] *= rf[d]
+        count = workload.dims[d] // entry.array[d]
+        entry.num_steps *= count
+        if workload.is_reduction[d]:
+            entry.reduction_pes *= pes[d]
+        for operand in range(3):
+            if workload.is_relevant[operand, d]:
+                entry.num_tiles[operand] *= count
+    for operand in range(3):
+        elems = tile_elems(workload, operand, entry.array)
+        entry.step[IN + operand] = int(math.ceil(elems / arch.noc_elems_per_cycle))
+        entry.step[NUM_BYTES + operand] = -(-elems * workload.elem_bits[operand] // 8)
+        pj = elems * (arch.noc_elem_pj + arch.spm_access_pj)
+        delivered = elems if operand == O else entry.num_pes * tile_elems(workload, operand, rf)
+        pj += delivered * (arch.rf_fill_pj + arch.noc_delivery_pj)
+        entry.in_pj[operand] = words[operand] * pj
+        if operand == O:
+            entry.out_pj = words[O] * (pj + elems * (entry.reduction_pes - 1) * arch.noc_reduction_hop_pj)
+    entry.step[OUT] = entry.step[IN + O] + hops
+    entry.fitting = 0
+    single, room = num_bytes.sum(), problem.limits.rf_bytes
+    for double in range(8):
+        extra = (double & 1) * num_bytes[0] + (double >> 1 & 1) * num_bytes[1] + (double >> 2 & 1) * num_bytes[2]
+        if single + extra <= room:
+            entry.fitting |= 1 << double
+    if problem.objective == ENERGY:
+        # cycles do not matter, so neither does what they depend on beside the array tile
+        entry.fitting, entry.step[COMPUTE], entry.step[OUT] = 1, 1, 1
+
+
+@njit(error_model="numpy")
+def _price_array(problem: Problem, entry: NDArray[np.void], least_energy_pj: float, single_energy_pj: float) -> None:
+    """What follows from the tile prices: energy by the operand that stays, and a bound under any SPM tile.
+
+    Args:
+        problem: What is searched.
+        entry: Completed.
+        least_energy_pj: Of all but the RFs' traffic, with any SPM tile.
+        single_energy_pj: The same with an SPM tile equal to this array tile.
+    """
+    all_pj = np.empty(4, dtype=np.float64)
+    for operand in range(2):
+        all_pj[operand] = entry.num_steps * entry.in_pj[operand]
+        entry.kept_pj[operand] = entry.num_tiles[operand] * entry.in_pj[operand]
+    all_pj[O] = entry.num_steps * (entry.in_pj[O] + entry.out_pj) - entry.num_tiles[O] * entry.in_pj[O]
+    # an output tile that stays is written each time but read back one time less; the rest is constant
+    entry.kept_pj[O] = entry.num_tiles[O] * (entry.in_pj[O] + entry.out_pj)
+    entry.kept_pj[NONE] = 0.0
+    entry.moved_pj[I] = all_pj[W] + all_pj[O]
+    entry.moved_pj[W] = all_pj[I] + all_pj[O]
+    entry.moved_pj[O] = all_pj[I] + all_pj[W] - entry.num_tiles[O] * entry.in_pj[O]
+    entry.moved_pj[NONE] = all_pj[I] + all_pj[W] + all_pj[O]
+    # if a pass is a single step, all three stay: no order moves less than every tile once
+    entry.least_pj = entry.kept_pj[I] + entry.kept_pj[W] + entry.num_tiles[O] * entry.out_pj
+    steps, launch = entry.num_steps // problem.arch.num_cores, problem.arch.launch_cycles
+    entry.bound = np.inf
+    for kept in range(4):
+        # n steps take n slots at least: the fill and the drain make up for the first and the last, which lack a part
+        slot = slot_cycles(entry.step, problem.arch.spm_bytes_per_cycle, ALL_RF, 3 & ~(1 << kept), False, False, kept != O)
+        energy_pj = least_energy_pj + entry.moved_pj[kept] + entry.kept_pj[kept]
+        entry.bound = min(entry.bound, objective_of(problem, energy_pj, launch + steps * slot))
+    single_pj = single_energy_pj + entry.least_pj
+    entry.bound = min(entry.bound, objective_of(problem, single_pj, launch + steps * entry.step[COMPUTE]))
+
+
+@njit(error_model="numpy")
+def _dominates(a: NDArray[np.void], b: NDArray[np.void], by_hops: bool) -> bool:
+    """Whether ``a`` is as good as ``b``, both with the same array tile, in every respect."""
+    if a.reduction_pes > b.reduction_pes or a.in_pj[I] > b.in_pj[I] or a.in_pj[W] > b.in_pj[W]:
+        return False
+    if b.fitting & ~a.fitting:
+        return False
+    if by_hops:
+        return a.step[COMPUTE] <= b.step[COMPUTE] and a.step[OUT] <= b.step[OUT]
+    return a.step[COMPUTE] == b.step[COMPUTE] and a.step[OUT] == b.step[OUT]
+
+
+@njit(error_model="numpy")
+def list_arrays(
+    problem: Problem,
+    pairs: Ints,
+    hops: Ints,
+    least_pes: int,
+    shapes: Shapes,
+    single_pj: NDArray[np.float64],
+    least_energy_pj: float,
+    limit: float,
+    heads: Ints,
+    links: Ints,
+    entries: NDArray[np.void],
+) -> int:
+    """Fill ``entries`` with the array tiles that no other of the same shape dominates.
+
+    Args:
+        problem: What is searched.
+        pairs: Rows and columns of each unrolling.
+        hops: Of each unrolling.
+        least_pes: Leave out unrollings over fewer PEs.
+        shapes: Numbers the tiles.
+        single_pj: Per shape the least energy of all but the RFs' traffic with an SPM tile of this shape.
+        least_energy_pj: The least of ``single_pj``.
+        limit: Leave out array tiles whose bound is not below.
+        heads: Scratch, -1 for each shape.
+        links: Scratch, as long as ``entries``.
+        entries: Filled.
+
+    Returns:
+        How many, or -1 if there is no room.
+    """
+    workload = problem.workload
+    num, digit = 0, np.zeros(NUM_DIMS, dtype=np.int64)
+    rf, pes, row = np.empty(NUM_DIMS, np.int64), np.empty(NUM_DIMS, np.int64), np.empty(NUM_DIMS, np.int64)
+    num_bytes = np.empty(3, dtype=np.int64)
+    for unrolling in range(len(pairs)):
+        num_pes = 1
+        for d in range(NUM_DIMS):
+            pes[d] = pairs[unrolling, 0, d] * pairs[unrolling, 1, d]
+            num_pes *= pes[d]
+            row[d] = shapes.row[workload.dims[d] // pes[d]]
+        if num_pes < least_pes:
+            continue
+        digit[:] = 0
+        while True:
+            for d in range(NUM_DIMS):
+                rf[d] = shapes.divisors[row[d], digit[d]]
+            fits = _fits(problem, rf, num_bytes)
+            if fits:
+                if num == len(entries):
+                    return -1
+                entry = entries[num]
+                _fill_array(problem, pes, hops[unrolling], rf, num_bytes, entry)
+                shape = shape_of(problem, shapes, entry.array)
+                _price_array(problem, entry, least_energy_pj, single_pj[shape])
+                if entry.bound < limit:
+                    entry.unrolling = unrolling
+                    num = _insert(problem, entries, num, shape, heads, links)
+            d = NUM_DIMS - 1
+            if not fits:
+                while d >= 0 and digit[d] == 0:
+                    d -= 1
+                if d < 0:
+                    break
+                digit[d] = 0
+                d -= 1
+            while d >= 0:
+                digit[d] += 1
+                if digit[d] < shapes.num[row[d]]:
+                    break
+                digit[d] = 0
+                d -= 1
+            if d < 0:
+                break
+    kept = 0
+    for index in range(num):
+        if entries[index].unrolling >= 0:
+            if kept < index:
+                entries[kept] = entries[index]
+            entry = entries[kept]
+            for operand in range(4):
+                entry.slot[operand] = least_slot_cycles(
+                    entry.step, problem.arch.spm_bytes_per_cycle, entry.fitting, operand
+                )
+            kept += 1
+    return kept
+
+
+@njit(error_model="numpy")
+def _insert(problem: Problem, entries: NDArray[np.void], num: int, shape: int, heads: Ints, links: Ints) -> int:
+    """Keep the entry at ``num`` unless one of its shape dominates it; unmark those that it dominates."""
+    entry, by_hops = entries[num], problem.arch.num_cores == 1
+    other = heads[shape]
+    while other >= 0:
+        if entries[other].unrolling >= 0 and _dominates(entries[other], entry, by_hops):
+            return num
+        other = links[other]
+    other = heads[shape]
+    while other >= 0:
+        if entries[other].unrolling >= 0 and _dominates(entry, entries[other], by_hops):
+            entries[other].unrolling = -1
+        other = links[other]
+    links[num] = heads[shape]
+    heads[shape] = num
+    return num + 1
+
+
+def least_pes(problem: Problem, objective: float, least_energy_pj: float) -> int:
+    """Fewest PEs with which less than ``objective`` is possible."""
+    if problem.objective == ENERGY or math.isinf(objective):
+        return 1
+    cycles = objective if problem.objective == LATENCY else objective / least_energy_pj
+    return max(1, ceil_div(problem.workload.macs, (math.floor(cycles) + 1) * problem.arch.num_cores))

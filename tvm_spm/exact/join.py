@@ -1,0 +1,183 @@
+"""Pairs SPM tiles with array tiles, best bound first, and finishes the pairs that may hold a better mapping."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from tvm_spm.exact.finish import SINGLE_STEP, Best, finish, make_tables
+from tvm_spm.exact.pass_time import COMPUTE, NONE, I, Ints, O, W, least_pass_cycles
+from tvm_spm.exact.problem import Problem
+from tvm_spm.exact.spm_tiles import TOLERANCE, objective_of
+from tvm_spm.mapping_batch import NUM_DIMS
+
+CANDIDATE_FIELDS = np.dtype([("bound", np.float64), ("array", np.int64), ("kept", np.int64), ("least_pass", np.int64)])
+"""An array tile under an SPM tile, and the operand that the innermost SPM loop leaves in place."""
+
+
+@njit(error_model="numpy")
+def bound_floors(problem: Problem, floors: NDArray[np.void], least_moved_pj: float, most_pes: int) -> None:
+    """Set the bound of every SPM tile: no array tile moves less or multiplies faster than given."""
+    for index in range(len(floors)):
+        floor = floors[index]
+        steps = problem.workload.macs // (floor.num_cores * most_pes)
+        cycles = max(steps, floor.num_passes) + floor.num_passes * (problem.arch.mac_stages - 1)
+        floor.bound = np.inf
+        for keeps in range(2):
+            all_cycles = max(floor.dma[keeps], floor.first_cycles + floor.last_cycles + cycles)
+            objective = objective_of(problem, floor.energy_pj[keeps] + least_moved_pj, all_cycles)
+            floor.bound = min(floor.bound, objective)
+
+
+@njit(error_model="numpy")
+def pair_bound(
+    problem: Problem, floor: NDArray[np.void], array: NDArray[np.void], kept: int, limit: float
+) -> tuple[float, int]:
+    """(bound, floor under the cycles of a pass) of a class of mappings; infinite if it is empty.
+
+    The class has these two tiles, and an innermost SPM loop that leaves operand ``kept`` in place. A bound not below
+    ``limit`` is not made any better.
+    """
+    num_steps, num_swaps, outer_kept, is_resident, is_possible = 1, 1, 1, kept != NONE, kept == SINGLE_STEP
+    for d in range(NUM_DIMS):
+        count = floor.spm[d] // array.array[d]
+        num_steps *= count
+        if problem.kind[d] == kept:
+            outer_kept *= problem.workload.dims[d] // floor.spm[d]
+            if count > 1:
+                is_possible = True
+        elif count > 1:
+            is_resident = False
+            num_swaps *= count
+    if (kept == SINGLE_STEP) != (num_steps == 1) or not is_possible:
+        return np.inf, 0
+    once, rate = floor.first_cycles + floor.last_cycles, problem.arch.spm_bytes_per_cycle
+    if kept == SINGLE_STEP:
+        least_pass = array.step[COMPUTE] + problem.arch.mac_stages - 1
+    else:
+        least_pass = num_steps * array.step[COMPUTE]
+        if _bound(problem, floor, array, kept, outer_kept, is_resident, once, least_pass) < limit:
+            least_pass = least_pass_cycles(
+                array.step, rate, problem.arch.mac_stages, array.slot[kept], kept, num_steps, num_swaps, is_resident
+            )
+    return _bound(problem, floor, array, kept, outer_kept, is_resident, once, least_pass), least_pass
+
+
+@njit(error_model="numpy")
+def _bound(
+    problem: Problem,
+    floor: NDArray[np.void],
+    array: NDArray[np.void],
+    kept: int,
+    outer_kept: int,
+    is_resident: bool,
+    once: int,
+    least_pass: int,
+) -> float:
+    bound = np.inf
+    for keeps in range(2):
+        repeats_i, repeats_w = floor.repeats[keeps, I], floor.repeats[keeps, W]
+        if kept == SINGLE_STEP:
+            moved_pj = repeats_i * array.kept_pj[I] + repeats_w * array.kept_pj[W] + array.num_tiles[O] * array.out_pj
+        elif kept == NONE:
+            moved_pj = array.moved_pj[NONE]
+        else:
+            repeats = outer_kept
+            if is_resident:
+                # what stays in RF from pass to pass moves as often as it does between DRAM and SPM
+                repeats = repeats_i if kept == I else repeats_w if kept == W else 1
+            moved_pj = array.moved_pj[kept] + repeats * array.kept_pj[kept]
+        cycles = max(floor.dma[keeps], once + floor.num_passes * least_pass)
+        bound = min(bound, objective_of(problem, floor.energy_pj[keeps] + moved_pj, cycles))
+    return bound
+
+
+@njit(error_model="numpy")
+def _list_candidates(
+    problem: Problem, floor: NDArray[np.void], arrays: NDArray[np.void], limit: float, found: NDArray[np.void]
+) -> int:
+    """Classes of mappings under one SPM tile with a bound below ``limit``; arrays are in order of their bounds."""
+    num = 0
+    once = floor.first_cycles + floor.last_cycles
+    for index in range(len(arrays)):
+        array = arrays[index]
+        if array.bound >= limit:
+            break
+        least = np.inf
+        cycles = once + array.num_steps // floor.num_cores * array.step[COMPUTE]
+        for keeps in range(2):
+            energy_pj = floor.energy_pj[keeps] + array.least_pj
+            least = min(least, objective_of(problem, energy_pj, max(floor.dma[keeps], cycles)))
+        if least >= limit:
+            continue
+        divides = True
+        for d in range(NUM_DIMS):
+            if floor.spm[d] % array.array[d] != 0:
+                divides = False
+                break
+        if not divides:
+            continue
+        for kept in range(SINGLE_STEP + 1):
+            bound, least_pass = pair_bound(problem, floor, array, kept, limit)
+            if bound < limit and num < len(found):
+                found[num].bound, found[num].array = bound, index
+                found[num].kept, found[num].least_pass = kept, least_pass
+                num += 1
+    return num
+
+
+@njit(error_model="numpy")
+def join(
+    problem: Problem,
+    pairs: Ints,
+    floors: NDArray[np.void],
+    arrays: NDArray[np.void],
+    start: int,
+    stop: int,
+    most_candidates: int,
+    runs: Ints,
+    found: NDArray[np.void],
+    best: Best,
+) -> int:
+    """Search the SPM tiles ``start`` to ``stop``, which are in order of their bounds.
+
+    Args:
+        problem: What is searched.
+        pairs: Rows and columns of each unrolling.
+        floors: SPM tiles.
+        arrays: Array tiles in order of their bounds.
+        start: First SPM tile.
+        stop: Behind the last.
+        most_candidates: Finish only so many per SPM tile; the search is exhaustive only if it is not below the room
+            in ``found``.
+        runs: Scratch.
+        found: Scratch, with room for all classes under one SPM tile.
+        best: Updated.
+
+    Returns:
+        The first SPM tile not searched; the number of all if no other can be better.
+    """
+    for index in range(start, min(stop, len(floors))):
+        floor = floors[index]
+        limit = best.objective[0] * (1.0 - TOLERANCE)
+        if floor.bound >= limit:
+            return len(floors)
+        num = _list_candidates(problem, floor, arrays, limit, found)
+        best.num_bounded[0] += len(arrays)
+        if num == 0:
+            continue
+        ranked = np.argsort(found["bound"][:num], kind="mergesort")
+        room = 64
+        tables = make_tables(problem, floor, runs, room)
+        while tables.num.min() < 0:
+            room *= 2
+            tables = make_tables(problem, floor, runs, room)
+        for rank in range(min(num, most_candidates)):
+            candidate = found[ranked[rank]]
+            if candidate.bound >= best.objective[0] * (1.0 - TOLERANCE):
+                break
+            finish(
+                problem, pairs, floor, arrays[candidate.array], candidate.kept, candidate.least_pass, tables, best, runs
+            )
+    return min(stop, len(floors))

@@ -1,0 +1,60 @@
+"""Local search among mappings with any factors, from a good one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cost_model.batched import BatchCost, evaluate_batch
+from tvm_spm.arch import Arch
+from tvm_spm.mapping import Mapping
+from tvm_spm.mapping_batch import concat, decode, encode
+from tvm_spm.mapspace import MapSpace, fingerprints
+from tvm_spm.workload import Workload
+
+NUM_PARENTS = 64
+NUM_CHILDREN = 2048
+NUM_GENERATIONS = 60
+NUM_IDLE_GENERATIONS = 15
+"""Generations without any progress before the search gives up."""
+
+
+def improve(
+    workload: Workload,
+    arch: Arch,
+    start: Mapping,
+    *,
+    objective: str,
+    energy_cap_pj: float,
+    stop: Callable[[], bool],
+) -> tuple[Mapping, int]:
+    """Change one or a few knobs of the best mappings again and again; repeatable unless stopped.
+
+    Returns:
+        The best mapping, at least as good as ``start``, and how many were priced.
+    """
+    space, rng = MapSpace(workload=workload, arch=arch), np.random.default_rng(0)
+
+    def objectives(cost: BatchCost) -> NDArray[np.float64]:
+        values = {"edp": cost.energy_pj * cost.cycles, "energy": cost.energy_pj, "latency": cost.cycles.astype(float)}
+        return np.where(cost.energy_pj <= energy_cap_pj, values[objective], np.inf)
+
+    parents = encode([start])
+    values = objectives(evaluate_batch(workload, arch, parents))
+    num_evaluated, num_idle = 1, 0
+    for _ in range(NUM_GENERATIONS):
+        if stop() or num_idle == NUM_IDLE_GENERATIONS:
+            break
+        children = space.mutate(parents.take(rng.integers(0, parents.num_mappings, NUM_CHILDREN)), rng)
+        children = children.take(space.check(children) == 0)
+        num_evaluated += children.num_mappings
+        everyone = concat([parents, children])
+        all_values = np.concatenate([values, objectives(evaluate_batch(workload, arch, children))])
+        _, distinct = np.unique(fingerprints(everyone), return_index=True)
+        distinct.sort()
+        best = distinct[np.argsort(all_values[distinct], kind="stable")[:NUM_PARENTS]]
+        num_idle = 0 if all_values[best[0]] < values[0] else num_idle + 1
+        parents, values = everyone.take(best), all_values[best]
+    return decode(parents, 0), num_evaluated

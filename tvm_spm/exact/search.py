@@ -1,0 +1,233 @@
+"""Branch and bound over a map space: SPM tiles, array tiles below them, loop orders and bufferings below those."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cost_model.analytical import AnalyticalModel
+from cost_model.bounds import lower_bound
+from tvm_spm.arch import Arch
+from tvm_spm.cost import OBJECTIVES, Cost
+from tvm_spm.errors import NoMappingError, SpmError, did_you_mean
+from tvm_spm.exact.array_tiles import ARRAY_FIELDS, divisors_of, least_pes, make_shapes, unrollings
+from tvm_spm.exact.finish import Best
+from tvm_spm.exact.join import CANDIDATE_FIELDS
+from tvm_spm.exact.kernel import bound_floors, list_arrays, list_tiles, search_floors, single_energies
+from tvm_spm.exact.problem import ENERGY, Problem, make_problem
+from tvm_spm.exact.relaxed import improve
+from tvm_spm.exact.spm_tiles import FLOOR_FIELDS, TOLERANCE
+from tvm_spm.mapping import Mapping
+from tvm_spm.mapping_batch import NUM_DIMS, decode, encode
+from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Workload
+
+PERFECT_SPACE = (
+    "all legal mappings with perfect factors across cores, DRAM, SPM, PE rows, PE columns and RF, in all loop orders "
+    "that finish outputs before they leave SPM, with all bufferings, under the analytical model"
+)
+IMPERFECT_SPACE = (
+    "the bound covers any execution; the mapping is the best one with perfect factors, improved by a local search "
+    "among mappings with any factors"
+)
+
+CHUNK_TILES = 8
+"""SPM tiles between two looks at the clock."""
+
+DIVES = ((16, 2), (64, 1))
+"""(SPM tiles, classes under each) that are tried first, so that the proof starts with a good mapping."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExactResult:
+    """The best mapping found, and how much better another could be.
+
+    Attributes:
+        mapping: The best mapping; of equally good ones always the same.
+        cost: Its cost by the analytical model.
+        objective: What was minimised.
+        lower_bound: No mapping of the space has a smaller objective, but for rounding.
+        certified: Whether the mapping attains the bound.
+        num_evaluated: Mappings priced.
+        num_bounded: Pairs of an SPM tile and an array tile that were judged by a bound.
+        seconds: Wall time.
+        space: Which mappings the bound and the certificate cover.
+    """
+
+    mapping: Mapping
+    cost: Cost
+    objective: str
+    lower_bound: float
+    certified: bool
+    num_evaluated: int
+    num_bounded: int
+    seconds: float
+    space: str
+
+    @property
+    def value(self) -> float:
+        """The objective of the mapping."""
+        return self.cost.objective(self.objective)
+
+    @property
+    def gap(self) -> float:
+        """Share by which the mapping may exceed the optimum; 0 if certified."""
+        return 0.0 if self.certified else self.value / self.lower_bound - 1
+
+    def __str__(self) -> str:
+        proof = "optimal" if self.certified else f"at most {self.gap:.2%} above the optimum"
+        return f"{self.cost}\n{proof} over {self.space} ({self.seconds:.2f} s)\n{self.mapping}"
+
+
+def exact_search(
+    workload: Workload,
+    arch: Arch,
+    *,
+    objective: str = "edp",
+    perfect: bool = True,
+    energy_cap_pj: float | None = None,
+    time_limit_s: float | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> ExactResult:
+    """The mapping with the least objective under the analytical model, and a proof.
+
+    Without a limit the result is the same on each run and machine.
+
+    Args:
+        workload: What is computed.
+        arch: The accelerator.
+        objective: ``edp``, ``energy`` or ``latency``.
+        perfect: Only factors that divide; for those the optimum is certified. Otherwise the result is the best found
+            with any factors, and ``lower_bound`` says how far off it may be.
+        energy_cap_pj: No mapping may need more energy.
+        time_limit_s: Stop after this wall time with the best so far; the first few SPM tiles are always tried.
+        should_stop: Asked now and then whether to stop.
+
+    Raises:
+        SpmError: An unknown objective.
+        NoMappingError: No mapping of the space fits, or none stays below the cap.
+        WorkloadError: A dim of the workload is unlike that of any convolution or matrix product.
+    """
+    started = time.monotonic()
+    if objective not in OBJECTIVES:
+        raise SpmError(f"unknown objective {objective!r}; {did_you_mean(objective, OBJECTIVES)}")
+    cap = math.inf if energy_cap_pj is None else energy_cap_pj
+    search = _Search(workload, arch, make_problem(workload, arch, OBJECTIVES.index(objective), cap))
+
+    def stop() -> bool:
+        late = time_limit_s is not None and time.monotonic() - started >= time_limit_s
+        return late or (should_stop is not None and should_stop())
+
+    bound = search.run(stop)
+    found = float(search.best.objective[0])
+    if math.isinf(found):
+        what = "fits" if energy_cap_pj is None else f"fits and needs at most {energy_cap_pj:.6g} pJ"
+        raise NoMappingError(f"{workload} on {arch.name}: no mapping with perfect factors was found that {what}")
+    mapping, model = decode(search.best.row, 0), AnalyticalModel()
+    value = model.cost(workload, arch, mapping).objective(objective)
+    if not math.isclose(value, found, rel_tol=1e-9):
+        raise RuntimeError(f"the search prices {found!r} what the analytical model prices {value!r}: {mapping.line()}")
+    num_evaluated = int(search.best.num_evaluated[0])
+    if not perfect:
+        bound = lower_bound(workload, arch, objective)
+        mapping, num_more = improve(workload, arch, mapping, objective=objective, energy_cap_pj=cap, stop=stop)
+        num_evaluated += num_more
+    cost = model.cost(workload, arch, mapping)
+    value = cost.objective(objective)
+    return ExactResult(
+        mapping=mapping,
+        cost=cost,
+        objective=objective,
+        lower_bound=min(bound, value),
+        certified=bound >= value * (1 - 10 * TOLERANCE),
+        num_evaluated=num_evaluated,
+        num_bounded=int(search.best.num_bounded[0]),
+        seconds=time.monotonic() - started,
+        space=PERFECT_SPACE if perfect else IMPERFECT_SPACE,
+    )
+
+
+class _Search:
+    """The lists of tiles and the best mapping so far."""
+
+    def __init__(self, workload: Workload, arch: Arch, problem: Problem) -> None:
+        self.workload, self.arch, self.problem = workload, arch, problem
+        self.best = Best(encode([Mapping()]), np.full(1, math.inf), np.zeros(1, np.int64), np.zeros(1, np.int64))
+        self.runs = np.zeros((NUM_DIMS, max(workload.dims) + 2), dtype=np.int64)
+        self.pairs, self.hops = unrollings(workload, arch)
+        self.most_pes = int(np.prod(self.pairs[:, 0] * self.pairs[:, 1], axis=1).max())
+        self.shapes = make_shapes(workload)
+        self.floors = self._list_floors()
+        self.single_pj = np.full(math.prod(len(divisors_of(extent)) for extent in workload.dims), math.inf)
+        single_energies(problem, self.shapes, self.floors, self.single_pj)
+
+    def run(self, stop: Callable[[], bool]) -> float:
+        """Search until done or told to stop; returns the lower bound."""
+        if len(self.floors) == 0:
+            return math.inf
+        busy = self._list_arrays(1 if self.problem.objective == ENERGY else self.most_pes)
+        for num_floors, num_classes in DIVES:
+            if len(busy) > 0:
+                self._order_floors(busy)
+                self._search(busy, 0, num_floors, num_classes)
+        arrays = self._list_arrays(least_pes(self.problem, float(self.best.objective[0]), float(self.single_pj.min())))
+        if len(arrays) == 0:
+            return float(self.best.objective[0])
+        self._order_floors(arrays)
+        at = 0
+        while at < len(self.floors):
+            before = self.best.objective[0]
+            at = self._search(arrays, at, at + CHUNK_TILES, 5 * len(arrays))
+            if self.best.objective[0] < before:
+                arrays = arrays[arrays["bound"] < self.best.objective[0]]
+            if at < len(self.floors) and stop():
+                return min(float(self.floors["bound"][at]), float(self.best.objective[0]))
+        return float(self.best.objective[0])
+
+    def _search(self, arrays: NDArray[np.void], start: int, stop: int, num_classes: int) -> int:
+        found = np.zeros(5 * len(arrays), dtype=CANDIDATE_FIELDS)
+        at: int = search_floors(
+            self.problem, self.pairs, self.floors, arrays, start, stop, num_classes, self.runs, found, self.best
+        )
+        return at
+
+    def _order_floors(self, arrays: NDArray[np.void]) -> None:
+        bound_floors(self.problem, self.floors, float(arrays["least_pj"].min()), self.most_pes)
+        self.floors[:] = self.floors[np.argsort(self.floors["bound"], kind="stable")]
+
+    def _list_floors(self) -> NDArray[np.void]:
+        """All SPM tiles that fit, for all factors across cores."""
+        most = self.arch.cores.count
+        choices = [
+            [1] if name in REDUCTION_DIMS else [d for d in divisors_of(extent) if d <= most]
+            for name, extent in zip(DIM_NAMES, self.workload.dims, strict=True)
+        ]
+        cores = [factors for factors in itertools.product(*choices) if math.prod(factors) <= most]
+        lists = [[divisors_of(e // f) for e, f in zip(self.workload.dims, factors, strict=True)] for factors in cores]
+        divisors = np.ones((len(cores), NUM_DIMS, max(len(row) for rows in lists for row in rows)), dtype=np.int64)
+        for choice, rows in enumerate(lists):
+            for d, row in enumerate(rows):
+                divisors[choice, d, : len(row)] = row
+        num_divisors = np.array([[len(row) for row in rows] for rows in lists], dtype=np.int64)
+        floors = np.zeros(int(num_divisors.prod(axis=1).sum()), dtype=FLOOR_FIELDS)
+        core_choices = np.array(cores, dtype=np.int64)
+        num = list_tiles(self.problem, core_choices, divisors, num_divisors, self.runs, floors)
+        return floors[:num].copy()
+
+    def _list_arrays(self, fewest_pes: int) -> NDArray[np.void]:
+        """All array tiles that the best mapping so far leaves, best bound first."""
+        room = 1 << 14
+        while True:
+            entries, links = np.zeros(room, dtype=ARRAY_FIELDS), np.zeros(room, dtype=np.int64)
+            num = list_arrays(
+                self.problem, self.pairs, self.hops, fewest_pes, self.shapes, self.single_pj, float(self.single_pj.min()),
+                float(self.best.objective[0]), np.full(len(self.single_pj), -1, dtype=np.int64), links, entries,
+            )  # fmt: skip
+            if num >= 0:
+                return entries[:num][np.argsort(entries["bound"][:num], kind="stable")].copy()
+            room *= 4

@@ -1,0 +1,240 @@
+"""All perfect SPM tiles that fit, with what they cost at DRAM and a floor under everything that uses them."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from tvm_spm.exact.boxes import inside_elems
+from tvm_spm.exact.pass_time import I, Ints, O, W
+from tvm_spm.exact.problem import Problem
+from tvm_spm.exact.timeline import store_cycles, tensor_cycles, transfer_cycles
+from tvm_spm.legality_batch import fits_spm
+from tvm_spm.mapping_batch import NUM_DIMS
+
+KEEPS_I, KEEPS_W = 0, 1
+"""Columns of the floors: orders whose innermost DRAM loops leave I, or W, in SPM. Every order is under one of them."""
+
+FLOOR_FIELDS = np.dtype(
+    [
+        ("cores", np.int64, NUM_DIMS),
+        ("spm", np.int64, NUM_DIMS),
+        ("fitting", np.int64),
+        ("num_cores", np.int64),
+        ("num_passes", np.int64),
+        ("first_cycles", np.int64),
+        ("last_cycles", np.int64),
+        ("dma", np.int64, 2),
+        ("repeats", np.int64, (2, 2)),
+        ("energy_pj", np.float64, 2),
+        ("elems_pj", np.float64, 3),
+        ("bound", np.float64),
+    ]
+)
+"""One SPM tile. ``first_cycles`` pass before the first pass, ``last_cycles`` after the last; ``dma`` all of the DMA's; ``repeats`` how
+often I and W are loaded; ``elems_pj`` the energy of moving each tensor once."""
+
+
+TOLERANCE = 1e-12
+"""Energies that differ by less than this share are equal: they are sums that may be added up in any order."""
+
+
+@njit(error_model="numpy")
+def inside_total(problem: Problem, projection: int, tile: Ints) -> float:
+    """Elements inside the tensor of all SPM tiles of a projection, over all cores."""
+    workload = problem.workload
+    first = np.zeros(NUM_DIMS, dtype=np.int64)
+    total = 1.0
+    for axis in range(workload.axis_start[projection], workload.axis_start[projection + 1]):
+        low, high = workload.term_start[axis], workload.term_start[axis + 1]
+        sum_inside = 0
+        first[:] = 0
+        while True:
+            sum_inside += inside_elems(workload, axis, first, tile)
+            term = high - 1
+            while term >= low:
+                d = workload.term_dim[term]
+                first[d] += tile[d]
+                if first[d] < workload.dims[d]:
+                    break
+                first[d] = 0
+                term -= 1
+            if term < low:
+                break
+        total *= sum_inside
+    return total
+
+
+@njit(error_model="numpy")
+def objective_of(problem: Problem, energy_pj: float, cycles: float) -> float:
+    """What is minimised; infinite above the energy cap, but for rounding."""
+    if energy_pj > problem.energy_cap_pj * (1.0 + TOLERANCE):
+        return np.inf
+    if problem.objective == 0:
+        return energy_pj * cycles
+    return energy_pj if problem.objective == 1 else float(cycles)
+
+
+@njit(error_model="numpy")
+def order_repeats(problem: Problem, cores: Ints, counts: Ints, order: Ints, num_loops: int, operand: int) -> int:
+    """How often each tile of an operand passes between DRAM and SPM."""
+    workload = problem.workload
+    position = -1
+    for loop in range(num_loops):
+        if workload.is_relevant[operand, order[loop]]:
+            position = loop
+    repeats = 1
+    for d in range(NUM_DIMS):
+        if not workload.is_relevant[operand, d]:
+            repeats *= cores[d]
+    for loop in range(position):
+        if not workload.is_relevant[operand, order[loop]]:
+            repeats *= counts[order[loop]]
+    return repeats
+
+
+@njit(error_model="numpy")
+def fill_floor(problem: Problem, core_tile: Ints, runs: Ints, floor: NDArray[np.void]) -> None:
+    """What all mappings with ``floor.cores`` and ``floor.spm`` have in common."""
+    workload, arch, words = problem.workload, problem.arch, problem.words
+    tile = floor.spm
+    floor.num_cores, floor.num_passes = 1, 1
+    any_reduction = False
+    core_first, last = np.empty(NUM_DIMS, dtype=np.int64), np.empty(NUM_DIMS, dtype=np.int64)
+    full = np.ones(3, dtype=np.int64)
+    split = np.ones(3, dtype=np.int64)
+    for d in range(NUM_DIMS):
+        count = core_tile[d] // tile[d]
+        floor.num_cores *= floor.cores[d]
+        floor.num_passes *= count
+        if workload.is_reduction[d] and count > 1:
+            any_reduction = True
+        for operand in range(3):
+            if not workload.is_relevant[operand, d]:
+                full[operand] *= floor.cores[d] * count
+                split[operand] *= floor.cores[d]
+        # a core in the middle: no other core bounds the time of all from below any better without looking at all
+        core_first[d] = floor.cores[d] // 2 * core_tile[d]
+        last[d] = core_first[d] + core_tile[d] - tile[d]
+    load_i = transfer_cycles(workload, arch, I, workload.elem_bits[I], core_first, tile)
+    load_w = transfer_cycles(workload, arch, W, workload.elem_bits[W], core_first, tile)
+    floor.first_cycles = arch.launch_cycles + load_i + load_w
+    floor.last_cycles = store_cycles(workload, arch, last, tile)[1]
+    cycles_i = tensor_cycles(workload, arch, problem.is_clipped, I, core_first, core_tile, tile, runs, 1)
+    cycles_w = tensor_cycles(workload, arch, problem.is_clipped, W, core_first, core_tile, tile, runs, 1)
+    cycles_o = tensor_cycles(workload, arch, problem.is_clipped, O, core_first, core_tile, tile, runs, 1)
+    for operand in range(2):
+        floor.elems_pj[operand] = (
+            inside_total(problem, operand, tile) * words[operand] * (arch.spm_access_pj + arch.dram_access_pj)
+        )
+    floor.elems_pj[O] = inside_total(problem, O, tile) * (
+        words[O] * arch.spm_access_pj + words[3] * arch.dram_access_pj
+    )
+    for extra in range(3, len(workload.elem_bits)):
+        streams = 1
+        for d in range(NUM_DIMS):
+            if workload.is_relevant[O, d] and not workload.is_relevant[extra, d]:
+                streams *= workload.dims[d] // tile[d]
+        floor.elems_pj[O] += (
+            inside_total(problem, extra, tile) * streams * words[extra + 1] * arch.dram_access_pj
+        )
+    floor.bound = np.inf
+    for keeps in range(2):
+        for operand in range(2):
+            kept = operand == keeps and not any_reduction
+            floor.repeats[keeps, operand] = split[operand] if kept else full[operand]
+        repeats_i, repeats_w = floor.repeats[keeps, 0], floor.repeats[keeps, 1]
+        floor.energy_pj[keeps] = (
+            problem.constant_pj + floor.elems_pj[O] + repeats_i * floor.elems_pj[I] + repeats_w * floor.elems_pj[W]
+        )
+        floor.dma[keeps] = (
+            arch.launch_cycles + cycles_o + repeats_i // split[I] * cycles_i + repeats_w // split[W] * cycles_w
+        )
+    if floor.num_cores > 1:
+        _share_channels(problem, core_tile, runs, floor)
+
+
+@njit(error_model="numpy")
+def _share_channels(problem: Problem, core_tile: Ints, runs: Ints, floor: NDArray[np.void]) -> None:
+    """Raise the floors to what the channels need for all cores, and for the first tiles of all."""
+    workload, arch, tile = problem.workload, problem.arch, floor.spm
+    first = np.zeros(NUM_DIMS, dtype=np.int64)
+    cycles_i = tensor_cycles(workload, arch, problem.is_clipped, I, first, workload.dims, tile, runs, 0)
+    cycles_w = tensor_cycles(workload, arch, problem.is_clipped, W, first, workload.dims, tile, runs, 0)
+    cycles_o = tensor_cycles(workload, arch, problem.is_clipped, O, first, workload.dims, tile, runs, 0)
+    for keeps in range(2):
+        held = cycles_o + floor.repeats[keeps, I] * cycles_i + floor.repeats[keeps, W] * cycles_w
+        floor.dma[keeps] = max(floor.dma[keeps], arch.launch_cycles + -(-held // arch.dram_channels))
+    total, most, at = 0, 0, np.zeros(NUM_DIMS, dtype=np.int64)
+    while True:
+        for d in range(NUM_DIMS):
+            first[d] = at[d] * core_tile[d]
+        prologue = transfer_cycles(workload, arch, I, workload.elem_bits[I], first, tile)
+        prologue += transfer_cycles(workload, arch, W, workload.elem_bits[W], first, tile)
+        total, most = total + prologue, max(most, prologue)
+        d = NUM_DIMS - 1
+        while d >= 0:
+            at[d] += 1
+            if at[d] < floor.cores[d]:
+                break
+            at[d] = 0
+            d -= 1
+        if d < 0:
+            break
+    # whichever core is the slowest, its first tiles wait until those of all are served
+    floor.first_cycles += max(0, -(-total // arch.dram_channels) - most)
+
+
+@njit(error_model="numpy")
+def list_tiles(
+    problem: Problem, core_choices: Ints, divisors: Ints, num_divisors: Ints, runs: Ints, floors: NDArray[np.void]
+) -> int:
+    """Fill ``floors`` with all tiles that fit, single buffers at least; returns how many.
+
+    Args:
+        problem: What is searched.
+        core_choices: ``(n, 8)`` factors across cores.
+        divisors: ``(n, 8, m)`` ascending divisors of each core's share.
+        num_divisors: ``(n, 8)``.
+        runs: Scratch.
+        floors: Room for the product of all divisors.
+    """
+    num, digit = 0, np.zeros(NUM_DIMS, dtype=np.int64)
+    tile, core_tile = np.empty(NUM_DIMS, dtype=np.int64), np.empty(NUM_DIMS, dtype=np.int64)
+    for choice in range(len(core_choices)):
+        for d in range(NUM_DIMS):
+            core_tile[d] = problem.workload.dims[d] // core_choices[choice, d]
+        digit[:] = 0
+        while True:
+            for d in range(NUM_DIMS):
+                tile[d] = divisors[choice, d, digit[d]]
+            fits = fits_spm(problem.limits, tile, 0)
+            if fits:
+                floor = floors[num]
+                floor.cores[:] = core_choices[choice]
+                floor.spm[:] = tile
+                floor.fitting = 0
+                for double in range(8):
+                    if fits_spm(problem.limits, tile, double):
+                        floor.fitting |= 1 << double
+                fill_floor(problem, core_tile, runs, floor)
+                num += 1
+            # a larger tile along the last dim does not fit either
+            d = NUM_DIMS - 1
+            if not fits:
+                while d >= 0 and digit[d] == 0:
+                    d -= 1
+                if d < 0:
+                    break
+                digit[d] = 0
+                d -= 1
+            while d >= 0:
+                digit[d] += 1
+                if digit[d] < num_divisors[choice, d]:
+                    break
+                digit[d] = 0
+                d -= 1
+            if d < 0:
+                break
+    return num

@@ -1,0 +1,326 @@
+"""The passes of one core when all tiles divide, gathered by what the DMA does beside and behind each of them.
+
+What the PEs do inside a pass enters only as the pass's cycles, so one table serves every array tile: the core's cycles
+are ``base + sum(weight * (max(pass cycles, beside) + behind))``.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from cost_model.arrays import ArchArrays, WorkloadArrays
+from tvm_spm.exact.boxes import inside_elems, unclipped_tiles
+from tvm_spm.exact.pass_time import Ints, O
+from tvm_spm.mapping_batch import NUM_DIMS
+
+WEIGHT, FLAGS, BESIDE, BEHIND = 0, 1, 2, 3
+"""Rows of a table. Flags: I, W enter before the pass; outputs are partial sums; outputs leave after it."""
+
+
+@njit(error_model="numpy")
+def transfer_cycles(
+    workload: WorkloadArrays, arch: ArchArrays, projection: int, bits: int, first: Ints, tile: Ints
+) -> int:
+    """DMA cycles of one tile."""
+    elems, bursts, is_whole = 1, 1, True
+    for axis in range(workload.axis_start[projection + 1] - 1, workload.axis_start[projection] - 1, -1):
+        inside = inside_elems(workload, axis, first, tile)
+        elems *= inside
+        if not is_whole:
+            bursts *= inside
+        if inside < workload.axis_extent[axis]:
+            is_whole = False
+    if elems == 0:
+        return 0
+    num_bytes = -(-elems * bits // 8)
+    return int(math.ceil(bursts * arch.burst_startup_cycles + num_bytes / arch.dma_bytes_per_cycle))
+
+
+@njit(error_model="numpy")
+def store_cycles(workload: WorkloadArrays, arch: ArchArrays, first: Ints, tile: Ints) -> tuple[int, int]:
+    """(channel cycles, engine cycles) of storing finished outputs."""
+    cycles = transfer_cycles(workload, arch, O, workload.out_bits, first, tile)
+    for extra in range(3, len(workload.elem_bits)):
+        cycles += transfer_cycles(workload, arch, extra, workload.elem_bits[extra], first, tile)
+    elems = 1
+    for axis in range(workload.axis_start[O], workload.axis_start[O + 1]):
+        elems *= inside_elems(workload, axis, first, tile)
+    return cycles, max(cycles, int(math.ceil(elems * workload.num_ops_per_elem / arch.vector_ops_per_cycle)))
+
+
+@njit(error_model="numpy")
+def fill_runs(
+    workload: WorkloadArrays, is_clipped: NDArray[np.bool_], d: int, first: int, extent: int, tile: int, starts: Ints
+) -> int:
+    """Cut the tiles of a dim into runs that are clipped alike, and accumulate alike; returns their number.
+
+    ``starts[r]`` is the first index of run ``r``, and the number of tiles ends the last one.
+    """
+    count = extent // tile
+    low, high = 0, count
+    for axis in range(len(is_clipped)):
+        if is_clipped[axis]:
+            for term in range(workload.term_start[axis], workload.term_start[axis + 1]):
+                if workload.term_dim[term] == d:
+                    lowest, highest = unclipped_tiles(workload, axis, d, first, extent, tile)
+                    low, high = max(low, lowest), min(high, highest)
+    num_runs, index = 0, 0
+    while index < count:
+        starts[num_runs] = index
+        num_runs += 1
+        if low < index + 1 < high and not (index == 0 and workload.is_reduction[d]):
+            index = high
+        else:
+            index += 1
+    starts[num_runs] = count
+    return num_runs
+
+
+@njit(error_model="numpy")
+def tensor_cycles(
+    workload: WorkloadArrays,
+    arch: ArchArrays,
+    is_clipped: NDArray[np.bool_],
+    projection: int,
+    part_first: Ints,
+    part: Ints,
+    tile: Ints,
+    runs: Ints,
+    engine: int,
+) -> int:
+    """Cycles to move all tiles of a part of a tensor once: of a channel, or of the DMA engine if ``engine`` is 1."""
+    num_runs, digit = np.ones(NUM_DIMS, dtype=np.int64), np.zeros(NUM_DIMS, dtype=np.int64)
+    first, is_needed = part_first.copy(), workload.is_relevant[projection].copy()
+    if projection == O:
+        for extra in range(3, len(workload.elem_bits)):
+            is_needed |= workload.is_relevant[extra]
+    for d in range(NUM_DIMS):
+        if is_needed[d]:
+            num_runs[d] = fill_runs(workload, is_clipped, d, part_first[d], part[d], tile[d], runs[d])
+    total = 0
+    while True:
+        weight = 1
+        for d in range(NUM_DIMS):
+            if is_needed[d]:
+                first[d] = part_first[d] + runs[d, digit[d]] * tile[d]
+                weight *= runs[d, digit[d] + 1] - runs[d, digit[d]]
+        if projection == O:
+            total += weight * store_cycles(workload, arch, first, tile)[engine]
+        else:
+            total += weight * transfer_cycles(workload, arch, projection, workload.elem_bits[projection], first, tile)
+        d = NUM_DIMS - 1
+        while d >= 0:
+            digit[d] += 1
+            if digit[d] < num_runs[d]:
+                break
+            digit[d] = 0
+            d -= 1
+        if d < 0:
+            return total
+
+
+@njit(error_model="numpy")
+def passes_cycles(table: Ints, num_entries: int, times: Ints) -> int:
+    """Cycles of all passes and of the DMA work beside and behind them, given those of a pass by its flags."""
+    cycles = 0
+    for entry in range(num_entries):
+        inside = max(times[table[FLAGS, entry]], table[BESIDE, entry])
+        cycles += table[WEIGHT, entry] * (inside + table[BEHIND, entry])
+    return cycles
+
+
+@njit(error_model="numpy")
+def _is_still(index: Ints, order: Ints, position: int, num_loops: int) -> bool:
+    """Whether all loops inside a position are at their first index."""
+    for loop in range(position + 1, num_loops):
+        if index[order[loop]] != 0:
+            return False
+    return True
+
+
+@njit(error_model="numpy")
+def _emit(
+    workload: WorkloadArrays,
+    arch: ArchArrays,
+    core_first: Ints,
+    tile: Ints,
+    count: Ints,
+    order: Ints,
+    num_loops: int,
+    positions: Ints,
+    double: int,
+    at: Ints,
+    before: int,
+    after: int,
+    weight: int,
+    table: Ints,
+    num_entries: int,
+) -> int:
+    """Add passes like the one ``at``; ``before`` and ``after`` are the loops that tick around it, -1 if none does.
+
+    Returns:
+        Entries of the table, -1 if it is full.
+    """
+    first, index = np.empty(NUM_DIMS, dtype=np.int64), np.empty(NUM_DIMS, dtype=np.int64)
+    flags = 0
+    for operand in range(2):
+        if _is_still(at, order, positions[operand], num_loops):
+            flags |= 1 << operand
+    for loop in range(num_loops):
+        if workload.is_reduction[order[loop]] and at[order[loop]] > 0:
+            flags |= 4
+    leaves = True
+    for loop in range(positions[O] + 1, num_loops):
+        if at[order[loop]] != count[order[loop]] - 1:
+            leaves = False
+    beside, behind = 0, 0
+    for d in range(NUM_DIMS):
+        first[d] = core_first[d] + at[d] * tile[d]
+    if leaves:
+        flags |= 8
+        if double >> O & 1 == 0:
+            behind += store_cycles(workload, arch, first, tile)[1]
+    if before >= 0 and double >> O & 1 and before <= positions[O]:
+        # the pass before: the ticking loop one less, all loops inside it at their last
+        index[:] = at
+        index[order[before]] -= 1
+        for loop in range(before + 1, num_loops):
+            index[order[loop]] = count[order[loop]] - 1
+        for d in range(NUM_DIMS):
+            first[d] = core_first[d] + index[d] * tile[d]
+        beside += store_cycles(workload, arch, first, tile)[1]
+    if after >= 0:
+        index[:] = at
+        index[order[after]] += 1
+        for loop in range(after + 1, num_loops):
+            index[order[loop]] = 0
+        for d in range(NUM_DIMS):
+            first[d] = core_first[d] + index[d] * tile[d]
+        for operand in range(2):
+            if after <= positions[operand]:
+                cycles = transfer_cycles(workload, arch, operand, workload.elem_bits[operand], first, tile)
+                if double >> operand & 1:
+                    beside += cycles
+                else:
+                    behind += cycles
+    for entry in range(num_entries):
+        if table[FLAGS, entry] == flags and table[BESIDE, entry] == beside and table[BEHIND, entry] == behind:
+            table[WEIGHT, entry] += weight
+            return num_entries
+    if num_entries == table.shape[1]:
+        return -1
+    table[WEIGHT, num_entries], table[FLAGS, num_entries] = weight, flags
+    table[BESIDE, num_entries], table[BEHIND, num_entries] = beside, behind
+    return num_entries + 1
+
+
+@njit(error_model="numpy")
+def fill_table(
+    workload: WorkloadArrays,
+    arch: ArchArrays,
+    is_clipped: NDArray[np.bool_],
+    core_first: Ints,
+    core_tile: Ints,
+    tile: Ints,
+    order: Ints,
+    num_loops: int,
+    double: int,
+    runs: Ints,
+    table: Ints,
+) -> int:
+    """Gather the passes of the core that starts at ``core_first``.
+
+    Args:
+        workload: Its arrays.
+        arch: Its arrays.
+        is_clipped: Per axis, whether any tile reaches out of the tensor.
+        core_first: Where the core's part begins.
+        core_tile: Elements of the core's part.
+        tile: Elements in SPM.
+        order: Dims of the DRAM loops that iterate, outer to inner.
+        num_loops: Entries of ``order`` in use.
+        double: Bits of the operands with two SPM buffers.
+        runs: Scratch of 8 rows.
+        table: Overwritten.
+
+    Returns:
+        Entries of the table, -1 if it has no room.
+    """
+    count, num_runs = core_tile // tile, np.ones(NUM_DIMS, dtype=np.int64)
+    positions = np.full(3, -1, dtype=np.int64)
+    for loop in range(num_loops):
+        d = order[loop]
+        num_runs[loop] = fill_runs(workload, is_clipped, d, core_first[d], core_tile[d], tile[d], runs[loop])
+        for operand in range(3):
+            if workload.is_relevant[operand, d]:
+                positions[operand] = loop
+    at = np.zeros(NUM_DIMS, dtype=np.int64)
+    digit = np.zeros(NUM_DIMS, dtype=np.int64)
+    inner = num_loops - 1
+    entries = _emit(workload, arch, core_first, tile, count, order, num_loops, positions, double, at, -1,
+                    inner, 1, table, 0)  # fmt: skip
+    if inner < 0:
+        return entries
+    for ticking in range(num_loops):
+        # loops further out stand still in any combination of runs
+        digit[:] = 0
+        while True:
+            standing = 1
+            at[:] = 0
+            for loop in range(ticking):
+                at[order[loop]] = runs[loop, digit[loop]]
+                standing *= runs[loop, digit[loop] + 1] - runs[loop, digit[loop]]
+            d = order[ticking]
+            for run in range(num_runs[ticking]):
+                low, high = runs[ticking, run], runs[ticking, run + 1]
+                for is_link in range(2):
+                    # two neighbours inside the run, or its last and the next run's first
+                    pairs, index = (1, high - 1) if is_link else (high - 1 - low, low)
+                    if is_link and run == num_runs[ticking] - 1:
+                        continue
+                    if ticking == inner:
+                        if index == 0:
+                            # the first index has another pass before it
+                            pairs -= 1
+                            index += 1
+                        if pairs <= 0 or (is_link and pairs < 1):
+                            continue
+                        at[d] = index
+                        entries = _emit(workload, arch, core_first, tile, count, order, num_loops, positions, double,
+                                        at, inner, inner, standing * pairs, table, entries)  # fmt: skip
+                        if entries < 0:
+                            return -1
+                        continue
+                    if pairs == 0:
+                        continue
+                    at[d] = index
+                    for loop in range(ticking + 1, num_loops):
+                        at[order[loop]] = count[order[loop]] - 1
+                    entries = _emit(workload, arch, core_first, tile, count, order, num_loops, positions, double, at,
+                                    inner, ticking, standing * pairs, table, entries)  # fmt: skip
+                    if entries < 0:
+                        return -1
+                    at[d] = index + 1
+                    for loop in range(ticking + 1, num_loops):
+                        at[order[loop]] = 0
+                    entries = _emit(workload, arch, core_first, tile, count, order, num_loops, positions, double, at,
+                                    ticking, inner, standing * pairs, table, entries)  # fmt: skip
+                    if entries < 0:
+                        return -1
+            loop = ticking - 1
+            while loop >= 0:
+                digit[loop] += 1
+                if digit[loop] < num_runs[loop]:
+                    break
+                digit[loop] = 0
+                loop -= 1
+            if loop < 0:
+                break
+    for loop in range(num_loops):
+        at[order[loop]] = count[order[loop]] - 1
+    return _emit(workload, arch, core_first, tile, count, order, num_loops, positions, double, at, inner, -1, 1,
+                 table, entries)  # fmt: skip

@@ -15,11 +15,12 @@ from numba import njit
 from numpy.typing import NDArray
 
 from cost_model.batched_compile import compiled
-from cost_model.batched_core import CHANNEL, CYCLES, PROLOGUE, Scratch, core_times
+from cost_model.batched_core import CHANNEL, CYCLES, PROLOGUE, core_times
 from cost_model.batched_energy import energy_pj
 from cost_model.batched_nest import NEST_FIELDS, Nest, build_nest, clipped_range
 from cost_model.batched_pass import LOOP_FIELDS, MAX_KINDS, PASS_FIELDS, STEP_FIELDS
 from cost_model.batched_problem import Ints, Problem, num_cut_indices, problem_of
+from cost_model.batched_transfers import Scratch
 from tvm_spm.arch import Arch
 from tvm_spm.mapping_batch import NUM_DIMS, MappingBatch
 from tvm_spm.units import ceil_div
@@ -103,14 +104,12 @@ def _contended_cycles(problem: Problem, nest: Nest, scratch: Scratch) -> int:
     """Cycles until the last core is done, from all kinds of cores: see ``analytical.contended_cycles``."""
     places = scratch.places
     first, extent, low, high, at, times = places[0], places[1], places[2], places[3], places[4], places[5]
-    if nest.num_cores == 1:
-        first[:] = 0
-        core_times(problem, nest, first, problem.dims, scratch, times)
-        return times[CYCLES]
     # the cores of a dim in [low, high) are alike, the others are kinds of their own
     at[:] = 0
     for d in range(NUM_DIMS):
-        low[d], high[d] = clipped_range(problem, d, 0, problem.dims[d], nest.core_tile[d])
+        low[d], high[d] = 0, 1
+        if nest.cores[d] > 1:
+            low[d], high[d] = clipped_range(problem, d, 0, problem.dims[d], nest.core_tile[d])
     slowest, slowest_prologue, prologues, held = -1, 0, 0, 0
     while True:
         count = 1

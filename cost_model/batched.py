@@ -86,7 +86,7 @@ def _scratch(workload: Workload, arch: Arch) -> Scratch:
         runs=np.zeros((4, NUM_DIMS, max(num_runs)), dtype=np.int64),
         spans=np.zeros((2, codes), dtype=np.int64),
         boxes=np.zeros((3, codes), dtype=np.int64),
-        transfers=np.zeros((codes, 6), dtype=np.int64),
+        transfers=np.zeros((6, codes), dtype=np.int64),
         states=np.zeros((math.prod(num_runs), 7), dtype=np.int64),
         places=np.zeros((6, NUM_DIMS), dtype=np.int64),
         loops=np.zeros(2, dtype=LOOP_FIELDS),

@@ -58,7 +58,7 @@ def core_times(problem: Problem, nest: Nest, first: Ints, extent: Ints, scratch:
         if mask > 0:
             set_edges(loops, mask, extent, nest.spm)
         fill_pass(problem, nest, loops.size, scratch.loops[1], scratch.steps, scratch.ways, scratch.passes[mask])
-    times[PROLOGUE] = scratch.transfers[0, I] + scratch.transfers[0, W]
+    times[PROLOGUE] = scratch.transfers[I, 0] + scratch.transfers[W, 0]
     cycles, times[CHANNEL] = _timeline(problem, nest, loops, scratch, times[PROLOGUE])
     times[CYCLES] = problem.launch_cycles + cycles
 
@@ -132,13 +132,13 @@ def _slot_cycles(
         after: Codes of I, W, O of the pass after, and 1 if its outputs are partial sums.
     """
     stores_before, leaves, stores_behind, loads_i, loads_w, loads_o, beside_i, beside_w = moved
-    load_i, load_w = transfers[after[0], I], transfers[after[1], W]
-    load_o = loads_o * after[3] * transfers[after[2], O]
-    beside = stores_before * transfers[before[0], SPILL_ENGINE + before[1]]
+    load_i, load_w = transfers[I, after[0]], transfers[W, after[1]]
+    load_o = loads_o * after[3] * transfers[O, after[2]]
+    beside = stores_before * transfers[SPILL_ENGINE + before[1], before[0]]
     beside += beside_i * load_i + beside_w * load_w + double_o * load_o
-    behind = stores_behind * transfers[at[0], SPILL_ENGINE + at[1]]
+    behind = stores_behind * transfers[SPILL_ENGINE + at[1], at[0]]
     behind += (loads_i - beside_i) * load_i + (loads_w - beside_w) * load_w + (1 - double_o) * load_o
-    held = leaves * transfers[at[0], O + at[1]] + loads_i * load_i + loads_w * load_w + load_o
+    held = leaves * transfers[O + at[1], at[0]] + loads_i * load_i + loads_w * load_w + load_o
     return max(cycles, beside) + behind, held
 
 
@@ -180,7 +180,7 @@ def _timeline(problem: Problem, nest: Nest, loops: Loops, scratch: Scratch, prol
         slot, channel = _slot_cycles(
             transfers, _moved(nest, _START, _END), double_o, cycles, (0, 0), (0, 1), (0, 0, 0, 0)
         )
-        return total + slot + double_o * transfers[0, FINAL_ENGINE], held + channel
+        return total + slot + double_o * transfers[FINAL_ENGINE, 0], held + channel
 
     inner = loops.num_loops - 1
     inner_position, inner_red = loops.position[inner], loops.red[inner]
@@ -204,7 +204,7 @@ def _timeline(problem: Problem, nest: Nest, loops: Loops, scratch: Scratch, prol
         transfers, _moved(nest, inner_position, _END), double_o, cycles, (last_o + before_last_o, 1 - inner_red),
         (last_o, 1), (0, 0, 0, 0),
     )  # fmt: skip
-    total, held = total + slot + double_o * transfers[last_o, FINAL_ENGINE], held + channel
+    total, held = total + slot + double_o * transfers[FINAL_ENGINE, last_o], held + channel
 
     states[0, :] = 0
     states[0, WAYS] = 1

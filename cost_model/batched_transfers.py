@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from cost_model.batched_compile import compiled, inlined
 from cost_model.batched_nest import Nest
 from cost_model.batched_pass import Loops
-from cost_model.batched_problem import Ints, O, Problem
+from cost_model.batched_problem import WHOLE, Ints, O, Problem
 
 FINAL, SPILL_ENGINE, FINAL_ENGINE = 3, 4, 5
-"""Columns of transfers after those of I, W and partial O: a final store, and how long stores keep the DMA engine."""
+"""Rows of transfers after those of I, W and partial O: a final store, and how long stores keep the DMA engine."""
 
 RUN_FIRST, RUN_LENGTH, RUN_KIND, KIND_FIRST = 0, 1, 2, 3
 """Planes of a table of runs: first index, number of indices, and which kind of transfer they share; and an index of
@@ -37,7 +37,7 @@ class Scratch(NamedTuple):
         runs: ``(4, 8, runs)``, see ``RUN_FIRST``.
         spans: ``(2, codes)``, see ``START``.
         boxes: ``(3, codes)``, see ``ELEMS``.
-        transfers: ``(codes, 6)`` cycles.
+        transfers: ``(6, codes)`` cycles.
         states: ``(states, 7)``, see ``MASK``.
         places: ``(6, 8)``, for tiles of cores.
         loops: Two records of ``LOOP_FIELDS``: of the core, and of a pass.
@@ -94,6 +94,15 @@ def _combine_axis(
     Returns:
         The number of combinations; the first loop of the axis varies fastest.
     """
+    if problem.axis_kind[axis] == WHOLE:
+        d = problem.term_dim[problem.term_start[axis]]
+        loop = loops.of_dim[d]
+        if loop < 0:
+            spans[SPAN, 0] = extent[d]
+            return 1
+        for kind in range(loops.num_kinds[loop]):
+            spans[SPAN, kind] = min(nest.spm[d], extent[d] - runs[KIND_FIRST, loop, kind] * nest.spm[d])
+        return loops.num_kinds[loop]
     num = 1
     spans[START, 0], spans[SPAN, 0] = problem.axis_offset[axis], 1
     for term in range(problem.term_start[axis], problem.term_start[axis + 1]):
@@ -172,23 +181,23 @@ def fill_transfers(
     num = _fill_boxes(problem, nest, loops, first, extent, operand, scratch)
     bits = problem.elem_bits[operand]
     for code in range(num):
-        transfers[code, operand] = _transfer_cycles(problem, boxes[ELEMS, code], boxes[BURSTS, code], bits)
+        transfers[operand, code] = _transfer_cycles(problem, boxes[ELEMS, code], boxes[BURSTS, code], bits)
     if operand != O:
         return
     for code in range(num):
         elems, bursts = boxes[ELEMS, code], boxes[BURSTS, code]
-        transfers[code, SPILL_ENGINE] = transfers[code, O]
-        transfers[code, FINAL] = transfers[code, O]
+        transfers[SPILL_ENGINE, code] = transfers[O, code]
+        transfers[FINAL, code] = transfers[O, code]
         if problem.out_bits != bits:
-            transfers[code, FINAL] = _transfer_cycles(problem, elems, bursts, problem.out_bits)
+            transfers[FINAL, code] = _transfer_cycles(problem, elems, bursts, problem.out_bits)
         ops_cycles = 0
         if problem.num_ops_per_elem > 0:
             ops_cycles = int(math.ceil(elems * problem.num_ops_per_elem / problem.vector_ops_per_cycle))
-        transfers[code, FINAL_ENGINE] = ops_cycles
+        transfers[FINAL_ENGINE, code] = ops_cycles
     for extra in range(O + 1, problem.num_projections):
         _add_extra(problem, nest, loops, first, extent, extra, num, scratch)
     for code in range(num):
-        transfers[code, FINAL_ENGINE] = max(transfers[code, FINAL_ENGINE], transfers[code, FINAL])
+        transfers[FINAL_ENGINE, code] = max(transfers[FINAL_ENGINE, code], transfers[FINAL, code])
 
 
 @compiled
@@ -220,4 +229,4 @@ def _add_extra(
             elems *= inside
             bursts *= inside if is_split else 1
             is_split = is_split or inside < problem.axis_extent[axis]
-        transfers[code, FINAL] += _transfer_cycles(problem, elems, bursts, bits)
+        transfers[FINAL, code] += _transfer_cycles(problem, elems, bursts, bits)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cost_model.simulator import simulate_batch
 from tests.simulator_cases import random_arch, random_case, random_mapping, random_workload
 from tests.simulator_reference import energy_pj, simulate
-from tvm_spm.arch import Arch
+from tvm_spm.arch import Arch, Cores
 from tvm_spm.cost import Cost
 from tvm_spm.mapping import Mapping
 from tvm_spm.workload import Workload
@@ -94,6 +94,89 @@ def test_a_better_machine_is_never_slower_on_one_core(seed: int):
     }
     for what, better in faster.items():
         assert run(workload, better, mapping).cycles <= cycles, what
+
+
+@settings(max_examples=150, deadline=None)
+@given(seed=seeds, factor=st.sampled_from([1.1, 2, 3, 16]))
+def test_more_bandwidth_never_makes_one_core_slower(seed: int, factor: float):
+    workload, arch, mapping = random_case(random.Random(seed))
+    cycles, levels = run(workload, arch, mapping).cycles, arch.levels
+    faster_engine = replace(arch, dma=replace(arch.dma, cycles_per_byte=arch.dma.cycles_per_byte / factor))
+    faster_channel = replace(
+        levels.DRAM, channel_bytes_per_cycle=levels.DRAM.channel_bytes_per_cycle * factor
+    )  # fmt: skip
+    assert run(workload, faster_engine, mapping).cycles <= cycles
+    assert run(workload, replace(arch, levels=replace(levels, DRAM=faster_channel)), mapping).cycles <= cycles
+    if levels.SPM.bytes_per_cycle is not None:
+        port = replace(levels.SPM, bytes_per_cycle=levels.SPM.bytes_per_cycle * factor)
+        assert run(workload, replace(arch, levels=replace(levels, SPM=port)), mapping).cycles <= cycles
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=seeds, shape=few_cores)
+def test_room_that_a_mapping_does_not_use_changes_no_cycle(seed: int, shape: tuple[int, int]):
+    workload, arch, mapping = random_case(random.Random(seed), num_cores=shape[0], num_channels=shape[1])
+    levels = arch.levels
+    room = replace(
+        levels,
+        RF=replace(levels.RF, capacity_bytes=4 * levels.RF.capacity_bytes),
+        SPM=replace(levels.SPM, capacity_bytes=2**30),
+    )
+    assert run(workload, replace(arch, levels=room), mapping) == run(workload, arch, mapping)
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=seeds, shape=few_cores)
+def test_launch_delays_everything_by_itself(seed: int, shape: tuple[int, int]):
+    workload, arch, mapping = random_case(random.Random(seed), num_cores=shape[0], num_channels=shape[1])
+    count = arch.cores.count
+    slow, fast = (replace(arch, cores=Cores(count=count, launch_cycles=launch)) for launch in (1000, 0))
+    assert run(workload, slow, mapping).cycles == run(workload, fast, mapping).cycles + 1000
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=seeds, shape=few_cores)
+def test_clocks_of_everything_twice_as_fast_change_no_cycle(seed: int, shape: tuple[int, int]):
+    workload, arch, mapping = random_case(random.Random(seed), num_cores=shape[0], num_channels=shape[1])
+    faster = replace(arch, clock_hz=2 * arch.clock_hz, dma=replace(arch.dma, clock_hz=2 * arch.dma.clock_hz))
+    assert run(workload, faster, mapping) == run(workload, arch, mapping)
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=seeds)
+def test_a_second_channel_is_of_no_use_to_one_core(seed: int):
+    workload, arch, mapping = random_case(random.Random(seed))
+    dram = replace(arch.levels.DRAM, channels=2)
+    more = replace(arch, levels=replace(arch.levels, DRAM=dram))
+    assert run(workload, more, mapping) == run(workload, arch, mapping)
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=seeds, num_cores=st.integers(min_value=2, max_value=4))
+def test_a_channel_for_each_core_is_never_slower_than_fewer(seed: int, num_cores: int):
+    workload, arch, mapping = random_case(random.Random(seed), num_cores=num_cores)
+    dram = replace(arch.levels.DRAM, channels=num_cores)
+    alone = replace(arch, levels=replace(arch.levels, DRAM=dram))
+    assert run(workload, alone, mapping).cycles <= run(workload, arch, mapping).cycles
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=seeds, shape=few_cores)
+def test_energy_follows_events_not_time(seed: int, shape: tuple[int, int]):
+    workload, arch, mapping = random_case(random.Random(seed), num_cores=shape[0], num_channels=shape[1])
+    slow = replace(
+        arch,
+        cores=Cores(count=arch.cores.count, launch_cycles=99),
+        pe=replace(arch.pe, mac_stages=9),
+        noc=replace(arch.noc, elems_per_cycle=0.25),
+        dma=replace(arch.dma, startup_cycles=1000.0),
+        vector=replace(arch.vector, ops_per_cycle=0.1),
+    )
+    assert run(workload, slow, mapping).energy == run(workload, arch, mapping).energy
+    # twice the price of one event is twice that part of the energy and no other
+    dearer = replace(arch, mac=replace(arch.mac, op_pj=2 * arch.mac.op_pj))
+    energy, twice = run(workload, arch, mapping).energy, run(workload, dearer, mapping).energy
+    assert twice == replace(energy, mac_pj=2 * energy.mac_pj)
 
 
 @settings(max_examples=100, deadline=None)

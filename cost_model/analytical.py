@@ -5,9 +5,9 @@ Assumptions, and what follows from them:
 - Energy and traffic are exact for every legal mapping: they are products of trip counts (see ``reuse``).
 - One core has the DRAM channels for itself: its cycles are exact too. Padding, edge tiles, fill, drain and both kinds
   of buffering are counted, not averaged (see ``analytical_time``).
-- Several cores: each is timed as if alone but for its first tiles, for which all cores queue; and the DRAM channels must
-  serve all transfers. The larger of the two counts. Other waiting for a channel is left out, so this is an estimate
-  from below (its error is measured in ``tests/property/test_analytical.py``).
+- Several cores: each is timed as if alone but for its first tiles, for which all cores queue; and the DRAM channels
+  must serve all transfers. The larger of the two counts. Other waiting for a channel is left out, so the cycles are
+  nearly always too few, never too many by much (``tests/property/test_analytical.py`` bounds the error).
 """
 
 from __future__ import annotations

@@ -32,6 +32,16 @@ class PassKind:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StepTime:
+    """Cycles of one step: its MACs, per operand the array tile's way in, outputs' way out; and bytes per operand."""
+
+    compute_cycles: int
+    in_cycles: tuple[int, ...]
+    out_cycles: int
+    num_bytes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PassTime:
     """Cycles of one pass, and those of them in which the PEs multiply."""
 
@@ -95,6 +105,25 @@ class TimeModel:
             self._pass_times[kind] = _PassWalk(model=self, kind=kind).time()
         return self._pass_times[kind]
 
+    @cached_property
+    def _step_times(self) -> dict[tuple[int, ...], StepTime]:
+        return {}
+
+    def step_time(self, sizes: tuple[int, ...]) -> StepTime:
+        """Time of one step over an array tile of these sizes."""
+        if sizes not in self._step_times:
+            tile, mapping = Dims.of(sizes), self.mapping
+            projections = [self.workload.projection(x) for x in Operand]
+            elems = [projection.tile_elems(tile) for projection in projections]
+            in_cycles = tuple(math.ceil(n / self.arch.noc.elems_per_cycle) for n in elems)
+            hops = sum(math.prod(axis[name] for name in REDUCTION_DIMS) - 1 for axis in (mapping.rows, mapping.cols))
+            self._step_times[sizes] = StepTime(
+                compute_cycles=tile.combine(mapping.rf, min).product(), in_cycles=in_cycles,
+                out_cycles=in_cycles[Operand.O.value] + hops,
+                num_bytes=tuple(bits_to_bytes(n * p.elem_bits) for n, p in zip(elems, projections, strict=True)),
+            )  # fmt: skip
+        return self._step_times[sizes]
+
     def transfer_cycles(self, projection: Projection, first: dict[str, int], tile: Dims) -> int:
         """DMA cycles of one tile between DRAM and SPM; nothing for a tile wholly in padding."""
         box = tuple(axis.clipped_elems(first, tile) for axis in projection.axes)
@@ -132,9 +161,9 @@ class _PassWalk:
             runs.append(index_runs(count, [1, *cuts] if name in REDUCTION_DIMS else cuts))
         for slot in representative_slots(runs):
             cycles += slot.weight * self._slot_cycles(slot)
-            compute += slot.weight * self._compute_cycles(slot.at)
+            compute += slot.weight * self._step(slot.at).compute_cycles
             if slot.after is None and self._leaves(slot.at):
-                cycles += max(self._out_cycles(slot.at), self._port_cycles([(Operand.O, slot.at)]))
+                cycles += max(self._step(slot.at).out_cycles, self._port_cycles([(Operand.O, slot.at)]))
         return PassTime(cycles=cycles, compute_cycles=compute)
 
     def _fill_cycles(self) -> int:
@@ -142,19 +171,19 @@ class _PassWalk:
         moved = [(x, first) for x in (Operand.I, Operand.W) if self._enters(x, first)]
         if self._reads_back(first):
             moved.append((Operand.O, first))
-        return max([self._in_cycles(x, step) for x, step in moved] + [self._port_cycles(moved)])
+        return max([self._step(step).in_cycles[x.value] for x, step in moved] + [self._port_cycles(moved)])
 
     def _slot_cycles(self, slot: Slot) -> int:
         """One step, and what must move before the next: hidden behind it if double-buffered, else after it."""
         mapping = self.model.mapping
         hidden: list[tuple[Operand, Index]] = []
         shown: list[tuple[Operand, Index]] = []
-        hidden_cycles, shown_cycles, shown_output_cycles = self._compute_cycles(slot.at), 0, 0
+        hidden_cycles, shown_cycles, shown_output_cycles = self._step(slot.at).compute_cycles, 0, 0
         if slot.after is not None:
             for operand in (Operand.I, Operand.W):
                 if not self._enters(operand, slot.after):
                     continue
-                cycles = self._in_cycles(operand, slot.after)
+                cycles = self._step(slot.after).in_cycles[operand.value]
                 if operand in mapping.rf_double:
                     hidden.append((operand, slot.after))
                     hidden_cycles = max(hidden_cycles, cycles)
@@ -164,17 +193,17 @@ class _PassWalk:
         if Operand.O in mapping.rf_double:
             if slot.after is not None and self._reads_back(slot.after):
                 hidden.append((Operand.O, slot.after))
-                hidden_cycles = max(hidden_cycles, self._in_cycles(Operand.O, slot.after))
+                hidden_cycles = max(hidden_cycles, self._step(slot.after).in_cycles[Operand.O.value])
             if slot.before is not None and self._leaves(slot.before):
                 hidden.append((Operand.O, slot.before))
-                hidden_cycles = max(hidden_cycles, self._out_cycles(slot.before))
+                hidden_cycles = max(hidden_cycles, self._step(slot.before).out_cycles)
         elif slot.after is not None:
             if self._leaves(slot.at):
                 shown.append((Operand.O, slot.at))
-                shown_output_cycles += self._out_cycles(slot.at)
+                shown_output_cycles += self._step(slot.at).out_cycles
             if self._reads_back(slot.after):
                 shown.append((Operand.O, slot.after))
-                shown_output_cycles += self._in_cycles(Operand.O, slot.after)
+                shown_output_cycles += self._step(slot.after).in_cycles[Operand.O.value]
         return max(hidden_cycles, self._port_cycles(hidden)) + max(
             shown_cycles, shown_output_cycles, self._port_cycles(shown)
         )
@@ -197,39 +226,24 @@ class _PassWalk:
         return partial and self._enters(Operand.O, step)
 
     @cached_property
-    def _tiles(self) -> dict[Index, Dims]:
+    def _steps(self) -> dict[Index, StepTime]:
         return {}
 
-    def _tile(self, step: Index) -> Dims:
-        """Elements that the array holds at one step."""
-        if step not in self._tiles:
+    def _step(self, step: Index) -> StepTime:
+        """What one step takes."""
+        if step not in self._steps:
             array, spm = self.model.mapping.array, self.kind.tile
-            index = dict(zip(self.loops, step, strict=True))
-            sizes = [min(array[name], spm[name] - index.get(name, 0) * array[name]) for name in DIM_NAMES]
-            self._tiles[step] = Dims.of(sizes)
-        return self._tiles[step]
-
-    def _elems(self, operand: Operand, step: Index) -> int:
-        return self.model.workload.projection(operand).tile_elems(self._tile(step))
-
-    def _compute_cycles(self, step: Index) -> int:
-        return self._tile(step).combine(self.model.mapping.rf, min).product()
-
-    def _in_cycles(self, operand: Operand, step: Index) -> int:
-        return math.ceil(self._elems(operand, step) / self.model.arch.noc.elems_per_cycle)
-
-    def _out_cycles(self, step: Index) -> int:
-        mapping = self.model.mapping
-        hops = sum(math.prod(axis[name] for name in REDUCTION_DIMS) - 1 for axis in (mapping.rows, mapping.cols))
-        return self._in_cycles(Operand.O, step) + hops
+            at = dict(zip(self.loops, step, strict=True))
+            sizes = (min(array[name], spm[name] - at.get(name, 0) * array[name]) for name in DIM_NAMES)
+            self._steps[step] = self.model.step_time(tuple(sizes))
+        return self._steps[step]
 
     def _port_cycles(self, moved: list[tuple[Operand, Index]]) -> int:
         """Time of the SPM port for transfers at the same time."""
         rate = self.model.arch.levels.SPM.bytes_per_cycle
         if rate is None:
             return 0
-        widths = ((self._elems(x, step), self.model.workload.projection(x).elem_bits) for x, step in moved)
-        return math.ceil(sum(bits_to_bytes(elems * bits) for elems, bits in widths) / rate)
+        return math.ceil(sum(self._step(step).num_bytes[x.value] for x, step in moved) / rate)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,12 +311,18 @@ class CoreWalk:
             runs.append(index_runs(count, cuts))
         return runs
 
+    @cached_property
+    def _places(self) -> dict[Index, tuple[dict[str, int], Dims]]:
+        return {}
+
     def _place(self, index: Index) -> tuple[dict[str, int], Dims]:
         """(first index per dim, tile) of one pass."""
-        spm, at = self.model.mapping.spm, dict(zip(self.loops, index, strict=True))
-        offset = {name: at.get(name, 0) * spm[name] for name in DIM_NAMES}
-        tile = Dims.of([min(spm[name], self.extent[name] - offset[name]) for name in DIM_NAMES])
-        return {name: self.first[name] + offset[name] for name in DIM_NAMES}, tile
+        if index not in self._places:
+            spm, at = self.model.mapping.spm, dict(zip(self.loops, index, strict=True))
+            offset = {name: at.get(name, 0) * spm[name] for name in DIM_NAMES}
+            tile = Dims.of([min(spm[name], self.extent[name] - offset[name]) for name in DIM_NAMES])
+            self._places[index] = {name: self.first[name] + offset[name] for name in DIM_NAMES}, tile
+        return self._places[index]
 
     def _at_first(self, position: int, index: Index) -> bool:
         return all(i == 0 for i in index[position + 1 :])

@@ -22,6 +22,8 @@ from tvm_spm.legality_batch import check_batch
 from tvm_spm.mapping import Mapping
 from tvm_spm.mapping_batch import decode
 from tvm_spm.mapspace import MapSpace
+from tvm_spm.report.breakdown import explain
+from tvm_spm.report.timeline import timeline
 from tvm_spm.workload import Workload
 
 if TYPE_CHECKING:
@@ -92,3 +94,20 @@ def test_32_cores(benchmark: BenchmarkFixture) -> None:
     assert mappings
     benchmark(lambda: simulate_batch(workload, arch, mappings))
     benchmark.extra_info["simulations_per_s"] = len(mappings) / benchmark.stats.stats.median
+
+
+@pytest.mark.parametrize("arch_name", ["dmazerunner-256", "quad-edge"])
+def test_explain(benchmark: BenchmarkFixture, arch_name: str) -> None:
+    """A breakdown; where cores share a channel, each pass is walked."""
+    workload = layer(*SHAPES[1])
+    mappings = good_mappings(workload, arch_name)
+    benchmark(lambda: [explain(workload, arch_name, mapping) for mapping in mappings])
+    benchmark.extra_info["breakdowns_per_s"] = len(mappings) / benchmark.stats.stats.median
+
+
+def test_timeline(benchmark: BenchmarkFixture) -> None:
+    """Up to 20,000 events."""
+    workload = layer(*SHAPES[1])
+    mapping = good_mappings(workload, "quad-edge")[0]
+    recorded = benchmark(lambda: timeline(workload, "quad-edge", mapping))
+    benchmark.extra_info["events_per_s"] = len(recorded.events) / benchmark.stats.stats.median

@@ -37,6 +37,8 @@ REASONS = (
 - ``drain``: the last outputs of a pass leave the registers.
 """
 
+_MOVED = ("", "I", "W", "O in", "O out", "O")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reason:
@@ -192,7 +194,8 @@ class Breakdown:
 def explain(workload: Workload, arch: Arch | str | Path, mapping: Mapping) -> Breakdown:
     """Take the cost of a mapping apart.
 
-    Time grows with the passes of all cores where they share DRAM channels, and hardly otherwise.
+    Where cores share DRAM channels, every pass of every core is walked (about 10,000 in a second); otherwise equal ones
+    are counted.
 
     Args:
         workload: What runs.
@@ -214,8 +217,7 @@ def explain_nest(nest: Nest) -> Breakdown:
     last = max(accounts, key=lambda account: account.cycles)
     if (last.cycles, last.reasons.total()) != (cost.cycles, cost.cycles):
         raise AssertionError(f"the walk takes {last.cycles} cycles, the simulator says {cost.cycles}")
-    order = {reason: at for at, reason in enumerate(REASONS)}
-    reasons = sorted(last.reasons.items(), key=lambda item: (order[item[0][0]], item[0][1]))
+    reasons = sorted(last.reasons.items(), key=lambda item: (REASONS.index(item[0][0]), _MOVED.index(item[0][1])))
     return Breakdown(
         cost=cost,
         core=last.core,

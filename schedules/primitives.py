@@ -196,7 +196,7 @@ def merge_loops(sch: s_tir.Schedule, shared: Sequence[Loop], nests: Sequence[Loo
 
 def stage_input(
     sch: s_tir.Schedule, mac: SBlockRV, read_index: int, operand: Operand, spm_at: LoopRV | None, rf_at: LoopRV | None
-) -> SBlockRV:
+) -> tuple[SBlockRV, SBlockRV]:
     """Copy an operand from DRAM to SPM at one loop and from SPM to RF at another.
 
     Before::
@@ -216,7 +216,7 @@ def stage_input(
         rf_at: At ``spm_at`` or inside it.
 
     Returns:
-        The block that copies to SPM, annotated ``spm.dma``; the other one is annotated ``spm.noc``.
+        The blocks that copy to SPM, annotated ``spm.dma``, and to RF, annotated ``spm.noc``.
     """
     spm = sch.cache_read(mac, read_index, SPM_SCOPE)
     rf = sch.cache_read(mac, read_index, RF_SCOPE)
@@ -225,7 +225,7 @@ def stage_input(
             sch.compute_at(block, loop)
     sch.annotate(spm, "spm.dma", operand.name)
     sch.annotate(rf, "spm.noc", operand.name)
-    return spm
+    return spm, rf
 
 
 def pad_in_copy(sch: s_tir.Schedule, pad_block: str) -> None:
@@ -290,19 +290,34 @@ def accumulate_in_rf(sch: s_tir.Schedule, mac: SBlockRV) -> SBlockRV:
     return block
 
 
-def accumulate_in_spm(sch: s_tir.Schedule, mac: SBlockRV) -> None:
-    """Leave the sum in SPM, because the order evicts it from RF before its last addition.
+def accumulate_outside_rf(sch: s_tir.Schedule, mac: SBlockRV, level: str) -> None:
+    """Say how far sums go that leave RF before their last addition.
 
-    The block is annotated ``spm.accumulate = "SPM"``: on the accelerator every step reads its partial sums from SPM and
-    writes them back; here each addition does, which gives the same numbers.
+    The block is annotated ``spm.accumulate`` with the level; lowering for the accelerator then makes the copies of
+    partial sums, because an unfinished sum cannot be staged while its block is scheduled.
 
     Before and after::
 
         for c in ...:
             for k in ...:
                 mac_spm[k] += ...
+
+    Args:
+        level: ``SPM``, or ``DRAM`` if they leave SPM too.
     """
-    sch.annotate(mac, "spm.accumulate", "SPM")
+    sch.annotate(mac, "spm.accumulate", level)
+
+
+def mark_double(sch: s_tir.Schedule, block: SBlockRV) -> None:
+    """Say that what a block writes has two buffers on the accelerator, so that copies run beside the work.
+
+    Before and after::
+
+        for k in ...:
+            W_spm[tile] = W[tile]
+            for ...: mac[...] += W_spm[...] * ...
+    """
+    sch.annotate(block, "spm.double", 1)
 
 
 def annotate_loops(sch: s_tir.Schedule, loops: Loops) -> None:

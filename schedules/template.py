@@ -18,16 +18,16 @@ from tvm_spm.workload import REDUCTION_DIMS, Operand, Workload
 
 
 def refuse_spill(workload: Workload, mapping: Mapping) -> Rejection | None:
-    """Partial sums that leave SPM: no schedule is generated for them."""
+    """Partial sums that leave SPM although the mapping does not say ``spill``."""
     positions = load_positions(workload, mapping)
-    if not positions.evicts_partial("SPM"):
+    if mapping.spill or not positions.evicts_partial("SPM"):
         return None
     factors = mapping.dram_factors(workload.dims)
     last = positions.loops.index(positions.spm[Operand.O.value])
     outside = [name for _, name in positions.loops[:last] if name in REDUCTION_DIMS]
     name = outside[0]
     return Rejection(
-        reason="spill", subject=f"DRAM order {' '.join(mapping.dram_order)} evicts unfinished outputs; code for it",
+        reason="spill", subject=f"DRAM order {' '.join(mapping.dram_order)} evicts unfinished outputs without spill",
         needed=factors[name], available=1, unit="iterations",
         nearest=f"SPM tile {name} = {mapping.core_tile(workload.dims)[name]}, or {name} inside all output dims, works",
     )  # fmt: skip
@@ -41,8 +41,9 @@ def schedule_nest(func: tirx.PrimFunc, nest: Nest, mapping: Mapping) -> s_tir.Sc
         mapping: Legal for the nest's workload; not checked again here.
 
     Raises:
-        ScheduleError: Partial sums would leave SPM, the nest pads inside its own block, or TVM cannot rewrite a block,
-            for example because one behind the sum does not merge into the last one; the text has TVM's reason.
+        ScheduleError: Partial sums would leave SPM without ``spill``, the nest pads inside its own block, or TVM cannot
+            rewrite a block, for example because one behind the sum does not merge into the last one; the text has
+            TVM's reason.
     """
     refused = refuse_spill(nest.workload, mapping)
     if refused is not None:
@@ -61,9 +62,9 @@ def _rewrite(func: tirx.PrimFunc, nest: Nest, mapping: Mapping) -> s_tir.Schedul
     last = _merge_epilogue(sch, nest)
     positions = load_positions(nest.workload, mapping)
     output = _stage_output(sch, nest, mapping, positions, mac, last)
-    _stage_inputs(sch, nest, positions, mac, output)
+    _stage_inputs(sch, nest, mapping, positions, mac, output)
     inside = output.order[output.num_outside :]
-    if inside:
+    if inside and not positions.evicts_partial("RF"):
         sch.decompose_reduction(mac, output.loops[inside[0]])
     primitives.annotate_loops(sch, output.loops)
     return sch
@@ -109,8 +110,12 @@ def _stage_output(
     store = primitives.stage_output(sch, mac, last)
     in_rf = not positions.evicts_partial("RF")
     writes = primitives.accumulate_in_rf(sch, mac) if in_rf else None
+    spills = positions.evicts_partial("SPM")
     if not in_rf:
-        primitives.accumulate_in_spm(sch, mac)
+        primitives.accumulate_outside_rf(sch, mac, "DRAM" if spills else "SPM")
+    for block, doubled in ((store, mapping.spm_double), (writes or mac, mapping.rf_double)):
+        if Operand.O in doubled:
+            primitives.mark_double(sch, block)
     iterating, units = primitives.separate_dims(sch, mac, nest.iter_dims, extents)
     loops = primitives.tile_dims(sch, iterating, mapping, extents)
     order = primitives.order_loops(sch, loops, nest.workload, mapping, units)
@@ -125,11 +130,17 @@ def _stage_output(
         if block is None:
             continue
         shared = outside(position)
+        if spills:
+            shared = [loop for loop in shared if loop[1] not in REDUCTION_DIMS]
         dims, other = primitives.separate_dims(sch, block, axes, extents)
         tiled = primitives.tile_dims(sch, dims, mapping, extents, deepest=deepest)
         # What is left of every dim below its last loop runs inside, whatever its order.
         primitives.lift_loops(sch, shared, tiled, other)
-        nests.append({loop: tiled[loop] for loop in shared})
+        if spills:
+            # It stands apart until lowering moves it to the last visit of each tile.
+            primitives.annotate_loops(sch, {loop: tiled[loop] for loop in shared})
+        else:
+            nests.append({loop: tiled[loop] for loop in shared})
     spm_shared, rf_shared = outside(positions.spm[2]), outside(positions.rf[2])
     primitives.merge_loops(sch, spm_shared, nests)
     primitives.merge_loops(sch, rf_shared[len(spm_shared) :], nests[:2] if in_rf else nests[:1])
@@ -138,10 +149,15 @@ def _stage_output(
     return _Tiled(loops=loops, order=order, num_cores=num_cores, num_outside=len(rf_shared if in_rf else spm_shared))
 
 
-def _stage_inputs(sch: s_tir.Schedule, nest: Nest, positions: LoadPositions, mac: SBlockRV, tiled: _Tiled) -> None:
+def _stage_inputs(
+    sch: s_tir.Schedule, nest: Nest, mapping: Mapping, positions: LoadPositions, mac: SBlockRV, tiled: _Tiled
+) -> None:
     for operand, read_index in ((Operand.I, nest.input_read), (Operand.W, nest.weight_read)):
         at = operand.value
         spm_at, rf_at = tiled.at(positions.spm[at]), tiled.at(positions.rf[at])
-        primitives.stage_input(sch, mac, read_index, operand, spm_at, rf_at)
+        spm, rf = primitives.stage_input(sch, mac, read_index, operand, spm_at, rf_at)
+        for block, doubled in ((spm, mapping.spm_double), (rf, mapping.rf_double)):
+            if operand in doubled:
+                primitives.mark_double(sch, block)
         if operand is Operand.I and nest.pad_block is not None:
             primitives.pad_in_copy(sch, nest.pad_block)

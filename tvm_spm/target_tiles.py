@@ -10,36 +10,11 @@ import tvm
 import tvm_ffi
 from tvm import s_tir, sym, tirx
 
-COPY_ATTRS = ("spm.dma", "spm.noc")
-"""Annotations of blocks that copy a tile from DRAM to SPM and from SPM to RF; the value is the operand's name."""
+from tvm_spm.target_blocks import COPY_ATTRS, Placed, loop_vars, placed_blocks
+from tvm_spm.target_partial import stage_partial_sums
 
 _SPM_SCOPE = "global.spm"
 _READ_OPERANDS = ("I", "W")
-
-
-@dataclass(frozen=True, slots=True)
-class _Placed:
-    """A block and the loops around it, outer to inner."""
-
-    realize: s_tir.SBlockRealize
-    loops: tuple[tirx.For, ...]
-
-    @property
-    def block(self) -> s_tir.SBlock:
-        return self.realize.block
-
-    @property
-    def copied_operand(self) -> str:
-        """The operand this block copies, or an empty text."""
-        notes = self.block.annotations
-        return next((str(notes[name]) for name in COPY_ATTRS if name in notes), "")
-
-    @property
-    def moved_indices(self) -> list[tirx.PrimExpr]:
-        """Where a copy writes, in terms of its loops."""
-        pairs = zip(self.block.iter_vars, self.realize.iter_values, strict=True)
-        values = {iter_var.var: value for iter_var, value in pairs}
-        return [values.get(axis.min, axis.min) for axis in self.block.writes[0].region]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +45,18 @@ def exact_tiles(func: tirx.PrimFunc) -> tirx.PrimFunc:
     Args:
         func: Scheduled, its blocks not lowered yet; one without annotated copies is returned as it is.
     """
-    placed = list(_blocks(func.body, ()))
+    func = stage_partial_sums(func)
+    placed = list(placed_blocks(func.body))
     boxes: dict[s_tir.SBlock, _Box] = {}
     tiles: dict[tirx.Buffer, tuple[tirx.Buffer, list[tirx.PrimExpr]]] = {}
     for copy in placed:
         if copy.copied_operand in _READ_OPERANDS:
             reader, indices = _reader(copy, placed)
-            staged, box = copy.block.writes[0].source, _box(reader, indices, _loop_vars(copy), copy)
+            staged, box = copy.block.writes[0].source, _box(reader, indices, loop_vars(copy), copy)
             boxes[copy.block] = box
-        elif copy.copied_operand and COPY_ATTRS[0] in copy.block.annotations:
+        elif copy.copied_operand and COPY_ATTRS[0] in copy.block.annotations and not _writes_spm(copy):
             read = next(read for read in copy.block.reads if read.source.scope() == _SPM_SCOPE)
-            around = {var for block in placed if _writes(block, read.source) for var in _loop_vars(block)}
+            around = {var for block in placed if _writes(block, read.source) for var in loop_vars(block)}
             staged, box = read.source, _box(copy, [axis.min for axis in read.region], around, None)
         else:
             continue
@@ -90,26 +66,15 @@ def exact_tiles(func: tirx.PrimFunc) -> tirx.PrimFunc:
     return func.with_body(_rewrite(func.body, boxes, tiles)) if boxes else func
 
 
-def _loop_vars(block: _Placed) -> list[tirx.Var]:
-    return [loop.loop_var for loop in block.loops]
+def _writes_spm(block: Placed) -> bool:
+    return block.block.writes[0].source.scope() == _SPM_SCOPE
 
 
-def _writes(block: _Placed, buffer: tirx.Buffer) -> bool:
+def _writes(block: Placed, buffer: tirx.Buffer) -> bool:
     return bool(block.block.iter_vars) and any(write.source.same_as(buffer) for write in block.block.writes)
 
 
-def _blocks(stmt: tirx.Stmt, loops: tuple[tirx.For, ...]) -> Iterator[_Placed]:
-    if isinstance(stmt, tirx.SeqStmt):
-        for inner in stmt.seq:
-            yield from _blocks(inner, loops)
-    elif isinstance(stmt, tirx.For):
-        yield from _blocks(stmt.body, (*loops, stmt))
-    elif isinstance(stmt, s_tir.SBlockRealize):
-        yield _Placed(stmt, loops)
-        yield from _blocks(stmt.block.body, loops)
-
-
-def _box(reader: _Placed, indices: Sequence[tirx.PrimExpr], around: Collection[tirx.Var], copy: _Placed | None) -> _Box:
+def _box(reader: Placed, indices: Sequence[tirx.PrimExpr], around: Collection[tirx.Var], copy: Placed | None) -> _Box:
     """The box that ``reader`` touches over its loops that are not ``around`` it."""
     inner = [loop for loop in reader.loops if loop.loop_var not in around]
     analyzer = sym.Analyzer()
@@ -136,7 +101,7 @@ def _box(reader: _Placed, indices: Sequence[tirx.PrimExpr], around: Collection[t
     return _Box(first, extents, [guard for guard in guards if not analyzer.can_prove(guard)])
 
 
-def _reader(copy: _Placed, placed: Sequence[_Placed]) -> tuple[_Placed, list[tirx.PrimExpr]]:
+def _reader(copy: Placed, placed: Sequence[Placed]) -> tuple[Placed, list[tirx.PrimExpr]]:
     """The block that multiplies what a copy moves, maybe through another copy, and the indices it reads at."""
     written = copy.block.writes[0].source
     for block in placed:

@@ -10,7 +10,7 @@ from schedules import schedule
 from schedules.compute import nest, prim_func
 from tvm_spm.mapping import Mapping
 from tvm_spm.target_tiles import exact_tiles
-from tvm_spm.workload import Dims, Workload
+from tvm_spm.workload import Dims, Operand, Workload
 
 GOLDEN = Path(__file__).parent
 INT = {"dtype": "int8", "out_dtype": "int32"}
@@ -30,6 +30,14 @@ CASES = {
         Mapping(
             spm=Dims(K=4, C=6, OY=7, OX=14, FY=3, FX=3), rows=Dims(K=4), cols=Dims(OX=7),
             rf=Dims(OX=2, C=6, FX=3), dram_order=("K",), spm_order=("FY", "OY"),
+        ),
+    ),
+    # Input channels outside of output channels: unfinished outputs leave SPM for DRAM and come back.
+    "matmul_spill": (
+        Workload.matmul(m=8, k=12, n=10, **INT),
+        Mapping(
+            spm=Dims(OX=8, C=4, K=5), rows=Dims(K=5), cols=Dims(C=4), rf=Dims(OX=4), dram_order=("C", "K"),
+            spm_order=("OX",), spm_double=(Operand.I, Operand.O), rf_double=(Operand.W, Operand.O), spill=True,
         ),
     ),
     "depthwise": (

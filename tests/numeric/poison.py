@@ -24,7 +24,7 @@ def lower_to_allocations(func: tirx.PrimFunc) -> tirx.PrimFunc:
 
 
 def poisoned(func: tirx.PrimFunc) -> tirx.PrimFunc:
-    """Every allocation in ``global.spm`` and ``global.rf`` is filled with NaN, or 113, where it is made."""
+    """Every allocation, in SPM, in RF or for partial sums in DRAM, is filled with NaN, or 113, where it is made."""
     return func.with_body(_visit(func.body))
 
 
@@ -38,8 +38,9 @@ def _visit(stmt: tirx.Stmt) -> tirx.Stmt:
     if not isinstance(stmt, s_tir.SBlockRealize):
         return stmt
     block = stmt.block
-    staged = [buffer for buffer in block.alloc_buffers if buffer.scope() in ("global.spm", "global.rf")]
-    body = tirx.SeqStmt([*map(_fill, staged), _visit(block.body)]) if staged else _visit(block.body)
+    body = _visit(block.body)
+    if block.alloc_buffers:
+        body = tirx.SeqStmt([*map(_fill, block.alloc_buffers), body])
     return s_tir.SBlockRealize(
         stmt.iter_values, stmt.predicate,
         s_tir.SBlock(

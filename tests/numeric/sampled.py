@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 
-from schedules import refuse
+from schedules.footprint import load_positions
 from tvm_spm.mapping import Mapping
 from tvm_spm.units import ceil_div
-from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Dims, Projection, Workload
+from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Dims, Operand, Projection, Workload
 
 INT = {"dtype": "int8", "out_dtype": "int32"}
 
@@ -38,12 +39,14 @@ LAYERS = {
 }
 
 
-def sample_mapping(workload: Workload, rng: random.Random, *, num_cores: int = 4, array: int = 8) -> Mapping:
-    """A mapping that keeps all rules except capacities, and that code is generated for."""
+def sample_mapping(
+    workload: Workload, rng: random.Random, *, num_cores: int = 4, array: int = 8, spills: bool = False
+) -> Mapping:
+    """A mapping that keeps all rules except capacities; its order evicts unfinished outputs from SPM or does not."""
     while True:
         mapping = _draw(workload.dims, rng, num_cores, array).canonical(workload)
-        if refuse(workload, mapping) is None:
-            return mapping
+        if load_positions(workload, mapping).evicts_partial("SPM") == spills:
+            return replace(mapping, spill=spills)
 
 
 def _draw(extents: Dims, rng: random.Random, num_cores: int, array: int) -> Mapping:
@@ -68,6 +71,8 @@ def _draw(extents: Dims, rng: random.Random, num_cores: int, array: int) -> Mapp
     return Mapping(
         cores=Dims(**found["cores"]), spm=Dims(**found["spm"]), rows=Dims(**found["rows"]), cols=Dims(**found["cols"]),
         rf=Dims(**found["rf"]), dram_order=tuple(orders[0]), spm_order=tuple(orders[1]),
+        spm_double=tuple(operand for operand in Operand if rng.random() < 0.5),
+        rf_double=tuple(operand for operand in Operand if rng.random() < 0.5),
     )  # fmt: skip
 
 

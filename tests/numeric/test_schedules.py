@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import tvm
 import tvm_ffi
-from tvm import s_tir
+from tvm import s_tir, te
 
 from schedules import ScheduleError, refuse, schedule
 from schedules.compute import nest, prim_func
 from schedules.footprint import LoadPositions, claimed_spm_bytes, load_positions, spm_bytes
+from schedules.nest import Nest, read_nest
 from tests.numeric.poison import lower_to_allocations, poisoned
 from tests.numeric.sampled import LAYERS, brute_force, draw_operands, num_terms, sample_mapping
 from tvm_spm.mapping import Mapping
@@ -65,7 +66,15 @@ def test_sampled_mappings_compute_the_layer(layer: str, seed: int):
 @pytest.mark.parametrize("layer", LAYERS)
 def test_many_sampled_mappings_compute_the_layer(layer: str, seed: int):
     workload = LAYERS[layer]
-    check(workload, sample_mapping(workload, random.Random(f"{layer} {seed}")), seed)
+    rng = random.Random(f"{layer} {seed}")
+    check(workload, sample_mapping(workload, rng, spills=seed % 2 == 0), seed)
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("layer", LAYERS)
+def test_partial_sums_go_to_dram_and_come_back(layer: str, seed: int):
+    workload = LAYERS[layer]
+    check(workload, sample_mapping(workload, random.Random(f"spills {layer} {seed}"), spills=True), seed)
 
 
 @pytest.mark.parametrize("layer", ["odd extents, uneven padding", "depthwise, multiplier 2", "batched matmul"])
@@ -77,8 +86,8 @@ def test_the_registered_pipeline_computes_the_same(layer: str):
 @pytest.mark.parametrize("layer", LAYERS)
 def test_spm_holds_what_the_mapping_claims(layer: str):
     workload, rng = LAYERS[layer], random.Random(layer)
-    for _ in range(4):
-        mapping = sample_mapping(workload, rng)
+    for trial in range(4):
+        mapping = sample_mapping(workload, rng, spills=trial % 2 == 0)
         scheduled = schedule(prim_func(workload), nest(workload), mapping).mod["main"]
         held = spm_bytes(lower_to_allocations(fit_to_host(exact_tiles(scheduled))))
         assert 0 < held <= claimed_spm_bytes(workload, mapping), mapping.line()
@@ -188,15 +197,17 @@ def test_load_positions_by_hand():
     assert not positions.evicts_partial("SPM")
 
 
-def test_spilling_order_is_refused_by_name():
+def test_spilling_order_is_refused_by_name_unless_the_mapping_spills():
     workload = LAYERS["1x1"]
     mapping = Mapping(spm=Dims(K=4, C=2, OY=5, OX=3), rf=Dims(OX=3), dram_order=("C", "K"), spm_order=("K", "C", "OY"))
-    rejection = refuse(workload, replace(mapping, spill=True))
+    rejection = refuse(workload, mapping)
     assert rejection is not None
     # C = 7 in tiles of 2 are 4 iterations outside K.
     assert (rejection.reason, rejection.needed, rejection.available) == ("spill", 4, 1)
     with pytest.raises(ScheduleError, match="evicts unfinished outputs"):
         schedule(prim_func(workload), nest(workload), mapping)
+    assert refuse(workload, replace(mapping, spill=True)) is None
+    check(workload, replace(mapping, spill=True), 0)
 
 
 def test_epilogue_adds_extras_and_casts():
@@ -208,8 +219,8 @@ def test_epilogue_adds_extras_and_casts():
     shape = [axis.extent for axis in base.O.axes]
     extras = [rng.integers(-50, 50, shape[1:2]).astype("int32"), rng.integers(-50, 50, shape).astype("int32")]
     want = brute_force(base, data, weight) + extras[0].reshape(1, -1, 1, 1) + extras[1]
-    for seed in range(3):
-        mapping = sample_mapping(workload, random.Random(seed))
+    for seed in range(6):
+        mapping = sample_mapping(workload, random.Random(seed), spills=seed % 2 == 0)
         scheduled = schedule(prim_func(workload), nest(workload), mapping).mod["main"]
         got = run(scheduled, workload, [data, weight, *extras], poison=True)
         np.testing.assert_array_equal(got, want.astype("int16"), err_msg=mapping.line())
@@ -237,10 +248,30 @@ def test_the_function_given_stays_as_it_is():
     assert func.script() == before
 
 
-def test_the_trace_replays_to_the_same_function():
+def test_epilogue_runs_once_per_output_although_sums_spill():
+    # A product of the sum with itself tells whether it was taken before the last addition.
+    data, weight = te.placeholder((6, 12), "int8", "data"), te.placeholder((12, 10), "int8", "weight")
+    k = te.reduce_axis((0, 12), "k")
+    total = te.compute((6, 10), lambda i, j: te.sum(data[i, k].astype("int32") * weight[k, j].astype("int32"), k))
+    squared = te.compute((6, 10), lambda i, j: total[i, j] * total[i, j] + 1)
+    func = te.create_prim_func([data, weight, squared])
+    found = read_nest(func)
+    assert isinstance(found, Nest)
+    mapping = Mapping(
+        cores=Dims(K=2), spm=Dims(OX=4, C=5, K=3), rf=Dims(OX=2, C=2), rows=Dims(K=2), dram_order=("C", "K", "OX"),
+        spm_order=("K", "C", "OX"), spill=True,
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    arrays = [rng.integers(-9, 10, shape).astype("int8") for shape in ((6, 12), (12, 10))]
+    got = run(schedule(func, found, mapping).mod["main"], found.workload, arrays, poison=True)
+    np.testing.assert_array_equal(got, (arrays[0].astype("int32") @ arrays[1].astype("int32")) ** 2 + 1)
+
+
+@pytest.mark.parametrize("spills", [False, True])
+def test_the_trace_replays_to_the_same_function(spills: bool):
     workload = LAYERS["depthwise, multiplier 2"]
     func = prim_func(workload)
-    made = schedule(func, nest(workload), sample_mapping(workload, random.Random(1)))
+    made = schedule(func, nest(workload), sample_mapping(workload, random.Random(1), spills=spills))
     again = s_tir.Schedule(func)
     made.trace.apply_to_schedule(again, remove_postproc=False)
     tvm.ir.assert_structural_equal(again.mod, made.mod)

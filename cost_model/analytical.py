@@ -79,13 +79,13 @@ def core_times(workload: Workload, arch: Arch, mapping: Mapping) -> Iterator[tup
 def contended_cycles(cores: list[tuple[CoreTime, int]], arch: Arch) -> int:
     """Cycles until the last core is done.
 
-    Two waits are certain: all cores ask for their first tiles at once, so that the last one starts when the channels
+    Cores with a channel each do not wait. Otherwise two waits are likely: all cores ask for their first tiles at once, so that the last one starts when the channels
     have served all of them; and the channels must serve all transfers.
     """
     slowest = max((core for core, _ in cores), key=lambda core: core.cycles)
-    if sum(count for _, count in cores) == 1:
-        return slowest.cycles
     channels = arch.levels.DRAM.channels
+    if sum(count for _, count in cores) <= channels:
+        return slowest.cycles
     prologues = ceil_div(sum(core.prologue_cycles * count for core, count in cores), channels)
     late_start = slowest.cycles + max(0, prologues - slowest.prologue_cycles)
     busy = ceil_div(sum(core.channel_cycles * count for core, count in cores), channels)

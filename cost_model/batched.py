@@ -132,6 +132,8 @@ def _contended_cycles(problem: Problem, nest: Nest, scratch: Scratch) -> int:
             d -= 1
         if d < 0:
             break
+    if nest.num_cores <= problem.channels:
+        return slowest
     late_start = slowest + max(0, -(-prologues // problem.channels) - slowest_prologue)
     return max(late_start, problem.launch_cycles + -(-held // problem.channels))
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -45,6 +45,7 @@ class Model(str, Enum):
 class SearcherName(str, Enum):
     """How ``search`` looks for mappings."""
 
+    exact = "exact"
     evolutionary = "evolutionary"
     random = "random"
 
@@ -111,7 +112,7 @@ def search_conv2d(
     target: TargetOption = "dmazerunner-256",
     objective: ObjectiveOption = Objective.edp,
     model: Annotated[Model, typer.Option(help="Who prices.")] = Model.analytical,
-    searcher: Annotated[SearcherName, typer.Option(help="Who looks.")] = SearcherName.evolutionary,
+    searcher: Annotated[SearcherName, typer.Option(help="Who looks.")] = SearcherName.exact,
     trials: TrialsOption = None,
     time_limit: TimeOption = None,
     seed: SeedOption = 0,
@@ -136,7 +137,7 @@ def search_matmul(
     target: TargetOption = "dmazerunner-256",
     objective: ObjectiveOption = Objective.edp,
     model: Annotated[Model, typer.Option(help="Who prices.")] = Model.analytical,
-    searcher: Annotated[SearcherName, typer.Option(help="Who looks.")] = SearcherName.evolutionary,
+    searcher: Annotated[SearcherName, typer.Option(help="Who looks.")] = SearcherName.exact,
     trials: TrialsOption = None,
     time_limit: TimeOption = None,
     seed: SeedOption = 0,
@@ -145,6 +146,18 @@ def search_matmul(
     """A (batched) matrix product."""
     workload = Workload.matmul(m=m, k=k, n=n, batch=batch, dtype=dtype, out_dtype=out_dtype)
     _search(workload, target, objective, model, searcher, trials, time_limit, seed, as_json=as_json)
+
+
+@app.command()
+def reproduce(
+    paper: Annotated[str, typer.Argument(help="dmazerunner")],
+    quick: Annotated[bool, typer.Option("--quick", help="Leave out what takes long.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Also write CSV files and pictures there.")] = None,
+) -> None:
+    """Compute the tables of a paper again and print them beside what the paper says."""
+    from tvm_spm.reproduce import reproduce as run
+
+    _print(run(paper, quick=quick, out_dir=out))
 
 
 @app.command()
@@ -259,7 +272,7 @@ def _print_result(result: TuningResult) -> None:
     _print("\n".join(lines))
 
 
-_COLUMNS: tuple[tuple[str, str], ...] = (
+_COLUMNS: tuple[tuple[str, Literal["left", "right"]], ...] = (
     ("task", "left"),
     ("count", "right"),
     ("mapping (DRAM order | SPM tile | PE rows x cols | RF tile)", "left"),

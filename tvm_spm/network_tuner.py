@@ -9,10 +9,9 @@ from collections.abc import Mapping as StringMapping
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from cost_model.simulator import SimulatorModel
 from tvm_spm import frontend
@@ -143,10 +142,8 @@ def _tune_tasks(
                     seed=_seed_of(options.seed, key),
                     known=log.known(key),
                     executor=executor,
-                    record=lambda measured, key=key: log.record(key, measured),
-                    report=lambda done, best, share, label=label: progress.trials(
-                        label, done=done, best=best, legal_share=share
-                    ),
+                    record=partial(log.record, key),
+                    report=partial(progress.trials, label),
                     should_stop=should_stop.share(len(tunable) - position),
                 )
             except NoMappingError as error:

@@ -43,7 +43,7 @@ class ProgressBar:
         """Start counting something else."""
         self._bar.reset(self._row, total=total, description=text, unit=unit, note="")
 
-    def trials(self, task: str, *, done: int, best: float, legal_share: float) -> None:
+    def trials(self, task: str, done: int, best: float, legal_share: float) -> None:
         """Show where the search stands."""
         note = f"best {format_si(best, '')}, {legal_share:.0%} legal"
         self._bar.update(self._row, completed=done, description=task, note=note)

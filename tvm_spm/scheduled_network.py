@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import schedules
-from tvm_spm import database, frontend, verify
+from tvm_spm import frontend, verify
 from tvm_spm.arch import Arch
+from tvm_spm.database import commit
 from tvm_spm.mapping import Mapping
 from tvm_spm.progress import ProgressBar
 from tvm_spm.target import target_of
@@ -87,7 +88,7 @@ def schedule_network(
                     continue
                 scheduled[index] = made
                 if workdir is not None:
-                    database.commit(workdir, func, made, cycles=cycles[index], target=target)
+                    commit(workdir, func, made, cycles=cycles[index], target=target)
             # Functions of one task are structurally equal, so one schedule serves all; each keeps its own symbol.
             module[name] = scheduled[index].mod["main"].with_attr("global_symbol", name)
     progress.phase("verify", total=len(scheduled) + 1, unit="checks")

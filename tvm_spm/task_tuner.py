@@ -16,6 +16,7 @@ from cost_model.simulator import simulate_batch
 from tvm_spm.arch import Arch
 from tvm_spm.cost import Cost
 from tvm_spm.errors import NoMappingError
+from tvm_spm.exact import exact_search
 from tvm_spm.mapping import Mapping
 from tvm_spm.mapping_batch import MappingBatch, concat, decode, encode
 from tvm_spm.mapspace import MapSpace
@@ -37,6 +38,7 @@ class TunerOptions:
         patience: Measured batches without improvement after which the task is done.
         explore: Share of each measured batch drawn at random among the candidates.
         min_to_rank: Measurements before the learned model has a say.
+        exact_polls: How long the exact search may take, counted in its own steps, so that no clock decides a result.
     """
 
     trials: int = 64
@@ -46,6 +48,7 @@ class TunerOptions:
     patience: int = 3
     explore: float = 0.125
     min_to_rank: int = 16
+    exact_polls: int = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +78,7 @@ def tune_workload(
     objective: str,
     options: TunerOptions,
     seed: int,
-    searcher: str = "evolutionary",
+    searcher: str = "exact",
     known: Sequence[Measured] = (),
     executor: Executor | None = None,
     record: Callable[[Measured], None] = lambda measured: None,
@@ -90,7 +93,8 @@ def tune_workload(
         objective: ``edp``, ``energy`` or ``latency``.
         options: Budget.
         seed: Same seed, same trials.
-        searcher: ``evolutionary`` or ``random``; proposes what is screened.
+        searcher: ``exact``, ``evolutionary`` or ``random``; proposes what is screened. ``exact`` starts evolution from
+            the best mapping with perfect factors.
         known: Measurements of an earlier run; they count towards the budget.
         executor: Runs measurements; in this process if None.
         record: Called with every new measurement, in order.
@@ -122,6 +126,8 @@ def tune_workload(
         return min(measured, key=lambda m: (m.cost.objective(objective), m.mapping.line()))
 
     measure([default_mapping])
+    if searcher == "exact" and len(measured) < options.trials:
+        measure(_exact_start(workload, arch, objective, options.exact_polls, should_stop))
     proposer = _searcher(searcher, space, rng, [m.mapping for m in measured])
     ranker = XGBoostRanker(workload, arch, objective=objective, estimate=predict.estimate, seed=seed)
     pool = _Pool()
@@ -204,6 +210,20 @@ def screen_workload(
         if scores[leader] < best_score:
             best, best_score = decode(batch, leader), float(scores[leader])
     return Screened(best=best, default=default, num_evaluated=num_evaluated)
+
+
+def _exact_start(
+    workload: Workload, arch: Arch, objective: str, polls: int, should_stop: Callable[[], bool]
+) -> list[Mapping]:
+    """The best mapping with perfect factors, as far as the budget of the exact search goes; none if none fits."""
+    left = iter(range(polls))
+    try:
+        found = exact_search(
+            workload, arch, objective=objective, should_stop=lambda: should_stop() or next(left, None) is None
+        )
+    except NoMappingError:
+        return []
+    return [found.mapping]
 
 
 def _default_mapping(space: MapSpace) -> Mapping:

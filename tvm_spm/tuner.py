@@ -14,8 +14,10 @@ from tvm_spm import legality
 from tvm_spm.arch import Arch, load_arch
 from tvm_spm.cost import OBJECTIVES, Cost, CostModel
 from tvm_spm.errors import MappingError, SpmError, did_you_mean
-from tvm_spm.interrupt import stop_on_interrupt
+from tvm_spm.exact import exact_search
+from tvm_spm.interrupt import StopRequest, stop_on_interrupt
 from tvm_spm.mapping import Mapping
+from tvm_spm.mapspace import MapSpace
 from tvm_spm.progress import ProgressBar
 from tvm_spm.task_tuner import TunerOptions, screen_workload, tune_workload
 from tvm_spm.tuning_result import SearchResult, TuningResult
@@ -29,7 +31,7 @@ _MODELS: dict[str, type[AnalyticalModel] | type[SimulatorModel]] = {
     "analytical": AnalyticalModel,
     "simulator": SimulatorModel,
 }
-SEARCHERS = ("evolutionary", "random")
+SEARCHERS = ("exact", "evolutionary", "random")
 
 
 def evaluate(workload: Workload, arch: Arch | str | Path, mapping: Mapping, *, model: str = "simulator") -> Cost:
@@ -58,20 +60,26 @@ def search(
     *,
     objective: str = "edp",
     model: str = "analytical",
-    searcher: str = "evolutionary",
+    searcher: str = "exact",
+    perfect: bool = True,
     trials: int | None = None,
     time_limit_s: float | None = None,
     seed: int = 0,
 ) -> SearchResult:
-    """Find a good mapping of one workload, without TVM.
+    """Find the best mapping of one workload, without TVM.
+
+    The exact searcher proves that no mapping of its space is better by the analytical model. The other two propose
+    mappings, imperfect factors included, until their budget is used up.
 
     Args:
         workload: What to run.
         arch: An accelerator, the name of one, or the path of its file.
         objective: ``edp``, ``energy`` or ``latency``.
-        model: Prices the result; ``simulator`` also measures the candidates.
-        searcher: ``evolutionary`` or ``random``.
-        trials: Mappings priced by ``model``; default 20,000 with ``analytical``, 64 with ``simulator``.
+        model: Prices the result; with ``simulator`` the candidates are measured too, and nothing is certified.
+        searcher: ``exact``, ``evolutionary`` or ``random``.
+        perfect: Only for ``exact``: only factors that divide. Otherwise also others, and the bound is a physical one.
+        trials: Mappings priced by ``model``, but for ``exact`` with ``analytical``, which prices what it must; default
+            20,000 with ``analytical``, 64 with ``simulator``.
         time_limit_s: Stop after this long with the best so far.
         seed: Same seed, same result.
 
@@ -86,29 +94,64 @@ def search(
     with stop_on_interrupt(time_limit_s) as should_stop:
         if model == "simulator":
             options = TunerOptions() if trials is None else TunerOptions(trials=trials)
-            outcome = tune_workload(
-                workload, accelerator, objective=objective, options=options, seed=seed, searcher=searcher,
-                should_stop=should_stop,
-            )  # fmt: skip
-            best, default, num_evaluated = outcome.best.cost, outcome.default.cost, outcome.num_trials
-            mapping = outcome.best.mapping
-        else:
-            screened = screen_workload(
-                workload, accelerator, objective=objective, searcher=searcher, trials=trials or 20_000, seed=seed,
-                should_stop=should_stop,
-            )  # fmt: skip
-            mapping, num_evaluated = screened.best, screened.num_evaluated
-            best, default = (_cost_model(model).cost(workload, accelerator, m) for m in (mapping, screened.default))
-    bound = lower_bound(workload, accelerator, objective)
+            return _search_measured(workload, accelerator, objective, options, seed, searcher, should_stop)
+        if searcher == "exact":
+            return _search_exact(workload, accelerator, objective, should_stop, perfect=perfect)
+        screened = screen_workload(
+            workload, accelerator, objective=objective, searcher=searcher, trials=trials or 20_000, seed=seed,
+            should_stop=should_stop,
+        )  # fmt: skip
+    best, default = (AnalyticalModel().cost(workload, accelerator, m) for m in (screened.best, screened.default))
+    return _with_floor(workload, accelerator, objective, screened.best, best, default, screened.num_evaluated)
+
+
+def _search_exact(
+    workload: Workload, arch: Arch, objective: str, should_stop: StopRequest, *, perfect: bool
+) -> SearchResult:
+    found = exact_search(workload, arch, objective=objective, perfect=perfect, should_stop=should_stop)
+    default = MapSpace(workload=workload, arch=arch).default_mapping()
+    return SearchResult(
+        mapping=found.mapping,
+        cost=found.cost,
+        default_cost=found.cost if default is None else AnalyticalModel().cost(workload, arch, default),
+        objective=objective,
+        lower_bound=found.lower_bound,
+        certified=found.certified,
+        num_evaluated=found.num_evaluated,
+        space=found.space,
+    )
+
+
+def _search_measured(
+    workload: Workload,
+    arch: Arch,
+    objective: str,
+    options: TunerOptions,
+    seed: int,
+    searcher: str,
+    should_stop: StopRequest,
+) -> SearchResult:
+    outcome = tune_workload(
+        workload, arch, objective=objective, options=options, seed=seed, searcher=searcher, should_stop=should_stop
+    )
+    best, default = outcome.best.cost, outcome.default.cost
+    return _with_floor(workload, arch, objective, outcome.best.mapping, best, default, outcome.num_trials)
+
+
+def _with_floor(
+    workload: Workload, arch: Arch, objective: str, mapping: Mapping, cost: Cost, default: Cost, num_evaluated: int
+) -> SearchResult:
+    """A result without a proof: only physics bounds it."""
+    bound = lower_bound(workload, arch, objective)
     return SearchResult(
         mapping=mapping,
-        cost=best,
+        cost=cost,
         default_cost=default,
         objective=objective,
         lower_bound=bound,
-        certified=best.objective(objective) <= bound,
+        certified=cost.objective(objective) <= bound,
         num_evaluated=num_evaluated,
-        space="all executions of the workload (physical bound: every MAC, every touched word once)",
+        space="all executions (physical bound: every MAC and every touched word once)",
     )
 
 

@@ -26,6 +26,7 @@ LAYERS = (
     ("tvm_spm.target",),
     ("tvm_spm.show",),
     ("tvm_spm.report", "tvm_spm.measurer"),
+    ("tvm_spm.exact",),
     ("cost_model", "tvm_spm.searchers", "tvm_spm.trial"),
     ("tvm_spm.mapspace",),
     ("tvm_spm.legality", "tvm_spm.legality_batch"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numba import njit
@@ -52,9 +52,44 @@ ARRAY_FIELDS = np.dtype(
         ("bound", np.float64),
     ]
 )
-"""One array tile, over all cores. ``in_pj`` and ``out_pj`` price one tile of an operand; ``num_tiles`` are distinct
-tiles; ``moved_pj[x]`` is the energy of all operands but ``x`` if ``x`` is kept by the innermost loops, ``kept_pj[x]`` that of
-moving each tile of ``x`` once."""
+
+
+class ArrayTile(Protocol):
+    """A record of ``ARRAY_FIELDS``: one array tile, over all cores.
+
+    Attributes:
+        array: Elements of all PEs together.
+        unrolling: Index of the rows and columns.
+        num_pes: In use.
+        reduction_pes: PEs whose results are summed.
+        fitting: Bit ``b`` is set if the operands with the bits ``b`` may have two RF buffers.
+        step: See ``pass_time``.
+        slot: ``least_slot_cycles`` by the operand that the innermost loop leaves in place.
+        in_pj: Energy of bringing one tile of each operand.
+        out_pj: Energy of taking one tile of outputs away.
+        num_steps: Of all passes.
+        num_tiles: Distinct tiles of each operand.
+        moved_pj: Energy of the traffic of all operands but the one that stays.
+        kept_pj: Energy of moving each tile of the operand that stays once.
+        least_pj: Energy of moving each tile of every operand once.
+        bound: On the objective, under any SPM tile.
+    """
+
+    array: Ints
+    unrolling: int
+    num_pes: int
+    reduction_pes: int
+    fitting: int
+    step: Ints
+    slot: Ints
+    in_pj: NDArray[np.float64]
+    out_pj: float
+    num_steps: int
+    num_tiles: Ints
+    moved_pj: NDArray[np.float64]
+    kept_pj: NDArray[np.float64]
+    least_pj: float
+    bound: float
 
 
 def unrollings(workload: Workload, arch: Arch) -> tuple[Ints, Ints]:
@@ -94,7 +129,9 @@ def _factors(workload: Workload, limit: int) -> Ints:
     vectors: list[tuple[int, ...]] = [()]
     for extent in workload.dims:
         vectors = [
-            (*vector, d) for vector, d in itertools.product(vectors, divisors_of(extent)) if math.prod(vector) * d <= limit
+            (*vector, d)
+            for vector, d in itertools.product(vectors, divisors_of(extent))
+            if math.prod(vector) * d <= limit
         ]
     return np.array(vectors, dtype=np.int64)
 
@@ -161,7 +198,7 @@ def _fits(problem: Problem, rf: Ints, num_bytes: Ints) -> bool:
 
 
 @njit(error_model="numpy")
-def _fill_array(problem: Problem, pes: Ints, hops: int, rf: Ints, num_bytes: Ints, entry: NDArray[np.void]) -> None:
+def _fill_array(problem: Problem, pes: Ints, hops: int, rf: Ints, num_bytes: Ints, entry: ArrayTile) -> None:
     workload, arch, words = problem.workload, problem.arch, problem.words
     entry.num_pes, entry.reduction_pes, entry.num_steps = 1, 1, 1
     entry.num_tiles[:] = 1
@@ -200,7 +237,7 @@ def _fill_array(problem: Problem, pes: Ints, hops: int, rf: Ints, num_bytes: Int
 
 
 @njit(error_model="numpy")
-def _price_array(problem: Problem, entry: NDArray[np.void], least_energy_pj: float, single_energy_pj: float) -> None:
+def _price_array(problem: Problem, entry: ArrayTile, least_energy_pj: float, single_energy_pj: float) -> None:
     """What follows from the tile prices: energy by the operand that stays, and a bound under any SPM tile.
 
     Args:
@@ -227,7 +264,9 @@ def _price_array(problem: Problem, entry: NDArray[np.void], least_energy_pj: flo
     entry.bound = np.inf
     for kept in range(4):
         # n steps take n slots at least: the fill and the drain make up for the first and the last, which lack a part
-        slot = slot_cycles(entry.step, problem.arch.spm_bytes_per_cycle, ALL_RF, 3 & ~(1 << kept), False, False, kept != O)
+        slot = slot_cycles(
+            entry.step, problem.arch.spm_bytes_per_cycle, ALL_RF, 3 & ~(1 << kept), False, False, kept != O
+        )
         energy_pj = least_energy_pj + entry.moved_pj[kept] + entry.kept_pj[kept]
         entry.bound = min(entry.bound, objective_of(problem, energy_pj, launch + steps * slot))
     single_pj = single_energy_pj + entry.least_pj
@@ -235,7 +274,7 @@ def _price_array(problem: Problem, entry: NDArray[np.void], least_energy_pj: flo
 
 
 @njit(error_model="numpy")
-def _dominates(a: NDArray[np.void], b: NDArray[np.void], by_hops: bool) -> bool:
+def _dominates(a: ArrayTile, b: ArrayTile, by_hops: bool) -> bool:
     """Whether ``a`` is as good as ``b``, both with the same array tile, in every respect."""
     if a.reduction_pes > b.reduction_pes or a.in_pj[I] > b.in_pj[I] or a.in_pj[W] > b.in_pj[W]:
         return False

@@ -38,7 +38,6 @@ def contended_cycles(
     """
     workload, arch = problem.workload, problem.arch
     core_tile = workload.dims // cores
-    counts = core_tile // tile
     table = np.empty((4, 64), dtype=np.int64)
     starts, num_runs = np.zeros((NUM_DIMS, arch.num_cores + 2), dtype=np.int64), np.ones(NUM_DIMS, dtype=np.int64)
     digit, first, last = np.zeros(NUM_DIMS, np.int64), np.zeros(NUM_DIMS, np.int64), np.zeros(NUM_DIMS, np.int64)
@@ -85,5 +84,9 @@ def contended_cycles(
             d -= 1
         if d < 0:
             break
+    if cores.prod() <= arch.dram_channels:
+        return slowest
+    if np.prod(cores) <= arch.dram_channels:
+        return slowest
     late_start = slowest + max(0, -(-prologues // arch.dram_channels) - slowest_prologue)
     return max(late_start, arch.launch_cycles + -(-held // arch.dram_channels))

@@ -8,10 +8,11 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from tvm_spm.exact.array_tiles import ArrayTile
 from tvm_spm.exact.contention import contended_cycles
 from tvm_spm.exact.pass_time import ALL_RF, NONE, I, Ints, O, W, pass_cycles
 from tvm_spm.exact.problem import Problem
-from tvm_spm.exact.spm_tiles import TOLERANCE, objective_of, order_repeats
+from tvm_spm.exact.spm_tiles import TOLERANCE, Floor, objective_of, order_repeats
 from tvm_spm.exact.timeline import fill_table, passes_cycles
 from tvm_spm.mapping_batch import NO_DIM, NUM_DIMS, MappingBatch
 
@@ -65,14 +66,15 @@ def next_order(order: Ints, low: int, high: int) -> bool:
 
 
 @njit(error_model="numpy")
-def make_tables(problem: Problem, floor: NDArray[np.void], runs: Ints, room: int) -> Tables:
+def make_tables(problem: Problem, floor: Floor, runs: Ints, room: int) -> Tables:
     """Timelines of all orders that finish outputs before they leave SPM, with as many SPM buffers as fit.
 
     An entry of ``num`` is -1 if ``room`` is too little for one timeline.
     """
     workload = problem.workload
-    core_tile = workload.dims // floor.cores
-    counts = core_tile // floor.spm
+    cores, tile = floor.cores.copy(), floor.spm.copy()
+    core_tile = workload.dims // cores
+    counts = core_tile // tile
     loops = np.empty(NUM_DIMS, dtype=np.int64)
     num_outer = num_loops = 0
     for is_reduction in range(2):
@@ -98,20 +100,20 @@ def make_tables(problem: Problem, floor: NDArray[np.void], runs: Ints, room: int
         np.empty((total, 3), dtype=np.int64), np.empty(total, dtype=np.float64), np.empty(total, dtype=np.int64),
         np.empty((total, 4, room), dtype=np.int64), np.zeros(total, dtype=np.int64),
     )  # fmt: skip
-    core_first = floor.cores // 2 * core_tile
+    core_first = cores // 2 * core_tile
     row = 0
     while True:
         for choice in range(num_doubles):
             tables.order[row, :num_loops] = loops[:num_loops]
             tables.double[row] = doubles[choice]
             for operand in range(3):
-                tables.repeats[row, operand] = order_repeats(problem, floor.cores, counts, loops, num_loops, operand)
+                tables.repeats[row, operand] = order_repeats(problem, cores, counts, loops, num_loops, operand)
             tables.energy_pj[row] = (
                 problem.constant_pj + floor.elems_pj[O]
                 + tables.repeats[row, I] * floor.elems_pj[I] + tables.repeats[row, W] * floor.elems_pj[W]
             )  # fmt: skip
             tables.num[row] = fill_table(
-                workload, problem.arch, problem.is_clipped, core_first, core_tile, floor.spm, loops, num_loops,
+                workload, problem.arch, problem.is_clipped, core_first, core_tile, tile, loops, num_loops,
                 doubles[choice], runs, tables.passes[row],
             )  # fmt: skip
             if tables.num[row] < 0:
@@ -141,8 +143,8 @@ def _is_maximal(fitting: int, double: int) -> bool:
 def finish(
     problem: Problem,
     pairs: Ints,
-    floor: NDArray[np.void],
-    array: NDArray[np.void],
+    floor: Floor,
+    array: ArrayTile,
     kept: int,
     least_pass: int,
     tables: Tables,
@@ -207,7 +209,7 @@ def _is_wanted(order: Ints, kind: Ints, num_loops: int, kept: int) -> bool:
 
 @njit(error_model="numpy")
 def _price_order(
-    array: NDArray[np.void],
+    array: ArrayTile,
     kept: int,
     count: Ints,
     kind: Ints,
@@ -277,8 +279,8 @@ def _fill_times(
 def _try_tables(
     problem: Problem,
     pairs: Ints,
-    floor: NDArray[np.void],
-    array: NDArray[np.void],
+    floor: Floor,
+    array: ArrayTile,
     order: Ints,
     double: int,
     times: Ints,
@@ -292,7 +294,9 @@ def _try_tables(
         limit = best.objective[0] * (1.0 - TOLERANCE)
         if objective_of(problem, energy_pj, 0.0) >= limit:
             continue
-        objective = objective_of(problem, energy_pj, tables.base[row] + passes_cycles(tables.passes[row], tables.num[row], times))
+        objective = objective_of(
+            problem, energy_pj, tables.base[row] + passes_cycles(tables.passes[row], tables.num[row], times)
+        )
         best.num_evaluated[0] += 1
         if objective >= limit:
             continue
@@ -301,7 +305,7 @@ def _try_tables(
             while num_loops < NUM_DIMS and tables.order[row, num_loops] != NO_DIM:
                 num_loops += 1
             cycles = contended_cycles(
-                problem, floor.cores, floor.spm, tables.order[row], num_loops, tables.double[row],
+                problem, floor.cores.copy(), floor.spm.copy(), tables.order[row], num_loops, tables.double[row],
                 tables.repeats[row], times, runs,
             )  # fmt: skip
             objective = objective_of(problem, energy_pj, cycles)
@@ -314,8 +318,8 @@ def _try_tables(
 @njit(error_model="numpy")
 def _write(
     pairs: Ints,
-    floor: NDArray[np.void],
-    array: NDArray[np.void],
+    floor: Floor,
+    array: ArrayTile,
     order: Ints,
     double: int,
     tables: Tables,

@@ -6,10 +6,11 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from tvm_spm.exact.array_tiles import ArrayTile
 from tvm_spm.exact.finish import SINGLE_STEP, Best, finish, make_tables
 from tvm_spm.exact.pass_time import COMPUTE, NONE, I, Ints, O, W, least_pass_cycles
 from tvm_spm.exact.problem import Problem
-from tvm_spm.exact.spm_tiles import TOLERANCE, objective_of
+from tvm_spm.exact.spm_tiles import TOLERANCE, Floor, objective_of
 from tvm_spm.mapping_batch import NUM_DIMS
 
 CANDIDATE_FIELDS = np.dtype([("bound", np.float64), ("array", np.int64), ("kept", np.int64), ("least_pass", np.int64)])
@@ -31,9 +32,7 @@ def bound_floors(problem: Problem, floors: NDArray[np.void], least_moved_pj: flo
 
 
 @njit(error_model="numpy")
-def pair_bound(
-    problem: Problem, floor: NDArray[np.void], array: NDArray[np.void], kept: int, limit: float
-) -> tuple[float, int]:
+def pair_bound(problem: Problem, floor: Floor, array: ArrayTile, kept: int, limit: float) -> tuple[float, int]:
     """(bound, floor under the cycles of a pass) of a class of mappings; infinite if it is empty.
 
     The class has these two tiles, and an innermost SPM loop that leaves operand ``kept`` in place. A bound not below
@@ -67,8 +66,8 @@ def pair_bound(
 @njit(error_model="numpy")
 def _bound(
     problem: Problem,
-    floor: NDArray[np.void],
-    array: NDArray[np.void],
+    floor: Floor,
+    array: ArrayTile,
     kept: int,
     outer_kept: int,
     is_resident: bool,
@@ -95,7 +94,7 @@ def _bound(
 
 @njit(error_model="numpy")
 def _list_candidates(
-    problem: Problem, floor: NDArray[np.void], arrays: NDArray[np.void], limit: float, found: NDArray[np.void]
+    problem: Problem, floor: Floor, arrays: NDArray[np.void], limit: float, found: NDArray[np.void]
 ) -> int:
     """Classes of mappings under one SPM tile with a bound below ``limit``; arrays are in order of their bounds."""
     num = 0

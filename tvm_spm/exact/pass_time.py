@@ -1,4 +1,4 @@
-"""Cycles of one pass when all tiles divide: exactly for an order of the SPM loops, and from below for a class of orders.
+"""Cycles of one pass when all tiles divide: exactly for an order of the SPM loops, from below for a class of orders.
 
 A pass is described by its loops alone: how often each iterates, and which operand does not depend on it. All steps of
 a pass are of one size, so only the loop that ticks between two steps matters (see ``cost_model.slots``).
@@ -35,9 +35,7 @@ def port_cycles(num_bytes: int, rate: float) -> int:
 
 
 @njit(error_model="numpy")
-def slot_cycles(
-    step: Ints, rate: float, double: int, loads: int, swaps: bool, reads: bool, left: bool
-) -> int:
+def slot_cycles(step: Ints, rate: float, double: int, loads: int, swaps: bool, reads: bool, left: bool) -> int:
     """One step and what moves before the next.
 
     Args:

@@ -19,17 +19,18 @@ EDP, ENERGY, LATENCY = 0, 1, 2
 
 
 class Problem(NamedTuple):
-    """Attributes.
+    """A workload on an arch, and what is wanted.
 
-    workload: Its arrays.
-    arch: Its arrays.
-    limits: For capacities.
-    kind: Per dim the one operand that does not depend on it, ``NONE`` if all do.
-    is_clipped: Per axis, whether any tile reaches out of the tensor.
-    objective: ``EDP``, ``ENERGY`` or ``LATENCY``.
-    energy_cap_pj: No mapping may need more.
-    constant_pj: Energy of every mapping: MACs, RF accesses, vector unit.
-    words: Words per element of I, W, partial O, and finished O, then extras.
+    Attributes:
+        workload: Its arrays.
+        arch: Its arrays.
+        limits: For capacities.
+        kind: Per dim the one operand that does not depend on it, ``NONE`` if all do.
+        is_clipped: Per axis, whether any tile reaches out of the tensor.
+        objective: ``EDP``, ``ENERGY`` or ``LATENCY``.
+        energy_cap_pj: No mapping may need more.
+        constant_pj: Energy of every mapping: MACs, RF accesses, vector unit.
+        words: Words per element of I, W, partial O and finished O, then of the extras.
     """
 
     workload: WorkloadArrays
@@ -73,7 +74,8 @@ def make_problem(workload: Workload, arch: Arch, objective: int, energy_cap_pj: 
         is_clipped=np.array([axis.offset < 0 or end >= axis.extent for axis, end in zip(axes, reach, strict=True)]),
         objective=objective,
         energy_cap_pj=energy_cap_pj,
-        constant_pj=workload.macs * (machine.mac_op_pj + float(words[0] + words[1] + 2 * words[2]) * machine.rf_access_pj)
+        constant_pj=workload.macs
+        * (machine.mac_op_pj + float(words[0] + words[1] + 2 * words[2]) * machine.rf_access_pj)
         + workload.O.tensor_elems() * tensors.num_ops_per_elem * machine.vector_op_pj,
         words=words,
     )

@@ -224,9 +224,11 @@ class _Search:
         room = 1 << 14
         while True:
             entries, links = np.zeros(room, dtype=ARRAY_FIELDS), np.zeros(room, dtype=np.int64)
+            least_pj, limit = float(self.single_pj.min()), float(self.best.objective[0])
+            heads = np.full(len(self.single_pj), -1, dtype=np.int64)
             num = list_arrays(
-                self.problem, self.pairs, self.hops, fewest_pes, self.shapes, self.single_pj, float(self.single_pj.min()),
-                float(self.best.objective[0]), np.full(len(self.single_pj), -1, dtype=np.int64), links, entries,
+                self.problem, self.pairs, self.hops, fewest_pes, self.shapes, self.single_pj, least_pj, limit, heads,
+                links, entries,
             )  # fmt: skip
             if num >= 0:
                 return entries[:num][np.argsort(entries["bound"][:num], kind="stable")].copy()

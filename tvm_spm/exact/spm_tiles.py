@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -32,8 +34,38 @@ FLOOR_FIELDS = np.dtype(
         ("bound", np.float64),
     ]
 )
-"""One SPM tile. ``first_cycles`` pass before the first pass, ``last_cycles`` after the last; ``dma`` all of the DMA's; ``repeats`` how
-often I and W are loaded; ``elems_pj`` the energy of moving each tensor once."""
+
+
+class Floor(Protocol):
+    """A record of ``FLOOR_FIELDS``: one SPM tile, and floors under all mappings with it.
+
+    Attributes:
+        cores: Factors across cores.
+        spm: Elements in one core's SPM.
+        fitting: Bit ``b`` is set if the operands with the bits ``b`` may have two SPM buffers.
+        num_cores: In use.
+        num_passes: Of one core.
+        first_cycles: Before the first pass.
+        last_cycles: After the last pass.
+        dma: Cycles of the DMA, by column ``KEEPS_I`` and ``KEEPS_W``.
+        repeats: How often I and W are loaded, by the same columns.
+        energy_pj: Of all but the traffic of the RFs, by the same columns.
+        elems_pj: Energy of moving each tensor between DRAM and SPM once, outputs with all that is streamed with them.
+        bound: On the objective, with any array tile.
+    """
+
+    cores: Ints
+    spm: Ints
+    fitting: int
+    num_cores: int
+    num_passes: int
+    first_cycles: int
+    last_cycles: int
+    dma: Ints
+    repeats: Ints
+    energy_pj: NDArray[np.float64]
+    elems_pj: NDArray[np.float64]
+    bound: float
 
 
 TOLERANCE = 1e-12
@@ -95,10 +127,11 @@ def order_repeats(problem: Problem, cores: Ints, counts: Ints, order: Ints, num_
 
 
 @njit(error_model="numpy")
-def fill_floor(problem: Problem, core_tile: Ints, runs: Ints, floor: NDArray[np.void]) -> None:
+def fill_floor(problem: Problem, core_tile: Ints, runs: Ints, floor: Floor) -> None:
     """What all mappings with ``floor.cores`` and ``floor.spm`` have in common."""
     workload, arch, words = problem.workload, problem.arch, problem.words
-    tile = floor.spm
+    # a copy has the type of any array, so that what takes it is compiled once
+    tile = floor.spm.copy()
     floor.num_cores, floor.num_passes = 1, 1
     any_reduction = False
     core_first, last = np.empty(NUM_DIMS, dtype=np.int64), np.empty(NUM_DIMS, dtype=np.int64)
@@ -136,9 +169,7 @@ def fill_floor(problem: Problem, core_tile: Ints, runs: Ints, floor: NDArray[np.
         for d in range(NUM_DIMS):
             if workload.is_relevant[O, d] and not workload.is_relevant[extra, d]:
                 streams *= workload.dims[d] // tile[d]
-        floor.elems_pj[O] += (
-            inside_total(problem, extra, tile) * streams * words[extra + 1] * arch.dram_access_pj
-        )
+        floor.elems_pj[O] += inside_total(problem, extra, tile) * streams * words[extra + 1] * arch.dram_access_pj
     floor.bound = np.inf
     for keeps in range(2):
         for operand in range(2):
@@ -151,14 +182,14 @@ def fill_floor(problem: Problem, core_tile: Ints, runs: Ints, floor: NDArray[np.
         floor.dma[keeps] = (
             arch.launch_cycles + cycles_o + repeats_i // split[I] * cycles_i + repeats_w // split[W] * cycles_w
         )
-    if floor.num_cores > 1:
+    if floor.num_cores > arch.dram_channels:
         _share_channels(problem, core_tile, runs, floor)
 
 
 @njit(error_model="numpy")
-def _share_channels(problem: Problem, core_tile: Ints, runs: Ints, floor: NDArray[np.void]) -> None:
+def _share_channels(problem: Problem, core_tile: Ints, runs: Ints, floor: Floor) -> None:
     """Raise the floors to what the channels need for all cores, and for the first tiles of all."""
-    workload, arch, tile = problem.workload, problem.arch, floor.spm
+    workload, arch, tile = problem.workload, problem.arch, floor.spm.copy()
     first = np.zeros(NUM_DIMS, dtype=np.int64)
     cycles_i = tensor_cycles(workload, arch, problem.is_clipped, I, first, workload.dims, tile, runs, 0)
     cycles_w = tensor_cycles(workload, arch, problem.is_clipped, W, first, workload.dims, tile, runs, 0)

@@ -77,7 +77,7 @@ def kept_operand(workload: Workload, mapping: Mapping) -> int:
 def test_no_bound_exceeds_a_mapping_below_it(seed: int, objective: str):
     workload, arch = draw_small(seed, most_mappings=6000)
     mappings, costs = price_all(workload, arch)
-    search = _Search(workload, arch, make_problem(workload, arch, OBJECTIVES.index(objective), math.inf))
+    search = _Search(workload, arch, make_problem(workload, arch, OBJECTIVES.index(objective), math.inf), bool)
     arrays = search._list_arrays(1)
     if not mappings:
         return

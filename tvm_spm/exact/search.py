@@ -117,13 +117,16 @@ def exact_search(
     if objective not in OBJECTIVES:
         raise SpmError(f"unknown objective {objective!r}; {did_you_mean(objective, OBJECTIVES)}")
     cap = math.inf if energy_cap_pj is None else energy_cap_pj
-    search = _Search(workload, arch, make_problem(workload, arch, OBJECTIVES.index(objective), cap))
+    problem = make_problem(workload, arch, OBJECTIVES.index(objective), cap)
 
     def stop() -> bool:
         late = time_limit_s is not None and time.monotonic() - started >= time_limit_s
         return late or (should_stop is not None and should_stop())
 
+    search = _Search(workload, arch, problem, stop)
     bound = search.run(stop)
+    if not search.is_complete:
+        bound = min(bound, lower_bound(workload, arch, objective))
     found = float(search.best.objective[0])
     if math.isinf(found):
         what = "fits" if energy_cap_pj is None else f"fits and needs at most {energy_cap_pj:.6g} pJ"
@@ -155,14 +158,15 @@ def exact_search(
 class _Search:
     """The lists of tiles and the best mapping so far."""
 
-    def __init__(self, workload: Workload, arch: Arch, problem: Problem) -> None:
+    def __init__(self, workload: Workload, arch: Arch, problem: Problem, stop: Callable[[], bool]) -> None:
         self.workload, self.arch, self.problem = workload, arch, problem
         self.best = Best(encode([Mapping()]), np.full(1, math.inf), np.zeros(1, np.int64), np.zeros(1, np.int64))
         self.runs = np.zeros((NUM_DIMS, max(workload.dims) + 2), dtype=np.int64)
         self.pairs, self.hops = unrollings(workload, arch)
         self.most_pes = int(np.prod(self.pairs[:, 0] * self.pairs[:, 1], axis=1).max())
         self.shapes = make_shapes(workload)
-        self.floors = self._list_floors()
+        self.is_complete = True
+        self.floors = self._list_floors(stop)
         self.single_pj = np.full(math.prod(len(divisors_of(extent)) for extent in workload.dims), math.inf)
         single_energies(problem, self.shapes, self.floors, self.single_pj)
 
@@ -200,24 +204,30 @@ class _Search:
         bound_floors(self.problem, self.floors, float(arrays["least_pj"].min()), self.most_pes)
         self.floors[:] = self.floors[np.argsort(self.floors["bound"], kind="stable")]
 
-    def _list_floors(self) -> NDArray[np.void]:
-        """All SPM tiles that fit, for all factors across cores."""
+    def _list_floors(self, stop: Callable[[], bool]) -> NDArray[np.void]:
+        """All SPM tiles that fit, for all factors across cores; the most cores first, in case there is no more time."""
         most = self.arch.cores.count
         choices = [
             [1] if name in REDUCTION_DIMS else [d for d in divisors_of(extent) if d <= most]
             for name, extent in zip(DIM_NAMES, self.workload.dims, strict=True)
         ]
-        cores = [factors for factors in itertools.product(*choices) if math.prod(factors) <= most]
-        lists = [[divisors_of(e // f) for e, f in zip(self.workload.dims, factors, strict=True)] for factors in cores]
-        divisors = np.ones((len(cores), NUM_DIMS, max(len(row) for rows in lists for row in rows)), dtype=np.int64)
-        for choice, rows in enumerate(lists):
+        found = []
+        for factors in sorted(itertools.product(*choices), key=lambda factors: (-math.prod(factors), factors)):
+            if math.prod(factors) > most:
+                continue
+            if found and stop():
+                self.is_complete = False
+                break
+            rows = [divisors_of(extent // f) for extent, f in zip(self.workload.dims, factors, strict=True)]
+            num_divisors = np.array([len(row) for row in rows], dtype=np.int64)
+            divisors = np.ones((1, NUM_DIMS, int(num_divisors.max())), dtype=np.int64)
             for d, row in enumerate(rows):
-                divisors[choice, d, : len(row)] = row
-        num_divisors = np.array([[len(row) for row in rows] for rows in lists], dtype=np.int64)
-        floors = np.zeros(int(num_divisors.prod(axis=1).sum()), dtype=FLOOR_FIELDS)
-        core_choices = np.array(cores, dtype=np.int64)
-        num = list_tiles(self.problem, core_choices, divisors, num_divisors, self.runs, floors)
-        return floors[:num].copy()
+                divisors[0, d, : len(row)] = row
+            floors = np.zeros(int(num_divisors.prod()), dtype=FLOOR_FIELDS)
+            cores = np.array([factors], dtype=np.int64)
+            num = list_tiles(self.problem, cores, divisors, num_divisors[np.newaxis], self.runs, floors)
+            found.append(floors[:num])
+        return np.concatenate(found)
 
     def _list_arrays(self, fewest_pes: int) -> NDArray[np.void]:
         """All array tiles that the best mapping so far leaves, best bound first."""

@@ -13,9 +13,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from tvm_spm.arch import Arch, load_arch
 from tvm_spm.arch import archs as arch_names
-from tvm_spm.arch import load_arch
 from tvm_spm.errors import NoMappingError, SpmError
+from tvm_spm.mapping import Mapping
 from tvm_spm.units import format_energy, format_seconds, format_si
 from tvm_spm.workload import Workload
 
@@ -55,6 +56,8 @@ ObjectiveOption = Annotated[Objective, typer.Option(help="What to minimise.")]
 TrialsOption = Annotated[int | None, typer.Option(min=1, help="Measured mappings per task.", show_default="64")]
 TimeOption = Annotated[float | None, typer.Option(min=0.0, help="Seconds for the search as a whole.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
+TraceOption = Annotated[Path | None, typer.Option(help="Write a timeline that Perfetto and chrome://tracing open.")]
+PlotOption = Annotated[Path | None, typer.Option(help="Draw the first tiles and the SPM occupancy: .svg or .png.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
@@ -116,6 +119,8 @@ def search_conv2d(
     trials: TrialsOption = None,
     time_limit: TimeOption = None,
     seed: SeedOption = 0,
+    trace: TraceOption = None,
+    plot: PlotOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """A convolution; K and C count channels over all groups."""
@@ -123,7 +128,7 @@ def search_conv2d(
         N=N, K=K, C=C, OY=OY, OX=OX, FY=FY, FX=FX, stride=stride, dilation=dilation, padding=padding, groups=groups,
         IY=IY, IX=IX, dtype=dtype, out_dtype=out_dtype,
     )  # fmt: skip
-    _search(workload, target, objective, model, searcher, trials, time_limit, seed, as_json=as_json)
+    _search(workload, target, objective, model, searcher, trials, time_limit, seed, trace, plot, as_json=as_json)
 
 
 @search_app.command("matmul")
@@ -141,11 +146,58 @@ def search_matmul(
     trials: TrialsOption = None,
     time_limit: TimeOption = None,
     seed: SeedOption = 0,
+    trace: TraceOption = None,
+    plot: PlotOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """A (batched) matrix product."""
     workload = Workload.matmul(m=m, k=k, n=n, batch=batch, dtype=dtype, out_dtype=out_dtype)
-    _search(workload, target, objective, model, searcher, trials, time_limit, seed, as_json=as_json)
+    _search(workload, target, objective, model, searcher, trials, time_limit, seed, trace, plot, as_json=as_json)
+
+
+@app.command()
+def show(
+    workdir: Annotated[Path, typer.Argument(help="A directory that `tune --workdir` filled.")],
+    task: Annotated[str | None, typer.Option(help="Name of a task.", show_default="the first")] = None,
+    objective: ObjectiveOption = Objective.edp,
+    trace: TraceOption = None,
+    plot: PlotOption = None,
+) -> None:
+    """Show the best mapping of a task: its loop nest, its cost, and where the cycles and the energy go."""
+    from tvm_spm.saved_run import best_trial
+
+    _, workload, arch, trial = best_trial(workdir, task, objective.value)
+    _print_mapping(workload, arch, trial.mapping, trace, plot)
+
+
+@app.command()
+def replay(
+    workdir: Annotated[Path, typer.Argument(help="A directory that `tune --workdir` filled.")],
+    objective: ObjectiveOption = Objective.edp,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure the best mapping of every task again and compare with the log; exit code 1 if one differs."""
+    from tvm_spm.saved_run import best_trials
+    from tvm_spm.tuner import evaluate
+
+    rows = []
+    for name, workload, arch, trial in best_trials(workdir, objective.value):
+        assert trial.cost is not None
+        again = evaluate(workload, arch, trial.mapping)
+        same = (again.cycles, again.energy_pj) == (trial.cost.cycles, trial.cost.energy_pj)
+        rows.append({"name": name, "mapping": trial.mapping.line(), "logged_cycles": trial.cost.cycles,
+                     "cycles": again.cycles, "energy_pj": again.energy_pj, "same": same})  # fmt: skip
+    if as_json:
+        _print(json.dumps(rows, indent=1))
+    else:
+        table = Table("task", "cycles in the log", "cycles now", "same")
+        for row in rows:
+            table.add_row(
+                str(row["name"]), f"{row['logged_cycles']:,}", f"{row['cycles']:,}", "yes" if row["same"] else "NO"
+            )
+        _console().print(table)
+    if not rows or not all(row["same"] for row in rows):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -202,6 +254,8 @@ def _search(
     trials: int | None,
     time_limit: float | None,
     seed: int,
+    trace: Path | None,
+    plot: Path | None,
     *,
     as_json: bool,
 ) -> None:
@@ -218,6 +272,23 @@ def _search(
         seed=seed,
     )
     _print(json.dumps(result.as_dict(), indent=1) if as_json else _search_text(workload, target, result))
+    if trace is not None or plot is not None:
+        _print_mapping(workload, load_arch(target), result.mapping, trace, plot)
+
+
+def _print_mapping(workload: Workload, arch: Arch, mapping: Mapping, trace: Path | None, plot: Path | None) -> None:
+    from tvm_spm.report.timeline import timeline
+    from tvm_spm.show import show_text
+
+    _print(show_text(workload, arch, mapping))
+    if trace is not None or plot is not None:
+        events = timeline(workload, arch, mapping)
+        if trace is not None:
+            events.write_trace(trace)
+            _print(f"\nwrote {trace}")
+        if plot is not None:
+            events.plot(plot)
+            _print(f"\nwrote {plot}")
 
 
 def _search_text(workload: Workload, target: str, result: SearchResult) -> str:

@@ -20,6 +20,7 @@ from tvm_spm.errors import NoMappingError
 from tvm_spm.interrupt import StopRequest
 from tvm_spm.progress import ProgressBar
 from tvm_spm.run_log import RunLog
+from tvm_spm.saved_run import save_workloads
 from tvm_spm.scheduled_network import ScheduledNetwork, schedule_network
 from tvm_spm.task_tuner import TaskOutcome, TunerOptions, tune_workload
 from tvm_spm.tuning_result import TaskResult, TuningResult
@@ -88,6 +89,8 @@ def tune_network(
     with clock.phase("import"):
         extraction = frontend.extract(frontend.load_model(mod, shapes=shapes))
     log = RunLog.open(options.workdir, arch, model_name=_name_of(mod), model_sha256=_hash_of(extraction))
+    if options.workdir is not None:
+        save_workloads(options.workdir, arch, _named_workloads(extraction))
     with clock.phase("search"):
         outcomes, hosted = _tune_tasks(extraction, arch, options, log, executor, progress, should_stop)
     mappings = {index: outcome.best.mapping for index, outcome in outcomes.items()}
@@ -178,6 +181,12 @@ def _task_results(
                 )
             )
     return tuple(results)
+
+
+def _named_workloads(extraction: Extraction) -> list[tuple[str, str, Workload]]:
+    return [
+        (task.name, _key_of(task.work), task.work) for task in extraction.graph.tasks if isinstance(task.work, Workload)
+    ]
 
 
 def _key_of(workload: Workload) -> str:

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from tvm_spm.arch import Arch
 from tvm_spm.errors import WorkdirError
+from tvm_spm.saved_run import LOG_NAME
 from tvm_spm.task_tuner import Measured
 from tvm_spm.trial import LogHeader, Trial, TrialLog
-
-LOG_NAME = "trials.jsonl"
 
 _log = logging.getLogger(__name__)
 

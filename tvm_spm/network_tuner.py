@@ -18,10 +18,12 @@ from tvm_spm import frontend
 from tvm_spm.arch import Arch
 from tvm_spm.errors import NoMappingError
 from tvm_spm.interrupt import StopRequest
+from tvm_spm.mapping import Mapping
+from tvm_spm.measurer import Measurer
 from tvm_spm.progress import ProgressBar
 from tvm_spm.run_log import RunLog
 from tvm_spm.saved_run import save_workloads
-from tvm_spm.scheduled_network import ScheduledNetwork, schedule_network
+from tvm_spm.scheduled_network import ScheduledNetwork, make_schedule, schedule_network
 from tvm_spm.task_tuner import TaskOutcome, TunerOptions, tune_workload
 from tvm_spm.tuning_result import TaskResult, TuningResult
 from tvm_spm.workload import HostCall, VectorWork, Workload
@@ -77,6 +79,7 @@ def tune_network(
     *,
     shapes: StringMapping[str, tuple[int, ...]] | None,
     executor: Executor | None,
+    measurer: Measurer | None,
     progress: ProgressBar,
     should_stop: StopRequest,
 ) -> TuningResult:
@@ -92,7 +95,7 @@ def tune_network(
     if options.workdir is not None:
         save_workloads(options.workdir, arch, _named_workloads(extraction))
     with clock.phase("search"):
-        outcomes, hosted = _tune_tasks(extraction, arch, options, log, executor, progress, should_stop)
+        outcomes, hosted = _tune_tasks(extraction, arch, options, log, executor, measurer, progress, should_stop)
     mappings = {index: outcome.best.mapping for index, outcome in outcomes.items()}
     network = schedule_network(
         extraction, arch, mappings, cycles={index: outcome.best.cost.cycles for index, outcome in outcomes.items()},
@@ -121,6 +124,7 @@ def _tune_tasks(
     options: NetworkOptions,
     log: RunLog,
     executor: Executor | None,
+    measurer: Measurer | None,
     progress: ProgressBar,
     should_stop: StopRequest,
 ) -> tuple[dict[int, TaskOutcome], tuple[HostCall, ...]]:
@@ -145,6 +149,8 @@ def _tune_tasks(
                     seed=_seed_of(options.seed, key),
                     known=log.known(key),
                     executor=executor,
+                    measurer=measurer,
+                    program_of=partial(_program_of, extraction, index),
                     record=partial(log.record, key),
                     report=partial(progress.trials, label),
                     should_stop=should_stop.share(len(tunable) - position),
@@ -187,6 +193,13 @@ def _named_workloads(extraction: Extraction) -> list[tuple[str, str, Workload]]:
     return [
         (task.name, _key_of(task.work), task.work) for task in extraction.graph.tasks if isinstance(task.work, Workload)
     ]
+
+
+def _program_of(extraction: Extraction, index: int, mapping: Mapping) -> str | None:
+    """The scheduled function of a task as text; None where no schedule can be made."""
+    name = next(name for name, task in extraction.functions if task == index)
+    made = make_schedule(extraction.mod[name], extraction.nests[index], mapping)
+    return None if isinstance(made, str) else str(made.mod["main"].script())
 
 
 def _key_of(workload: Workload) -> str:

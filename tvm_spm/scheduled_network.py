@@ -17,11 +17,12 @@ from tvm_spm.database import commit
 from tvm_spm.mapping import Mapping
 from tvm_spm.progress import ProgressBar
 from tvm_spm.target import target_of
-from tvm_spm.workload import HostCall, Workload
+from tvm_spm.workload import HostCall
 
 if TYPE_CHECKING:
     import tvm
 
+    from schedules.nest import Nest
     from tvm_spm.frontend import Extraction
     from tvm_spm.verify import Verification
 
@@ -79,10 +80,9 @@ def schedule_network(
         for name, index in extraction.functions:
             if index not in mappings or index in refused:
                 continue
-            func, nest = extraction.mod[name], extraction.nests[index]
-            assert nest is not None
+            func = extraction.mod[name]
             if index not in scheduled:
-                made = _schedule(func, nest.workload, nest, mappings[index])
+                made = make_schedule(func, extraction.nests[index], mappings[index])
                 if isinstance(made, str):
                     refused[index] = made
                     continue
@@ -114,11 +114,11 @@ def schedule_network(
     )
 
 
-def _schedule(
-    func: tvm.tirx.PrimFunc, workload: Workload, nest: schedules.Nest, mapping: Mapping
-) -> tvm.s_tir.Schedule | str:
+def make_schedule(func: tvm.tirx.PrimFunc, nest: Nest | None, mapping: Mapping) -> tvm.s_tir.Schedule | str:
     """A schedule, or why there is none."""
-    rejection = schedules.refuse(workload, mapping)
+    if nest is None:
+        return "not a multiply-accumulate nest"
+    rejection = schedules.refuse(nest.workload, mapping)
     if rejection is not None:
         return str(rejection)
     try:

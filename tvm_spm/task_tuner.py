@@ -1,4 +1,4 @@
-"""Tune one workload: screen with the analytical model, rank with the learned one, measure with the simulator."""
+"""Tune one workload: screen with the analytical model, rank with the learned one, measure by simulator or board."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from cost_model.batched import evaluate_batch
 from cost_model.features import Estimate
 from cost_model.learned import XGBoostRanker
-from cost_model.simulator import simulate_batch
 from tvm_spm.arch import Arch
 from tvm_spm.cost import Cost
 from tvm_spm.errors import NoMappingError
@@ -20,6 +19,7 @@ from tvm_spm.exact import exact_search
 from tvm_spm.mapping import Mapping
 from tvm_spm.mapping_batch import MappingBatch, concat, decode, encode
 from tvm_spm.mapspace import MapSpace
+from tvm_spm.measurer import Measurer, SimulatorMeasurer, measure
 from tvm_spm.searchers import Searcher
 from tvm_spm.searchers.evolutionary import EvolutionarySearcher
 from tvm_spm.searchers.random import RandomSearcher
@@ -81,6 +81,8 @@ def tune_workload(
     searcher: str = "exact",
     known: Sequence[Measured] = (),
     executor: Executor | None = None,
+    measurer: Measurer | None = None,
+    program_of: Callable[[Mapping], str | None] = lambda mapping: None,
     record: Callable[[Measured], None] = lambda measured: None,
     report: Callable[[int, float, float], None] = lambda done, best, legal_share: None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -97,6 +99,8 @@ def tune_workload(
             the best mapping with perfect factors.
         known: Measurements of an earlier run; they count towards the budget.
         executor: Runs measurements; in this process if None.
+        measurer: Says how long a mapping takes; the simulator if None.
+        program_of: The scheduled code of a mapping, for a measurer that runs code.
         record: Called with every new measurement, in order.
         report: Called with trials done, best objective and share of legal mappings.
         should_stop: Asked between batches.
@@ -116,7 +120,11 @@ def tune_workload(
         if not fresh:
             return
         predicted = predict(encode(fresh))
-        for mapping, guess, cost in zip(fresh, predicted, _simulate(workload, arch, fresh, executor), strict=True):
+        who = SimulatorMeasurer() if measurer is None else measurer
+        programs = None if measurer is None else [program_of(mapping) for mapping in fresh]
+        for mapping, guess, cost in zip(
+            fresh, predicted, _measure(workload, arch, fresh, who, programs, executor), strict=True
+        ):
             measurement = Measured(mapping=mapping, predicted=float(guess), cost=cost)
             measured.append(measurement)
             seen.add(mapping)
@@ -307,8 +315,20 @@ def _decoded(batch: MappingBatch, order: NDArray[np.integer]) -> Iterator[Mappin
         yield decode(batch, int(row))
 
 
-def _simulate(workload: Workload, arch: Arch, mappings: list[Mapping], executor: Executor | None) -> list[Cost]:
+def _measure(
+    workload: Workload,
+    arch: Arch,
+    mappings: list[Mapping],
+    measurer: Measurer,
+    programs: list[str | None] | None,
+    executor: Executor | None,
+) -> list[Cost]:
     if executor is None:
-        return simulate_batch(workload, arch, mappings)
-    futures = [executor.submit(simulate_batch, workload, arch, [mapping]) for mapping in mappings]
+        return measure(workload, arch, mappings, measurer, programs=programs)
+    futures = [
+        executor.submit(
+            measure, workload, arch, [mapping], measurer, programs=None if programs is None else [programs[at]]
+        )
+        for at, mapping in enumerate(mappings)
+    ]
     return [future.result()[0] for future in futures]

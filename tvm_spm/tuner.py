@@ -18,6 +18,7 @@ from tvm_spm.exact import exact_search
 from tvm_spm.interrupt import StopRequest, stop_on_interrupt
 from tvm_spm.mapping import Mapping
 from tvm_spm.mapspace import MapSpace
+from tvm_spm.measurer import Measurer
 from tvm_spm.progress import ProgressBar
 from tvm_spm.task_tuner import TunerOptions, screen_workload, tune_workload
 from tvm_spm.tuning_result import SearchResult, TuningResult
@@ -165,6 +166,7 @@ def tune(
     seed: int = 0,
     workdir: str | Path | None = None,
     executor: Executor | None = None,
+    measurer: Measurer | None = None,
     fusion: bool = True,
     shapes: StringMapping[str, tuple[int, ...]] | None = None,
     progress: bool = False,
@@ -181,6 +183,7 @@ def tune(
         seed: Same seed, same result (as long as no time limit strikes).
         workdir: Keeps the log of trials and TVM's tuning database; a later run with it continues.
         executor: Runs measurements, for example a process pool or a Dask executor; in this process if None.
+        measurer: Says how long a mapping takes, for example RTL simulation or a board; the simulator if None.
         fusion: Element-wise layers are fused with the layer before them in any case; groups of several convolutions
             are not planned by this version, so that both values give the same result.
         shapes: Shapes of inputs whose dims the model leaves open.
@@ -207,8 +210,9 @@ def tune(
     with ProgressBar(options.task.trials, enabled=None if progress else False) as bar:
         with stop_on_interrupt(time_limit_s) as should_stop:
             return tune_network(
-                mod, arch, options, shapes=shapes, executor=executor, progress=bar, should_stop=should_stop
-            )
+                mod, arch, options, shapes=shapes, executor=executor, measurer=measurer, progress=bar,
+                should_stop=should_stop,
+            )  # fmt: skip
 
 
 def _cost_model(name: str) -> CostModel:

@@ -249,3 +249,42 @@ def test_interrupt_keeps_the_best_so_far(tmp_path: Path):
     assert result["totals"]["interrupted"] is True
     assert result["totals"]["verified"] is True
     assert "Traceback" not in err
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A work directory that ``tune`` filled."""
+    folder = tmp_path_factory.mktemp("tuned")
+    run("tune", str(two_layers(folder / "two.onnx")), *QUICK, "--workdir", str(folder / "work"), "--json")
+    return folder / "work"
+
+
+def test_show_explains_one_task(tuned: Path, tmp_path: Path):
+    trace, plot = tmp_path / "trace.json", tmp_path / "plot.svg"
+    shown = run("show", str(tuned), "--trace", str(trace), "--plot", str(plot)).stdout
+    best = json.loads((tuned / "result.json").read_text())["tasks"][0]
+    assert f"{best['cycles']:,} cycles" in shown
+    assert "RF tile:" in shown
+    assert json.loads(trace.read_text())["traceEvents"]
+    assert "<svg" in plot.read_text()
+
+
+def test_show_suggests_the_nearest_task(tuned: Path):
+    name = json.loads((tuned / "result.json").read_text())["tasks"][1]["name"]
+    assert mistake("show", str(tuned), "--task", name + "x") == f"unknown task '{name}x': did you mean '{name}'?"
+
+
+def test_show_of_no_work_directory(tmp_path: Path):
+    assert mistake("show", str(tmp_path)) == (
+        f"{tmp_path / 'workloads.json'}: cannot read: No such file or directory; "
+        "give a directory that `tune --workdir` filled"
+    )
+
+
+def test_replay_measures_the_same(tuned: Path):
+    rows = json.loads(run("replay", str(tuned), "--json").stdout)
+    assert [row["same"] for row in rows] == [True, True]
+
+
+def test_reproduce_suggests_the_nearest_paper():
+    assert "did you mean 'dmazerunner'?" in mistake("reproduce", "dmazeruner")

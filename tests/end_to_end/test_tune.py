@@ -1,0 +1,127 @@
+"""The public functions on a two-layer network."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import tvm
+
+import tvm_spm
+from tests.end_to_end.test_cli import two_layers
+from tvm_spm import frontend
+from tvm_spm.measurer import Measurement, MeasureRequest
+from tvm_spm.target import target_of
+
+TARGET = "spm/edge-256"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return two_layers(tmp_path_factory.mktemp("model") / "two.onnx")
+
+
+@pytest.fixture(scope="module")
+def result(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tvm_spm.TuningResult:
+    return tvm_spm.tune(model, TARGET, trials=6, workdir=tmp_path_factory.mktemp("run") / "work")
+
+
+def test_result_is_verified_and_adds_up(result: tvm_spm.TuningResult):
+    assert result.verified is True
+    assert result.cost.cycles == sum(task.cost.cycles * task.task.count for task in result.tasks)
+    # 8 * 3 * 12 * 12 * 3 * 3 + 5 * 8 * 12 * 12 multiply-accumulates
+    assert result.cost.macs == 31_104 + 5_760
+    assert list(result.table()["name"]) == [task.task.name for task in result.tasks]
+    assert result.speedup_over("default") == result.default_cost.cycles / result.cost.cycles
+    with pytest.raises(tvm_spm.SpmError, match="unknown baseline 'defualt'; did you mean 'default'"):
+        result.speedup_over("defualt")
+
+
+def test_executable_runs_in_the_virtual_machine(result: tvm_spm.TuningResult, model: Path):
+    machine = tvm.relax.VirtualMachine(result.build(), tvm.cpu())
+    data = np.random.default_rng(1).standard_normal((1, 3, 12, 12)).astype(np.float32)
+    output = machine["main"](tvm.runtime.tensor(data))
+    found = (output if isinstance(output, tvm.runtime.Tensor) else output[0]).numpy()
+    weights = {each.name: onnx.numpy_helper.to_array(each) for each in onnx.load(model).graph.initializer}
+    padded = np.pad(data[0], ((0, 0), (1, 1), (1, 1)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
+    hidden = np.maximum(np.einsum("cyxij,kcij->kyx", windows, weights["w0"]), 0)
+    expected = np.einsum("cyx,kc->kyx", hidden, weights["w1"][:, :, 0, 0])
+    np.testing.assert_allclose(found[0], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_module_gives_what_its_file_gives(result: tvm_spm.TuningResult, model: Path):
+    again = tvm_spm.tune(frontend.load_model(model), tvm.target.Target(TARGET), trials=6)
+    assert [task.mapping for task in again.tasks] == [task.mapping for task in result.tasks]
+    proto = tvm_spm.tune(onnx.load(model), tvm_spm.load_arch("edge-256"), trials=6)
+    assert [task.mapping for task in proto.tasks] == [task.mapping for task in result.tasks]
+
+
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+def test_an_executor_changes_nothing(result: tvm_spm.TuningResult, model: Path, kind: str):
+    pool = ThreadPoolExecutor(2) if kind == "threads" else ProcessPoolExecutor(2, mp_context=get_context("spawn"))
+    with pool as executor:
+        again = tvm_spm.tune(model, TARGET, trials=6, executor=executor)
+    assert [(task.mapping, task.cost) for task in again.tasks] == [(task.mapping, task.cost) for task in result.tasks]
+
+
+def test_time_limit_gives_a_complete_result(model: Path):
+    assert tvm_spm.tune(model, TARGET, trials=10**6, time_limit_s=1.0).verified is True
+
+
+@dataclass
+class Board:
+    """Stands for a user's board: twice the MACs, whatever the mapping; keeps what it was asked."""
+
+    name: str = "board"
+    asked: list[MeasureRequest] = field(default_factory=list)
+
+    def measure(self, requests: Sequence[MeasureRequest]) -> list[Measurement]:
+        self.asked += requests
+        return [Measurement(cycles=2 * request.workload.macs) for request in requests]
+
+
+def test_a_measurer_replaces_the_simulator(model: Path):
+    board = Board()
+    result = tvm_spm.tune(model, TARGET, trials=4, measurer=board)
+    assert [task.cost.cycles for task in result.tasks] == [2 * 31_104, 2 * 5_760]
+    assert {task.cost.model for task in result.tasks} == {"board"}
+    assert len(board.asked) == 2 * 4
+    assert all("spm.level" in (request.program or "") for request in board.asked)
+
+
+def test_another_process_replays_the_database(model: Path, tmp_path: Path):
+    """TVM's own pass, without this package's tuner, puts the same schedules into the module."""
+    workdir = tmp_path / "work"
+    tuned = tvm_spm.tune(model, TARGET, trials=4, workdir=workdir)
+    script = tmp_path / "apply.py"
+    script.write_text(
+        "import sys, tvm\n"
+        "from tvm import relax\n"
+        "from tvm.s_tir import meta_schedule\n"
+        "import tvm_spm.target\n"
+        "from tvm_spm import frontend\n"
+        "mod = frontend.extract(frontend.load_model(sys.argv[1])).mod\n"
+        "database = meta_schedule.database.JSONDatabase(work_dir=sys.argv[2], allow_missing=False)\n"
+        "with tvm.target.Target(sys.argv[3]), database:\n"
+        "    applied = relax.transform.MetaScheduleApplyDatabase()(mod)\n"
+        "open(sys.argv[4], 'w').write(tvm.ir.save_json(applied))\n"
+    )
+    out = tmp_path / "applied.json"
+    subprocess.run([sys.executable, str(script), str(model), str(workdir), TARGET, str(out)], check=True)
+    applied = tvm.ir.load_json(out.read_text())
+    assert target_of(TARGET) is not None
+    for name, func in tuned.module.functions_items():
+        if isinstance(func, tvm.tirx.PrimFunc):
+            found = next(f for v, f in applied.functions_items() if v.name_hint == name.name_hint)
+            plain = [f.without_attr("global_symbol").without_attr("tirx.is_scheduled").without_attr("tir.is_scheduled")
+                     for f in (found, func)]  # fmt: skip
+            tvm.ir.assert_structural_equal(plain[0].body, plain[1].body, map_free_vars=True)

@@ -56,3 +56,10 @@ def schedule(func: tirx.PrimFunc, nest: Nest, mapping: Mapping) -> s_tir.Schedul
 def refuse(workload: Workload, mapping: Mapping) -> Rejection | None:
     """``template_for(workload).refuse(...)``."""
     return template_for(workload).refuse(workload, mapping)
+
+
+def check_timed_is_executed(func: tirx.PrimFunc, nest: Nest, mapping: Mapping) -> str | None:
+    """``schedules.program.check_timed_is_executed``."""
+    from schedules.program import check_timed_is_executed
+
+    return check_timed_is_executed(func, nest, mapping)

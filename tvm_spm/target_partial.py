@@ -164,7 +164,7 @@ class _Sums:
         *,
         carried: bool = False,
     ) -> tirx.Stmt:
-        """One block over the outputs of one iteration of a loop, with the guards of the block that sums up; zeros without a source."""
+        """One block over the outputs of one iteration of a loop, guarded like the sums; zeros without a source."""
         spatial = self._used_by(_SPATIAL)
         inner = self.mac.loops[self.mac.loops.index(at) + 1 :]
         loops = [loop for loop in inner if loop.loop_var in spatial]
@@ -234,7 +234,7 @@ def _accumulate_in(realize: s_tir.SBlockRealize, buffer: tirx.Buffer) -> s_tir.S
     inner = s_tir.SBlock(
         iter_vars, [region, *reads], [region], block.name_hint,
         tirx.BufferStore(buffer, value, block.body.indices), None, block.alloc_buffers, block.match_buffers,
-        block.annotations,
+        {str(note): block.annotations[note] for note in block.annotations if str(note) not in (ACCUMULATE, DOUBLE)},
     )  # fmt: skip
     return s_tir.SBlockRealize(realize.iter_values, realize.predicate, inner)
 

@@ -85,11 +85,13 @@ def _box(reader: Placed, indices: Sequence[tirx.PrimExpr], around: Collection[ti
     conditions = _conditions(reader.realize.predicate)
     values = dict(zip((v.var for v in reader.block.iter_vars), reader.realize.iter_values, strict=True))
     last = {var: _last_values(value, conditions, inner, analyzer) for var, value in values.items()}
-    guards = [condition for condition in conditions if _is_outside(condition.a, inner, analyzer)] if copy else []
-    first, extents = [], []
+    first, extents, guards = [], [], []
+    single: set[tirx.Var] = set()
     for axis, index in enumerate(indices):
         *factors, rest = _linear(analyzer.simplify(index), list(values))
         element = rest + sum(factor * value for factor, value in zip(factors, values.values(), strict=True))
+        if sum(int(factor) != 0 for factor in factors) == 1:
+            single.update(tirx.analysis.undefined_vars(element))
         start = analyzer.simplify(_linear(element, [loop.loop_var for loop in inner])[-1])
         bounds = list(_bounds(factors, rest, list(last.values())))
         spans = [analyzer.simplify(bound - start) for bound in bounds]
@@ -98,7 +100,22 @@ def _box(reader: Placed, indices: Sequence[tirx.PrimExpr], around: Collection[ti
         if copy is not None:
             excess = [analyzer.simplify(copy.moved_indices[axis] - bound) for bound in bounds]
             guards += [each <= 0 for each in excess]
+    if copy is not None:
+        guards = _idle_guards(conditions, inner, single, analyzer) + guards
     return _Box(first, extents, [guard for guard in guards if not analyzer.can_prove(guard)])
+
+
+def _idle_guards(
+    conditions: Sequence[tirx.LT], inner: Sequence[tirx.For], single: set[tirx.Var], analyzer: sym.Analyzer
+) -> list[tirx.PrimExpr]:
+    """Whether the reader has any iteration left; an axis of ``single`` variables is empty then, and copies nothing."""
+    guards = []
+    for condition in conditions:
+        is_outside = _is_outside(condition.a, inner, analyzer)
+        if is_outside or not single.intersection(tirx.analysis.undefined_vars(condition.a)):
+            at_first = _linear(condition.a, [loop.loop_var for loop in inner])[-1]
+            guards.append(condition if is_outside else tirx.LT(analyzer.simplify(at_first), condition.b))
+    return guards
 
 
 def _reader(copy: Placed, placed: Sequence[Placed]) -> tuple[Placed, list[tirx.PrimExpr]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,16 +13,19 @@ import tvm
 import tvm_ffi
 from tvm import s_tir, te
 
-from schedules import ScheduleError, refuse, schedule
+from schedules import ScheduleError, check_timed_is_executed, refuse, schedule
 from schedules.compute import nest, prim_func
 from schedules.footprint import LoadPositions, claimed_spm_bytes, load_positions, spm_bytes
 from schedules.nest import Nest, read_nest
+from tests.numeric.fused import NETWORKS, fuse
 from tests.numeric.poison import lower_to_allocations, poisoned
 from tests.numeric.sampled import LAYERS, brute_force, draw_operands, num_terms, sample_mapping
+from tvm_spm import database
 from tvm_spm.mapping import Mapping
 from tvm_spm.target import PIPELINE
 from tvm_spm.target_host import fit_to_host
 from tvm_spm.target_tiles import exact_tiles
+from tvm_spm.verify import verify_network
 from tvm_spm.workload import Dims, Epilogue, Operand, Projection, Workload
 
 
@@ -276,3 +280,22 @@ def test_the_trace_replays_to_the_same_function(spills: bool):
     made.trace.apply_to_schedule(again, remove_postproc=False)
     tvm.ir.assert_structural_equal(again.mod, made.mod)
     assert re.search(r"scope=\"global.spm\"", again.mod.script())
+
+
+@pytest.mark.parametrize("network", ["conv, residual, swish", "grouped int8 conv, requantised"])
+def test_spilling_schedules_come_back_from_the_database(network: str, tmp_path: Path):
+    mod = fuse(NETWORKS[network])
+    ((var, func),) = [item for item in mod.functions.items() if isinstance(item[1], tvm.tirx.PrimFunc)]
+    found = read_nest(func)
+    assert isinstance(found, Nest)
+    mapping = sample_mapping(found.workload, random.Random(2), spills=True)
+    database.commit(tmp_path, func, schedule(func, found, mapping), 1000, "edge-256")
+    applied = database.apply(mod, tmp_path, "edge-256")
+    assert check_timed_is_executed(applied[var], found, mapping) is None
+    rng = np.random.default_rng(0)
+    inputs = [
+        rng.integers(-3, 4, [int(extent) for extent in param.ty.shape]).astype(str(param.ty.dtype.dtype))
+        for param in mod["main"].params
+    ]
+    outcome = verify_network(NETWORKS[network], applied, inputs, target="spm/edge-256")
+    assert outcome.passed, str(outcome)

@@ -1,0 +1,147 @@
+"""What is timed is what is executed: a program read back from scheduled code equals the program of its mapping."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+import tvm_ffi
+from tvm import s_tir, tirx
+
+from cost_model.simulator import SimulatorModel
+from cost_model.simulator.program import program_of, simulate_program
+from schedules import ScheduleError, check_timed_is_executed, schedule
+from schedules.compute import nest, prim_func
+from schedules.nest import Nest, read_nest
+from schedules.program import program_from_tir
+from tests.numeric.fused import NETWORKS, functions, fuse
+from tests.numeric.sampled import LAYERS, sample_mapping
+from tvm_spm.arch import load_arch
+from tvm_spm.mapping import Mapping
+from tvm_spm.target_tiles import exact_tiles
+from tvm_spm.workload import Dims, Operand, Workload
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_programs_are_equal(layer: str):
+    workload, rng = LAYERS[layer], random.Random(f"program {layer}")
+    for trial in range(8):
+        mapping = sample_mapping(workload, rng, spills=trial % 2 == 1)
+        scheduled = schedule(prim_func(workload), nest(workload), mapping).mod["main"]
+        assert check_timed_is_executed(scheduled, nest(workload), mapping) is None, mapping.line()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layer", LAYERS)
+def test_many_programs_are_equal(layer: str):
+    workload, rng = LAYERS[layer], random.Random(f"many programs {layer}")
+    for trial in range(100):
+        mapping = sample_mapping(workload, rng, spills=trial % 2 == 1)
+        scheduled = schedule(prim_func(workload), nest(workload), mapping).mod["main"]
+        assert check_timed_is_executed(scheduled, nest(workload), mapping) is None, mapping.line()
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_programs_of_fused_functions_are_equal(network: str):
+    rng = random.Random(network)
+    for func in functions(fuse(NETWORKS[network])):
+        found = read_nest(func)
+        assert isinstance(found, Nest)
+        for trial in range(6):
+            mapping = sample_mapping(found.workload, rng, spills=trial % 2 == 1)
+            scheduled = schedule(func, found, mapping).mod["main"]
+            assert check_timed_is_executed(scheduled, found, mapping) is None, mapping.line()
+
+
+def test_executed_programs_take_the_cycles_of_their_mappings():
+    arch, rng = load_arch("edge-256"), random.Random(0)
+    for layer in ("odd extents, uneven padding", "depthwise", "NHWC", "batched matmul"):
+        workload = LAYERS[layer]
+        for trial in range(4):
+            mapping = sample_mapping(workload, rng, spills=trial % 2 == 1)
+            scheduled = schedule(prim_func(workload), nest(workload), mapping).mod["main"]
+            executed = program_from_tir(exact_tiles(scheduled), nest(workload))
+            assert simulate_program(workload, arch, executed) == SimulatorModel().cost(workload, arch, mapping)
+
+
+# 7 rows on 2 cores are 4 + 3, in tiles of 3: 2 iterations on one core, 1 on the other.
+WORKLOAD = Workload.conv2d(K=6, C=5, OY=7, OX=4, FY=3, FX=3, padding=1, dtype="int8", out_dtype="int32")
+MAPPING = Mapping(
+    cores=Dims(OY=2), spm=Dims(K=4, C=3, OY=3, OX=4, FY=3, FX=3), rows=Dims(K=3), cols=Dims(OX=2), rf=Dims(FX=3),
+    dram_order=("K", "OY", "C"), spm_order=("OY", "C", "K", "OX", "FY"), spm_double=(Operand.W,),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ({"spm_double": ()}, "the code runs 'SPM holds 2 x W 4x3x3x3 of 8 bits', the simulator times 'SPM holds 1 x W"),
+        (
+            {"rf_double": (Operand.I,)},
+            "the code runs 'NoC I in: 1x1x1x4', the simulator times 'NoC I in: 1x1x1x4, double'",
+        ),
+        ({"dram_order": ("OY", "K", "C")}, "the code runs 'for K in dram by 4: 2 iterations', the simulator times"),
+        ({"rows": Dims(K=2)}, "the code runs 'for K in spm by 3: 2 or 1 iterations', the simulator times"),
+    ],
+)
+def test_another_mapping_is_noticed(change: dict[str, object], difference: str):
+    scheduled = schedule(prim_func(WORKLOAD), nest(WORKLOAD), MAPPING).mod["main"]
+    assert check_timed_is_executed(scheduled, nest(WORKLOAD), MAPPING) is None
+    found = check_timed_is_executed(scheduled, nest(WORKLOAD), replace(MAPPING, **change))
+    assert found is not None
+    assert found.startswith(difference)
+
+
+def changed(func: tirx.PrimFunc, name: str, change) -> tirx.PrimFunc:  # type: ignore[no-untyped-def]
+    """The function with one of its blocks changed."""
+
+    def visit(realize: s_tir.SBlockRealize) -> tirx.Stmt:
+        return change(realize) if realize.block.name_hint == name else realize
+
+    return func.with_body(tvm_ffi.structural_map(func.body, (s_tir.SBlockRealize, visit), order="post"))
+
+
+def unguarded(realize: s_tir.SBlockRealize) -> s_tir.SBlockRealize:
+    return s_tir.SBlockRealize(realize.iter_values, tirx.const(True, "bool"), realize.block)
+
+
+@pytest.mark.parametrize(
+    ("block", "difference"),
+    [
+        ("mac", "its guards do not cut K into tiles"),
+        ("W_global.spm", "does not copy exactly the tile along axis"),
+        ("pad_global.spm", "does not copy exactly the tile along axis"),
+        ("pad_global.spm_global.rf", "does not copy exactly the tile along axis"),
+        ("mac_global.spm", "does not copy exactly the tile along axis"),
+    ],
+)
+def test_code_without_its_guards_is_noticed(block: str, difference: str):
+    scheduled = exact_tiles(schedule(prim_func(WORKLOAD), nest(WORKLOAD), MAPPING).mod["main"])
+    with pytest.raises(ScheduleError, match=f"block {block}: {difference}"):
+        program_from_tir(changed(scheduled, block, unguarded), nest(WORKLOAD))
+
+
+def test_copies_in_idle_iterations_are_noticed():
+    # 5 rows on 2 cores are 3 + 2: one row per tile leaves the second core idle in the third iteration.
+    workload = Workload.conv2d(K=4, C=2, OY=5, OX=4, FY=1, FX=1, dtype="int8", out_dtype="int32")
+    mapping = Mapping(
+        cores=Dims(OY=2), spm=Dims(K=2, C=2, OY=1, OX=4), rf=Dims(K=2, C=2, OY=1, OX=4), dram_order=("OY", "K")
+    )
+    code = exact_tiles(schedule(prim_func(workload), nest(workload), mapping).mod["main"])
+    assert program_from_tir(code, nest(workload)) == program_of(workload, mapping)
+    with pytest.raises(ScheduleError, match="block W_global.spm: copies in iterations over OY that have no work"):
+        program_from_tir(changed(code, "W_global.spm", unguarded), nest(workload))
+
+
+@pytest.mark.parametrize("block", ["mac_dma", "mac_global.spm", "mac_global.spm_dma", "mac_global.spm_rf_noc"])
+def test_partial_sums_copied_at_the_wrong_moment_are_noticed(block: str):
+    workload = Workload.matmul(m=8, k=12, n=10, dtype="int8", out_dtype="int32")
+    mapping = Mapping(spm=Dims(OX=8, C=4, K=5), rf=Dims(OX=8, C=4, K=5), dram_order=("C", "K"), spill=True)
+    code = exact_tiles(schedule(prim_func(workload), nest(workload), mapping).mod["main"])
+    assert program_from_tir(code, nest(workload)) == program_of(workload, mapping)
+    try:
+        found = program_from_tir(changed(code, block, unguarded), nest(workload))
+    except ScheduleError:
+        return
+    assert found != program_of(workload, mapping)

@@ -39,6 +39,9 @@ IMPERFECT_SPACE = (
 CHUNK_TILES = 8
 """SPM tiles between two looks at the clock."""
 
+CHUNK_CORES = 16
+"""Factors across cores between two looks at the clock."""
+
 DIVES = ((16, 2), (64, 1))
 """(SPM tiles, classes under each) that are tried first, so that the proof starts with a good mapping."""
 
@@ -211,11 +214,11 @@ class _Search:
             [1] if name in REDUCTION_DIMS else [d for d in divisors_of(extent) if d <= most]
             for name, extent in zip(DIM_NAMES, self.workload.dims, strict=True)
         ]
-        found = []
+        found: list[NDArray[np.void]] = []
         for factors in sorted(itertools.product(*choices), key=lambda factors: (-math.prod(factors), factors)):
             if math.prod(factors) > most:
                 continue
-            if found and stop():
+            if len(found) % CHUNK_CORES == CHUNK_CORES - 1 and stop():
                 self.is_complete = False
                 break
             rows = [divisors_of(extent // f) for extent, f in zip(self.workload.dims, factors, strict=True)]

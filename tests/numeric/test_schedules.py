@@ -230,12 +230,13 @@ def test_epilogue_adds_extras_and_casts():
         np.testing.assert_array_equal(got, want.astype("int16"), err_msg=mapping.line())
 
 
-def test_large_layers_use_all_threads_and_stay_right():
+@pytest.mark.parametrize("order", ["K OY C", "C K OY"])
+def test_large_layers_use_all_threads_and_stay_right(order: str):
     # 16 * 5 * 24 * 25 * 9 = 432,000 multiply-accumulates: enough for threads; 25 rows in tiles of 7 leave 4 over.
     workload = Workload.conv2d(K=16, C=5, OY=25, OX=24, FY=3, FX=3, padding=1, dtype="int8", out_dtype="int32")
     mapping = Mapping(
         spm=Dims(K=6, C=2, OY=7, OX=24, FY=3, FX=3), rows=Dims(K=4), cols=Dims(OX=5), rf=Dims(OX=3, FX=3),
-        dram_order=("K", "OY", "C"), spm_order=("OY", "C", "K", "OX", "FY"),
+        dram_order=tuple(order.split()), spm_order=("OY", "C", "K", "OX", "FY"), spill=order == "C K OY",
     )  # fmt: skip
     func = exact_tiles(schedule(prim_func(workload), nest(workload), mapping).mod["main"])
     assert "T.parallel" in fit_to_host(func).script()

@@ -26,7 +26,7 @@ _list_tiles, _list_arrays, _single_energies = spm_tiles.list_tiles, array_tiles.
 _bound_floors, _join = join.bound_floors, join.join
 
 
-_NOT_COMPILED = ("__init__", "search", "relaxed")
+_NOT_COMPILED = ("__init__", "search", "relaxed", "unrollings")
 
 
 def _source_hash() -> str:

@@ -16,13 +16,14 @@ from cost_model.bounds import lower_bound
 from tvm_spm.arch import Arch
 from tvm_spm.cost import OBJECTIVES, Cost
 from tvm_spm.errors import NoMappingError, SpmError, did_you_mean
-from tvm_spm.exact.array_tiles import ARRAY_FIELDS, divisors_of, least_pes, make_shapes, unrollings
+from tvm_spm.exact.array_tiles import ARRAY_FIELDS, least_pes, make_shapes
 from tvm_spm.exact.finish import Best
 from tvm_spm.exact.join import CANDIDATE_FIELDS
 from tvm_spm.exact.kernel import bound_floors, list_arrays, list_tiles, search_floors, single_energies
 from tvm_spm.exact.problem import ENERGY, Problem, make_problem
 from tvm_spm.exact.relaxed import improve
 from tvm_spm.exact.spm_tiles import FLOOR_FIELDS, TOLERANCE
+from tvm_spm.exact.unrollings import divisors_of, unrollings
 from tvm_spm.mapping import Mapping
 from tvm_spm.mapping_batch import NUM_DIMS, decode, encode
 from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Workload

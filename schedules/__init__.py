@@ -35,7 +35,7 @@ class ScheduleTemplate(Protocol):
         ...
 
     def refuse(self, workload: Workload, mapping: Mapping) -> Rejection | None:
-        """Why no schedule can be generated for a legal mapping, or ``None``."""
+        """Why no schedule can be generated for a mapping, or ``None``; a legal one is never refused."""
         ...
 
 

@@ -83,23 +83,29 @@ def _box(reader: Placed, indices: Sequence[tirx.PrimExpr], around: Collection[ti
     for iter_var in reader.block.iter_vars:
         analyzer.bind(iter_var.var, iter_var.dom)
     conditions = _conditions(reader.realize.predicate)
-    values = dict(zip((v.var for v in reader.block.iter_vars), reader.realize.iter_values, strict=True))
-    last = {var: _last_values(value, conditions, inner, analyzer) for var, value in values.items()}
+    moving = [condition for condition in conditions if not _is_outside(condition.a, inner, analyzer)]
+    variables, values = [v.var for v in reader.block.iter_vars], list(reader.realize.iter_values)
+    linear = [_linear(analyzer.simplify(index), variables) for index in indices]
+    is_used = [any(int(factors[i]) for factors in linear) for i in range(len(variables))]
+    last = [
+        _last_values(value, moving, inner, analyzer) if used else []
+        for value, used in zip(values, is_used, strict=True)
+    ]
+    moved = copy.moved_indices if copy else []
     first, extents, guards = [], [], []
     single: set[tirx.Var] = set()
-    for axis, index in enumerate(indices):
-        *factors, rest = _linear(analyzer.simplify(index), list(values))
-        element = rest + sum(factor * value for factor, value in zip(factors, values.values(), strict=True))
-        if sum(int(factor) != 0 for factor in factors) == 1:
+    for axis, (*factors, rest) in enumerate(linear):
+        used = [(factor, value) for factor, value in zip(factors, values, strict=True) if int(factor)]
+        element = rest + sum(factor * value for factor, value in used)
+        if len(used) == 1:
             single.update(tirx.analysis.undefined_vars(element))
         start = analyzer.simplify(_linear(element, [loop.loop_var for loop in inner])[-1])
-        bounds = list(_bounds(factors, rest, list(last.values())))
+        bounds = list(_bounds(factors, rest, last))
         spans = [analyzer.simplify(bound - start) for bound in bounds]
         extents.append(1 + min(int(span) for span in spans if isinstance(span, tirx.IntImm)))
         first.append(start)
         if copy is not None:
-            excess = [analyzer.simplify(copy.moved_indices[axis] - bound) for bound in bounds]
-            guards += [each <= 0 for each in excess]
+            guards += [analyzer.simplify(moved[axis] - bound) <= 0 for bound in bounds]
     if copy is not None:
         guards = _idle_guards(conditions, inner, single, analyzer) + guards
     return _Box(first, extents, [guard for guard in guards if not analyzer.can_prove(guard)])
@@ -138,20 +144,30 @@ def _conditions(predicate: tirx.PrimExpr) -> list[tirx.LT]:
 
 def _is_outside(value: tirx.PrimExpr, inner: Sequence[tirx.For], analyzer: sym.Analyzer) -> bool:
     *factors, _ = _linear(value, [loop.loop_var for loop in inner])
-    return all(analyzer.can_prove_equal(factor, 0) for factor in factors)
+    return all(
+        int(factor) == 0 if isinstance(factor, tirx.IntImm) else analyzer.can_prove_equal(factor, 0)
+        for factor in factors
+    )
 
 
 def _last_values(
-    value: tirx.PrimExpr, conditions: Sequence[tirx.LT], inner: Sequence[tirx.For], analyzer: sym.Analyzer
+    value: tirx.PrimExpr, moving: Sequence[tirx.LT], inner: Sequence[tirx.For], analyzer: sym.Analyzer
 ) -> list[tirx.PrimExpr]:
-    """Upper bounds of an iteration variable over the inner loops; each holds, and the least is reached."""
+    """Upper bounds of an iteration variable over the inner loops; each holds, and the least is reached.
+
+    Args:
+        value: Of the variable.
+        moving: Conditions that test the inner loops.
+        inner: The loops.
+        analyzer: Knows the domains.
+    """
     *factors, rest = _linear(value, [loop.loop_var for loop in inner])
     bounds = [rest + sum(factor * (loop.extent - 1) for factor, loop in zip(factors, inner, strict=True))]
     if _is_outside(value, inner, analyzer):
         return bounds
-    for condition in conditions:
+    for condition in moving:
         left = value - condition.a
-        if not _is_outside(condition.a, inner, analyzer) and _is_outside(left, inner, analyzer):
+        if _is_outside(left, inner, analyzer):
             bounds.append(analyzer.simplify(left) + condition.b - 1)
     return bounds
 

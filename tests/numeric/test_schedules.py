@@ -273,6 +273,25 @@ def test_epilogue_runs_once_per_output_although_sums_spill():
 
 
 @pytest.mark.parametrize("spills", [False, True])
+def test_the_copy_to_spm_transposes(spills: bool):
+    stored, weight = te.placeholder((12, 6), "int8", "stored"), te.placeholder((12, 10), "int8", "weight")
+    data = te.compute((6, 12), lambda i, j: stored[j, i], name="transpose")
+    k = te.reduce_axis((0, 12), "k")
+    total = te.compute((6, 10), lambda i, j: te.sum(data[i, k].astype("int32") * weight[k, j].astype("int32"), k))
+    func = te.create_prim_func([stored, weight, total])
+    found = read_nest(func)
+    assert isinstance(found, Nest)
+    rng = np.random.default_rng(0)
+    arrays = [rng.integers(-9, 10, shape).astype("int8") for shape in ((12, 6), (12, 10))]
+    for seed in range(3):
+        mapping = sample_mapping(found.workload, random.Random(seed), spills=spills)
+        scheduled = schedule(func, found, mapping).mod["main"]
+        assert check_timed_is_executed(scheduled, found, mapping) is None
+        got = run(scheduled, found.workload, arrays, poison=True)
+        np.testing.assert_array_equal(got, arrays[0].T.astype("int32") @ arrays[1].astype("int32"))
+
+
+@pytest.mark.parametrize("spills", [False, True])
 def test_the_trace_replays_to_the_same_function(spills: bool):
     workload = LAYERS["depthwise, multiplier 2"]
     func = prim_func(workload)

@@ -11,6 +11,8 @@ import tvm
 from numpy.typing import NDArray
 from tvm import tirx
 
+from schedules import ScheduleError
+
 Ints = NDArray[np.int64]
 Number = TypeVar("Number", np.int64, np.bool_)
 Booleans = NDArray[np.bool_]
@@ -93,6 +95,9 @@ def value_of(expr: tirx.PrimExpr, bound: Mapping[tirx.Var, Value]) -> Value:
     Args:
         expr: Of integers and booleans.
         bound: Variables that stand for expressions; all others are loops.
+
+    Raises:
+        ScheduleError: An operation is not understood.
     """
     if isinstance(expr, tvm.ir.Var):
         return bound[expr] if expr in bound else loop_value(expr)
@@ -101,7 +106,9 @@ def value_of(expr: tirx.PrimExpr, bound: Mapping[tirx.Var, Value]) -> Value:
         return Value(frozenset(), lambda grid: number)
     if isinstance(expr, tirx.Cast):
         return value_of(expr.value, bound)
-    operation = _OPERATIONS[type(expr)]
+    operation = _OPERATIONS.get(type(expr))
+    if operation is None:
+        raise ScheduleError(f"index or guard {expr}: a {type(expr).__name__} is not understood")
     left, right = value_of(expr.a, bound), value_of(expr.b, bound)
     return Value(left.loops | right.loops, lambda grid: operation(left.at(grid), right.at(grid)))
 

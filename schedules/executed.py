@@ -141,20 +141,11 @@ class Code:
             dims = [d for d, _ in axis.terms if self.nest.workload.dims[d] > 1]
             mine = [guard for guard in guards if self._concerns(guard, index, dims, own)]
             guards = [guard for guard in guards if guard not in mine]
-            tile_elems.append(
-                self._check_axis(
-                    name,
-                    depth,
-                    axis,
-                    dims,
-                    index,
-                    mine,
-                    own,
-                    grid,
-                    is_absolute=path == "DMA",
-                    has_holes=operand is Operand.O,
-                )
-            )
+            extent = self._check_axis(
+                name, depth, axis, dims, index, mine, own, grid, is_absolute=path == "DMA",
+                has_holes=operand is Operand.O,
+            )  # fmt: skip
+            tile_elems.append(extent)
         self._check_idle(name, depth, [d for axis in axes for d, _ in axis.terms], guards)
         is_double = DOUBLE in block.block.annotations
         copy = Copy(
@@ -179,13 +170,9 @@ class Code:
         """The axes of what is copied, in the order of the tensor, and the index along each."""
         values = _iter_values(block)
         is_write = (direction == "out") if path == "DMA" else (direction == "in")
-        outside = "global.rf" if path == "NoC" else ""
+        scopes = ("global.rf",) if path == "NoC" else ("", "global")
         regions = block.block.writes if is_write else block.block.reads
-        region = next(
-            region
-            for region in regions
-            if region.source.scope() == outside or (not outside and _is_dram(region.source.scope()))
-        )
+        region = next(region for region in regions if region.source.scope() in scopes)
         indices = [value_of(axis.min, values) for axis in region.region]
         axes = self.nest.workload.projection(operand).axes
         if path == "NoC":
@@ -293,10 +280,6 @@ class Code:
             operand=copy.operand, extents=tuple(extents), elem_bits=dtype_bits(str(staged.dtype)),
             count=2 if copy.is_double else 1,
         )  # fmt: skip
-
-
-def _is_dram(scope: str) -> bool:
-    return scope in ("", "global")
 
 
 def _iter_values(block: Placed) -> dict[tirx.Var, Value]:

@@ -44,10 +44,12 @@ def stage_partial_sums(func: tirx.PrimFunc) -> tirx.PrimFunc:
                 where c >= 1: O[tile k] = relu(mac_spm[tile k])
 
     Args:
-        func: Scheduled, its blocks not lowered yet; one without interrupted sums is returned as it is.
+        func: Scheduled, its blocks not lowered yet; one without interrupted sums, or whose schedule already starts them
+            apart, is returned as it is.
     """
     placed = list(placed_blocks(func.body))
-    mac = next((block for block in placed if ACCUMULATE in block.block.annotations), None)
+    interrupted = (block for block in placed if ACCUMULATE in block.block.annotations and block.block.init is not None)
+    mac = next(interrupted, None)
     if mac is None:
         return func
     sums = _Sums(mac)

@@ -145,3 +145,17 @@ def test_partial_sums_copied_at_the_wrong_moment_are_noticed(block: str):
     except ScheduleError:
         return
     assert found != program_of(workload, mapping)
+
+
+def test_sums_in_place_are_noticed():
+    # Schedules made before partial sums were copied start their sums apart and add in SPM.
+    workload = Workload.matmul(m=8, k=12, n=10, dtype="int8", out_dtype="int32")
+    mapping = Mapping(
+        spm=Dims(OX=8, C=12, K=5), rf=Dims(OX=4, C=4), dram_order=("K",), spm_order=("C", "OX", "K")
+    )  # fmt: skip
+    made = schedule(prim_func(workload), nest(workload), mapping)
+    assert check_timed_is_executed(made.mod["main"], nest(workload), mapping) is None
+    block = made.get_sblock("mac")
+    made.decompose_reduction(block, made.get_loops(block)[1])
+    found = check_timed_is_executed(made.mod["main"], nest(workload), mapping)
+    assert found == "the code runs 'step of rows 1 | cols 1 | RF C=4 OX=4', the simulator times 'NoC O in revisit: 4x1'"

@@ -26,6 +26,7 @@ from tvm_spm.saved_run import save_workloads
 from tvm_spm.scheduled_network import ScheduledNetwork, make_schedule, schedule_network
 from tvm_spm.task_tuner import TaskOutcome, TunerOptions, tune_workload
 from tvm_spm.tuning_result import TaskResult, TuningResult
+from tvm_spm.warm_up import compile_all, is_compiled
 from tvm_spm.workload import HostCall, VectorWork, Workload
 
 if TYPE_CHECKING:
@@ -94,6 +95,10 @@ def tune_network(
     log = RunLog.open(options.workdir, arch, model_name=_name_of(mod), model_sha256=_hash_of(extraction))
     if options.workdir is not None:
         save_workloads(options.workdir, arch, _named_workloads(extraction))
+    if not is_compiled():
+        with clock.phase("compile"):
+            progress.phase("compile (first run only)", total=2, unit="parts")
+            compile_all(progress.step)
     with clock.phase("search"):
         outcomes, hosted = _tune_tasks(extraction, arch, options, log, executor, measurer, progress, should_stop)
     mappings = {index: outcome.best.mapping for index, outcome in outcomes.items()}

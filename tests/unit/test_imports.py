@@ -20,7 +20,7 @@ LAYERS = (
     ("tvm_spm.network_tuner",),
     ("tvm_spm.tuning_result", "tvm_spm.run_log", "tvm_spm.scheduled_network"),
     ("tvm_spm.saved_run",),
-    ("tvm_spm.verify", "tvm_spm.progress", "tvm_spm.task_tuner"),
+    ("tvm_spm.verify", "tvm_spm.progress", "tvm_spm.task_tuner", "tvm_spm.warm_up"),
     ("tvm_spm.frontend", "tvm_spm.database"),
     ("schedules", "tvm_spm.models"),
     ("tvm_spm.runtime",),

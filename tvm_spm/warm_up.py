@@ -1,0 +1,68 @@
+"""The first run compiles: half of it in a second process, so that two cores share the wait.
+
+Compiled code is kept on disk (numba's cache), so later runs only load it.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from cost_model import batched
+from cost_model.simulator import events, simulate_batch
+from tvm_spm.arch import load_arch
+from tvm_spm.exact import exact_search
+from tvm_spm.mapspace import MapSpace
+from tvm_spm.workload import Workload
+
+
+def is_compiled() -> bool:
+    """Whether the code of an earlier run is on disk."""
+    return all(
+        any(Path(function.stats.cache_path).glob(f"*{function.py_func.__name__}*.nbi"))
+        for function in (batched.evaluate_rows, events.simulate_rows)
+    )
+
+
+def compile_all(report: Callable[[str], None] = lambda text: None) -> None:
+    """Compile, or load, everything that a search calls.
+
+    Args:
+        report: Told when a part is ready.
+    """
+    other = subprocess.Popen([sys.executable, "-m", "tvm_spm.warm_up"])
+    try:
+        _compile_exact()
+        report("exact search compiled")
+        other.wait()
+        report("models compiled")
+    finally:
+        if other.poll() is None:
+            other.kill()
+
+
+def _compile_exact() -> None:
+    exact_search(_toy(), load_arch("edge-256"))
+
+
+def _compile_models() -> None:
+    workload, arch = _toy(), load_arch("edge-256")
+    space, rng = MapSpace(workload=workload, arch=arch), np.random.default_rng(0)
+    default = space.default_mapping()
+    assert default is not None
+    batch = space.sample(rng, 4)
+    space.check(space.cross(space.mutate(batch, rng), batch, rng))
+    batched.evaluate_batch(workload, arch, batch)
+    simulate_batch(workload, arch, [default])
+
+
+def _toy() -> Workload:
+    return Workload.conv2d(K=4, C=4, OY=4, OX=4, FY=3, FX=3, padding=1)
+
+
+if __name__ == "__main__":
+    _compile_models()

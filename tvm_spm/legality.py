@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from tvm_spm.arch import Arch
 from tvm_spm.mapping import Mapping
-from tvm_spm.rejection import REASONS, Rejection
+from tvm_spm.rejection import Rejection
 from tvm_spm.units import bits_to_bytes, ceil_div
 from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Dims, Operand, Workload
 
@@ -16,8 +16,8 @@ Rule = Callable[[Workload, Arch, Mapping], "Rejection | None"]
 
 def check(workload: Workload, arch: Arch, mapping: Mapping) -> Rejection | None:
     """The first broken rule, or ``None`` for a legal mapping."""
-    for reason in REASONS:
-        rejection = RULES[reason](workload, arch, mapping)
+    for rule in RULES.values():
+        rejection = rule(workload, arch, mapping)
         if rejection is not None:
             return rejection
     return None
@@ -157,7 +157,7 @@ RULES: dict[str, Rule] = {
     "rows": refuse_rows, "cols": refuse_cols, "idle-pe": refuse_idle_pe, "tile": refuse_tile, "order": refuse_order,
     "spm-capacity": refuse_spm_capacity, "rf-capacity": refuse_rf_capacity, "spill": refuse_spill,
 }  # fmt: skip
-"""One rule per reason."""
+"""One rule per reason that does not come from a user's constraints."""
 
 
 def spilling_loops(workload: Workload, mapping: Mapping) -> tuple[str, ...]:

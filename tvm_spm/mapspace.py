@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -12,18 +13,28 @@ from numpy.typing import NDArray
 
 from tvm_spm import legality
 from tvm_spm.arch import Arch
-from tvm_spm.legality_batch import check_rows, count_reasons, limits_of
+from tvm_spm.constraints import FACTOR_LEVELS, UNLIMITED, Constraints
+from tvm_spm.constraints_batch import allows_rows
+from tvm_spm.errors import NoMappingError
+from tvm_spm.legality_batch import check_rows, count_reasons
 from tvm_spm.mapping import Mapping
-from tvm_spm.mapping_batch import MappingBatch, concat, encode
+from tvm_spm.mapping_batch import MappingBatch, concat, decode, encode
+from tvm_spm.mapspace_conflict import conflict_of, smallest_allowed
 from tvm_spm.mapspace_count import count_mappings
 from tvm_spm.mapspace_default import default_mapping, smallest_mapping
-from tvm_spm.mapspace_repair import Knobs, empty_batch
+from tvm_spm.mapspace_estimate import rough_cycles
+from tvm_spm.mapspace_knobs import Knobs, make_knobs
+from tvm_spm.mapspace_repair import empty_batch
 from tvm_spm.mapspace_rows import cross_rows, draw_rows, hash_rows, mutate_rows
 from tvm_spm.mapspace_tiles import is_rf, is_tile, snap_factor
+from tvm_spm.rejection import REASONS
 from tvm_spm.units import ceil_div
 from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Dims, Operand, Workload
 
 MAX_REDRAWS = 64
+
+_NUM_DRAWN = 64
+_NUM_IMPROVEMENTS = 12
 
 DimChoice = tuple[int, int, int, int, int]
 """One dim's factor across cores, SPM tile, factors along rows and columns, and RF tile."""
@@ -45,6 +56,7 @@ class MapSpace:
         allow_spill: Also orders that evict unfinished outputs from SPM; their mappings carry ``spill``.
         rows_dims: Dims that may be unrolled along the PE rows.
         cols_dims: Dims that may be unrolled along the PE columns.
+        constraints: What every point satisfies besides.
     """
 
     workload: Workload
@@ -53,16 +65,11 @@ class MapSpace:
     allow_spill: bool = False
     rows_dims: tuple[str, ...] = DIM_NAMES
     cols_dims: tuple[str, ...] = DIM_NAMES
+    constraints: Constraints = Constraints()
 
     def knobs(self) -> Knobs:
         """The same description as arrays."""
-        return Knobs(
-            limits=limits_of(self.workload, self.arch),
-            perfect=self.perfect,
-            allow_spill=self.allow_spill,
-            may_rows=np.array([name in self.rows_dims for name in DIM_NAMES]),
-            may_cols=np.array([name in self.cols_dims for name in DIM_NAMES]),
-        )
+        return _knobs_of(self)
 
     @property
     def num_mappings(self) -> int:
@@ -72,7 +79,8 @@ class MapSpace:
     def sample(self, rng: Generator, num_mappings: int) -> MappingBatch:
         """Random points, drawn so that they fill the array and shrunk so that they fit.
 
-        Every legal point can come up. If not even the smallest tiles fit, the points are not legal.
+        Every legal point can come up. If not even the smallest tiles fit, the points are not legal; nor are some if
+        constraints are hard to meet.
         """
         batch = empty_batch(num_mappings)
         draw_rows(self.knobs(), batch, rng)
@@ -103,8 +111,12 @@ class MapSpace:
         return found
 
     def check(self, batch: MappingBatch) -> NDArray[np.int8]:
-        """``legality_batch.check_batch`` for this workload and arch."""
-        return check_rows(limits_of(self.workload, self.arch), batch)
+        """``legality_batch.check_batch`` for this workload and arch; what breaks a constraint is not legal either."""
+        knobs = self.knobs()
+        codes = check_rows(knobs.limits, batch)
+        if self.constraints:
+            codes[(codes == 0) & ~allows_rows(knobs.rules, batch)] = 1 + REASONS.index("constraint")
+        return codes
 
     def contains(self, mapping: Mapping) -> bool:
         """Whether a mapping is a legal point of the space."""
@@ -112,6 +124,8 @@ class MapSpace:
         if legality.check(self.workload, self.arch, mapping) is not None:
             return False
         if mapping.canonical(self.workload) != mapping or not all(self._has(name, mapping) for name in DIM_NAMES):
+            return False
+        if not self.constraints.allows(mapping, self.workload):
             return False
         spilling = bool(legality.spilling_loops(self.workload, mapping))
         factors = mapping.dram_factors(extents)
@@ -138,22 +152,62 @@ class MapSpace:
         num_cores = 1 if name in REDUCTION_DIMS else self.arch.cores.count
         num_rows = self.arch.pe.rows if name in self.rows_dims else 1
         num_cols = self.arch.pe.cols if name in self.cols_dims else 1
+        low, high = dict.fromkeys(FACTOR_LEVELS, 1), dict.fromkeys(FACTOR_LEVELS, UNLIMITED)
+        for level, dim, least, most in self.constraints.bounds(self.workload.dims):
+            if dim == name:
+                low[level], high[level] = max(low[level], least), min(high[level], most)
+
+        def allowed(level: str, value: int) -> bool:
+            return low[level] <= value <= high[level]
+
         found = []
         for cores in (f for f in range(1, min(extent, num_cores) + 1) if snap_factor(extent, f, perfect) == f):
             core_tile = ceil_div(extent, cores)
             for spm in (t for t in range(1, core_tile + 1) if is_tile(core_tile, t, 1, perfect)):
+                if not (allowed("cores", cores) and allowed("SPM", spm) and allowed("DRAM", ceil_div(core_tile, spm))):
+                    continue
                 for rows, cols in itertools.product(range(1, num_rows + 1), range(1, num_cols + 1)):
                     if rows * cols > spm or (perfect and spm % (rows * cols)):
                         continue
+                    if not (allowed("rows", rows) and allowed("cols", cols)):
+                        continue
                     share = ceil_div(spm, rows * cols)
                     found += [
-                        (cores, spm, rows, cols, t) for t in range(1, share + 1) if is_rf(spm, rows * cols, t, perfect)
+                        (cores, spm, rows, cols, t)
+                        for t in range(low["RF"], min(share, high["RF"]) + 1)
+                        if is_rf(spm, rows * cols, t, perfect)
                     ]
         return tuple(found)
 
     def default_mapping(self) -> Mapping | None:
         """A sensible untuned choice, always the same; ``None`` only if no mapping is legal at all."""
-        return default_mapping(self.workload, self.arch, self.knobs())
+        free = default_mapping(self.workload, self.arch, self._unconstrained().knobs())
+        return self._constrained_default(free) if self.constraints and free is not None else free
+
+    def require_default(self) -> Mapping:
+        """``default_mapping``, or an error that says why there is none.
+
+        Raises:
+            NoMappingError: Names the constraints that conflict, or counts the reasons.
+        """
+        mapping = self.default_mapping()
+        if mapping is not None:
+            return mapping
+        where = f"{self.workload} on {self.arch.name}"
+        if conflict := self.conflict():
+            raise NoMappingError(f"{where}: {conflict}")
+        reasons = ", ".join(f"{reason} removed {count:,}" for reason, count in self.explain_empty().items())
+        raise NoMappingError(f"{where}: no legal mapping; of those tried, {reasons}")
+
+    def conflict(self) -> str:
+        """The fewest constraints that leave no legal mapping, and why; empty if there is one, or none without them."""
+        if not self.constraints or self._unconstrained()._is_empty():
+            return ""
+
+        def knobs_with(constraints: Constraints) -> Knobs:
+            return replace(self, constraints=constraints).knobs()
+
+        return conflict_of(self.workload, self.arch, self.constraints, knobs_with)
 
     def explain_empty(self, num_samples: int = 1000) -> dict[str, int]:
         """Why the space holds no legal mapping.
@@ -163,16 +217,43 @@ class MapSpace:
 
         Returns:
             Per reason how many of the drawn points it removed, the reason followed by what is wrong with the smallest
-            possible mapping; empty if there are legal mappings.
+            possible mapping, or by the constraints that conflict; empty if there are legal mappings.
         """
-        if self.default_mapping() is not None:
+        if not self._is_empty():
             return {}
+        if conflict := self.conflict():
+            return {f"constraint ({conflict})": num_samples}
         why = legality.check(self.workload, self.arch, smallest_mapping(self.workload))
         counts = count_reasons(self.check(self.sample(np.random.default_rng(0), num_samples)))
         return {
             f"{reason} ({why})" if why is not None and why.reason == reason else reason: count
             for reason, count in counts.items()
         }
+
+    def _is_empty(self) -> bool:
+        return smallest_allowed(self.workload, self.arch, self.knobs()) is None
+
+    def _unconstrained(self) -> MapSpace:
+        return replace(self, constraints=Constraints())
+
+    def _constrained_default(self, free: Mapping) -> Mapping | None:
+        """From the default without constraints, moved into the space, and some draws, improved by small changes."""
+        if self.contains(free):
+            return free
+        least = smallest_allowed(self.workload, self.arch, self.knobs())
+        if least is None:
+            return None
+        rng = np.random.default_rng(0)
+        moved = self.mutate(encode([free] * _NUM_DRAWN), rng)
+        found = self._legal_points(concat([moved, self.sample(rng, _NUM_DRAWN)])) | {least}
+        best = least
+        for _ in range(_NUM_IMPROVEMENTS):
+            best = min(sorted(found, key=str), key=lambda m: rough_cycles(self.workload, self.arch, m))
+            found = {best} | self._legal_points(self.mutate(encode([best] * _NUM_DRAWN), rng))
+        return best
+
+    def _legal_points(self, batch: MappingBatch) -> set[Mapping]:
+        return {decode(batch, int(row)) for row in np.flatnonzero(self.check(batch) == 0)}
 
     def _has(self, name: str, mapping: Mapping) -> bool:
         """Whether the knobs offer what a legal mapping does with one dim."""
@@ -197,6 +278,12 @@ class MapSpace:
                     yield (choice, *rest)
 
     def _arrange(self, tiles: Mapping) -> Iterator[Mapping]:
+        """All orders and bufferings of given tiles."""
+        for mapping in self._arrange_freely(tiles):
+            if not self.constraints or self.constraints.allows(mapping, self.workload):
+                yield mapping
+
+    def _arrange_freely(self, tiles: Mapping) -> Iterator[Mapping]:
         dram, inner = tiles.dram_factors(self.workload.dims), tiles.spm_factors()
         outer_loops = [name for name in DIM_NAMES if dram[name] > 1]
         inner_loops = [name for name in DIM_NAMES if inner[name] > 1]
@@ -210,6 +297,19 @@ class MapSpace:
                         dram_order=dram_order, spm_order=spm_order, spm_double=spm_double, rf_double=rf_double,
                     )  # fmt: skip
                     yield replace(mapping, spill=bool(legality.spilling_loops(self.workload, mapping)))
+
+
+@functools.lru_cache(maxsize=32)
+def _knobs_of(space: MapSpace) -> Knobs:
+    return make_knobs(
+        space.workload,
+        space.arch,
+        perfect=space.perfect,
+        allow_spill=space.allow_spill,
+        rows_dims=space.rows_dims,
+        cols_dims=space.cols_dims,
+        constraints=space.constraints,
+    )
 
 
 def fingerprints(batch: MappingBatch) -> NDArray[np.uint64]:

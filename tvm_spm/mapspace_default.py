@@ -10,7 +10,7 @@ from tvm_spm import legality
 from tvm_spm.arch import Arch
 from tvm_spm.mapping import Mapping
 from tvm_spm.mapspace_estimate import rough_cycles
-from tvm_spm.mapspace_repair import Knobs
+from tvm_spm.mapspace_knobs import Knobs
 from tvm_spm.mapspace_tiles import snap_factor, snap_rf, snap_tile, tile_above
 from tvm_spm.units import ceil_div
 from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Dims, Operand, Workload

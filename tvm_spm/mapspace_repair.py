@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numba import njit
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from tvm_spm.legality_batch import Limits, fits_rf, fits_spm, spills
+from tvm_spm.constraints_batch import ANY_BUFFERS, COLS, ROWS
+from tvm_spm.legality_batch import fits_rf, fits_spm, spills
 from tvm_spm.mapping_batch import NO_DIM, NUM_DIMS, MappingBatch
-from tvm_spm.mapspace_tiles import (
-    snap_factor,
-    snap_rf,
-    snap_tile,
-    tile_below,
+from tvm_spm.mapspace_knobs import (
+    Knobs,
+    bound_below,
+    bound_rf,
+    bound_tile,
+    enforce_order,
+    repair_bound_axes,
+    repair_bound_cores,
 )
-
-
-class Knobs(NamedTuple):
-    """What a ``MapSpace`` allows, as arrays over the dims."""
-
-    limits: Limits
-    perfect: bool
-    allow_spill: bool
-    may_rows: NDArray[np.bool_]
-    may_cols: NDArray[np.bool_]
+from tvm_spm.mapspace_tiles import snap_factor, snap_rf, snap_tile, tile_below
 
 
 def empty_batch(num_mappings: int) -> MappingBatch:
@@ -95,6 +88,12 @@ def repair_axes(
 @njit(cache=True)
 def _snap_dim(knobs: Knobs, batch: MappingBatch, row: int, d: int, core_tile: int, wanted: int) -> None:
     num_pes = batch.rows[row, d] * batch.cols[row, d]
+    if knobs.is_bound[d]:
+        tile = bound_tile(knobs.rules, d, core_tile, num_pes, wanted, knobs.perfect)
+        if tile:
+            batch.spm[row, d] = tile
+            batch.rf[row, d] = bound_rf(knobs.rules, d, tile, num_pes, batch.rf[row, d], knobs.perfect)
+            return
     batch.spm[row, d] = snap_tile(core_tile, wanted, num_pes, knobs.perfect)
     batch.rf[row, d] = snap_rf(batch.spm[row, d], num_pes, batch.rf[row, d], knobs.perfect)
 
@@ -109,11 +108,17 @@ def _shrink_rf(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator) -> N
             if rf[d] > 1:
                 num_pes = batch.rows[row, d] * batch.cols[row, d]
                 wanted = rf[d] - 1 if rng.random() < 0.5 else (rf[d] + 1) // 2
-                rf[d] = snap_rf(batch.spm[row, d], num_pes, wanted, knobs.perfect)
+                if knobs.is_bound[d]:
+                    tile = bound_rf(knobs.rules, d, batch.spm[row, d], num_pes, wanted, knobs.perfect)
+                    if tile == 0 or tile >= rf[d]:
+                        continue
+                    rf[d] = tile
+                else:
+                    rf[d] = snap_rf(batch.spm[row, d], num_pes, wanted, knobs.perfect)
                 shrunk = True
                 break
         if not shrunk:
-            if batch.rf_double[row] == 0:
+            if batch.rf_double[row] == 0 or knobs.rules.double[1] != ANY_BUFFERS:
                 return
             batch.rf_double[row] &= batch.rf_double[row] - 1
 
@@ -124,17 +129,26 @@ def _shrink_spm_once(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator
     for i in range(NUM_DIMS):
         d = (first + i) % NUM_DIMS
         num_pes = batch.rows[row, d] * batch.cols[row, d]
-        below = tile_below(core_tile[d], batch.spm[row, d], num_pes, knobs.perfect)
+        spm = batch.spm[row, d]
+        if knobs.is_bound[d]:
+            below = bound_below(knobs.rules, d, core_tile[d], num_pes, spm, knobs.perfect)
+        else:
+            below = tile_below(core_tile[d], spm, num_pes, knobs.perfect)
         if below:
             if rng.random() < 0.5:
-                below = min(below, snap_tile(core_tile[d], (batch.spm[row, d] + 1) // 2, num_pes, knobs.perfect))
+                below = min(below, snap_tile(core_tile[d], (spm + 1) // 2, num_pes, knobs.perfect))
             _snap_dim(knobs, batch, row, d, core_tile[d], below)
-            return True
-    if batch.spm_double[row]:
+            if batch.spm[row, d] < spm:
+                return True
+    if batch.spm_double[row] and knobs.rules.double[0] == ANY_BUFFERS:
         batch.spm_double[row] &= batch.spm_double[row] - 1
         return True
     for i in range(NUM_DIMS):
         d = (first + i) % NUM_DIMS
+        if knobs.is_bound[d] and (
+            max(knobs.rules.low[ROWS, d], knobs.rules.low[COLS, d]) > 1 or not knobs.left[d, batch.cores[row, d], 1]
+        ):
+            continue
         if batch.rows[row, d] * batch.cols[row, d] > 1:
             batch.rows[row, d] = 1
             batch.cols[row, d] = 1
@@ -145,7 +159,12 @@ def _shrink_spm_once(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator
 
 @njit(cache=True)
 def _repair_order(
-    knobs: Knobs, rng: Generator, order: NDArray[np.int8], loops: NDArray[np.bool_], grouped: bool
+    knobs: Knobs,
+    rng: Generator,
+    order: NDArray[np.int8],
+    loops: NDArray[np.bool_],
+    grouped: bool,
+    outside: NDArray[np.bool_],
 ) -> None:
     """Keep the loops that iterate, insert missing ones anywhere; grouped: reduction loops go inside all others."""
     kept = np.empty(NUM_DIMS, dtype=np.int8)
@@ -172,15 +191,26 @@ def _repair_order(
                 order[filled] = kept[i]
                 filled += 1
         if not grouped:
-            return
+            break
+    if knobs.has_order:
+        enforce_order(outside, knobs.limits.is_reduction, grouped, order, count)
 
 
 @njit(cache=True)
 def repair_row(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator) -> None:
     """Move a row to a point of the space nearby, small enough for the memories if that is possible at all."""
     core_tile = np.empty(NUM_DIMS, dtype=np.int64)
-    _repair_cores(knobs, rng, batch.cores[row], core_tile)
-    repair_axes(knobs, rng, batch.rows[row], batch.cols[row], core_tile)
+    if knobs.is_bound.any():
+        repair_bound_cores(knobs, pick_below(rng, NUM_DIMS), batch.cores[row], core_tile)
+        first = pick_below(rng, NUM_DIMS)
+        repair_bound_axes(knobs, first, batch.cores[row], batch.rows[row], batch.cols[row], core_tile)
+    else:
+        _repair_cores(knobs, rng, batch.cores[row], core_tile)
+        repair_axes(knobs, rng, batch.rows[row], batch.cols[row], core_tile)
+    if knobs.rules.double[0] != ANY_BUFFERS:
+        batch.spm_double[row] = knobs.rules.double[0]
+    if knobs.rules.double[1] != ANY_BUFFERS:
+        batch.rf_double[row] = knobs.rules.double[1]
     for d in range(NUM_DIMS):
         _snap_dim(knobs, batch, row, d, core_tile[d], batch.spm[row, d])
     while not fits_spm(knobs.limits, batch.spm[row], batch.spm_double[row]):
@@ -191,6 +221,6 @@ def repair_row(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator) -> N
     for d in range(NUM_DIMS):
         outer[d] = core_tile[d] > batch.spm[row, d]
         inner[d] = batch.spm[row, d] > batch.rf[row, d] * batch.rows[row, d] * batch.cols[row, d]
-    _repair_order(knobs, rng, batch.dram_order[row], outer, not knobs.allow_spill)
-    _repair_order(knobs, rng, batch.spm_order[row], inner, False)
+    _repair_order(knobs, rng, batch.dram_order[row], outer, not knobs.allow_spill, knobs.rules.outside[0])
+    _repair_order(knobs, rng, batch.spm_order[row], inner, False, knobs.rules.outside[1])
     batch.spill[row] = knobs.allow_spill and spills(knobs.limits, core_tile, batch.spm[row], batch.dram_order[row])

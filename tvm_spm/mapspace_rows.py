@@ -8,7 +8,8 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from tvm_spm.mapping_batch import NO_DIM, NUM_DIMS, MappingBatch
-from tvm_spm.mapspace_repair import Knobs, pick_below, repair_axes, repair_row
+from tvm_spm.mapspace_knobs import Knobs
+from tvm_spm.mapspace_repair import pick_below, repair_axes, repair_row
 from tvm_spm.mapspace_tiles import random_rf, random_tile, snap_factor, snap_tile, tile_above, tile_below
 
 NUM_MUTATIONS = 9

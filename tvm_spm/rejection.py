@@ -6,9 +6,12 @@ from dataclasses import dataclass
 
 REASONS = (
     "cores", "core-reduction", "idle-core", "rows", "cols", "idle-pe", "tile", "order", "spm-capacity", "rf-capacity",
-    "spill",
+    "spill", "constraint",
 )  # fmt: skip
-"""Every reason, in the order of checking; the batched check returns 1 + the index of the first, 0 if legal."""
+"""Every reason, in the order of checking; the batched check returns 1 + the index of the first, 0 if legal.
+
+All but ``constraint``, which a user asks for, follow from the workload and the accelerator.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

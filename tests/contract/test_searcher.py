@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from tests.mapspace_cases import small_arch
 from tvm_spm.arch import load_arch
+from tvm_spm.constraints import Constraints, dataflow
 from tvm_spm.mapping import Mapping
 from tvm_spm.mapping_batch import MappingBatch, decode
 from tvm_spm.mapspace import MapSpace
@@ -33,6 +35,12 @@ LARGE = MapSpace(
 )
 SMALL = MapSpace(workload=Workload.matmul(m=1, k=2, n=2), arch=small_arch(rows=1, cols=1))
 EMPTY = MapSpace(workload=Workload.matmul(m=2, k=2, n=2), arch=small_arch(rf=5))
+CONSTRAINED = {
+    "strict": replace(LARGE, constraints=dataflow("OS")),
+    "replicated": replace(LARGE, constraints=dataflow("TPU", strict=False) + Constraints.parse("SPM.double=IWO")),
+    "tiles": replace(LARGE, constraints=Constraints.parse("SPM.K=32 RF.FX=3 DRAM.C>=2 rows!=FY cols.OX=8")),
+    "orders": replace(LARGE, constraints=Constraints.parse("DRAM.outer=K>OY SPM.inner=FY>FX SPM.order=K>C")),
+}
 
 
 @pytest.fixture(params=sorted(SEARCHERS))
@@ -63,6 +71,31 @@ def test_stays_in_the_space_and_never_repeats(make: MakeSearcher):
     asked = run(make(LARGE, np.random.default_rng(0)), 5, 30)
     assert len(asked) == len(set(asked)) == 150
     assert all(LARGE.contains(mapping) for mapping in asked)
+
+
+@pytest.mark.parametrize("name", sorted(CONSTRAINED))
+def test_keeps_to_constraints(make: MakeSearcher, name: str):
+    space = CONSTRAINED[name]
+    searcher = make(space, np.random.default_rng(0))
+    asked = run(searcher, 5, 20)
+    assert len(asked) == len(set(asked)) == 100
+    assert all(space.contains(mapping) and space.constraints.allows(mapping, space.workload) for mapping in asked)
+    # Proposals are made within the constraints, not sorted out afterwards.
+    assert searcher.legal_share > 0.5
+
+
+def test_exhausts_a_small_constrained_space(make: MakeSearcher):
+    space = replace(SMALL, constraints=Constraints.parse("SPM.order=C>K SPM.double=IW RF.K=1"))
+    legal = set(space.enumerate())
+    asked = mappings_of(make(space, np.random.default_rng(0)).ask(1000))
+    assert 0 < len(legal) == len(asked)
+    assert set(asked) == legal
+
+
+def test_impossible_constraints_yield_nothing(make: MakeSearcher):
+    searcher = make(replace(LARGE, constraints=Constraints.parse("SPM.K=65")), np.random.default_rng(0))
+    assert searcher.ask(10).num_mappings == 0
+    assert set(searcher.rejected) == {"constraint"}
 
 
 def test_same_seed_same_mappings(make: MakeSearcher):

@@ -122,6 +122,8 @@ def make_schedule(func: tvm.tirx.PrimFunc, nest: Nest | None, mapping: Mapping) 
     if rejection is not None:
         return str(rejection)
     try:
-        return schedules.schedule(func, nest, mapping)
+        made = schedules.schedule(func, nest, mapping)
     except schedules.ScheduleError as error:
         return str(error)
+    difference = schedules.check_timed_is_executed(made.mod["main"], nest, mapping)
+    return made if difference is None else f"the code does not do what was timed: {difference}"

@@ -79,8 +79,8 @@ def core_times(workload: Workload, arch: Arch, mapping: Mapping) -> Iterator[tup
 def contended_cycles(cores: list[tuple[CoreTime, int]], arch: Arch) -> int:
     """Cycles until the last core is done.
 
-    Cores with a channel each do not wait. Otherwise two waits are likely: all cores ask for their first tiles at once, so that the last one starts when the channels
-    have served all of them; and the channels must serve all transfers.
+    Cores with a channel each do not wait. Otherwise two waits are likely: all cores ask for their first tiles at once,
+    so that the last one starts when the channels have served all of them; and the channels must serve all transfers.
     """
     slowest = max((core for core, _ in cores), key=lambda core: core.cycles)
     channels = arch.levels.DRAM.channels

@@ -44,7 +44,9 @@ def _moved(workload: Workload) -> list[Projection]:
 def _cycles(workload: Workload, arch: Arch) -> int:
     num_bytes = sum(bits_to_bytes(touched_elems(p, workload.dims) * p.elem_bits) for p in _moved(workload))
     rate = arch.dma_bytes_per_cycle * min(arch.levels.DRAM.channels, arch.cores.count)
-    return arch.cores.launch_cycles + max(ceil_div(workload.macs, arch.peak_macs_per_cycle), math.ceil(num_bytes / rate))
+    return arch.cores.launch_cycles + max(
+        ceil_div(workload.macs, arch.peak_macs_per_cycle), math.ceil(num_bytes / rate)
+    )
 
 
 def _energy_pj(workload: Workload, arch: Arch) -> float:

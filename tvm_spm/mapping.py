@@ -92,12 +92,15 @@ class Mapping:
 
     def brief(self) -> str:
         """What a table has room for: unrolling, SPM tile and DRAM order."""
+
         def short(dims: Dims) -> str:
             return " ".join(f"{name}{dims[name]}" for name in DIM_NAMES if dims[name] > 1) or "1"
 
         cores = f"cores {short(self.cores)} | " if self.cores.product() > 1 else ""
         order = " > ".join(self.dram_order) or "-"
-        return f"{cores}{order} | SPM {short(self.spm)} | PE {short(self.rows)} x {short(self.cols)} | RF {short(self.rf)}"
+        return (
+            f"{cores}{order} | SPM {short(self.spm)} | PE {short(self.rows)} x {short(self.cols)} | RF {short(self.rf)}"
+        )
 
     @classmethod
     def parse(cls, text: str) -> Mapping:

@@ -9,22 +9,35 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol, cast
 
 import numpy as np
 
 from cost_model import batched
 from cost_model.simulator import events, simulate_batch
 from tvm_spm.arch import load_arch
-from tvm_spm.exact import exact_search
+from tvm_spm.exact import exact_search, kernel
 from tvm_spm.mapspace import MapSpace
 from tvm_spm.workload import Workload
+
+
+class _CacheStats(Protocol):
+    cache_path: str
+
+
+class _Dispatcher(Protocol):
+    stats: _CacheStats
 
 
 def is_compiled() -> bool:
     """Whether the code of an earlier run is on disk."""
     return all(
-        any(Path(function.stats.cache_path).glob(f"*{function.py_func.__name__}*.nbi"))
-        for function in (batched.evaluate_rows, events.simulate_rows)
+        any(Path(cast(_Dispatcher, function).stats.cache_path).glob(f"*.{name}-*.nbi"))
+        for name, function in (
+            ("evaluate_rows", batched.evaluate_rows),
+            ("simulate_rows", events.simulate_rows),
+            ("search_floors", kernel.search_floors),
+        )
     )
 
 

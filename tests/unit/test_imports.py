@@ -109,7 +109,9 @@ def test_heavy_imports_stay_in_their_room(module: str):
 
 
 def test_import_loads_no_tvm_numba_or_xgboost():
-    code = "import sys, tvm_spm; tvm_spm.archs(); print(sorted({'tvm', 'numba', 'xgboost', 'pandas'} & set(sys.modules)))"
+    code = (
+        "import sys, tvm_spm; tvm_spm.archs(); print(sorted({'tvm', 'numba', 'xgboost', 'pandas'} & set(sys.modules)))"
+    )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.strip() == "[]"
 

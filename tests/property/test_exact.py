@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba import njit
 
 from cost_model.analytical import AnalyticalModel
 from tests.analytical_cases import draw_case
 from tests.exact_cases import draw_small, objectives, price_all
 from tvm_spm.arch import Arch
+from tvm_spm.constraints import Constraints
+from tvm_spm.constraints_batch import rules_of
 from tvm_spm.cost import OBJECTIVES
 from tvm_spm.errors import NoMappingError
 from tvm_spm.exact import exact_search
@@ -26,6 +29,11 @@ from tvm_spm.mapspace import MapSpace
 from tvm_spm.workload import Operand, Workload
 
 seeds = st.integers(0, 2**32 - 1)
+
+
+@njit(error_model="numpy")
+def bound_of_pair(problem, floor, array, kept):
+    return pair_bound(problem, floor, array, kept, np.inf)[0]
 
 
 def check_optimum(workload: Workload, arch: Arch) -> None:
@@ -77,7 +85,13 @@ def kept_operand(workload: Workload, mapping: Mapping) -> int:
 def test_no_bound_exceeds_a_mapping_below_it(seed: int, objective: str):
     workload, arch = draw_small(seed, most_mappings=6000)
     mappings, costs = price_all(workload, arch)
-    search = _Search(workload, arch, make_problem(workload, arch, OBJECTIVES.index(objective), math.inf), bool)
+    search = _Search(
+        workload,
+        arch,
+        make_problem(workload, arch, OBJECTIVES.index(objective), math.inf),
+        bool,
+        rules_of(Constraints(), workload),
+    )
     arrays = search._list_arrays(1)
     if not mappings:
         return
@@ -94,7 +108,7 @@ def test_no_bound_exceeds_a_mapping_below_it(seed: int, objective: str):
         assert same_shape["bound"].min() <= limit
         kept = kept_operand(workload, mapping)
         # an array tile of the same shape that is as good in every respect may stand for the mapping's own
-        assert min(pair_bound(search.problem, floor, array, kept, math.inf)[0] for array in same_shape) <= limit
+        assert min(bound_of_pair(search.problem, floor, array, kept) for array in same_shape) <= limit
 
 
 @settings(deadline=None, max_examples=60)

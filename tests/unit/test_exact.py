@@ -8,6 +8,7 @@ import pytest
 
 from tests.mapspace_cases import small_arch
 from tvm_spm.arch import load_arch
+from tvm_spm.constraints import Constraints
 from tvm_spm.errors import NoMappingError, SpmError, WorkloadError
 from tvm_spm.exact import exact_search
 from tvm_spm.mapspace import MapSpace
@@ -94,3 +95,18 @@ def test_dim_that_two_operands_do_not_depend_on():
     odd = replace(ONE_MAC, dims=Dims(N=2), I=Projection(axes=ONE_MAC.I.axes, dtype="int16"))
     with pytest.raises(WorkloadError, match="dim N"):
         exact_search(odd, EDGE)
+
+
+def test_constraints_that_conflict_are_named():
+    constraints = Constraints.parse("rows=OY RF.C=3")
+    with pytest.raises(NoMappingError, match="RF.C=3 cannot hold"):
+        exact_search(LAYER, EDGE, constraints=constraints)
+
+
+def test_constraints_are_kept_and_named():
+    constraints = Constraints.parse("strict:K|C SPM.double=IW DRAM.order=OY>K")
+    result = exact_search(LAYER, EDGE, constraints=constraints)
+    assert result.certified
+    assert constraints.allows(result.mapping, LAYER)
+    assert f"with {constraints}" in str(result)
+    assert result.value >= exact_search(LAYER, EDGE).value

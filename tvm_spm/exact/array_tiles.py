@@ -6,10 +6,11 @@ import math
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from tvm_spm.constraints_batch import ANY_BUFFERS
 from tvm_spm.exact.boxes import tile_elems
+from tvm_spm.exact.compiled import compiled, compiled_lean
 from tvm_spm.exact.pass_time import (
     ALL_RF,
     COMPUTE,
@@ -114,7 +115,7 @@ def make_shapes(workload: Workload) -> Shapes:
     return Shapes(table, row, np.array([len(divisors) for divisors in lists], dtype=np.int64))
 
 
-@njit(error_model="numpy")
+@compiled_lean
 def shape_of(problem: Problem, shapes: Shapes, tile: Ints) -> int:
     """Number of a tile among all tuples of divisors of the extents."""
     shape = 0
@@ -131,7 +132,7 @@ def shape_of(problem: Problem, shapes: Shapes, tile: Ints) -> int:
     return shape
 
 
-@njit(error_model="numpy")
+@compiled_lean
 def single_energies(problem: Problem, shapes: Shapes, floors: NDArray[np.void], single_pj: NDArray[np.float64]) -> None:
     """Per shape the least energy of the SPM tiles of this shape; shapes without one keep what they have."""
     for index in range(len(floors)):
@@ -141,7 +142,7 @@ def single_energies(problem: Problem, shapes: Shapes, floors: NDArray[np.void], 
             single_pj[shape] = min(single_pj[shape], floor.energy_pj[keeps])
 
 
-@njit(error_model="numpy")
+@compiled_lean
 def _fits(problem: Problem, rf: Ints, num_bytes: Ints) -> bool:
     """Whether single buffers fit a PE; sets the bytes of each."""
     total = 0
@@ -152,7 +153,16 @@ def _fits(problem: Problem, rf: Ints, num_bytes: Ints) -> bool:
     return total <= problem.limits.rf_bytes
 
 
-@njit(error_model="numpy")
+@compiled_lean
+def _is_wanted(problem: Problem, rf: Ints) -> bool:
+    """Whether the constraints allow an RF tile."""
+    for d in range(NUM_DIMS):
+        if rf[d] < problem.wanted.least_rf[d] or rf[d] > problem.wanted.most_rf[d]:
+            return False
+    return True
+
+
+@compiled_lean
 def _fill_array(problem: Problem, pes: Ints, hops: int, rf: Ints, num_bytes: Ints, entry: ArrayTile) -> None:
     workload, arch, words = problem.workload, problem.arch, problem.words
     entry.num_pes, entry.reduction_pes, entry.num_steps = 1, 1, 1
@@ -181,17 +191,21 @@ def _fill_array(problem: Problem, pes: Ints, hops: int, rf: Ints, num_bytes: Int
             entry.out_pj = words[O] * (pj + elems * (entry.reduction_pes - 1) * arch.noc_reduction_hop_pj)
     entry.step[OUT] = entry.step[IN + O] + hops
     entry.fitting = 0
-    single, room = num_bytes.sum(), problem.limits.rf_bytes
+    single, room = num_bytes[0] + num_bytes[1] + num_bytes[2], problem.limits.rf_bytes
     for double in range(8):
         extra = (double & 1) * num_bytes[0] + (double >> 1 & 1) * num_bytes[1] + (double >> 2 & 1) * num_bytes[2]
         if single + extra <= room:
             entry.fitting |= 1 << double
+    if problem.wanted.rf_double != ANY_BUFFERS:
+        entry.fitting &= 1 << problem.wanted.rf_double
     if problem.objective == ENERGY:
         # cycles do not matter, so neither does what they depend on beside the array tile
-        entry.fitting, entry.step[COMPUTE], entry.step[OUT] = 1, 1, 1
+        entry.step[COMPUTE], entry.step[OUT] = 1, 1
+        if problem.wanted.rf_double == ANY_BUFFERS:
+            entry.fitting = 1
 
 
-@njit(error_model="numpy")
+@compiled
 def _price_array(problem: Problem, entry: ArrayTile, least_energy_pj: float, single_energy_pj: float) -> None:
     """What follows from the tile prices: energy by the operand that stays, and a bound under any SPM tile.
 
@@ -228,7 +242,7 @@ def _price_array(problem: Problem, entry: ArrayTile, least_energy_pj: float, sin
     entry.bound = min(entry.bound, objective_of(problem, single_pj, launch + steps * entry.step[COMPUTE]))
 
 
-@njit(error_model="numpy")
+@compiled_lean
 def _dominates(a: ArrayTile, b: ArrayTile, by_hops: bool) -> bool:
     """Whether ``a`` is as good as ``b``, both with the same array tile, in every respect."""
     if a.reduction_pes > b.reduction_pes or a.in_pj[I] > b.in_pj[I] or a.in_pj[W] > b.in_pj[W]:
@@ -240,7 +254,7 @@ def _dominates(a: ArrayTile, b: ArrayTile, by_hops: bool) -> bool:
     return a.step[COMPUTE] == b.step[COMPUTE] and a.step[OUT] == b.step[OUT]
 
 
-@njit(error_model="numpy")
+@compiled
 def list_arrays(
     problem: Problem,
     pairs: Ints,
@@ -296,7 +310,7 @@ def list_arrays(
                 _fill_array(problem, pes, hops[unrolling], rf, num_bytes, entry)
                 shape = shape_of(problem, shapes, entry.array)
                 _price_array(problem, entry, least_energy_pj, single_pj[shape])
-                if entry.bound < limit:
+                if entry.bound < limit and entry.fitting != 0 and _is_wanted(problem, rf):
                     entry.unrolling = unrolling
                     num = _insert(problem, entries, num, shape, heads, links)
             d = NUM_DIMS - 1
@@ -329,7 +343,7 @@ def list_arrays(
     return kept
 
 
-@njit(error_model="numpy")
+@compiled_lean
 def _insert(problem: Problem, entries: NDArray[np.void], num: int, shape: int, heads: Ints, links: Ints) -> int:
     """Keep the entry at ``num`` unless one of its shape dominates it; unmark those that it dominates."""
     entry, by_hops = entries[num], problem.arch.num_cores == 1

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from tvm_spm.exact.compiled import compiled
 from tvm_spm.exact.pass_time import I, Ints, O, W
 from tvm_spm.exact.problem import Problem
 from tvm_spm.exact.timeline import fill_runs, fill_table, passes_cycles, store_cycles, tensor_cycles, transfer_cycles
 from tvm_spm.mapping_batch import NUM_DIMS
 
 
-@njit(error_model="numpy")
+@compiled
 def contended_cycles(
     problem: Problem,
     cores: Ints,
@@ -84,9 +84,10 @@ def contended_cycles(
             d -= 1
         if d < 0:
             break
-    if cores.prod() <= arch.dram_channels:
-        return slowest
-    if np.prod(cores) <= arch.dram_channels:
+    num_cores = 1
+    for d in range(NUM_DIMS):
+        num_cores *= cores[d]
+    if num_cores <= arch.dram_channels:
         return slowest
     late_start = slowest + max(0, -(-prologues // arch.dram_channels) - slowest_prologue)
     return max(late_start, arch.launch_cycles + -(-held // arch.dram_channels))

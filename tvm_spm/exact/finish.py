@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from tvm_spm.exact.array_tiles import ArrayTile
+from tvm_spm.exact.compiled import compiled, compiled_lean
 from tvm_spm.exact.contention import contended_cycles
 from tvm_spm.exact.pass_time import ALL_RF, NONE, I, Ints, O, W, pass_cycles
 from tvm_spm.exact.problem import Problem
@@ -47,7 +47,7 @@ class Best(NamedTuple):
     num_bounded: Ints
 
 
-@njit(error_model="numpy")
+@compiled_lean
 def next_order(order: Ints, low: int, high: int) -> bool:
     """The next permutation of ``order[low:high]`` in lexicographic order; after the last one the first."""
     pivot = high - 2
@@ -65,7 +65,17 @@ def next_order(order: Ints, low: int, high: int) -> bool:
     return pivot >= low
 
 
-@njit(error_model="numpy")
+@compiled_lean
+def _is_ordered(outside: NDArray[np.bool_], order: Ints, num_loops: int) -> bool:
+    """Whether an order, outer to inner, is as the constraints ask."""
+    for inner in range(1, num_loops):
+        for outer in range(inner):
+            if outside[order[inner], order[outer]]:
+                return False
+    return True
+
+
+@compiled
 def make_tables(problem: Problem, floor: Floor, runs: Ints, room: int) -> Tables:
     """Timelines of all orders that finish outputs before they leave SPM, with as many SPM buffers as fit.
 
@@ -84,11 +94,12 @@ def make_tables(problem: Problem, floor: Floor, runs: Ints, room: int) -> Tables
                 num_loops += 1
         if is_reduction == 0:
             num_outer = num_loops
-    num_orders = 1
-    for n in range(2, num_outer + 1):
-        num_orders *= n
-    for n in range(2, num_loops - num_outer + 1):
-        num_orders *= n
+    num_orders = 0
+    while True:
+        if _is_ordered(problem.wanted.outside[0], loops, num_loops):
+            num_orders += 1
+        if not next_order(loops, num_outer, num_loops) and not next_order(loops, 0, num_outer):
+            break
     doubles, num_doubles = np.empty(8, dtype=np.int64), 0
     for double in range(8):
         if floor.fitting >> double & 1 and (floor.num_cores > 1 or _is_maximal(floor.fitting, double)):
@@ -103,7 +114,7 @@ def make_tables(problem: Problem, floor: Floor, runs: Ints, room: int) -> Tables
     core_first = cores // 2 * core_tile
     row = 0
     while True:
-        for choice in range(num_doubles):
+        for choice in range(num_doubles if _is_ordered(problem.wanted.outside[0], loops, num_loops) else 0):
             tables.order[row, :num_loops] = loops[:num_loops]
             tables.double[row] = doubles[choice]
             for operand in range(3):
@@ -125,7 +136,7 @@ def make_tables(problem: Problem, floor: Floor, runs: Ints, room: int) -> Tables
             return tables
 
 
-@njit(error_model="numpy")
+@compiled_lean
 def _is_maximal(fitting: int, double: int) -> bool:
     """Whether no further operand can have two buffers.
 
@@ -139,7 +150,7 @@ def _is_maximal(fitting: int, double: int) -> bool:
     return True
 
 
-@njit(error_model="numpy")
+@compiled
 def finish(
     problem: Problem,
     pairs: Ints,
@@ -180,7 +191,7 @@ def finish(
         for loop in range(num_loops):
             count[loop] = floor.spm[order[loop]] // array.array[order[loop]]
             kind[loop] = problem.kind[order[loop]]
-        if _is_wanted(order, kind, num_loops, kept):
+        if _is_wanted(problem.wanted.outside[1], order, kind, num_loops, kept):
             resident = _price_order(array, kept, count, kind, num_loops, tables, moved_pj)
             if _any_better(problem, tables, moved_pj, least_cycles, best):
                 for double in range(ALL_RF, -1, -1):
@@ -194,20 +205,21 @@ def finish(
             return
 
 
-@njit(error_model="numpy")
-def _is_wanted(order: Ints, kind: Ints, num_loops: int, kept: int) -> bool:
-    """Whether an order belongs to the class; neighbours of one kind count as one loop, so only one of their orders."""
+@compiled_lean
+def _is_wanted(outside: NDArray[np.bool_], order: Ints, kind: Ints, num_loops: int, kept: int) -> bool:
+    """Whether an order belongs to the class; of neighbours of one kind only one order does."""
     if num_loops == 0:
         return True
     if kind[num_loops - 1] != kept:
         return False
     for loop in range(1, num_loops):
-        if kind[loop - 1] == kind[loop] and order[loop - 1] > order[loop]:
+        outer, inner = order[loop - 1], order[loop]
+        if kind[loop - 1] == kind[loop] and outer > inner and not outside[outer, inner]:
             return False
-    return True
+    return _is_ordered(outside, order, num_loops)
 
 
-@njit(error_model="numpy")
+@compiled_lean
 def _price_order(
     array: ArrayTile,
     kept: int,
@@ -241,7 +253,7 @@ def _price_order(
     return resident
 
 
-@njit(error_model="numpy")
+@compiled_lean
 def _any_better(
     problem: Problem, tables: Tables, moved_pj: NDArray[np.float64], least_cycles: Ints, best: Best
 ) -> bool:
@@ -252,7 +264,7 @@ def _any_better(
     return False
 
 
-@njit(error_model="numpy")
+@compiled_lean
 def _fill_times(
     step: Ints,
     rate: float,
@@ -275,7 +287,7 @@ def _fill_times(
     return most
 
 
-@njit(error_model="numpy")
+@compiled
 def _try_tables(
     problem: Problem,
     pairs: Ints,
@@ -315,7 +327,7 @@ def _try_tables(
         _write(pairs, floor, array, order, double, tables, row, best.row)
 
 
-@njit(error_model="numpy")
+@compiled_lean
 def _write(
     pairs: Ints,
     floor: Floor,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from tvm_spm.exact.array_tiles import ArrayTile
-from tvm_spm.exact.finish import SINGLE_STEP, Best, finish, make_tables
+from tvm_spm.exact.compiled import compiled, compiled_lean
+from tvm_spm.exact.finish import SINGLE_STEP, Best, Tables, finish, make_tables
 from tvm_spm.exact.pass_time import COMPUTE, NONE, I, Ints, O, W, least_pass_cycles
 from tvm_spm.exact.problem import Problem
 from tvm_spm.exact.spm_tiles import TOLERANCE, Floor, objective_of
@@ -17,7 +17,7 @@ CANDIDATE_FIELDS = np.dtype([("bound", np.float64), ("array", np.int64), ("kept"
 """An array tile under an SPM tile, and the operand that the innermost SPM loop leaves in place."""
 
 
-@njit(error_model="numpy")
+@compiled_lean
 def bound_floors(problem: Problem, floors: NDArray[np.void], least_moved_pj: float, most_pes: int) -> None:
     """Set the bound of every SPM tile: no array tile moves less or multiplies faster than given."""
     for index in range(len(floors)):
@@ -31,7 +31,7 @@ def bound_floors(problem: Problem, floors: NDArray[np.void], least_moved_pj: flo
             floor.bound = min(floor.bound, objective)
 
 
-@njit(error_model="numpy")
+@compiled_lean
 def pair_bound(problem: Problem, floor: Floor, array: ArrayTile, kept: int, limit: float) -> tuple[float, int]:
     """(bound, floor under the cycles of a pass) of a class of mappings; infinite if it is empty.
 
@@ -63,7 +63,7 @@ def pair_bound(problem: Problem, floor: Floor, array: ArrayTile, kept: int, limi
     return _bound(problem, floor, array, kept, outer_kept, is_resident, once, least_pass), least_pass
 
 
-@njit(error_model="numpy")
+@compiled_lean
 def _bound(
     problem: Problem,
     floor: Floor,
@@ -92,7 +92,7 @@ def _bound(
     return bound
 
 
-@njit(error_model="numpy")
+@compiled_lean
 def _list_candidates(
     problem: Problem, floor: Floor, arrays: NDArray[np.void], limit: float, found: NDArray[np.void]
 ) -> int:
@@ -126,7 +126,30 @@ def _list_candidates(
     return num
 
 
-@njit(error_model="numpy")
+@compiled_lean
+def _sink(found: NDArray[np.void], heap: Ints, place: int, size: int) -> None:
+    """Restore a heap of candidates, least bound first and of equal ones the first found, whose ``place`` is new."""
+    while True:
+        least = place
+        for child in range(2 * place + 1, min(2 * place + 3, size)):
+            a, b = found[heap[child]].bound, found[heap[least]].bound
+            if a < b or (a == b and heap[child] < heap[least]):
+                least = child
+        if least == place:
+            return
+        heap[place], heap[least] = heap[least], heap[place]
+        place = least
+
+
+@compiled_lean
+def _is_filled(tables: Tables) -> bool:
+    for row in range(len(tables.num)):
+        if tables.num[row] < 0:
+            return False
+    return True
+
+
+@compiled
 def join(
     problem: Problem,
     pairs: Ints,
@@ -157,6 +180,7 @@ def join(
     Returns:
         The first SPM tile not searched; the number of all if no other can be better.
     """
+    heap = np.empty(len(found), dtype=np.int64)
     for index in range(start, min(stop, len(floors))):
         floor = floors[index]
         limit = best.objective[0] * (1.0 - TOLERANCE)
@@ -166,14 +190,19 @@ def join(
         best.num_bounded[0] += len(arrays)
         if num == 0:
             continue
-        ranked = np.argsort(found["bound"][:num], kind="mergesort")
+        for candidate in range(num):
+            heap[candidate] = candidate
+        for place in range(num // 2 - 1, -1, -1):
+            _sink(found, heap, place, num)
         room = 64
         tables = make_tables(problem, floor, runs, room)
-        while tables.num.min() < 0:
+        while not _is_filled(tables):
             room *= 2
             tables = make_tables(problem, floor, runs, room)
         for rank in range(min(num, most_candidates)):
-            candidate = found[ranked[rank]]
+            candidate = found[heap[0]]
+            heap[0] = heap[num - 1 - rank]
+            _sink(found, heap, 0, num - 1 - rank)
             if candidate.bound >= best.objective[0] * (1.0 - TOLERANCE):
                 break
             finish(

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from cost_model.arrays import ArchArrays, WorkloadArrays
 from tvm_spm.arch import Arch
+from tvm_spm.constraints import Constraints
+from tvm_spm.constraints_batch import RF, rules_of
 from tvm_spm.errors import WorkloadError
 from tvm_spm.exact.pass_time import NONE, Ints, O
 from tvm_spm.legality_batch import Limits, limits_of
@@ -16,6 +18,23 @@ from tvm_spm.mapping_batch import NUM_DIMS
 from tvm_spm.workload import DIM_NAMES, Workload
 
 EDP, ENERGY, LATENCY = 0, 1, 2
+ANYTHING = Constraints()
+
+
+class Wanted(NamedTuple):
+    """Constraints that tiles and loops are held against one by one; the others shorten the lists of tiles.
+
+    Attributes:
+        least_rf: Per dim the least RF tile.
+        most_rf: Per dim the largest.
+        outside: ``(2, 8, 8)``, DRAM and SPM: the loop over the first dim runs outside that over the second.
+        rf_double: Bits of the operands with two RF buffers, ``ANY_BUFFERS`` if free.
+    """
+
+    least_rf: Ints
+    most_rf: Ints
+    outside: NDArray[np.bool_]
+    rf_double: int
 
 
 class Problem(NamedTuple):
@@ -31,6 +50,7 @@ class Problem(NamedTuple):
         energy_cap_pj: No mapping may need more.
         constant_pj: Energy of every mapping: MACs, RF accesses, vector unit.
         words: Words per element of I, W, partial O and finished O, then of the extras.
+        wanted: Constraints on RF tiles, orders and buffers.
     """
 
     workload: WorkloadArrays
@@ -42,9 +62,12 @@ class Problem(NamedTuple):
     energy_cap_pj: float
     constant_pj: float
     words: NDArray[np.float64]
+    wanted: Wanted
 
 
-def make_problem(workload: Workload, arch: Arch, objective: int, energy_cap_pj: float) -> Problem:
+def make_problem(
+    workload: Workload, arch: Arch, objective: int, energy_cap_pj: float, constraints: Constraints = ANYTHING
+) -> Problem:
     """Flatten a workload and an arch.
 
     Raises:
@@ -65,6 +88,7 @@ def make_problem(workload: Workload, arch: Arch, objective: int, energy_cap_pj: 
     axes = [a for p in (workload.I, workload.W, workload.O, *workload.epilogue.extras) for a in p.axes]
     reach = [axis.offset + sum(c * (workload.dims[name] - 1) for name, c in axis.terms) for axis in axes]
     bits = [*tensors.elem_bits[:3].tolist(), tensors.out_bits, *tensors.elem_bits[3:].tolist()]
+    rules = rules_of(constraints, workload)
     words = np.array(bits, dtype=np.float64) / machine.word_bits
     return Problem(
         workload=tensors,
@@ -78,4 +102,10 @@ def make_problem(workload: Workload, arch: Arch, objective: int, energy_cap_pj: 
         * (machine.mac_op_pj + float(words[0] + words[1] + 2 * words[2]) * machine.rf_access_pj)
         + workload.O.tensor_elems() * tensors.num_ops_per_elem * machine.vector_op_pj,
         words=words,
+        wanted=Wanted(
+            least_rf=rules.low[RF].copy(),
+            most_rf=rules.high[RF].copy(),
+            outside=rules.outside,
+            rf_double=int(rules.double[1]),
+        ),
     )

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from cost_model.batched import BatchCost, evaluate_batch
 from tvm_spm.arch import Arch
+from tvm_spm.constraints import Constraints
 from tvm_spm.mapping import Mapping
 from tvm_spm.mapping_batch import concat, decode, encode
 from tvm_spm.mapspace import MapSpace, fingerprints
@@ -26,6 +27,7 @@ def improve(
     arch: Arch,
     start: Mapping,
     *,
+    constraints: Constraints,
     objective: str,
     energy_cap_pj: float,
     stop: Callable[[], bool],
@@ -35,7 +37,7 @@ def improve(
     Returns:
         The best mapping, at least as good as ``start``, and how many were priced.
     """
-    space, rng = MapSpace(workload=workload, arch=arch), np.random.default_rng(0)
+    space, rng = MapSpace(workload=workload, arch=arch, constraints=constraints), np.random.default_rng(0)
 
     def objectives(cost: BatchCost) -> NDArray[np.float64]:
         values = {"edp": cost.energy_pj * cost.cycles, "energy": cost.energy_pj, "latency": cost.cycles.astype(float)}

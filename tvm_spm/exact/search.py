@@ -14,18 +14,21 @@ from numpy.typing import NDArray
 from cost_model.analytical import AnalyticalModel
 from cost_model.bounds import lower_bound
 from tvm_spm.arch import Arch
+from tvm_spm.constraints import Constraints
+from tvm_spm.constraints_batch import ANY_BUFFERS, CORES, DRAM, SPM, Rules, rules_of
 from tvm_spm.cost import OBJECTIVES, Cost
 from tvm_spm.errors import NoMappingError, SpmError, did_you_mean
 from tvm_spm.exact.array_tiles import ARRAY_FIELDS, least_pes, make_shapes
 from tvm_spm.exact.finish import Best
 from tvm_spm.exact.join import CANDIDATE_FIELDS
 from tvm_spm.exact.kernel import bound_floors, list_arrays, list_tiles, search_floors, single_energies
-from tvm_spm.exact.problem import ENERGY, Problem, make_problem
+from tvm_spm.exact.problem import ANYTHING, ENERGY, Problem, make_problem
 from tvm_spm.exact.relaxed import improve
 from tvm_spm.exact.spm_tiles import FLOOR_FIELDS, TOLERANCE
 from tvm_spm.exact.unrollings import divisors_of, unrollings
 from tvm_spm.mapping import Mapping
 from tvm_spm.mapping_batch import NUM_DIMS, decode, encode
+from tvm_spm.mapspace import MapSpace
 from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Workload
 
 PERFECT_SPACE = (
@@ -94,6 +97,7 @@ def exact_search(
     *,
     objective: str = "edp",
     perfect: bool = True,
+    constraints: Constraints = ANYTHING,
     energy_cap_pj: float | None = None,
     time_limit_s: float | None = None,
     should_stop: Callable[[], bool] | None = None,
@@ -108,31 +112,35 @@ def exact_search(
         objective: ``edp``, ``energy`` or ``latency``.
         perfect: Only factors that divide; for those the optimum is certified. Otherwise the result is the best found
             with any factors, and ``lower_bound`` says how far off it may be.
+        constraints: What every mapping satisfies; the certificate is about those alone.
         energy_cap_pj: No mapping may need more energy.
         time_limit_s: Stop after this wall time with the best so far; the first few SPM tiles are always tried.
         should_stop: Asked now and then whether to stop.
 
     Raises:
         SpmError: An unknown objective.
-        NoMappingError: No mapping of the space fits, or none stays below the cap.
+        NoMappingError: No mapping of the space fits, or none stays below the cap; names constraints that conflict.
         WorkloadError: A dim of the workload is unlike that of any convolution or matrix product.
     """
     started = time.monotonic()
     if objective not in OBJECTIVES:
         raise SpmError(f"unknown objective {objective!r}; {did_you_mean(objective, OBJECTIVES)}")
     cap = math.inf if energy_cap_pj is None else energy_cap_pj
-    problem = make_problem(workload, arch, OBJECTIVES.index(objective), cap)
+    problem = make_problem(workload, arch, OBJECTIVES.index(objective), cap, constraints)
 
     def stop() -> bool:
         late = time_limit_s is not None and time.monotonic() - started >= time_limit_s
         return late or (should_stop is not None and should_stop())
 
-    search = _Search(workload, arch, problem, stop)
+    search = _Search(workload, arch, problem, stop, rules_of(constraints, workload))
     bound = search.run(stop)
     if not search.is_complete:
         bound = min(bound, lower_bound(workload, arch, objective))
     found = float(search.best.objective[0])
     if math.isinf(found):
+        space = MapSpace(workload=workload, arch=arch, perfect=True, constraints=constraints)
+        if conflict := space.conflict():
+            raise NoMappingError(f"{workload} on {arch.name}: {conflict}")
         what = "fits" if energy_cap_pj is None else f"fits and needs at most {energy_cap_pj:.6g} pJ"
         raise NoMappingError(f"{workload} on {arch.name}: no mapping with perfect factors was found that {what}")
     mapping, model = decode(search.best.row, 0), AnalyticalModel()
@@ -142,7 +150,9 @@ def exact_search(
     num_evaluated = int(search.best.num_evaluated[0])
     if not perfect:
         bound = lower_bound(workload, arch, objective)
-        mapping, num_more = improve(workload, arch, mapping, objective=objective, energy_cap_pj=cap, stop=stop)
+        mapping, num_more = improve(
+            workload, arch, mapping, constraints=constraints, objective=objective, energy_cap_pj=cap, stop=stop
+        )
         num_evaluated += num_more
     cost = model.cost(workload, arch, mapping)
     value = cost.objective(objective)
@@ -155,19 +165,26 @@ def exact_search(
         num_evaluated=num_evaluated,
         num_bounded=int(search.best.num_bounded[0]),
         seconds=time.monotonic() - started,
-        space=PERFECT_SPACE if perfect else IMPERFECT_SPACE,
+        space=_space_text(constraints, perfect=perfect),
     )
+
+
+def _space_text(constraints: Constraints, *, perfect: bool) -> str:
+    text = PERFECT_SPACE if perfect else IMPERFECT_SPACE
+    return f"{text}, with {constraints}" if constraints else text
 
 
 class _Search:
     """The lists of tiles and the best mapping so far."""
 
-    def __init__(self, workload: Workload, arch: Arch, problem: Problem, stop: Callable[[], bool]) -> None:
-        self.workload, self.arch, self.problem = workload, arch, problem
+    def __init__(
+        self, workload: Workload, arch: Arch, problem: Problem, stop: Callable[[], bool], rules: Rules
+    ) -> None:
+        self.workload, self.arch, self.problem, self.rules = workload, arch, problem, rules
         self.best = Best(encode([Mapping()]), np.full(1, math.inf), np.zeros(1, np.int64), np.zeros(1, np.int64))
         self.runs = np.zeros((NUM_DIMS, max(workload.dims) + 2), dtype=np.int64)
-        self.pairs, self.hops = unrollings(workload, arch)
-        self.most_pes = int(np.prod(self.pairs[:, 0] * self.pairs[:, 1], axis=1).max())
+        self.pairs, self.hops = unrollings(workload, arch, rules)
+        self.most_pes = int(np.prod(self.pairs[:, 0] * self.pairs[:, 1], axis=1).max(initial=1))
         self.shapes = make_shapes(workload)
         self.is_complete = True
         self.floors = self._list_floors(stop)
@@ -176,7 +193,7 @@ class _Search:
 
     def run(self, stop: Callable[[], bool]) -> float:
         """Search until done or told to stop; returns the lower bound."""
-        if len(self.floors) == 0:
+        if len(self.floors) == 0 or len(self.pairs) == 0:
             return math.inf
         busy = self._list_arrays(1 if self.problem.objective == ENERGY else self.most_pes)
         for num_floors, num_classes in DIVES:
@@ -215,7 +232,11 @@ class _Search:
             [1] if name in REDUCTION_DIMS else [d for d in divisors_of(extent) if d <= most]
             for name, extent in zip(DIM_NAMES, self.workload.dims, strict=True)
         ]
-        found: list[NDArray[np.void]] = []
+        choices = [
+            [f for f in row if low <= f <= high]
+            for row, low, high in zip(choices, self.rules.low[CORES], self.rules.high[CORES], strict=True)
+        ]
+        found = [np.zeros(0, dtype=FLOOR_FIELDS)]
         for factors in sorted(itertools.product(*choices), key=lambda factors: (-math.prod(factors), factors)):
             if math.prod(factors) > most:
                 continue
@@ -230,8 +251,18 @@ class _Search:
             floors = np.zeros(int(num_divisors.prod()), dtype=FLOOR_FIELDS)
             cores = np.array([factors], dtype=np.int64)
             num = list_tiles(self.problem, cores, divisors, num_divisors[np.newaxis], self.runs, floors)
-            found.append(floors[:num])
+            found.append(self._allowed(floors[:num]))
         return np.concatenate(found)
+
+    def _allowed(self, floors: NDArray[np.void]) -> NDArray[np.void]:
+        """The SPM tiles, and their buffers, that the constraints leave."""
+        low, high, double = self.rules.low, self.rules.high, int(self.rules.double[0])
+        loops = np.array(self.workload.dims.as_tuple()) // floors["cores"] // floors["spm"]
+        is_allowed = (low[SPM] <= floors["spm"]) & (floors["spm"] <= high[SPM])
+        is_allowed &= (low[DRAM] <= loops) & (loops <= high[DRAM])
+        if double != ANY_BUFFERS:
+            floors["fitting"] &= 1 << double
+        return floors[is_allowed.all(axis=1) & (floors["fitting"] != 0)]
 
     def _list_arrays(self, fewest_pes: int) -> NDArray[np.void]:
         """All array tiles that the best mapping so far leaves, best bound first."""

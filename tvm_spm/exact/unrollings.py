@@ -8,18 +8,27 @@ import math
 import numpy as np
 
 from tvm_spm.arch import Arch
+from tvm_spm.constraints_batch import COLS, ROWS, Rules
 from tvm_spm.exact.pass_time import Ints
 from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Workload
 
 
-def unrollings(workload: Workload, arch: Arch) -> tuple[Ints, Ints]:
+def unrollings(workload: Workload, arch: Arch, rules: Rules) -> tuple[Ints, Ints]:
     """All perfect factors over PEs that some split into rows and columns realises.
+
+    Args:
+        workload: What is computed.
+        arch: On what.
+        rules: Limits of the factors.
 
     Returns:
         ``(n, 2, 8)`` rows and columns, and their hops. Of equal products, only the first with the least hops on one
         core; several cores keep every number of hops, as their waiting for each other is not monotonic.
     """
-    rows, cols = (_factors(workload, limit) for limit in (arch.pe.rows, arch.pe.cols))
+    rows, cols = (
+        _factors(workload, limit, rules.low[axis], rules.high[axis])
+        for axis, limit in ((ROWS, arch.pe.rows), (COLS, arch.pe.cols))
+    )
     reduction = np.array([name in REDUCTION_DIMS for name in DIM_NAMES])
     extents = np.array(workload.dims.as_tuple(), dtype=np.int64)
     found: dict[tuple[int, ...], tuple[int, int, int]] = {}
@@ -34,7 +43,7 @@ def unrollings(workload: Workload, arch: Arch) -> tuple[Ints, Ints]:
             if key not in found or hops[c] < found[key][0]:
                 found[key] = (int(hops[c]), r, c)
     chosen = sorted(found.items())
-    pairs = np.array([[rows[r], cols[c]] for _, (_, r, c) in chosen], dtype=np.int64)
+    pairs = np.array([[rows[r], cols[c]] for _, (_, r, c) in chosen], dtype=np.int64).reshape(-1, 2, len(DIM_NAMES))
     return pairs, np.array([hops for _, (hops, _, _) in chosen], dtype=np.int64)
 
 
@@ -44,13 +53,13 @@ def divisors_of(value: int) -> list[int]:
     return small + [value // d for d in reversed(small) if d * d != value]
 
 
-def _factors(workload: Workload, limit: int) -> Ints:
-    """All vectors of divisors of the extents with a product up to a limit."""
+def _factors(workload: Workload, limit: int, low: Ints, high: Ints) -> Ints:
+    """All vectors of divisors of the extents from ``low`` to ``high`` with a product up to a limit."""
     vectors: list[tuple[int, ...]] = [()]
-    for extent in workload.dims:
+    for extent, least, most in zip(workload.dims, low.tolist(), high.tolist(), strict=True):
         vectors = [
             (*vector, d)
             for vector, d in itertools.product(vectors, divisors_of(extent))
-            if math.prod(vector) * d <= limit
+            if math.prod(vector) * d <= limit and least <= d <= most
         ]
-    return np.array(vectors, dtype=np.int64)
+    return np.array(vectors, dtype=np.int64).reshape(-1, len(DIM_NAMES))

@@ -18,6 +18,7 @@ from tvm_spm.errors import SpmError
 from tvm_spm.mapping import Mapping
 from tvm_spm.mapping_batch import NUM_DIMS
 from tvm_spm.mapspace_knobs import Knobs, bound_rf, bound_tile, enforce_order, may_split
+from tvm_spm.mapspace_source import source_hash
 from tvm_spm.mapspace_tiles import snap_factor, snap_tile, tile_above
 from tvm_spm.rejection import Rejection
 from tvm_spm.units import ceil_div
@@ -98,11 +99,13 @@ def _why_no_choice(knobs: Knobs, d: int, name: str) -> str:
         low, high = int(rules.low[level, d]), int(rules.high[level, d])
         if low > high:
             return f"{what} of {name} would have to be at least {low} and at most {high}"
-    splits = [f for f in range(1, min(extent, limits.num_cores) + 1) if may_split(knobs, d, f)]
+    free = [f for f in range(1, min(extent, limits.num_cores) + 1) if snap_factor(extent, f, perfect) == f]
+    if limits.is_reduction[d]:
+        free = [1]
+    splits = [f for f in free if rules.low[CORES, d] <= f <= rules.high[CORES, d]]
     if not splits:
         if limits.is_reduction[d]:
             return f"{name} is summed, so it stays on one core"
-        free = [f for f in range(1, min(extent, limits.num_cores) + 1) if snap_factor(extent, f, perfect) == f]
         return f"{name} = {extent} splits across {_some(free, int(rules.low[CORES, d]))} of {limits.num_cores} cores"
     core_tiles = [ceil_div(extent, f) for f in splits]
     low, high = int(rules.low[SPM, d]), int(rules.high[SPM, d])
@@ -197,7 +200,7 @@ def _least_choices(knobs: Knobs, d: int) -> list[tuple[int, ...]]:
     return [tuple(int(value) for value in row[:5]) for row in found[:num]]
 
 
-@njit(cache=True)
+@njit
 def _add_choice(found: NDArray[np.int64], num: int, choice: NDArray[np.int64]) -> int:
     for i in range(num):
         if (found[i] <= choice).all():
@@ -211,8 +214,8 @@ def _add_choice(found: NDArray[np.int64], num: int, choice: NDArray[np.int64]) -
     return kept + 1
 
 
-@njit(cache=True)
-def _fill_least_choices(knobs: Knobs, d: int, found: NDArray[np.int64]) -> int:
+@njit
+def _fill_choices(knobs: Knobs, d: int, found: NDArray[np.int64]) -> int:
     """The sixth column is whether the dim loops at DRAM: an order may be impossible for two such loops."""
     rules, limits = knobs.rules, knobs.limits
     extent = limits.extents[d]
@@ -245,3 +248,16 @@ def _fill_least_choices(knobs: Knobs, d: int, found: NDArray[np.int64]) -> int:
             if not knobs.is_bound[d]:
                 break
     return num
+
+
+def _compile(source: str) -> Callable[[Knobs, int, NDArray[np.int64]], int]:
+    @njit(cache=True)
+    def fill_least_choices(knobs: Knobs, d: int, found: NDArray[np.int64]) -> int:
+        if len(source) == 0:
+            raise RuntimeError("no source")
+        return _fill_choices(knobs, d, found)
+
+    return fill_least_choices
+
+
+_fill_least_choices = _compile(source_hash())

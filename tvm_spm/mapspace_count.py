@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from numba import njit
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from tvm_spm.constraints_batch import ANY_BUFFERS, COLS, CORES, DRAM, RF, ROWS, SPM
 from tvm_spm.mapping_batch import NUM_DIMS
 from tvm_spm.mapspace_knobs import Knobs
+from tvm_spm.mapspace_source import source_hash
 from tvm_spm.mapspace_tiles import is_rf, num_tiles, tile_at
 
 _NUM_BUFFERINGS = 8
@@ -120,7 +122,7 @@ def _choices(knobs: Knobs, d: int) -> NDArray[np.int64]:
     return table
 
 
-@njit(cache=True)
+@njit
 def _num_divisors(number: int) -> int:
     count, i = 0, 1
     while i * i <= number:
@@ -130,7 +132,7 @@ def _num_divisors(number: int) -> int:
     return count
 
 
-@njit(cache=True)
+@njit
 def _add_rf_choices(spm: int, num_pes: int, perfect: bool, low: int, high: int, counts: NDArray[np.int64]) -> None:
     """Count RF tiles: ``counts[0]`` without and ``counts[1]`` with a loop at SPM."""
     share = -(-spm // num_pes)
@@ -147,8 +149,8 @@ def _add_rf_choices(spm: int, num_pes: int, perfect: bool, low: int, high: int, 
             counts[0] += 1
 
 
-@njit(cache=True)
-def _fill_choices(
+@njit
+def _fill_table(
     extent: int, perfect: bool, low: NDArray[np.int64], high: NDArray[np.int64], table: NDArray[np.int64]
 ) -> None:
     num_cores, num_rows, num_cols, _ = table.shape
@@ -172,6 +174,21 @@ def _fill_choices(
         for rows in range(low[ROWS], min(high[ROWS], num_rows) + 1):
             for cols in range(low[COLS], min(high[COLS], num_cols) + 1):
                 table[cores - 1, rows - 1, cols - 1] = by_pes[rows * cols]
+
+
+def _compile(source: str) -> Callable[..., None]:
+    @njit(cache=True)
+    def fill_choices(
+        extent: int, perfect: bool, low: NDArray[np.int64], high: NDArray[np.int64], table: NDArray[np.int64]
+    ) -> None:
+        if len(source) == 0:
+            raise RuntimeError("no source")
+        _fill_table(extent, perfect, low, high, table)
+
+    return fill_choices
+
+
+_fill_choices = _compile(source_hash())
 
 
 def _collect(available: int, num_factors: int) -> tuple[list[int], NDArray[np.int64]]:

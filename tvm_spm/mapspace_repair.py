@@ -36,13 +36,13 @@ def empty_batch(num_mappings: int) -> MappingBatch:
     return MappingBatch(ones(), ones(), ones(), ones(), ones(), orders(), orders(), flags, flags.copy(), spill)
 
 
-@njit(cache=True)
+@njit
 def pick_below(rng: Generator, limit: int) -> int:
     """A random integer from 0 up to, not including, ``limit``."""
     return int(rng.random() * limit)
 
 
-@njit(cache=True)
+@njit
 def _cap_product(rng: Generator, factors: NDArray[np.int64], available: int) -> None:
     """Give up random factors until the product is available."""
     first = pick_below(rng, NUM_DIMS)
@@ -57,7 +57,7 @@ def _cap_product(rng: Generator, factors: NDArray[np.int64], available: int) -> 
         factors[(first + i) % NUM_DIMS] = 1
 
 
-@njit(cache=True)
+@njit
 def _repair_cores(knobs: Knobs, rng: Generator, cores: NDArray[np.int64], core_tile: NDArray[np.int64]) -> None:
     limits = knobs.limits
     for d in range(NUM_DIMS):
@@ -67,7 +67,7 @@ def _repair_cores(knobs: Knobs, rng: Generator, cores: NDArray[np.int64], core_t
         core_tile[d] = -(-limits.extents[d] // cores[d])
 
 
-@njit(cache=True)
+@njit
 def repair_axes(
     knobs: Knobs, rng: Generator, rows: NDArray[np.int64], cols: NDArray[np.int64], core_tile: NDArray[np.int64]
 ) -> None:
@@ -85,7 +85,7 @@ def repair_axes(
             cols[d] = min(cols[d], core_tile[d] // rows[d])
 
 
-@njit(cache=True)
+@njit
 def _snap_dim(knobs: Knobs, batch: MappingBatch, row: int, d: int, core_tile: int, wanted: int) -> None:
     num_pes = batch.rows[row, d] * batch.cols[row, d]
     if knobs.is_bound[d]:
@@ -98,7 +98,7 @@ def _snap_dim(knobs: Knobs, batch: MappingBatch, row: int, d: int, core_tile: in
     batch.rf[row, d] = snap_rf(batch.spm[row, d], num_pes, batch.rf[row, d], knobs.perfect)
 
 
-@njit(cache=True)
+@njit
 def _shrink_rf(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator) -> None:
     rf = batch.rf[row]
     while not fits_rf(knobs.limits, rf, batch.rf_double[row]):
@@ -123,14 +123,54 @@ def _shrink_rf(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator) -> N
             batch.rf_double[row] &= batch.rf_double[row] - 1
 
 
-@njit(cache=True)
-def _shrink_spm_once(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator, core_tile: NDArray[np.int64]) -> bool:
+@njit
+def _choose_whole(
+    knobs: Knobs,
+    batch: MappingBatch,
+    row: int,
+    rng: Generator,
+    core_tile: NDArray[np.int64],
+    is_whole: NDArray[np.bool_],
+) -> None:
+    """Give one of two dims all of a core's share where both may not loop at DRAM.
+
+    A rule puts the loop over the first, a reduction, outside the other one, which would evict unfinished outputs.
+    """
+    limits, spm = knobs.limits, batch.spm[row]
+    for outer in range(NUM_DIMS):
+        for inner in range(NUM_DIMS):
+            if not knobs.rules.outside[0, outer, inner] or not limits.is_reduction[outer] or limits.is_reduction[inner]:
+                continue
+            if is_whole[outer] or is_whole[inner]:
+                continue
+            outer_loops, inner_loops = spm[outer] < core_tile[outer], spm[inner] < core_tile[inner]
+            first = inner if outer_loops and not inner_loops else outer
+            if outer_loops == inner_loops and rng.random() < 0.5:
+                first = inner
+            for d in (first, outer + inner - first):
+                _snap_dim(knobs, batch, row, d, core_tile[d], core_tile[d])
+                if spm[d] == core_tile[d]:
+                    is_whole[d] = True
+                    break
+
+
+@njit
+def _shrink_spm_once(
+    knobs: Knobs,
+    batch: MappingBatch,
+    row: int,
+    rng: Generator,
+    core_tile: NDArray[np.int64],
+    is_whole: NDArray[np.bool_],
+) -> bool:
     first = pick_below(rng, NUM_DIMS)
     for i in range(NUM_DIMS):
         d = (first + i) % NUM_DIMS
         num_pes = batch.rows[row, d] * batch.cols[row, d]
         spm = batch.spm[row, d]
-        if knobs.is_bound[d]:
+        if is_whole[d]:
+            below = 0
+        elif knobs.is_bound[d]:
             below = bound_below(knobs.rules, d, core_tile[d], num_pes, spm, knobs.perfect)
         else:
             below = tile_below(core_tile[d], spm, num_pes, knobs.perfect)
@@ -157,7 +197,7 @@ def _shrink_spm_once(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator
     return False
 
 
-@njit(cache=True)
+@njit
 def _repair_order(
     knobs: Knobs,
     rng: Generator,
@@ -196,7 +236,7 @@ def _repair_order(
         enforce_order(outside, knobs.limits.is_reduction, grouped, order, count)
 
 
-@njit(cache=True)
+@njit
 def repair_row(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator) -> None:
     """Move a row to a point of the space nearby, small enough for the memories if that is possible at all."""
     core_tile = np.empty(NUM_DIMS, dtype=np.int64)
@@ -213,8 +253,11 @@ def repair_row(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator) -> N
         batch.rf_double[row] = knobs.rules.double[1]
     for d in range(NUM_DIMS):
         _snap_dim(knobs, batch, row, d, core_tile[d], batch.spm[row, d])
+    is_whole = np.zeros(NUM_DIMS, dtype=np.bool_)
+    if knobs.has_order and not knobs.allow_spill:
+        _choose_whole(knobs, batch, row, rng, core_tile, is_whole)
     while not fits_spm(knobs.limits, batch.spm[row], batch.spm_double[row]):
-        if not _shrink_spm_once(knobs, batch, row, rng, core_tile):
+        if not _shrink_spm_once(knobs, batch, row, rng, core_tile, is_whole):
             break
     _shrink_rf(knobs, batch, row, rng)
     outer, inner = np.empty(NUM_DIMS, dtype=np.bool_), np.empty(NUM_DIMS, dtype=np.bool_)

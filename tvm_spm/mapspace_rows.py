@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numba import njit
 from numpy.random import Generator
@@ -10,6 +12,7 @@ from numpy.typing import NDArray
 from tvm_spm.mapping_batch import NO_DIM, NUM_DIMS, MappingBatch
 from tvm_spm.mapspace_knobs import Knobs
 from tvm_spm.mapspace_repair import pick_below, repair_axes, repair_row
+from tvm_spm.mapspace_source import source_hash
 from tvm_spm.mapspace_tiles import random_rf, random_tile, snap_factor, snap_tile, tile_above, tile_below
 
 NUM_MUTATIONS = 9
@@ -17,7 +20,7 @@ BUFFERING = 7
 """The mutation that always has something to change."""
 
 
-@njit(cache=True)
+@njit
 def _shuffle(rng: Generator, order: NDArray[np.int8]) -> None:
     for i in range(NUM_DIMS):
         order[i] = i
@@ -26,7 +29,7 @@ def _shuffle(rng: Generator, order: NDArray[np.int8]) -> None:
         order[i], order[j] = order[j], order[i]
 
 
-@njit(cache=True)
+@njit
 def _draw_factor(rng: Generator, limit: int) -> int:
     """Often all that is left, so that samples fill an axis; any smaller factor now and then."""
     draw = rng.random()
@@ -35,7 +38,7 @@ def _draw_factor(rng: Generator, limit: int) -> int:
     return limit if draw < 0.75 else 1 + pick_below(rng, limit)
 
 
-@njit(cache=True)
+@njit
 def _draw_row(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator) -> None:
     limits, order = knobs.limits, batch.dram_order[row]
     core_tile = np.empty(NUM_DIMS, dtype=np.int64)
@@ -70,14 +73,7 @@ def _draw_row(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator) -> No
     repair_row(knobs, batch, row, rng)
 
 
-@njit(cache=True)
-def draw_rows(knobs: Knobs, batch: MappingBatch, rng: Generator) -> None:
-    """Fill rows of ``empty_batch`` with random points of the space; each legal one can come up."""
-    for row in range(batch.spill.shape[0]):
-        _draw_row(knobs, batch, row, rng)
-
-
-@njit(cache=True)
+@njit
 def _random_dim(knobs: Knobs, rng: Generator) -> int:
     d = pick_below(rng, NUM_DIMS)
     while knobs.limits.extents[d] == 1:
@@ -85,7 +81,7 @@ def _random_dim(knobs: Knobs, rng: Generator) -> int:
     return d
 
 
-@njit(cache=True)
+@njit
 def _mutate_axis(
     rng: Generator,
     factors: NDArray[np.int64],
@@ -104,7 +100,7 @@ def _mutate_axis(
     factors[d] = _draw_factor(rng, min(max(1, budget), core_tile[d] // others[d]))
 
 
-@njit(cache=True)
+@njit
 def _swap(rng: Generator, order: NDArray[np.int8]) -> None:
     count = 0
     while count < NUM_DIMS and order[count] != NO_DIM:
@@ -115,7 +111,7 @@ def _swap(rng: Generator, order: NDArray[np.int8]) -> None:
         order[i], order[j] = order[j], order[i]
 
 
-@njit(cache=True)
+@njit
 def _mutate_spm(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator, core_tile: NDArray[np.int64]) -> None:
     d, spm = _random_dim(knobs, rng), batch.spm[row]
     num_pes, draw = batch.rows[row, d] * batch.cols[row, d], rng.random()
@@ -135,7 +131,7 @@ def _mutate_spm(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator, cor
         )
 
 
-@njit(cache=True)
+@njit
 def _mutate_rf(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator) -> None:
     d, rf = _random_dim(knobs, rng), batch.rf[row]
     share = -(-batch.spm[row, d] // (batch.rows[row, d] * batch.cols[row, d]))
@@ -150,7 +146,7 @@ def _mutate_rf(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator) -> N
         rf[d] = random_tile(rng, share, 1, knobs.perfect)
 
 
-@njit(cache=True)
+@njit
 def _mutate_row(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator) -> None:
     limits = knobs.limits
     kind = pick_below(rng, NUM_MUTATIONS) if limits.extents.max() > 1 else BUFFERING
@@ -182,34 +178,56 @@ def _mutate_row(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator) -> 
     repair_row(knobs, batch, row, rng)
 
 
-@njit(cache=True)
-def mutate_rows(knobs: Knobs, batch: MappingBatch, rng: Generator) -> None:
-    """Change each row in one or two ways, at times more."""
-    for row in range(batch.spill.shape[0]):
-        _mutate_row(knobs, batch, row, rng)
-        while rng.random() < 0.4:
+@njit
+def _cross_row(knobs: Knobs, batch: MappingBatch, other: MappingBatch, row: int, rng: Generator) -> None:
+    for d in range(NUM_DIMS):
+        if rng.random() < 0.5:
+            batch.cores[row, d] = other.cores[row, d]
+            batch.spm[row, d] = other.spm[row, d]
+            batch.rows[row, d] = other.rows[row, d]
+            batch.cols[row, d] = other.cols[row, d]
+            batch.rf[row, d] = other.rf[row, d]
+    if rng.random() < 0.5:
+        batch.dram_order[row] = other.dram_order[row]
+    if rng.random() < 0.5:
+        batch.spm_order[row] = other.spm_order[row]
+    if rng.random() < 0.5:
+        batch.spm_double[row] = other.spm_double[row]
+        batch.rf_double[row] = other.rf_double[row]
+    repair_row(knobs, batch, row, rng)
+
+
+def _compile(source: str) -> tuple[Callable[..., None], ...]:
+    @njit(cache=True)
+    def draw_rows(knobs: Knobs, batch: MappingBatch, rng: Generator) -> None:
+        """Fill rows of ``empty_batch`` with random points of the space; each legal one can come up."""
+        if len(source) == 0:
+            raise RuntimeError("no source")
+        for row in range(batch.spill.shape[0]):
+            _draw_row(knobs, batch, row, rng)
+
+    @njit(cache=True)
+    def mutate_rows(knobs: Knobs, batch: MappingBatch, rng: Generator) -> None:
+        """Change each row in one or two ways, at times more."""
+        if len(source) == 0:
+            raise RuntimeError("no source")
+        for row in range(batch.spill.shape[0]):
             _mutate_row(knobs, batch, row, rng)
+            while rng.random() < 0.4:
+                _mutate_row(knobs, batch, row, rng)
+
+    @njit(cache=True)
+    def cross_rows(knobs: Knobs, batch: MappingBatch, other: MappingBatch, rng: Generator) -> None:
+        """Give each row some dims, and at times the orders and the buffering, of the same row of ``other``."""
+        if len(source) == 0:
+            raise RuntimeError("no source")
+        for row in range(batch.spill.shape[0]):
+            _cross_row(knobs, batch, other, row, rng)
+
+    return draw_rows, mutate_rows, cross_rows
 
 
-@njit(cache=True)
-def cross_rows(knobs: Knobs, batch: MappingBatch, other: MappingBatch, rng: Generator) -> None:
-    """Give each row some dims, and at times the orders and the buffering, of the same row of ``other``."""
-    for row in range(batch.spill.shape[0]):
-        for d in range(NUM_DIMS):
-            if rng.random() < 0.5:
-                batch.cores[row, d] = other.cores[row, d]
-                batch.spm[row, d] = other.spm[row, d]
-                batch.rows[row, d] = other.rows[row, d]
-                batch.cols[row, d] = other.cols[row, d]
-                batch.rf[row, d] = other.rf[row, d]
-        if rng.random() < 0.5:
-            batch.dram_order[row] = other.dram_order[row]
-        if rng.random() < 0.5:
-            batch.spm_order[row] = other.spm_order[row]
-        if rng.random() < 0.5:
-            batch.spm_double[row] = other.spm_double[row]
-            batch.rf_double[row] = other.rf_double[row]
-        repair_row(knobs, batch, row, rng)
+draw_rows, mutate_rows, cross_rows = _compile(source_hash())
 
 
 @njit(cache=True)

@@ -7,21 +7,22 @@ import sys
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from tvm_spm.arch import Arch, load_arch
 from tvm_spm.arch import archs as arch_names
+from tvm_spm.constraints import Constraints
+from tvm_spm.constraints import dataflow as dataflow_constraints
 from tvm_spm.errors import NoMappingError, SpmError
 from tvm_spm.mapping import Mapping
-from tvm_spm.units import format_energy, format_seconds, format_si
+from tvm_spm.result_text import console, print_result
 from tvm_spm.workload import Workload
 
 if TYPE_CHECKING:
-    from tvm_spm.tuning_result import SearchResult, TuningResult
+    from tvm_spm.tuning_result import SearchResult
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 search_app = typer.Typer(no_args_is_help=True, help="Find the best mapping of one layer.")
@@ -41,6 +42,7 @@ class Model(str, Enum):
 
     analytical = "analytical"
     simulator = "simulator"
+    dmazerunner = "dmazerunner"
 
 
 class SearcherName(str, Enum):
@@ -49,6 +51,7 @@ class SearcherName(str, Enum):
     exact = "exact"
     evolutionary = "evolutionary"
     random = "random"
+    dmazerunner_pruned = "dmazerunner-pruned"
 
 
 TargetOption = Annotated[str, typer.Option("--target", "--arch", help="A name of `tvm-spm archs` or a TOML file.")]
@@ -56,6 +59,12 @@ ObjectiveOption = Annotated[Objective, typer.Option(help="What to minimise.")]
 TrialsOption = Annotated[int | None, typer.Option(min=1, help="Measured mappings per task.", show_default="64")]
 TimeOption = Annotated[float | None, typer.Option(min=0.0, help="Seconds for the search as a whole.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
+ConstraintOption = Annotated[
+    list[str] | None, typer.Option("--constraint", help="Such as SPM.K=32, rows=OY, strict:OY|OX; may be repeated.")
+]
+DataflowOption = Annotated[
+    str | None, typer.Option(help="OS, WS, RS or MC: unroll just these two loops; OS:replicated unrolls others too.")
+]
 TraceOption = Annotated[Path | None, typer.Option(help="Write a timeline that Perfetto and chrome://tracing open.")]
 PlotOption = Annotated[Path | None, typer.Option(help="Draw the first tiles and the SPM occupancy: .svg or .png.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
@@ -90,7 +99,7 @@ def tune(
     if as_json:
         _print(json.dumps({"tasks": result.rows(), "totals": result.totals()}, indent=1))
     else:
-        _print_result(result)
+        print_result(result)
     if result.verified is False:
         raise typer.Exit(1)
 
@@ -119,6 +128,8 @@ def search_conv2d(
     trials: TrialsOption = None,
     time_limit: TimeOption = None,
     seed: SeedOption = 0,
+    constraint: ConstraintOption = None,
+    dataflow: DataflowOption = None,
     trace: TraceOption = None,
     plot: PlotOption = None,
     as_json: JsonOption = False,
@@ -128,7 +139,11 @@ def search_conv2d(
         N=N, K=K, C=C, OY=OY, OX=OX, FY=FY, FX=FX, stride=stride, dilation=dilation, padding=padding, groups=groups,
         IY=IY, IX=IX, dtype=dtype, out_dtype=out_dtype,
     )  # fmt: skip
-    _search(workload, target, objective, model, searcher, trials, time_limit, seed, trace, plot, as_json=as_json)
+    constraints = _constraints(constraint, dataflow)
+    _search(
+        workload, target, objective, model, searcher, constraints, trials, time_limit, seed, trace, plot,
+        as_json=as_json,
+    )  # fmt: skip
 
 
 @search_app.command("matmul")
@@ -146,13 +161,19 @@ def search_matmul(
     trials: TrialsOption = None,
     time_limit: TimeOption = None,
     seed: SeedOption = 0,
+    constraint: ConstraintOption = None,
+    dataflow: DataflowOption = None,
     trace: TraceOption = None,
     plot: PlotOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """A (batched) matrix product."""
     workload = Workload.matmul(m=m, k=k, n=n, batch=batch, dtype=dtype, out_dtype=out_dtype)
-    _search(workload, target, objective, model, searcher, trials, time_limit, seed, trace, plot, as_json=as_json)
+    constraints = _constraints(constraint, dataflow)
+    _search(
+        workload, target, objective, model, searcher, constraints, trials, time_limit, seed, trace, plot,
+        as_json=as_json,
+    )  # fmt: skip
 
 
 @app.command()
@@ -195,7 +216,7 @@ def replay(
             table.add_row(
                 str(row["name"]), f"{row['logged_cycles']:,}", f"{row['cycles']:,}", "yes" if row["same"] else "NO"
             )
-        _console().print(table)
+        console().print(table)
     if not rows or not all(row["same"] for row in rows):
         raise typer.Exit(1)
 
@@ -230,7 +251,7 @@ def archs(
     table = Table("field", "value", "source", title=chosen[0].description, title_justify="left")
     for path, value in chosen[0].numbers():
         table.add_row(path, f"{value:,}", sources.get(path, "not given"))
-    _console().print(table)
+    console().print(table)
 
 
 def main() -> None:
@@ -251,6 +272,7 @@ def _search(
     objective: Objective,
     model: Model,
     searcher: SearcherName,
+    constraints: Constraints,
     trials: int | None,
     time_limit: float | None,
     seed: int,
@@ -267,6 +289,7 @@ def _search(
         objective=objective.value,
         model=model.value,
         searcher=searcher.value,
+        constraints=constraints,
         trials=trials,
         time_limit_s=time_limit,
         seed=seed,
@@ -274,6 +297,16 @@ def _search(
     _print(json.dumps(result.as_dict(), indent=1) if as_json else _search_text(workload, target, result))
     if trace is not None or plot is not None:
         _print_mapping(workload, load_arch(target), result.mapping, trace, plot)
+
+
+def _constraints(clauses: list[str] | None, name: str | None) -> Constraints:
+    found = Constraints.parse(clauses or [])
+    if name is None:
+        return found
+    base, _, kind = name.partition(":")
+    if kind not in ("", "strict", "replicated"):
+        raise SpmError(f"--dataflow {name!r}: after the colon comes 'strict' or 'replicated'")
+    return found + dataflow_constraints(base, strict=kind != "replicated")
 
 
 def _print_mapping(workload: Workload, arch: Arch, mapping: Mapping, trace: Path | None, plot: Path | None) -> None:
@@ -302,64 +335,6 @@ def _parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
     if not separator or not name or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
         raise SpmError(f"--shape {text!r}: expected NAME=1,3,224,224 with whole numbers >= 1")
     return name, tuple(int(part) for part in parts)
-
-
-def _print_result(result: TuningResult) -> None:
-    table = Table(title=f"{result.arch}", title_justify="left")
-    for heading, justify in _COLUMNS:
-        table.add_column(heading, justify=justify, overflow="fold")
-    for task in result.tasks:
-        verdict = {True: "yes", False: "NO", None: "not run"}[task.verified]
-        table.add_row(
-            task.task.name,
-            str(task.task.count),
-            "vector unit" if task.mapping is None else task.mapping.brief(),
-            f"{task.cost.cycles:,}",
-            f"{task.cost.utilization:.0%}",
-            task.cost.bound_by,
-            format_energy(task.cost.energy_pj),
-            f"{task.cost.edp_pj_cycles:.3g}",
-            f"{task.gain(result.objective):.2f}x",
-            "network" if task.mapping is None else verdict,
-        )
-    _console().print(table)
-    total, default = result.cost, result.default_cost
-    verdict = {True: "yes", False: "NO", None: "not finished"}[result.verified]
-    lines = [
-        f"network: {format_si(total.cycles, 'cycles')} "
-        f"({format_seconds(total.cycles / result.arch.clock_hz)} at {format_si(result.arch.clock_hz, 'Hz')}), "
-        f"{format_energy(total.energy_pj)}, EDP {total.edp_pj_cycles:.4g} pJ x cycles, "
-        f"utilization {total.utilization:.0%}",
-        f"against the default mappings: {result.speedup_over('default'):.2f}x faster, "
-        f"{default.energy_pj / total.energy_pj:.2f}x less energy, "
-        f"{default.edp_pj_cycles / total.edp_pj_cycles:.2f}x lower EDP",
-        f"verified against the untuned module: {verdict}",
-    ]
-    if result.verification is not None:
-        lines.append(f"  whole network: {result.verification}")
-    lines += [f"  {task.task.name}: {task.verification}" for task in result.tasks if task.verified is False]
-    lines += [f"left on the host: {call.name}: {call.reason}" for call in result.host_calls]
-    lines.append("seconds: " + ", ".join(f"{name} {value:.1f}" for name, value in result.seconds))
-    _print("\n".join(lines))
-
-
-_COLUMNS: tuple[tuple[str, Literal["left", "right"]], ...] = (
-    ("task", "left"),
-    ("count", "right"),
-    ("mapping (DRAM order | SPM tile | PE rows x cols | RF tile)", "left"),
-    ("cycles", "right"),
-    ("util.", "right"),
-    ("bound by", "left"),
-    ("energy", "right"),
-    ("EDP", "right"),
-    ("gain", "right"),
-    ("verified", "left"),
-)
-
-
-def _console() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
 
 
 _print: Callable[[str], None] = typer.echo

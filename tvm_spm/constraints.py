@@ -310,3 +310,7 @@ def _cycle(pairs: list[LoopPair]) -> list[str]:
 def _listed(clauses: Iterable[Constraint]) -> str:
     *first, last = [str(clause) for clause in clauses]
     return f"{', '.join(first)} and {last}" if first else last
+
+
+ANYTHING = Constraints()
+"""No constraint."""

@@ -13,6 +13,7 @@ from cost_model.batched import evaluate_batch
 from cost_model.features import Estimate
 from cost_model.learned import XGBoostRanker
 from tvm_spm.arch import Arch
+from tvm_spm.constraints import ANYTHING, Constraints
 from tvm_spm.cost import Cost
 from tvm_spm.errors import NoMappingError
 from tvm_spm.exact import exact_search
@@ -79,6 +80,7 @@ def tune_workload(
     options: TunerOptions,
     seed: int,
     searcher: str = "exact",
+    constraints: Constraints = ANYTHING,
     known: Sequence[Measured] = (),
     executor: Executor | None = None,
     measurer: Measurer | None = None,
@@ -97,6 +99,7 @@ def tune_workload(
         seed: Same seed, same trials.
         searcher: ``exact``, ``evolutionary`` or ``random``; proposes what is screened. ``exact`` starts evolution from
             the best mapping with perfect factors.
+        constraints: What every mapping must keep to.
         known: Measurements of an earlier run; they count towards the budget.
         executor: Runs measurements; in this process if None.
         measurer: Says how long a mapping takes; the simulator if None.
@@ -108,7 +111,7 @@ def tune_workload(
     Raises:
         NoMappingError: Nothing in the map space is legal; the text counts the reasons.
     """
-    space = MapSpace(workload=workload, arch=arch)
+    space = MapSpace(workload=workload, arch=arch, constraints=constraints)
     default_mapping = _default_mapping(space)
     rng = np.random.default_rng([seed, len(known)])
     predict = _Predictor(workload, arch, objective)
@@ -135,7 +138,7 @@ def tune_workload(
 
     measure([default_mapping])
     if searcher == "exact" and len(measured) < options.trials:
-        measure(_exact_start(workload, arch, objective, options.exact_polls, should_stop))
+        measure(_exact_start(space, objective, options.exact_polls, should_stop))
     proposer = _searcher(searcher, space, rng, [m.mapping for m in measured])
     ranker = XGBoostRanker(workload, arch, objective=objective, estimate=predict.estimate, seed=seed)
     pool = _Pool()
@@ -184,6 +187,7 @@ def screen_workload(
     searcher: str,
     trials: int,
     seed: int,
+    constraints: Constraints = ANYTHING,
     should_stop: Callable[[], bool] = lambda: False,
     population: int = 512,
 ) -> Screened:
@@ -196,13 +200,14 @@ def screen_workload(
         searcher: ``evolutionary`` or ``random``.
         trials: Mappings priced at most.
         seed: Same seed, same result.
+        constraints: What every mapping must keep to.
         should_stop: Asked between generations.
         population: Mappings per generation.
 
     Raises:
         NoMappingError: Nothing in the map space is legal; the text counts the reasons.
     """
-    space = MapSpace(workload=workload, arch=arch)
+    space = MapSpace(workload=workload, arch=arch, constraints=constraints)
     default = _default_mapping(space)
     predict = _Predictor(workload, arch, objective)
     proposer = _searcher(searcher, space, np.random.default_rng(seed), [default])
@@ -220,15 +225,14 @@ def screen_workload(
     return Screened(best=best, default=default, num_evaluated=num_evaluated)
 
 
-def _exact_start(
-    workload: Workload, arch: Arch, objective: str, polls: int, should_stop: Callable[[], bool]
-) -> list[Mapping]:
+def _exact_start(space: MapSpace, objective: str, polls: int, should_stop: Callable[[], bool]) -> list[Mapping]:
     """The best mapping with perfect factors, as far as the budget of the exact search goes; none if none fits."""
     left = iter(range(polls))
     try:
         found = exact_search(
-            workload, arch, objective=objective, should_stop=lambda: should_stop() or next(left, None) is None
-        )
+            space.workload, space.arch, objective=objective, constraints=space.constraints,
+            should_stop=lambda: should_stop() or next(left, None) is None,
+        )  # fmt: skip
     except NoMappingError:
         return []
     return [found.mapping]

@@ -12,6 +12,7 @@ from cost_model.bounds import lower_bound
 from cost_model.simulator import SimulatorModel
 from tvm_spm import legality
 from tvm_spm.arch import Arch, load_arch
+from tvm_spm.constraints import ANYTHING, Constraints
 from tvm_spm.cost import OBJECTIVES, Cost, CostModel
 from tvm_spm.errors import MappingError, SpmError, did_you_mean
 from tvm_spm.exact import exact_search
@@ -20,6 +21,7 @@ from tvm_spm.mapping import Mapping
 from tvm_spm.mapspace import MapSpace
 from tvm_spm.measurer import Measurer
 from tvm_spm.progress import ProgressBar
+from tvm_spm.published import MODEL_NAME, published_search
 from tvm_spm.task_tuner import TunerOptions, screen_workload, tune_workload
 from tvm_spm.tuning_result import SearchResult, TuningResult
 from tvm_spm.workload import Workload
@@ -33,6 +35,7 @@ _MODELS: dict[str, type[AnalyticalModel] | type[SimulatorModel]] = {
     "simulator": SimulatorModel,
 }
 SEARCHERS = ("exact", "evolutionary", "random")
+PUBLISHED_SEARCHERS = ("exact", "dmazerunner-pruned")
 
 
 def evaluate(workload: Workload, arch: Arch | str | Path, mapping: Mapping, *, model: str = "simulator") -> Cost:
@@ -63,6 +66,7 @@ def search(
     model: str = "analytical",
     searcher: str = "exact",
     perfect: bool = True,
+    constraints: Constraints = ANYTHING,
     trials: int | None = None,
     time_limit_s: float | None = None,
     seed: int = 0,
@@ -77,8 +81,11 @@ def search(
         arch: An accelerator, the name of one, or the path of its file.
         objective: ``edp``, ``energy`` or ``latency``.
         model: Prices the result; with ``simulator`` the candidates are measured too, and nothing is certified.
-        searcher: ``exact``, ``evolutionary`` or ``random``.
+            ``dmazerunner`` is the published model of Dave et al., searched over its own tilings.
+        searcher: ``exact``, ``evolutionary`` or ``random``; with the model ``dmazerunner`` only ``exact``, or
+            ``dmazerunner-pruned`` for the authors' own pruned search.
         perfect: Only for ``exact``: only factors that divide. Otherwise also others, and the bound is a physical one.
+        constraints: What every mapping must keep to; see ``tvm_spm.constraints``.
         trials: Mappings priced by ``model``, but for ``exact`` with ``analytical``, which prices what it must; default
             20,000 with ``analytical``, 64 with ``simulator``.
         time_limit_s: Stop after this long with the best so far.
@@ -89,27 +96,37 @@ def search(
         SpmError: Unknown objective, model or searcher.
     """
     _check_choice("objective", objective, OBJECTIVES)
-    _check_choice("model", model, tuple(_MODELS))
-    _check_choice("searcher", searcher, SEARCHERS)
+    _check_choice("model", model, (*_MODELS, MODEL_NAME))
+    _check_choice("searcher", searcher, PUBLISHED_SEARCHERS if model == MODEL_NAME else SEARCHERS)
     accelerator = load_arch(arch)
     with stop_on_interrupt(time_limit_s) as should_stop:
+        if model == MODEL_NAME:
+            return _search_published(workload, accelerator, objective, constraints, should_stop, searcher)
         if model == "simulator":
             options = TunerOptions() if trials is None else TunerOptions(trials=trials)
-            return _search_measured(workload, accelerator, objective, options, seed, searcher, should_stop)
+            return _search_measured(workload, accelerator, objective, options, seed, searcher, constraints, should_stop)
         if searcher == "exact":
-            return _search_exact(workload, accelerator, objective, should_stop, perfect=perfect)
+            return _search_exact(workload, accelerator, objective, constraints, should_stop, perfect=perfect)
         screened = screen_workload(
             workload, accelerator, objective=objective, searcher=searcher, trials=trials or 20_000, seed=seed,
-            should_stop=should_stop,
+            constraints=constraints, should_stop=should_stop,
         )  # fmt: skip
     best, default = (AnalyticalModel().cost(workload, accelerator, m) for m in (screened.best, screened.default))
     return _with_floor(workload, accelerator, objective, screened.best, best, default, screened.num_evaluated)
 
 
 def _search_exact(
-    workload: Workload, arch: Arch, objective: str, should_stop: StopRequest, *, perfect: bool
+    workload: Workload,
+    arch: Arch,
+    objective: str,
+    constraints: Constraints,
+    should_stop: StopRequest,
+    *,
+    perfect: bool,
 ) -> SearchResult:
-    found = exact_search(workload, arch, objective=objective, perfect=perfect, should_stop=should_stop)
+    found = exact_search(
+        workload, arch, objective=objective, perfect=perfect, constraints=constraints, should_stop=should_stop
+    )
     default = MapSpace(workload=workload, arch=arch).default_mapping()
     return SearchResult(
         mapping=found.mapping,
@@ -130,13 +147,40 @@ def _search_measured(
     options: TunerOptions,
     seed: int,
     searcher: str,
+    constraints: Constraints,
     should_stop: StopRequest,
 ) -> SearchResult:
     outcome = tune_workload(
-        workload, arch, objective=objective, options=options, seed=seed, searcher=searcher, should_stop=should_stop
-    )
+        workload, arch, objective=objective, options=options, seed=seed, searcher=searcher, constraints=constraints,
+        should_stop=should_stop,
+    )  # fmt: skip
     best, default = outcome.best.cost, outcome.default.cost
     return _with_floor(workload, arch, objective, outcome.best.mapping, best, default, outcome.num_trials)
+
+
+def _search_published(
+    workload: Workload,
+    arch: Arch,
+    objective: str,
+    constraints: Constraints,
+    should_stop: StopRequest,
+    searcher: str,
+) -> SearchResult:
+    if constraints:
+        raise SpmError(f"model {MODEL_NAME!r}: constraints {constraints} do not apply to its own search space")
+    found = published_search(
+        workload, arch, objective=objective, pruned=searcher == "dmazerunner-pruned", should_stop=should_stop
+    )
+    return SearchResult(
+        mapping=found.mapping,
+        cost=found.cost,
+        default_cost=found.default_cost,
+        objective=found.objective,
+        lower_bound=found.lower_bound,
+        certified=found.certified,
+        num_evaluated=found.num_evaluated,
+        space=found.space,
+    )
 
 
 def _with_floor(

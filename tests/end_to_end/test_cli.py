@@ -288,3 +288,48 @@ def test_replay_measures_the_same(tuned: Path):
 
 def test_reproduce_suggests_the_nearest_paper():
     assert "did you mean 'dmazerunner'?" in mistake("reproduce", "dmazeruner")
+
+
+LAYER = ("--K", "16", "--C", "16", "--OY", "8", "--OX", "8", "--FY", "3", "--FX", "3", "--arch", "edge-256")
+
+
+def test_search_respects_constraints():
+    free = json.loads(run("search", "conv2d", *LAYER, "--json").stdout)
+    assert free["certified"] is True
+    kept = json.loads(run("search", "conv2d", *LAYER, "--dataflow", "OS", "--constraint", "SPM.K=4", "--json").stdout)
+    assert kept["certified"] is True
+    assert "rows: OY=" in kept["mapping"]
+    assert "cols: OX=" in kept["mapping"]
+    assert "SPM tile: K=4 " in kept["mapping"]
+    assert kept["edp_pj_cycles"] >= free["edp_pj_cycles"]
+
+
+def test_conflicting_constraints_are_named():
+    # 16 output channels over 4 cores leave 4 per core
+    layer = (*LAYER[:-1], "quad-edge")
+    text = mistake("search", "conv2d", *layer, "--constraint", "SPM.K=16", "--constraint", "cores.K=4", code=1)
+    assert "SPM.K=16" in text
+    assert "cores.K=4" in text
+
+
+def test_published_model_on_conv5_2():
+    layer = ("--N", "4", "--K", "512", "--C", "512", "--OY", "7", "--OX", "7", "--FY", "3", "--FX", "3")
+    options = (
+        "--padding",
+        "1",
+        "--IY",
+        "7",
+        "--IX",
+        "7",
+        "--arch",
+        "dmazerunner-256",
+        "--model",
+        "dmazerunner",
+        "--json",
+    )
+    best = json.loads(run("search", "conv2d", *layer, *options).stdout)
+    assert best["certified"] is True
+    # re-measured on the authors' released tool
+    assert best["edp_pj_cycles"] == pytest.approx(6.844957271e15, rel=1e-9)
+    pruned = json.loads(run("search", "conv2d", *layer, *options, "--searcher", "dmazerunner-pruned").stdout)
+    assert pruned["num_evaluated"] == 753

@@ -18,6 +18,7 @@ LAYERS = (
     ("tvm_spm.reproduce",),
     ("tvm_spm.tuner",),
     ("tvm_spm.network_tuner",),
+    ("tvm_spm.result_text",),
     ("tvm_spm.tuning_result", "tvm_spm.run_log", "tvm_spm.scheduled_network"),
     ("tvm_spm.saved_run",),
     ("tvm_spm.verify", "tvm_spm.progress", "tvm_spm.task_tuner", "tvm_spm.warm_up"),

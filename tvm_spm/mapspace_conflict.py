@@ -18,7 +18,7 @@ from tvm_spm.errors import SpmError
 from tvm_spm.mapping import Mapping
 from tvm_spm.mapping_batch import NUM_DIMS
 from tvm_spm.mapspace_knobs import Knobs, bound_rf, bound_tile, enforce_order, may_split
-from tvm_spm.mapspace_source import source_hash
+from tvm_spm.mapspace_source import compiled, source_hash
 from tvm_spm.mapspace_tiles import snap_factor, snap_tile, tile_above
 from tvm_spm.rejection import Rejection
 from tvm_spm.units import ceil_div
@@ -200,7 +200,7 @@ def _least_choices(knobs: Knobs, d: int) -> list[tuple[int, ...]]:
     return [tuple(int(value) for value in row[:5]) for row in found[:num]]
 
 
-@njit
+@compiled
 def _add_choice(found: NDArray[np.int64], num: int, choice: NDArray[np.int64]) -> int:
     for i in range(num):
         if (found[i] <= choice).all():
@@ -214,7 +214,7 @@ def _add_choice(found: NDArray[np.int64], num: int, choice: NDArray[np.int64]) -
     return kept + 1
 
 
-@njit
+@compiled
 def _fill_choices(knobs: Knobs, d: int, found: NDArray[np.int64]) -> int:
     """The sixth column is whether the dim loops at DRAM: an order may be impossible for two such loops."""
     rules, limits = knobs.rules, knobs.limits

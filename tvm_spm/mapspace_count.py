@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tvm_spm.constraints_batch import ANY_BUFFERS, COLS, CORES, DRAM, RF, ROWS, SPM
 from tvm_spm.mapping_batch import NUM_DIMS
 from tvm_spm.mapspace_knobs import Knobs
-from tvm_spm.mapspace_source import source_hash
+from tvm_spm.mapspace_source import compiled, source_hash
 from tvm_spm.mapspace_tiles import is_rf, num_tiles, tile_at
 
 _NUM_BUFFERINGS = 8
@@ -122,7 +122,7 @@ def _choices(knobs: Knobs, d: int) -> NDArray[np.int64]:
     return table
 
 
-@njit
+@compiled
 def _num_divisors(number: int) -> int:
     count, i = 0, 1
     while i * i <= number:
@@ -132,7 +132,7 @@ def _num_divisors(number: int) -> int:
     return count
 
 
-@njit
+@compiled
 def _add_rf_choices(spm: int, num_pes: int, perfect: bool, low: int, high: int, counts: NDArray[np.int64]) -> None:
     """Count RF tiles: ``counts[0]`` without and ``counts[1]`` with a loop at SPM."""
     share = -(-spm // num_pes)
@@ -149,7 +149,7 @@ def _add_rf_choices(spm: int, num_pes: int, perfect: bool, low: int, high: int, 
             counts[0] += 1
 
 
-@njit
+@compiled
 def _fill_table(
     extent: int, perfect: bool, low: NDArray[np.int64], high: NDArray[np.int64], table: NDArray[np.int64]
 ) -> None:

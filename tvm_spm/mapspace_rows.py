@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tvm_spm.mapping_batch import NO_DIM, NUM_DIMS, MappingBatch
 from tvm_spm.mapspace_knobs import Knobs
 from tvm_spm.mapspace_repair import pick_below, repair_axes, repair_row
-from tvm_spm.mapspace_source import source_hash
+from tvm_spm.mapspace_source import compiled, source_hash
 from tvm_spm.mapspace_tiles import random_rf, random_tile, snap_factor, snap_tile, tile_above, tile_below
 
 NUM_MUTATIONS = 9
@@ -20,7 +20,7 @@ BUFFERING = 7
 """The mutation that always has something to change."""
 
 
-@njit
+@compiled
 def _shuffle(rng: Generator, order: NDArray[np.int8]) -> None:
     for i in range(NUM_DIMS):
         order[i] = i
@@ -29,7 +29,7 @@ def _shuffle(rng: Generator, order: NDArray[np.int8]) -> None:
         order[i], order[j] = order[j], order[i]
 
 
-@njit
+@compiled
 def _draw_factor(rng: Generator, limit: int) -> int:
     """Often all that is left, so that samples fill an axis; any smaller factor now and then."""
     draw = rng.random()
@@ -38,7 +38,7 @@ def _draw_factor(rng: Generator, limit: int) -> int:
     return limit if draw < 0.75 else 1 + pick_below(rng, limit)
 
 
-@njit
+@compiled
 def _draw_row(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator) -> None:
     limits, order = knobs.limits, batch.dram_order[row]
     core_tile = np.empty(NUM_DIMS, dtype=np.int64)
@@ -73,7 +73,7 @@ def _draw_row(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator) -> No
     repair_row(knobs, batch, row, rng)
 
 
-@njit
+@compiled
 def _random_dim(knobs: Knobs, rng: Generator) -> int:
     d = pick_below(rng, NUM_DIMS)
     while knobs.limits.extents[d] == 1:
@@ -81,7 +81,7 @@ def _random_dim(knobs: Knobs, rng: Generator) -> int:
     return d
 
 
-@njit
+@compiled
 def _mutate_axis(
     rng: Generator,
     factors: NDArray[np.int64],
@@ -100,7 +100,7 @@ def _mutate_axis(
     factors[d] = _draw_factor(rng, min(max(1, budget), core_tile[d] // others[d]))
 
 
-@njit
+@compiled
 def _swap(rng: Generator, order: NDArray[np.int8]) -> None:
     count = 0
     while count < NUM_DIMS and order[count] != NO_DIM:
@@ -111,7 +111,7 @@ def _swap(rng: Generator, order: NDArray[np.int8]) -> None:
         order[i], order[j] = order[j], order[i]
 
 
-@njit
+@compiled
 def _mutate_spm(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator, core_tile: NDArray[np.int64]) -> None:
     d, spm = _random_dim(knobs, rng), batch.spm[row]
     num_pes, draw = batch.rows[row, d] * batch.cols[row, d], rng.random()
@@ -131,7 +131,7 @@ def _mutate_spm(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator, cor
         )
 
 
-@njit
+@compiled
 def _mutate_rf(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator) -> None:
     d, rf = _random_dim(knobs, rng), batch.rf[row]
     share = -(-batch.spm[row, d] // (batch.rows[row, d] * batch.cols[row, d]))
@@ -146,7 +146,7 @@ def _mutate_rf(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator) -> N
         rf[d] = random_tile(rng, share, 1, knobs.perfect)
 
 
-@njit
+@compiled
 def _mutate_row(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator) -> None:
     limits = knobs.limits
     kind = pick_below(rng, NUM_MUTATIONS) if limits.extents.max() > 1 else BUFFERING
@@ -178,7 +178,7 @@ def _mutate_row(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator) -> 
     repair_row(knobs, batch, row, rng)
 
 
-@njit
+@compiled
 def _cross_row(knobs: Knobs, batch: MappingBatch, other: MappingBatch, row: int, rng: Generator) -> None:
     for d in range(NUM_DIMS):
         if rng.random() < 0.5:

@@ -8,7 +8,12 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from numba import njit
+
 _OTHERS = ("legality_batch.py", "constraints_batch.py", "mapping_batch.py")
+
+compiled = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)
+"""A function that only compiled code calls."""
 
 
 def source_hash() -> str:

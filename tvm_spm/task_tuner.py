@@ -111,8 +111,8 @@ def tune_workload(
     Raises:
         NoMappingError: Nothing in the map space is legal; the text counts the reasons.
     """
-    space = MapSpace(workload=workload, arch=arch, constraints=constraints)
-    default_mapping = _default_mapping(space)
+    space = MapSpace(workload=workload, arch=arch, constraints=constraints, allow_spill=constraints.wants_spill)
+    default_mapping = space.require_default()
     rng = np.random.default_rng([seed, len(known)])
     predict = _Predictor(workload, arch, objective)
     measured = list(known)
@@ -207,8 +207,8 @@ def screen_workload(
     Raises:
         NoMappingError: Nothing in the map space is legal; the text counts the reasons.
     """
-    space = MapSpace(workload=workload, arch=arch, constraints=constraints)
-    default = _default_mapping(space)
+    space = MapSpace(workload=workload, arch=arch, constraints=constraints, allow_spill=constraints.wants_spill)
+    default = space.require_default()
     predict = _Predictor(workload, arch, objective)
     proposer = _searcher(searcher, space, np.random.default_rng(seed), [default])
     best, best_score, num_evaluated = default, float(predict(encode([default]))[0]), 1
@@ -236,14 +236,6 @@ def _exact_start(space: MapSpace, objective: str, polls: int, should_stop: Calla
     except NoMappingError:
         return []
     return [found.mapping]
-
-
-def _default_mapping(space: MapSpace) -> Mapping:
-    mapping = space.default_mapping()
-    if mapping is None:
-        reasons = ", ".join(f"{reason} removed {count:,}" for reason, count in space.explain_empty().items())
-        raise NoMappingError(f"{space.workload} on {space.arch.name}: no legal mapping; of those tried, {reasons}")
-    return mapping
 
 
 def _searcher(name: str, space: MapSpace, rng: np.random.Generator, start: Sequence[Mapping]) -> Searcher:

@@ -74,7 +74,8 @@ def test_text_round_trips_and_both_verdicts_agree(workload: Workload, seed: int)
         try:
             constraints = Constraints.parse([any_clause(rng, workload) for _ in range(int(rng.integers(1, 4)))])
         except SpmError as error:
-            assert "cannot both hold" in str(error) or "cannot all hold" in str(error)
+            if "cannot both hold" not in str(error) and "cannot all hold" not in str(error):
+                raise
             continue
         assert Constraints.parse(str(constraints)) == constraints
         expected = [constraints.allows(mapping, workload) for mapping in mappings]

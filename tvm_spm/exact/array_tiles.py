@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tvm_spm.constraints_batch import ANY_BUFFERS
 from tvm_spm.exact.boxes import tile_elems
-from tvm_spm.exact.compiled import compiled, compiled_lean
+from tvm_spm.exact.compiled import compiled, compiled_inside, compiled_lean
 from tvm_spm.exact.pass_time import (
     ALL_RF,
     COMPUTE,
@@ -254,7 +254,7 @@ def _dominates(a: ArrayTile, b: ArrayTile, by_hops: bool) -> bool:
     return a.step[COMPUTE] == b.step[COMPUTE] and a.step[OUT] == b.step[OUT]
 
 
-@compiled
+@compiled_inside
 def list_arrays(
     problem: Problem,
     pairs: Ints,

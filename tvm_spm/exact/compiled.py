@@ -24,9 +24,14 @@ def compiled_lean(function: Function) -> Function:
     return _compiled(function, allocates=False)
 
 
-def _compiled(function: Function, *, allocates: bool) -> Function:
+def compiled_inside(function: Function) -> Function:
+    """For large functions with one caller: they become part of it, or else each would be optimised alone and again."""
+    return _compiled(function, allocates=True, inline="always")
+
+
+def _compiled(function: Function, *, allocates: bool, inline: str = "never") -> Function:
     dispatcher: Any = njit(
-        error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, _nrt=allocates
+        error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, _nrt=allocates, inline=inline
     )(function)  # fmt: skip
     template_of = dispatcher.get_call_template
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tvm_spm.exact.array_tiles import ArrayTile
-from tvm_spm.exact.compiled import compiled, compiled_lean
+from tvm_spm.exact.compiled import compiled, compiled_inside, compiled_lean
 from tvm_spm.exact.contention import contended_cycles
 from tvm_spm.exact.pass_time import ALL_RF, NONE, I, Ints, O, W, pass_cycles
 from tvm_spm.exact.problem import Problem
@@ -150,7 +150,7 @@ def _is_maximal(fitting: int, double: int) -> bool:
     return True
 
 
-@compiled
+@compiled_inside
 def finish(
     problem: Problem,
     pairs: Ints,
@@ -287,7 +287,7 @@ def _fill_times(
     return most
 
 
-@compiled
+@compiled_inside
 def _try_tables(
     problem: Problem,
     pairs: Ints,

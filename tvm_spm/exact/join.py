@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tvm_spm.exact.array_tiles import ArrayTile
-from tvm_spm.exact.compiled import compiled, compiled_lean
+from tvm_spm.exact.compiled import compiled_inside, compiled_lean
 from tvm_spm.exact.finish import SINGLE_STEP, Best, Tables, finish, make_tables
 from tvm_spm.exact.pass_time import COMPUTE, NONE, I, Ints, O, W, least_pass_cycles
 from tvm_spm.exact.problem import Problem
@@ -149,7 +149,7 @@ def _is_filled(tables: Tables) -> bool:
     return True
 
 
-@compiled
+@compiled_inside
 def join(
     problem: Problem,
     pairs: Ints,

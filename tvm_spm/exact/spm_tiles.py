@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tvm_spm.exact.boxes import inside_elems
-from tvm_spm.exact.compiled import compiled, compiled_lean
+from tvm_spm.exact.compiled import compiled, compiled_inside, compiled_lean
 from tvm_spm.exact.pass_time import I, Ints, O, W
 from tvm_spm.exact.problem import Problem
 from tvm_spm.exact.timeline import store_cycles, tensor_cycles, transfer_cycles
@@ -126,7 +126,7 @@ def order_repeats(problem: Problem, cores: Ints, counts: Ints, order: Ints, num_
     return repeats
 
 
-@compiled
+@compiled_inside
 def fill_floor(problem: Problem, core_tile: Ints, runs: Ints, floor: Floor) -> None:
     """What all mappings with ``floor.cores`` and ``floor.spm`` have in common."""
     workload, arch, words = problem.workload, problem.arch, problem.words
@@ -217,7 +217,7 @@ def _share_channels(problem: Problem, core_tile: Ints, runs: Ints, floor: Floor)
     floor.first_cycles += max(0, -(-total // arch.dram_channels) - most)
 
 
-@compiled
+@compiled_inside
 def list_tiles(
     problem: Problem, core_choices: Ints, divisors: Ints, num_divisors: Ints, runs: Ints, floors: NDArray[np.void]
 ) -> int:

@@ -67,6 +67,7 @@ def search(
     searcher: str = "exact",
     perfect: bool = True,
     constraints: Constraints = ANYTHING,
+    energy_cap_pj: float | None = None,
     trials: int | None = None,
     time_limit_s: float | None = None,
     seed: int = 0,
@@ -86,6 +87,7 @@ def search(
             ``dmazerunner-pruned`` for the authors' own pruned search.
         perfect: Only for ``exact``: only factors that divide. Otherwise also others, and the bound is a physical one.
         constraints: What every mapping must keep to; see ``tvm_spm.constraints``.
+        energy_cap_pj: Only for ``exact`` with ``analytical``: no mapping may need more energy.
         trials: Mappings priced by ``model``, but for ``exact`` with ``analytical``, which prices what it must; default
             20,000 with ``analytical``, 64 with ``simulator``.
         time_limit_s: Stop after this long with the best so far.
@@ -98,6 +100,8 @@ def search(
     _check_choice("objective", objective, OBJECTIVES)
     _check_choice("model", model, (*_MODELS, MODEL_NAME))
     _check_choice("searcher", searcher, PUBLISHED_SEARCHERS if model == MODEL_NAME else SEARCHERS)
+    if energy_cap_pj is not None and (model, searcher) != ("analytical", "exact"):
+        raise SpmError(f"energy_cap_pj = {energy_cap_pj:g}: only for searcher 'exact' with model 'analytical'")
     accelerator = load_arch(arch)
     with stop_on_interrupt(time_limit_s) as should_stop:
         if model == MODEL_NAME:
@@ -106,7 +110,9 @@ def search(
             options = TunerOptions() if trials is None else TunerOptions(trials=trials)
             return _search_measured(workload, accelerator, objective, options, seed, searcher, constraints, should_stop)
         if searcher == "exact":
-            return _search_exact(workload, accelerator, objective, constraints, should_stop, perfect=perfect)
+            return _search_exact(
+                workload, accelerator, objective, constraints, energy_cap_pj, should_stop, perfect=perfect
+            )
         screened = screen_workload(
             workload, accelerator, objective=objective, searcher=searcher, trials=trials or 20_000, seed=seed,
             constraints=constraints, should_stop=should_stop,
@@ -120,13 +126,15 @@ def _search_exact(
     arch: Arch,
     objective: str,
     constraints: Constraints,
+    energy_cap_pj: float | None,
     should_stop: StopRequest,
     *,
     perfect: bool,
 ) -> SearchResult:
     found = exact_search(
-        workload, arch, objective=objective, perfect=perfect, constraints=constraints, should_stop=should_stop
-    )
+        workload, arch, objective=objective, perfect=perfect, constraints=constraints, energy_cap_pj=energy_cap_pj,
+        should_stop=should_stop,
+    )  # fmt: skip
     default = MapSpace(workload=workload, arch=arch).default_mapping()
     return SearchResult(
         mapping=found.mapping,

@@ -55,7 +55,10 @@ def clauses_of(rng: np.random.Generator, mapping: Mapping, workload: Workload) -
     ]
     for level, order in (("DRAM", mapping.dram_order), ("SPM", mapping.spm_order)):
         if order:
-            held += [f"{level}.order={'>'.join(order)}", f"{level}.outer={order[0]}", f"{level}.inner={order[-1]}"]
+            held.append(f"{level}.order={'>'.join(order)}")
+        if len(order) > 1:
+            # one loop cannot be asked to be both outside and inside all others
+            held += [f"{level}.outer={order[0]}", f"{level}.inner={order[-1]}"]
     dram = mapping.dram_factors(workload.dims)
     for level, dims in (("cores", mapping.cores), ("DRAM", dram), ("SPM", mapping.spm), ("rows", mapping.rows),
                         ("cols", mapping.cols), ("RF", mapping.rf)):  # fmt: skip

@@ -46,7 +46,9 @@ def format_energy(energy_pj: float) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """Duration for progress and tables: ``2 m 05 s``."""
+    """Duration for progress and tables: ``2 m 05 s``, ``44.9 ms``."""
+    if 0 < seconds < 1:
+        return f"{1000 * seconds:.3g} ms"
     if seconds < 60:
         return f"{seconds:.1f} s"
     return f"{int(seconds // 60)} m {int(seconds % 60):02d} s"

@@ -47,7 +47,8 @@ def compile_all(report: Callable[[str], None] = lambda text: None) -> None:
     Args:
         report: Told when a part is ready.
     """
-    other = subprocess.Popen([sys.executable, "-m", "tvm_spm.warm_up"])
+    # From the folder this package is in: the cache belongs to that copy, and the working directory may hold another.
+    other = subprocess.Popen([sys.executable, "-m", "tvm_spm.warm_up"], cwd=Path(__file__).parents[1])
     try:
         _compile_exact()
         report("exact search compiled")

@@ -35,6 +35,8 @@ LAYERS = (
     ("tvm_spm.legality", "tvm_spm.legality_batch"),
     ("tvm_spm.cost",),
     ("tvm_spm.mapping_batch", "tvm_spm.rejection"),
+    ("tvm_spm.group",),
+    ("tvm_spm.layer_graph",),
     ("tvm_spm.mapping",),
     ("tvm_spm.arch",),
     ("tvm_spm.workload",),

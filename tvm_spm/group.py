@@ -1,0 +1,159 @@
+"""A fused group: consecutive layers that run tile by tile, and every decision about how they do."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from math import prod
+
+from tvm_spm.errors import MappingError
+from tvm_spm.layer_graph import LayerGraph
+from tvm_spm.mapping import Mapping
+from tvm_spm.units import ceil_div
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Layers ``first`` to ``stop - 1`` of a graph, run as one.
+
+    The last layer is the sink: its output tiles drive the group, and only they leave the scratchpad.
+    """
+
+    graph: LayerGraph
+    first: int
+    stop: int
+
+    @property
+    def layers(self) -> range:
+        """Indices of the layers."""
+        return range(self.first, self.stop)
+
+    @property
+    def sink(self) -> int:
+        """Index of the last layer."""
+        return self.stop - 1
+
+    @property
+    def sink_shape(self) -> tuple[int, ...]:
+        """Shape of the tensor that leaves."""
+        return self.graph.tensors[self.graph.layers[self.sink].output].shape
+
+    def intermediates(self) -> tuple[int, ...]:
+        """Tensors that are written and read inside, and nowhere else."""
+        return tuple(self.graph.layers[index].output for index in self.layers if index != self.sink)
+
+
+def refuse_group(graph: LayerGraph, first: int, stop: int) -> str | None:
+    """Why an interval of layers cannot be one group, whatever the accelerator; None if it can.
+
+    A single layer always can.
+    """
+    if stop - first < 2:
+        return None
+    inside = range(first, stop)
+    for index in inside:
+        refusal = graph.layers[index].refusal
+        if refusal is not None:
+            return f"layer {graph.layers[index].name}: {refusal}"
+    for index in inside[:-1]:
+        layer, readers = graph.layers[index], graph.consumers(graph.layers[index].output)
+        if layer.output in graph.outputs:
+            return f"layer {layer.name}: its output is needed outside the network"
+        outside = [reader for reader in readers if reader not in inside]
+        if outside:
+            return f"layer {layer.name}: its output is also read by {graph.layers[outside[0]].name}"
+        if not readers:
+            return f"layer {layer.name}: nothing reads its output"
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupMapping:
+    """How a group runs.
+
+    Attributes:
+        cores: Parts per axis of the sink's output; each core works on ``ceil(extent / parts)`` of it.
+        tile: The sink's output tile; tiles follow each other in storage order, the last axis fastest.
+        kept: Axes of the sink's output along which the overlap of neighbouring tiles stays in SPM; along all others it
+            is computed again.
+        k_tile: Per layer, output channels computed at a time; fewer than all stream the weights for every tile.
+        inner: Per layer, how the array runs the largest stage; None for vector work.
+        double: Whether tiles that come and go have two buffers, so that DMA overlaps with work.
+    """
+
+    cores: tuple[int, ...]
+    tile: tuple[int, ...]
+    kept: tuple[int, ...] = ()
+    k_tile: tuple[int, ...]
+    inner: tuple[Mapping | None, ...]
+    double: bool = True
+
+    def __post_init__(self) -> None:
+        for what, values in (("cores", self.cores), ("tile", self.tile), ("k_tile", self.k_tile)):
+            if any(value < 1 for value in values):
+                raise MappingError(f"group mapping: {what} = {values}: every number must be >= 1")
+        if len(self.cores) != len(self.tile):
+            raise MappingError(f"group mapping: {len(self.cores)} core factors for {len(self.tile)} axes of the tile")
+        if tuple(sorted(set(self.kept))) != self.kept or any(axis >= len(self.tile) for axis in self.kept):
+            raise MappingError(f"group mapping: kept = {self.kept}: must be axes of the tile, sorted, each once")
+        if len(self.k_tile) != len(self.inner):
+            raise MappingError(f"group mapping: {len(self.k_tile)} channel tiles for {len(self.inner)} layers")
+
+    @property
+    def num_cores(self) -> int:
+        """Cores in use."""
+        return prod(self.cores)
+
+    def chunk(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Extents of the largest core's share of the sink's output."""
+        return tuple(ceil_div(extent, parts) for extent, parts in zip(shape, self.cores, strict=True))
+
+    def __str__(self) -> str:
+        lines = [
+            f"cores: {_numbers(self.cores)}",
+            f"tile: {_numbers(self.tile)}{', double' if self.double else ''}",
+            f"kept: {_numbers(self.kept) or 'nothing'}",
+        ]
+        for channels, inner in zip(self.k_tile, self.inner, strict=True):
+            lines.append(f"layer: {channels} channels | {'vector unit' if inner is None else inner.line()}")
+        return "\n".join(lines)
+
+    @classmethod
+    def parse(cls, text: str) -> GroupMapping:
+        """Read what ``str`` printed.
+
+        Raises:
+            MappingError: A line is not understood; quotes it.
+        """
+        found: dict[str, str] = {}
+        layers: list[tuple[int, Mapping | None]] = []
+        for line in filter(None, (line.strip() for line in text.splitlines())):
+            match = re.fullmatch(r"(cores|tile|kept): ([\d ]+|nothing)(, double)?", line)
+            layer = re.fullmatch(r"layer: (\d+) channels \| (.*)", line)
+            if match and (match[3] is None or match[1] == "tile"):
+                found[match[1]] = match[2]
+                if match[1] == "tile":
+                    found["double"] = match[3] or ""
+            elif layer:
+                layers.append((int(layer[1]), None if layer[2] == "vector unit" else Mapping.parse(layer[2])))
+            else:
+                raise MappingError(f"group mapping: line {line!r} not understood")
+        missing = {"cores", "tile", "kept"} - set(found)
+        if missing:
+            raise MappingError(f"group mapping: no line {sorted(missing)[0]!r}")
+        return cls(
+            cores=_parsed(found["cores"]),
+            tile=_parsed(found["tile"]),
+            kept=_parsed(found["kept"]),
+            k_tile=tuple(channels for channels, _ in layers),
+            inner=tuple(inner for _, inner in layers),
+            double=bool(found["double"]),
+        )
+
+
+def _numbers(values: tuple[int, ...]) -> str:
+    return " ".join(str(value) for value in values)
+
+
+def _parsed(text: str) -> tuple[int, ...]:
+    return () if text == "nothing" else tuple(int(number) for number in text.split())

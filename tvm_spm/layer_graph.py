@@ -1,0 +1,147 @@
+"""A network as layers that read and write tensors: which part of each input a part of an output needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping as StringMapping
+from dataclasses import dataclass
+
+from tvm_spm.workload import Axis, Workload, dtype_bits
+
+Range = tuple[int, int]
+"""First index and the one behind the last."""
+
+Box = tuple[Range, ...]
+"""One range per axis of a tensor."""
+
+ROLES = ("I", "W", "extra", "vector")
+"""What a layer does with a tensor it reads: input or weight of the sum, read by the epilogue, or by the vector unit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tensor:
+    """A tensor between layers, an input of the network, or a constant.
+
+    Attributes:
+        name: Unique in its graph.
+        shape: Extents, outermost axis first.
+        dtype: Of one element.
+        producer: The layer that writes it; None for inputs, constants and results of calls that are no layers.
+        is_constant: Whether it is the same in every run (weights).
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    producer: int | None = None
+    is_constant: bool = False
+
+    @property
+    def elem_bits(self) -> int:
+        """Width of one element."""
+        return dtype_bits(self.dtype)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Read:
+    """One tensor that a layer reads.
+
+    Attributes:
+        tensor: Index in the graph.
+        role: One of ``ROLES``.
+        accesses: How loops index it, one affine map per place where the layer reads it; each has one ``Axis`` per axis
+            of the tensor, whose terms name loops of the layer.
+    """
+
+    tensor: int
+    role: str
+    accesses: tuple[tuple[Axis, ...], ...]
+
+    def box(self, loops: StringMapping[str, Range]) -> Box:
+        """What the given ranges of the loops need of the tensor: a bounding box, padding excluded; may be empty."""
+        boxes = [tuple(_axis_range(axis, loops) for axis in access) for access in self.accesses]
+        return tuple(
+            (min(first for first, _ in ranges), max(stop for _, stop in ranges)) for ranges in zip(*boxes, strict=True)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """One call of the network.
+
+    Attributes:
+        name: Of the TIR function, made unique.
+        output: The tensor it writes.
+        loops: Name and extent of every loop: the dims of the workload, or ``d0 d1 ..`` over the axes of the output and
+            ``r0 r1 ..`` over windows and rows of vector work.
+        out_axes: How loops index the output.
+        reads: Every tensor it reads.
+        workload: For multiply-accumulate layers.
+        num_ops_per_elem: Vector operations per output element: of the epilogue, or of all the vector work.
+        refusal: Why it cannot be fused with other layers, if so.
+    """
+
+    name: str
+    output: int
+    loops: tuple[tuple[str, int], ...]
+    out_axes: tuple[Axis, ...]
+    reads: tuple[Read, ...]
+    workload: Workload | None = None
+    num_ops_per_elem: int = 0
+    refusal: str | None = None
+
+    def loop_ranges(self, box: Box) -> dict[str, Range]:
+        """The loops that a box of the output needs; loops that do not index the output run in full.
+
+        Where two loops share an axis (groups and channels in a group) both cover at least the box.
+        """
+        ranges = {name: (0, extent) for name, extent in self.loops}
+        for axis, (first, stop) in zip(self.out_axes, box, strict=True):
+            terms = sorted(axis.terms, key=lambda term: -term[1])
+            for position, (name, stride) in enumerate(terms):
+                low, high = (first - axis.offset) // stride, (stop - 1 - axis.offset) // stride + 1
+                if position == 0:
+                    ranges[name] = (low, high)
+                if position == len(terms) - 1 or high - low > 1:
+                    break
+                # The box lies within one group: the rest of the index is the channel in the group.
+                first, stop = first - low * stride, stop - low * stride
+                inner, inner_stride = terms[position + 1]
+                ranges[inner] = (
+                    (first - axis.offset) // inner_stride, (stop - 1 - axis.offset) // inner_stride + 1,
+                )  # fmt: skip
+        return ranges
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerGraph:
+    """Layers in an order in which they can run.
+
+    Attributes:
+        tensors: Every tensor.
+        layers: A layer reads only tensors of earlier layers and tensors without a producer.
+        outputs: Tensors that are needed after the network, or by calls that are no layers.
+    """
+
+    tensors: tuple[Tensor, ...]
+    layers: tuple[Layer, ...]
+    outputs: tuple[int, ...]
+
+    def consumers(self, tensor: int) -> tuple[int, ...]:
+        """Layers that read a tensor, in order."""
+        return tuple(
+            index for index, layer in enumerate(self.layers) if any(read.tensor == tensor for read in layer.reads)
+        )
+
+
+def box_elems(box: Box) -> int:
+    """Elements of a box; 0 if any range is empty."""
+    elems = 1
+    for first, stop in box:
+        elems *= max(0, stop - first)
+    return elems
+
+
+def _axis_range(axis: Axis, loops: StringMapping[str, Range]) -> Range:
+    first = axis.offset + sum(stride * loops[name][0] for name, stride in axis.terms)
+    stop = axis.offset + sum(stride * (loops[name][1] - 1) for name, stride in axis.terms) + 1
+    return max(0, first), min(axis.extent, stop)

@@ -34,6 +34,10 @@ class NoMappingError(SpmError):
     """The map space of a task holds no legal mapping."""
 
 
+class PlanError(SpmError):
+    """A network cannot be cut into groups, or the cost of a group is absurd."""
+
+
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """A clause that suggests the nearest of ``choices``, or lists them all.
 

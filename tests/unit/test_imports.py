@@ -28,7 +28,7 @@ LAYERS = (
     ("tvm_spm.target",),
     ("tvm_spm.show",),
     ("tvm_spm.report", "tvm_spm.measurer", "tvm_spm.published"),
-    ("tvm_spm.exact",),
+    ("tvm_spm.exact", "tvm_spm.fusion"),
     ("cost_model", "tvm_spm.searchers", "tvm_spm.trial"),
     ("tvm_spm.mapspace",),
     ("tvm_spm.constraints",),

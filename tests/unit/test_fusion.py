@@ -1,0 +1,223 @@
+"""The planner on networks small enough to plan by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from tests.fusion_cases import Network, make_network
+from tvm_spm.errors import PlanError
+from tvm_spm.fusion import FrontPoint, GroupOption, plan_groups
+from tvm_spm.fusion_front import find_front
+from tvm_spm.fusion_table import make_table
+
+# Two layers: one by one 10 + 10 cycles and 5 + 5 pJ; fused 16 cycles and 12 pJ, or 28 cycles and 4 pJ.
+# EDP: 20 * 10 = 200, 16 * 12 = 192, 28 * 4 = 112.
+PAIR = make_network(2, {(0, 1): [(10, 5.0)], (1, 2): [(10, 5.0)], (0, 2): [(16, 12.0), (28, 4.0)]})
+
+
+def plan(network: Network, objective: str, max_group: int | None = None, **options):
+    return plan_groups(network.num_layers, network.options_of, objective, max_group, **options)
+
+
+def spans(found) -> list[tuple[int, int]]:
+    return [(group.first, group.stop) for group in found.groups]
+
+
+@pytest.mark.parametrize(
+    ("objective", "choice", "cycles", "energy_pj"),
+    [("latency", 0, 16, 12.0), ("energy", 1, 28, 4.0), ("edp", 1, 28, 4.0)],
+)
+def test_fusing_two_layers(objective: str, choice: int, cycles: int, energy_pj: float):
+    found = plan(PAIR, objective)
+    assert spans(found) == [(0, 2)]
+    assert found.groups[0].option.choice == choice
+    assert (found.cycles, found.energy_pj, found.objective) == (cycles, energy_pj, objective)
+    assert found.edp_pj_cycles == cycles * energy_pj
+
+
+def test_groups_are_no_longer_than_allowed():
+    found = plan(PAIR, "edp", 1)
+    assert spans(found) == [(0, 1), (1, 2)]
+    assert found.cuts == (1,)
+    assert (found.cycles, found.energy_pj, found.num_intervals, found.num_options) == (20, 10.0, 2, 2)
+
+
+def test_options_are_asked_for_once_per_interval_of_allowed_length():
+    asked = []
+
+    def options_of(first: int, stop: int) -> list[GroupOption]:
+        asked.append((first, stop))
+        return [GroupOption(cycles=1, energy_pj=1.0)]
+
+    plan_groups(3, options_of, "edp", 2, front="all")
+    assert asked == [(0, 1), (0, 2), (1, 2), (1, 3), (2, 3)]
+
+
+def test_least_edp_is_of_the_sums_not_the_sum_of_edps():
+    # Alone, (1, 100) and (9, 10) have EDP 100 and 90. Behind a layer of 100 cycles and 1 pJ:
+    # (100 + 1) * (1 + 100) = 10,201 and (100 + 9) * (1 + 10) = 1,199. Behind one of 1 cycle and 1,000 pJ:
+    # (1 + 1) * (1,000 + 100) = 2,200 and (1 + 9) * (1,000 + 10) = 10,100.
+    for head, choice in (((100, 1.0), 1), ((1, 1000.0), 0)):
+        network = make_network(2, {(0, 1): [head], (1, 2): [(1, 100.0), (9, 10.0)]})
+        assert plan(network, "edp").groups[1].option.choice == choice
+
+
+def test_fronts():
+    # Per layer (1, 9), (4, 5) or (5, 1); the line from (1, 9) to (5, 1) passes (4, 3), so (4, 5) is above it.
+    # Sums: (2, 18), (5, 14), (6, 10), (8, 10), (9, 6), (10, 2); (6, 10) beats (8, 10) and lies between (2, 18) and
+    # (10, 2).
+    layer = [(1, 9.0), (4, 5.0), (5, 1.0)]
+    network = make_network(2, {(0, 1): layer, (1, 2): layer})
+    ends = (FrontPoint(cycles=2, energy_pj=18.0), FrontPoint(cycles=10, energy_pj=2.0))
+    inside = tuple(FrontPoint(cycles=c, energy_pj=e) for c, e in ((5, 14.0), (6, 10.0), (9, 6.0)))
+    assert plan(network, "edp", front="none").front == ()
+    assert plan(network, "edp").front == ends
+    found = plan(network, "edp", front="all")
+    assert found.front == (ends[0], *inside, ends[1])
+    # The three unbeaten options of the last layer, and the five points.
+    assert found.num_labels == 3 + 5
+
+
+def test_a_plan_per_point_of_the_front():
+    front = find_front(make_table(2, PAIR.options_of, 2), max_labels=10)
+    assert [(p.cycles, p.energy_pj) for p in front.points] == [(16, 12.0), (20, 10.0), (28, 4.0)]
+    assert [[g.stop for g in front.groups(index)] for index in range(len(front))] == [[2], [1, 2], [2]]
+    with pytest.raises(IndexError):
+        front.groups(3)
+
+
+def test_equal_plans_have_fewest_groups_then_cut_early_then_take_the_first_option():
+    one, two, three = [(1, 1.0)] * 2, [(2, 2.0)] * 2, [(3, 3.0)] * 2
+    costs = {(0, 1): one, (1, 2): one, (2, 3): one, (0, 2): two, (1, 3): two}
+    for front in ("corners", "all"):
+        found = plan(make_network(3, costs | {(0, 3): three}), "edp", front=front)
+        assert spans(found) == [(0, 3)]
+        assert found.groups[0].option.choice == 0
+        assert spans(plan(make_network(3, costs), "edp", front=front)) == [(0, 1), (1, 3)]
+
+
+def test_of_equal_edp_the_fewest_cycles():
+    # 2 * 8 = 4 * 4 = 8 * 2 = 16
+    network = make_network(1, {(0, 1): [(8, 2.0), (4, 4.0), (2, 8.0)]})
+    assert plan(network, "edp").cycles == 2
+
+
+def test_free_plans_are_best():
+    # 0 * 7 = 0 = 3 * 0, and fewer cycles win.
+    network = make_network(1, {(0, 1): [(3, 0.0), (1, 1.0), (0, 7.0)]})
+    assert plan(network, "edp").cycles == 0
+    # Without it, 3 * 0 < 1 * 1.
+    network = make_network(1, {(0, 1): [(3, 0.0), (1, 1.0)]})
+    assert plan(network, "edp").cycles == 3
+
+
+def test_energies_are_added_without_rounding():
+    # In floats 2**53 + 1 + 1 == 2**53, so the fused group (2**53 + 1.5, which is 2**53 + 2 as a float) seems worse.
+    big = 2.0**53
+    network = make_network(
+        3, {(0, 1): [(1, big)], (1, 2): [(1, 1.0)], (2, 3): [(1, 1.0)], (1, 3): [(2, 1.5)], (0, 3): [(3, big)]}
+    )
+    # big < big + 1.5 < big + 2
+    assert spans(plan(network, "energy")) == [(0, 3)]
+    del network.options[0, 3]
+    found = plan(network, "energy", front="all")
+    assert spans(found) == [(0, 1), (1, 3)]
+    assert found.energy_pj == big + 2
+    assert found.front == (FrontPoint(cycles=3, energy_pj=big + 2),)
+
+
+def test_energies_of_any_size():
+    # 1,023 + 1,022 bits apart: 1e308 + 5e-324 is not a float, yet the plan with the smaller rest is found.
+    network = make_network(2, {(0, 1): [(1, 1e308)], (1, 2): [(1, 1e-323), (1, 5e-324)]})
+    found = plan(network, "edp", front="all")
+    assert found.groups[1].option.choice == 1
+    assert found.energy_pj == 1e308
+    assert len(found.front) == 1
+
+
+def test_costs_of_numpy_do_not_overflow():
+    option = GroupOption(cycles=np.int64(2**62), energy_pj=np.float64(0.1))
+    found = plan_groups(4, lambda first, stop: [option], "edp", 1)
+    assert found.cycles == 2**64
+    # Four times the float nearest to 0.1 is a float.
+    assert found.energy_pj == 0.4
+
+
+def test_a_layer_in_no_group():
+    network = make_network(3, {(0, 1): [(1, 1.0)], (2, 3): [(1, 1.0)]})
+    with pytest.raises(PlanError, match=r"^layer 1 of 3: no group that contains it has an option; allow it"):
+        plan(network, "edp")
+    with pytest.raises(PlanError, match=r"^layer 0 of 2: no group that contains it"):
+        plan(make_network(2, {(0, 2): [(1, 1.0)]}), "edp", 1)
+
+
+def test_groups_that_do_not_fit_together():
+    network = make_network(3, {(0, 2): [(1, 1.0)], (1, 3): [(1, 1.0)]})
+    with pytest.raises(
+        PlanError, match=r"^layer 2 of 3: no group that starts with it has an option, and no groups fit"
+    ):
+        plan(network, "latency")
+
+
+def test_groups_that_lead_nowhere_are_not_counted():
+    # (0, 2) ends where no group starts; (1, 2) follows, and leads there too.
+    network = make_network(3, {(0, 1): [(1, 1.0)], (0, 2): [(1, 1.0)], (1, 2): [(1, 1.0)], (1, 3): [(1, 1.0)] * 2})
+    found = plan(network, "energy")
+    assert spans(found) == [(0, 1), (1, 3)]
+    assert (found.num_intervals, found.num_options) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"num_layers": 0}, "num_layers: 0 < 1"),
+        ({"max_group": 0}, "max_group: 0 < 1"),
+        ({"objective": "edpp"}, "objective: 'edpp' is unknown; did you mean 'edp'?"),
+        ({"front": "al"}, "front: 'al' is unknown; did you mean 'all'?"),
+    ],
+)
+def test_wrong_arguments(change: dict[str, object], text: str):
+    arguments = {"num_layers": 2, "options_of": PAIR.options_of, "objective": "edp"} | change
+    with pytest.raises(PlanError) as raised:
+        plan_groups(**arguments)
+    assert str(raised.value) == text
+
+
+@pytest.mark.parametrize("energy_pj", [-1.0, math.nan, math.inf])
+def test_absurd_energy(energy_pj: float):
+    with pytest.raises(PlanError, match=r"^GroupOption.energy_pj: .* is not within 0 <= energy_pj < inf"):
+        GroupOption(cycles=1, energy_pj=energy_pj)
+
+
+def test_absurd_cycles():
+    with pytest.raises(PlanError, match=r"^GroupOption.cycles: -1 < 0"):
+        GroupOption(cycles=-1, energy_pj=1.0)
+    with pytest.raises(TypeError):
+        GroupOption(cycles=1.5, energy_pj=1.0)
+
+
+def test_limit_of_labels():
+    # One label for layer 1, three for the pair: (16, 12), (20, 10), (28, 4).
+    assert plan(PAIR, "edp", front="all", max_labels=4).num_labels == 4
+    with pytest.raises(PlanError, match=r"^layer 0 of 2: 1 labels of later layers \+ 3 of its own > max_labels 3; ask"):
+        plan(PAIR, "edp", front="all", max_labels=3)
+
+
+def test_the_front_refuses_cycles_beyond_its_integers():
+    network = make_network(2, {(0, 1): [(2**61, 1.0)], (1, 2): [(2**61, 1.0)]})
+    assert plan(network, "edp").cycles == 2**62
+    with pytest.raises(PlanError, match="a plan of the network may take"):
+        plan(network, "edp", front="all")
+
+
+def test_text():
+    found = plan(PAIR, "edp", 1)
+    assert str(found).splitlines() == [
+        "2 layers in 2 groups, least edp of every plan: 20 cycles, 10 pJ, EDP 200 pJ x cycles",
+        "  layer 0: 10 cycles, 5 pJ, 0",
+        "  layer 1: 10 cycles, 5 pJ, 0",
+    ]
+    assert str(plan(PAIR, "energy").groups[0]) == "layers 0..1: 28 cycles, 4 pJ, 1"

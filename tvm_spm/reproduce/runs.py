@@ -67,7 +67,7 @@ def measure(jobs: Sequence[Job], arch_name: str) -> pd.DataFrame:
     tiny = Workload.conv2d(K=2, C=2, OY=1, OX=1, FY=1, FX=1)
     for searcher in (BOUNDS, ENUMERATION, RANDOM):
         _values(Job(layer="", workload=tiny, space="", prunes=Prunes(), searcher=searcher), arch)
-    common = {"commit": _commit(), "arch": arch.name, "arch_sha256": arch.sha256()}
+    common = {"commit": source_commit(), "arch": arch.name, "arch_sha256": arch.sha256()}
     distinct = list(dict.fromkeys(jobs))
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         rows = [{**common, **values} for values in pool.map(lambda job: _values(job, arch), distinct)]
@@ -144,7 +144,7 @@ def _text(named: dict[str, dict[str, int]]) -> str:
     )
 
 
-def _commit() -> str:
+def source_commit() -> str:
     """The commit of the source tree, with ``-dirty`` if files differ; ``unknown`` for an installed package."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():

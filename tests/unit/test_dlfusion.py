@@ -1,0 +1,207 @@
+"""Strategies that choose groups and cores, on prices made by hand."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tvm_spm.errors import PlanError
+from tvm_spm.group import Group
+from tvm_spm.reproduce.dlfusion_calibration import calibrate, conv_chain
+from tvm_spm.reproduce.dlfusion_prices import GroupPrice, Prices, PriceTable, group_shape
+from tvm_spm.reproduce.dlfusion_strategies import (
+    POWERS_OF_TWO,
+    Decision,
+    Thresholds,
+    best_cores,
+    decide,
+    exact,
+    fixed_cores,
+    fuse_everything,
+    fuse_with_one_count,
+    heuristic_block,
+    make_heuristic,
+    no_optimisation,
+    reduced_brute_force,
+    reduced_cuts,
+)
+
+# Channels 4 -> 8 -> 8 -> 16 -> 16 -> 16: the output of layers 0, 1 has 8 channels, that of 2, 3, 4 has 16.
+CHAIN = [(8, 4, 4, 1), (8, 8, 4, 1), (16, 8, 4, 1), (16, 16, 4, 1), (16, 16, 4, 1)]
+RULE = Thresholds(macs_per_core=256, channels_per_core=2, block_macs_per_core=2048)
+
+
+def make_table(costs: dict[tuple[int, int, int], int], counts: tuple[int, ...] = (1, 2, 4)) -> PriceTable:
+    """Cycles by first layer, stop and cores; what is not listed does not fit."""
+
+    def price(group: Group, cores: int) -> GroupPrice | None:
+        cycles = costs.get((group.first, group.stop, cores))
+        return None if cycles is None else GroupPrice(cycles=cycles, energy_pj=float(cycles), num_cores=cores)
+
+    # Every layer has channels of its own, so that no two groups count as equal.
+    chain = [(10 + index, 9 + index, 4, 1) for index in range(max((stop for _, stop, _ in costs), default=1))]
+    return PriceTable(graph=conv_chain(chain), core_counts=counts, price_group=price)
+
+
+def chosen(decision: Decision) -> list[tuple[int, int, int]]:
+    return [(block.first, block.stop, block.price.num_cores) for block in decision.blocks]
+
+
+# Two layers. Alone: 100 / 60 / 80 cycles on 1 / 2 / 4 cores, and 40 / 50 (never on 4). Together: 90 on 2 cores.
+TWO_LAYERS = {(0, 1, 1): 100, (0, 1, 2): 60, (0, 1, 4): 80, (1, 2, 1): 40, (1, 2, 2): 50, (0, 2, 2): 90}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "expected", "cycles"),
+    [
+        (no_optimisation, [(0, 1, 1), (1, 2, 1)], 140),
+        # The second layer cannot be split over 4 cores and takes 2.
+        (fixed_cores, [(0, 1, 4), (1, 2, 2)], 130),
+        (best_cores, [(0, 1, 2), (1, 2, 1)], 100),
+        # On 4 cores the pair falls back to 2, where it fits.
+        (fuse_everything, [(0, 2, 2)], 90),
+        # On 1 core: 140; on 2 and on 4: the pair on 2.
+        (fuse_with_one_count, [(0, 2, 2)], 90),
+        (exact, [(0, 2, 2)], 90),
+    ],
+)
+def test_each_strategy_follows_its_definition(strategy: object, expected: list[tuple[int, int, int]], cycles: int):
+    decision = decide("", strategy, make_table(TWO_LAYERS))
+    assert chosen(decision) == expected
+    assert decision.cycles == cycles
+
+
+def test_fusing_everything_takes_the_longest_that_fit():
+    # Layers 0-1 fit on 4 cores, 0-2 do not; the rest is alone.
+    costs = {(layer, layer + 1, 4): 10 for layer in range(3)} | {(0, 2, 4): 30, (1, 3, 4): 5}
+    decision = decide("", fuse_everything, make_table(costs))
+    assert chosen(decision) == [(0, 2, 4), (2, 3, 4)]
+    assert decision.note == "does not fit as one: the longest that fit, 2 groups"
+    # The optimum takes the cheap pair instead: 10 + 5.
+    assert decide("", exact, make_table(costs)).cycles == 15
+
+
+def test_a_layer_that_fits_nowhere_is_named():
+    table = make_table({(0, 1, 1): 1, (1, 2, 1): 1})
+    costs = {(0, 1, 1): 1}
+    table.price_group = lambda group, cores: (
+        GroupPrice(cycles=1, energy_pj=1.0, num_cores=1) if (group.first, group.stop, cores) in costs else None
+    )
+    for strategy in (best_cores, fuse_everything):
+        with pytest.raises(PlanError, match="layer conv1: fits on no number of cores"):
+            decide("", strategy, table)
+
+
+def test_cores_of_the_heuristic():
+    # 1,024 MACs leave 256 for each of 4 cores; 5 channels leave 2 for each of 2.
+    assert RULE.cores(1024, 100, (1, 2, 4, 8)) == 4
+    assert RULE.cores(1024, 5, (1, 2, 4, 8)) == 2
+    assert RULE.cores(10, 1, (1, 2, 4, 8)) == 1
+
+
+def test_a_block_closes_when_its_cores_have_enough_to_do():
+    graph = conv_chain(CHAIN)
+    table = PriceTable(graph=graph, core_counts=(1, 2, 4), price_group=lambda group, cores: None)
+    # 4x4 outputs: 16 * 8 * 4 = 512 MACs, then 1,024, 2,048, 4,096, 4,096.
+    # Layer 0: 512 MACs on 2 cores, 256 each. Layers 0-1: mean 768, 2 cores (3 x 256, 4 do not fit), 768 each.
+    # Layers 0-2: mean 1,194.7, 4 cores, 3,584 / 4 = 896 each. Layers 0-3: 7,680 / 4 = 1,920 each.
+    # Layers 0-4: 11,776 / 4 = 2,944 >= 2,048: closed.
+    prices = Prices(table=table)
+    assert heuristic_block(prices, 0, RULE, (1, 2, 4)) == (5, 4)
+    # A threshold of 1,900 closes it one layer earlier.
+    assert heuristic_block(prices, 0, replace(RULE, block_macs_per_core=1900), (1, 2, 4)) == (4, 4)
+    # Layer 4 alone: 4,096 MACs on 4 cores, 1,024 each; the network ends.
+    assert heuristic_block(prices, 4, RULE, (1, 2, 4)) == (5, 4)
+
+
+def test_reduced_cuts_are_where_shapes_change():
+    table = PriceTable(graph=conv_chain(CHAIN), core_counts=(1,), price_group=lambda group, cores: None)
+    assert reduced_cuts(Prices(table=table)) == ((2,), 0)
+    # 4 more changes of channels than there are places.
+    chain = [(20 + index, 19 + index, 4, 1) for index in range(21)]
+    long = PriceTable(graph=conv_chain(chain), core_counts=(1,), price_group=lambda group, cores: None)
+    assert reduced_cuts(Prices(table=long)) == (tuple(range(1, 17)), 4)
+
+
+def test_a_reduced_block_that_does_not_fit_is_cut():
+    # Five layers may be cut before layer 2 only. 0-1 fit as one; 2-4 do not, but 2-3 and 4 do, on 1 core.
+    costs = {(layer, layer + 1, 1): 10 for layer in range(5)} | {(0, 2, 1): 12, (2, 4, 1): 13}
+
+    def price(group: Group, cores: int) -> GroupPrice | None:
+        cycles = costs.get((group.first, group.stop, cores))
+        return None if cycles is None else GroupPrice(cycles=cycles, energy_pj=1.0, num_cores=cores)
+
+    table = PriceTable(graph=conv_chain(CHAIN), core_counts=(1, 2), price_group=price)
+    # Layers 3 and 4 look alike; priced on their own they must not share a key with what differs.
+    decision = decide("", reduced_brute_force, table)
+    assert chosen(decision) == [(0, 2, 1), (2, 4, 1), (4, 5, 1)]
+    assert decision.cycles == 12 + 13 + 10
+    assert decision.note == "2 sets of cuts at 1 places"
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> PriceTable:
+    num_layers = draw(st.integers(1, 5))
+    costs = {(layer, layer + 1, 1): draw(st.integers(1, 50)) for layer in range(num_layers)}
+    for first, stop in itertools.combinations(range(num_layers + 1), 2):
+        for cores in (1, 2, 4):
+            if draw(st.booleans()):
+                costs[first, stop, cores] = draw(st.integers(1, 99))
+    return make_table(costs)
+
+
+@settings(max_examples=60, deadline=None)
+@given(table=tables())
+def test_nothing_beats_the_exact_plan(table: PriceTable):
+    best = decide("", exact, table)
+    num_layers = len(table.graph.layers)
+    others = [
+        no_optimisation, fixed_cores, best_cores, fuse_everything, fuse_with_one_count, make_heuristic(RULE),
+        reduced_brute_force,
+    ]  # fmt: skip
+    for strategy in others:
+        decision = decide("", strategy, table)
+        assert best.cycles <= decision.cycles
+        assert [layer for block in decision.blocks for layer in range(block.first, block.stop)] == [*range(num_layers)]
+    # One number of cores for all is at least as good as all cores for all.
+    assert decide("", fuse_with_one_count, table).cycles <= decide("", fuse_everything, table).cycles
+    assert decide("", best_cores, table).cycles <= decide("", fixed_cores, table).cycles
+
+
+def test_groups_that_look_alike_are_priced_once():
+    calls = []
+
+    def price(group: Group, cores: int) -> GroupPrice:
+        calls.append((group.first, group.stop, cores))
+        return GroupPrice(cycles=5, energy_pj=1.0, num_cores=cores)
+
+    # Layers 3 and 4 of the chain are equal.
+    graph = conv_chain(CHAIN)
+    assert group_shape(graph, 3, 4) == group_shape(graph, 4, 5)
+    assert group_shape(graph, 2, 3) != group_shape(graph, 3, 4)
+    table = PriceTable(graph=graph, core_counts=(1,), price_group=price)
+    first = decide("", no_optimisation, table)
+    assert calls == [(0, 1, 1), (1, 2, 1), (2, 3, 1), (3, 4, 1)]
+    # A second strategy computes nothing, and is still charged for all it looked at.
+    again = decide("", no_optimisation, table)
+    assert len(calls) == 4
+    assert again.cost_s == pytest.approx(first.cost_s)
+    assert again.num_prices == 4
+
+
+def test_calibration_finds_the_rule_behind_the_prices():
+    # A core costs 2**18 cycles and does one MAC per cycle: a second core saves M / 2 and costs 2**18, two more save
+    # M / 4 and cost 2**19, so a core pays off from 2**18 or 2**19 MACs on.
+    def price(group: Group, cores: int) -> GroupPrice:
+        macs = sum(layer.workload.macs for layer in group.graph.layers[group.first : group.stop] if layer.workload)
+        return GroupPrice(cycles=macs // cores + (cores << 18) + 1000, energy_pj=1.0, num_cores=cores)
+
+    found = calibrate(price, 4, quick=True)
+    assert found.thresholds.macs_per_core in (1 << 18, 1 << 20)
+    assert 0 <= found.layer_loss < 0.05
+    assert (found.num_layers, found.num_chains) == (3 * 2 * 2, 3 * 2 * 2)
+    assert max(POWERS_OF_TWO) == 32

@@ -1,0 +1,273 @@
+"""Eight ways to choose groups and cores, from no optimisation to the optimum; all see the same prices."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tvm_spm.errors import PlanError
+from tvm_spm.fusion import plan_groups
+from tvm_spm.fusion_plan import GroupOption
+from tvm_spm.reproduce.dlfusion_prices import GroupPrice, Prices, PriceTable
+
+POWERS_OF_TWO = (1, 2, 4, 8, 16, 32)
+"""Numbers of cores that the heuristic and the reduced brute force look at."""
+
+MAX_CUTS = 16
+"""The reduced brute force enumerates at most ``2 ** MAX_CUTS`` sets of cuts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """A group and how it runs."""
+
+    first: int
+    stop: int
+    price: GroupPrice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What a strategy chose, and what that took.
+
+    Attributes:
+        strategy: One of ``STRATEGIES``.
+        blocks: Cover the network, in order.
+        note: What the strategy settled by itself.
+        cost_s: Seconds to compute every price it looked at, had it been alone.
+        decide_s: All its other seconds.
+        num_prices: Prices it looked at.
+    """
+
+    strategy: str
+    blocks: tuple[Block, ...]
+    note: str
+    cost_s: float
+    decide_s: float
+    num_prices: int
+
+    @property
+    def cycles(self) -> int:
+        """Groups run one after another."""
+        return sum(block.price.cycles for block in self.blocks)
+
+    @property
+    def energy_pj(self) -> float:
+        """Of all groups."""
+        return sum(block.price.energy_pj for block in self.blocks)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thresholds:
+    """Constants of the heuristic; ours, calibrated on single layers and on pairs of the machine model.
+
+    Attributes:
+        macs_per_core: A core is added only if every core still has at least so many multiply-accumulates.
+        channels_per_core: And at least so many output channels.
+        block_macs_per_core: A block is closed when it has at least so many multiply-accumulates per core.
+    """
+
+    macs_per_core: int
+    channels_per_core: int
+    block_macs_per_core: int
+
+    def cores(self, macs: float, channels: int, counts: Sequence[int]) -> int:
+        """The largest of ``counts`` that leaves every core enough to do; at least the smallest."""
+        allowed = [
+            count
+            for count in counts
+            if macs >= count * self.macs_per_core and channels >= count * self.channels_per_core
+        ]
+        return max(allowed, default=min(counts))
+
+
+Chosen = tuple[list[Block], str]
+
+Strategy = Callable[[Prices], Chosen]
+
+
+def no_optimisation(prices: Prices) -> Chosen:
+    """Layer by layer on one core."""
+    return _layer_by_layer(prices, lambda layer: prices.on(layer, layer + 1, 1)), ""
+
+
+def fixed_cores(prices: Prices) -> Chosen:
+    """Layer by layer on all cores, or on as many as the layer can be split over."""
+    every = max(prices.core_counts)
+    return _layer_by_layer(prices, lambda layer: prices.on(layer, layer + 1, every)), f"{every} cores"
+
+
+def best_cores(prices: Prices) -> Chosen:
+    """Layer by layer, each on the number of cores on which it is fastest."""
+    return _layer_by_layer(prices, lambda layer: prices.best(layer, layer + 1)), ""
+
+
+def fuse_everything(prices: Prices) -> Chosen:
+    """The longest groups that fit, cut from the front, on all cores."""
+    blocks = longest_groups(prices, 0, prices.num_layers, max(prices.core_counts))
+    whole = "one group" if len(blocks) == 1 else f"does not fit as one: the longest that fit, {len(blocks)} groups"
+    return blocks, whole
+
+
+def fuse_with_one_count(prices: Prices) -> Chosen:
+    """The longest groups that fit on one number of cores, the best for the whole network."""
+    every = [count for count in POWERS_OF_TWO if count in prices.core_counts]
+    plans = {count: longest_groups(prices, 0, prices.num_layers, count) for count in every}
+    best = min(plans, key=lambda count: (_cycles(plans[count]), count))
+    return plans[best], f"{best} cores"
+
+
+def make_heuristic(thresholds: Thresholds) -> Strategy:
+    """Cores from operations and channels; a block is closed once it has enough operations per core."""
+
+    def choose(prices: Prices) -> Chosen:
+        counts = [count for count in POWERS_OF_TWO if count in prices.core_counts]
+        blocks: list[Block] = []
+        first = 0
+        while first < prices.num_layers:
+            stop, cores = heuristic_block(prices, first, thresholds, counts)
+            blocks += longest_groups(prices, first, stop, cores)
+            first = stop
+        return blocks, ""
+
+    return choose
+
+
+def heuristic_block(prices: Prices, first: int, thresholds: Thresholds, counts: Sequence[int]) -> tuple[int, int]:
+    """Where the block that begins at ``first`` ends, and its cores: those of its mean layer."""
+    macs, num_layers, channels, cores, stop = 0, 0, 0, min(counts), first
+    for stop in range(first + 1, prices.num_layers + 1):
+        workload = prices.graph.layers[stop - 1].workload
+        if workload is not None:
+            macs, num_layers = macs + workload.macs, num_layers + 1
+            channels = max(channels, workload.dims.K * workload.dims.G)
+            cores = thresholds.cores(macs / num_layers, channels, counts)
+            if macs >= cores * thresholds.block_macs_per_core:
+                break
+    return stop, cores
+
+
+def reduced_brute_force(prices: Prices) -> Chosen:
+    """Every set of cuts where the resolution or the number of channels changes, each block on the best power of two.
+
+    Block costs add up, so cores are tried block by block. A block that does not fit is cut into the longest groups that
+    do, all on one number of cores, the best.
+    """
+    counts = tuple(count for count in POWERS_OF_TWO if count in prices.core_counts)
+    cuts, num_dropped = reduced_cuts(prices)
+    stops = [*cuts, prices.num_layers]
+    parts = {
+        (first, stop): _one_block(prices, first, stop, counts)
+        for place, first in enumerate([0, *cuts])
+        for stop in stops[place:]
+    }
+    cycles = {interval: _cycles(blocks) for interval, blocks in parts.items()}
+    best_cycles: int | None = None
+    best_ends: tuple[int, ...] = ()
+    waiting: list[tuple[int, tuple[int, ...]]] = [(0, (0,))]
+    while waiting:
+        total, chosen = waiting.pop()
+        if chosen[-1] == prices.num_layers:
+            if best_cycles is None or total < best_cycles:
+                best_cycles, best_ends = total, chosen
+            continue
+        waiting += [(total + cycles[chosen[-1], stop], (*chosen, stop)) for stop in stops if stop > chosen[-1]]
+    blocks = [block for ends in zip(best_ends[:-1], best_ends[1:], strict=True) for block in parts[ends]]
+    left_out = f", {num_dropped} more places left out" if num_dropped else ""
+    return blocks, f"{1 << len(cuts):,} sets of cuts at {len(cuts)} places{left_out}"
+
+
+def reduced_cuts(prices: Prices) -> tuple[tuple[int, ...], int]:
+    """Layers before which the reduced brute force may cut, and how many places beyond ``MAX_CUTS`` it leaves out.
+
+    A place counts if the output of the layer differs from that of the one before in resolution or channels, and no
+    other tensor is needed across it. Changes of resolution come first, then those of channels from the front.
+    """
+    graph = prices.graph
+    shapes = [graph.tensors[layer.output].shape for layer in graph.layers]
+    last_reader = [max(graph.consumers(layer.output), default=0) for layer in graph.layers]
+    clean = [at for at in range(1, len(shapes)) if all(reader < at for reader in last_reader[: at - 1])]
+    resolution = [at for at in clean if shapes[at][2:] != shapes[at - 1][2:]]
+    channels = [at for at in clean if shapes[at][1:2] != shapes[at - 1][1:2] and at not in resolution]
+    ordered = resolution + channels
+    return tuple(sorted(ordered[:MAX_CUTS])), max(0, len(ordered) - MAX_CUTS)
+
+
+def exact(prices: Prices) -> Chosen:
+    """The optimum over all intervals and all numbers of cores."""
+    # Energy does not count here, so one option per group is enough.
+    plan = plan_groups(prices.num_layers, lambda first, stop: _fastest(prices, first, stop), objective="latency")
+    blocks = [Block(first=group.first, stop=group.stop, price=_price_of(group.option)) for group in plan.groups]
+    return blocks, f"{plan.num_intervals:,} groups"
+
+
+def longest_groups(prices: Prices, first: int, stop: int, cores: int) -> list[Block]:
+    """Cut an interval from the front into the longest groups that fit on ``cores`` (or on fewer, see ``Prices.on``).
+
+    Raises:
+        PlanError: Some layer fits on no number of cores.
+    """
+    blocks = []
+    while first < stop:
+        for end in range(stop, first, -1):
+            price = prices.on(first, end, cores)
+            if price is not None:
+                blocks.append(Block(first=first, stop=end, price=price))
+                break
+        else:
+            raise PlanError(f"layer {prices.graph.layers[first].name}: fits on no number of cores")
+        first = blocks[-1].stop
+    return blocks
+
+
+def decide(name: str, strategy: Strategy, table: PriceTable) -> Decision:
+    """Run one strategy on a view of the prices that is its own.
+
+    Raises:
+        PlanError: Some layer fits on no number of cores.
+    """
+    prices = Prices(table=table)
+    begin = time.perf_counter()
+    blocks, note = strategy(prices)
+    elapsed = time.perf_counter() - begin
+    return Decision(
+        strategy=name,
+        blocks=tuple(blocks),
+        note=note,
+        cost_s=prices.cost_s,
+        decide_s=elapsed - prices.waited_s,
+        num_prices=len(prices.asked),
+    )
+
+
+def _layer_by_layer(prices: Prices, price_of: Callable[[int], GroupPrice | None]) -> list[Block]:
+    blocks = []
+    for layer in range(prices.num_layers):
+        price = price_of(layer)
+        if price is None:
+            raise PlanError(f"layer {prices.graph.layers[layer].name}: fits on no number of cores")
+        blocks.append(Block(first=layer, stop=layer + 1, price=price))
+    return blocks
+
+
+def _one_block(prices: Prices, first: int, stop: int, counts: tuple[int, ...]) -> list[Block]:
+    price = prices.best(first, stop, counts)
+    if price is not None:
+        return [Block(first=first, stop=stop, price=price)]
+    return min((longest_groups(prices, first, stop, count) for count in counts), key=_cycles)
+
+
+def _fastest(prices: Prices, first: int, stop: int) -> list[GroupOption]:
+    price = prices.best(first, stop)
+    return [GroupOption(cycles=price.cycles, energy_pj=price.energy_pj, choice=price)] if price else []
+
+
+def _price_of(option: GroupOption) -> GroupPrice:
+    if not isinstance(option.choice, GroupPrice):
+        raise PlanError(f"choice {option.choice!r}: not a price")
+    return option.choice
+
+
+def _cycles(blocks: Sequence[Block]) -> int:
+    return sum(block.price.cycles for block in blocks)

@@ -1,0 +1,263 @@
+"""The layers of a network, what each reads and writes, and which Relax binding each is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from math import prod
+
+import tvm
+from tvm import relax
+
+from tvm_spm.frontend.extract import ENTRY, Extraction
+from tvm_spm.frontend.layers_access import FunctionAccess, function_access
+from tvm_spm.layer_graph import Layer, LayerGraph, Read, Tensor, retype
+from tvm_spm.units import ceil_div
+from tvm_spm.workload import VectorWork, Workload
+
+_CALL_TIR = ("relax.call_tir", "relax.call_tir_inplace")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class NetworkLayers:
+    """A network as layers.
+
+    Attributes:
+        graph: The layers, every branch in one piece: see ``layer_graph``.
+        bindings: Per layer, the variable of ``main`` that its call is bound to.
+        node_of_layer: Per layer, its node in ``extraction.graph.nodes``.
+        widened: Per layer, axes of which it is taken to read everything because their index is not affine.
+        values: Per tensor, the Relax expression that it is.
+    """
+
+    graph: LayerGraph
+    bindings: tuple[relax.Var, ...]
+    node_of_layer: tuple[int, ...]
+    widened: tuple[tuple[str, ...], ...]
+    values: tuple[relax.Expr, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Call:
+    """A call of a TIR function that is a task."""
+
+    var: relax.Var
+    name: str
+    arguments: tuple[int, ...]
+    results: tuple[int, ...]
+    refusal: str | None
+    block: int
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Found:
+    """What the walk over ``main`` has found so far."""
+
+    tensors: list[Tensor] = field(default_factory=list)
+    values: list[relax.Expr] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)
+    known: dict[relax.Var, tuple[int, ...]] = field(default_factory=dict)
+    """Per variable its tensors; several for a tuple."""
+    constants: dict[int, int] = field(default_factory=dict)
+    """Tensors of constants, by the hash of the Relax object."""
+    calls: list[_Call] = field(default_factory=list)
+    needed: dict[int, None] = field(default_factory=dict)
+    """Tensors that are needed outside of layers."""
+
+    def add(self, name: str, ty: relax.Type, value: relax.Expr, *, is_constant: bool = False) -> int | None:
+        """A new tensor; None where the type is no tensor of known shape."""
+        shape = getattr(ty, "shape", None)
+        if not isinstance(ty, relax.TensorType) or not isinstance(shape, relax.ShapeExpr):
+            return None
+        if not all(isinstance(extent, tvm.tirx.IntImm) for extent in shape.values):
+            return None
+        extents = tuple(int(extent) for extent in shape.values)
+        unique = _unique(name, self.names)
+        self.tensors.append(Tensor(name=unique, shape=extents, dtype=str(ty.dtype), is_constant=is_constant))
+        self.values.append(value)
+        return len(self.tensors) - 1
+
+    def add_all(self, name: str, ty: relax.Type, value: relax.Expr, *, is_constant: bool = False) -> tuple[int, ...]:
+        """New tensors, one per field of a tuple."""
+        fields = list(ty.fields) if isinstance(ty, relax.TupleType) else [ty]
+        found = [self.add(name, entry, value, is_constant=is_constant) for entry in fields]
+        return tuple(tensor for tensor in found if tensor is not None) if None not in found else ()
+
+    def tensors_of(self, expr: relax.Expr) -> tuple[int, ...]:
+        """The tensors that an expression is."""
+        if isinstance(expr, relax.Var):
+            return self.known.get(expr, ())
+        if isinstance(expr, tvm.ir.GenericConst):
+            key = hash(expr)
+            if key not in self.constants:
+                made = self.add("constant", expr.ty, expr, is_constant=True)
+                if made is None:
+                    return ()
+                self.constants[key] = made
+            return (self.constants[key],)
+        if isinstance(expr, relax.Tuple):
+            return tuple(tensor for entry in expr.fields for tensor in self.tensors_of(entry))
+        if isinstance(expr, relax.TupleGetItem):
+            fields = self.tensors_of(expr.tuple_value)
+            whole = expr.tuple_value.ty
+            flat = isinstance(whole, relax.TupleType) and len(fields) == len(whole.fields)
+            return (fields[expr.index],) if flat else ()
+        return ()
+
+
+def layer_graph(extraction: Extraction) -> NetworkLayers:
+    """The layers of a network.
+
+    Every call that is a task is a layer. A call that is none, such as a view, is outside: what it reads is needed
+    outside, and what it makes is a tensor without producer.
+
+    Layers are in depth-first order from the outputs of the network, in the order of the arguments of each call, so
+    that the branches between a split and a join follow each other and may become one group. It may differ from the
+    order of the bindings, which are pure. Where ``main`` has several blocks (control flow) or writes in place, the
+    order is that of the bindings.
+
+    Args:
+        extraction: The network.
+    """
+    found = _walk(extraction)
+    tasks = dict(extraction.functions)
+    accesses: dict[str, FunctionAccess] = {}
+    for call in found.calls:
+        if call.name not in accesses:
+            nest = extraction.nests[tasks[call.name]]
+            accesses[call.name] = function_access(extraction.mod[call.name], nest)
+    order = _order(extraction, found)
+    names: set[str] = set()
+    layers = []
+    for position, node in enumerate(order):
+        call = found.calls[node]
+        task = tasks[call.name]
+        layers.append(_layer(found, call, accesses[call.name], extraction.graph.tasks[task].work, names))
+        for tensor in call.results:
+            found.tensors[tensor] = replace(found.tensors[tensor], producer=position)
+    outputs = tuple(tensor for tensor in found.needed if found.tensors[tensor].producer is not None)
+    return NetworkLayers(
+        graph=LayerGraph(tensors=tuple(found.tensors), layers=tuple(layers), outputs=outputs),
+        bindings=tuple(found.calls[node].var for node in order),
+        node_of_layer=tuple(order),
+        widened=tuple(accesses[found.calls[node].name].widened for node in order),
+        values=tuple(found.values),
+    )
+
+
+def _walk(extraction: Extraction) -> _Found:
+    """Visit every binding of ``main``."""
+    found, main = _Found(), extraction.mod[ENTRY]
+    attrs = main.attrs
+    num_input = int(attrs["num_input"]) if attrs is not None and "num_input" in attrs else len(main.params)
+    for index, param in enumerate(main.params):
+        found.known[param] = found.add_all(param.name, param.ty, param, is_constant=index >= num_input)
+    tasks = dict(extraction.functions)
+    for number, block in enumerate(main.body.blocks):
+        for binding in block.bindings:
+            _visit(found, binding, tasks, number)
+    found.needed.update(dict.fromkeys(found.tensors_of(main.body.body)))
+    return found
+
+
+def _visit(found: _Found, binding: relax.Binding, tasks: dict[str, int], block: int) -> None:
+    var, value = binding.var, binding.value
+    if isinstance(value, (relax.Var, tvm.ir.GenericConst, relax.Tuple, relax.TupleGetItem)):
+        tensors = found.tensors_of(value)
+        if tensors:
+            found.known[var] = tensors
+            return
+    arguments = tuple(tensor for expr in _read_by(value) for tensor in found.tensors_of(expr))
+    name = _called(value)
+    if name is not None and name in tasks:
+        results = found.add_all(var.name, var.ty, var)
+        found.known[var] = results
+        refusal = None
+        if value.op.name != "relax.call_tir":
+            refusal = "it writes in place"
+        found.calls.append(
+            _Call(var=var, name=name, arguments=arguments, results=results, refusal=refusal, block=block)
+        )
+        return
+    is_constant = bool(arguments) and all(found.tensors[tensor].is_constant for tensor in arguments)
+    found.known[var] = found.add_all(var.name, var.ty, var, is_constant=is_constant)
+    found.needed.update(dict.fromkeys(arguments))
+
+
+def _called(value: relax.Expr) -> str | None:
+    """The TIR function that a call runs."""
+    if isinstance(value, relax.Call) and isinstance(value.op, tvm.ir.Op) and value.op.name in _CALL_TIR:
+        return str(value.args[0].name_hint)
+    return None
+
+
+def _read_by(value: relax.Expr) -> list[relax.Expr]:
+    """Variables and constants that an expression reads, in order; all that branches read for control flow."""
+    if isinstance(value, relax.Call):
+        return [part for arg in value.args for part in _read_by(arg)]
+    if isinstance(value, relax.Tuple):
+        return [part for entry in value.fields for part in _read_by(entry)]
+    if isinstance(value, relax.TupleGetItem):
+        return [value]
+    if isinstance(value, relax.If):
+        return [value.cond, *relax.analysis.free_vars(value)]
+    return [value] if isinstance(value, (relax.Var, tvm.ir.GenericConst)) else list(relax.analysis.free_vars(value))
+
+
+def _order(extraction: Extraction, found: _Found) -> list[int]:
+    """Calls in depth-first order from the outputs, or as they are bound where their order may matter."""
+    nodes, calls = extraction.graph.nodes, found.calls
+    if len({call.block for call in calls}) > 1 or any(call.refusal is not None for call in calls):
+        return list(range(len(calls)))
+    writer = {tensor: index for index, call in enumerate(calls) for tensor in call.results}
+    order: dict[int, None] = {}
+    roots = [writer[tensor] for tensor in reversed(found.needed) if tensor in writer]
+    for root in [*roots, *range(len(calls))]:
+        pending = [(root, False)]
+        while pending:
+            index, is_done = pending.pop()
+            if index in order:
+                continue
+            if is_done:
+                order[index] = None
+                continue
+            pending.append((index, True))
+            direct = [writer[tensor] for tensor in calls[index].arguments if tensor in writer]
+            # Inputs behind a view are no arguments of the call.
+            before = dict.fromkeys([*direct, *nodes[index].inputs])
+            pending += [(other, False) for other in reversed(before)]
+    return list(order)
+
+
+def _layer(found: _Found, call: _Call, access: FunctionAccess, work: Workload | VectorWork, names: set[str]) -> Layer:
+    refusal = call.refusal or access.refusal
+    if refusal is None and len(call.arguments) + len(call.results) <= max(access.outputs):
+        refusal = "it has parameters that are no tensors"
+    reads = tuple(
+        Read(tensor=call.arguments[read.param], role=read.role, accesses=read.accesses) for read in access.reads
+    )
+    if isinstance(work, Workload):
+        num_ops_per_elem = work.epilogue.num_ops_per_elem
+    else:
+        num_ops_per_elem = ceil_div(work.num_ops, max(1, prod(found.tensors[call.results[0]].shape)))
+    return Layer(
+        name=_unique(call.name, names),
+        output=call.results[0],
+        loops=access.loops,
+        out_axes=access.out_axes,
+        reads=reads,
+        workload=work if isinstance(work, Workload) else None,
+        num_ops_per_elem=num_ops_per_elem,
+        refusal=refusal,
+    )
+
+
+def _unique(name: str, names: set[str]) -> str:
+    found, number = name, 1
+    while found in names:
+        number += 1
+        found = f"{name}_{number}"
+    names.add(found)
+    return found
+
+
+__all__ = ["NetworkLayers", "layer_graph", "retype"]

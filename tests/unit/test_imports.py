@@ -36,6 +36,7 @@ LAYERS = (
     ("tvm_spm.cost",),
     ("tvm_spm.mapping_batch", "tvm_spm.rejection"),
     ("tvm_spm.group",),
+    ("tvm_spm.halo",),
     ("tvm_spm.layer_graph",),
     ("tvm_spm.mapping",),
     ("tvm_spm.arch",),

@@ -25,6 +25,7 @@ class NetworkLayers:
         graph: The layers, every branch in one piece: see ``layer_graph``.
         bindings: Per layer, the variable of ``main`` that its call is bound to.
         node_of_layer: Per layer, its node in ``extraction.graph.nodes``.
+        arguments: Per layer, the tensors that the call passes to the function, in order of its parameters.
         widened: Per layer, axes of which it is taken to read everything because their index is not affine.
         values: Per tensor, the Relax expression that it is.
     """
@@ -32,6 +33,7 @@ class NetworkLayers:
     graph: LayerGraph
     bindings: tuple[relax.Var, ...]
     node_of_layer: tuple[int, ...]
+    arguments: tuple[tuple[int, ...], ...]
     widened: tuple[tuple[str, ...], ...]
     values: tuple[relax.Expr, ...]
 
@@ -139,6 +141,7 @@ def layer_graph(extraction: Extraction) -> NetworkLayers:
         graph=LayerGraph(tensors=tuple(found.tensors), layers=tuple(layers), outputs=outputs),
         bindings=tuple(found.calls[node].var for node in order),
         node_of_layer=tuple(order),
+        arguments=tuple(found.calls[node].arguments for node in order),
         widened=tuple(accesses[found.calls[node].name].widened for node in order),
         values=tuple(found.values),
     )

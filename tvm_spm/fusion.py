@@ -30,7 +30,7 @@ Front = Literal["none", "corners", "all"]
 def plan_groups(
     num_layers: int,
     options_of: OptionsOf,
-    objective: Literal["latency", "energy", "edp"],
+    objective: str,
     max_group: int | None = None,
     *,
     front: Front = "corners",
@@ -44,7 +44,7 @@ def plan_groups(
     Args:
         num_layers: Layers of the network.
         options_of: Called once per interval ``(first, stop)``; returns nothing for one that cannot be a group.
-        objective: What to minimize.
+        objective: ``latency``, ``energy`` or ``edp``.
         max_group: Most layers in a group; None for any number.
         front: Which trade-offs to list: those best at some price of a cycle in pJ (the corners of the convex hull), or
             all that no plan beats in both cycles and energy. There may be very many of the latter in a deep network.

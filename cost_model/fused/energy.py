@@ -1,0 +1,139 @@
+"""Energy of a group from what its cores do; words of another width than the accelerator's scale linearly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cost_model.fused.flat import (
+    BITS,
+    EXTRA,
+    IS_MAC,
+    LAYER,
+    NUM_OPS,
+    OUT_BITS,
+    PRODUCER,
+    ROLE,
+    SUM_BITS,
+    VECTOR,
+    FlatGroup,
+    Ints,
+)
+from cost_model.fused.state import (
+    MOVED_ELEMS,
+    NUM_SHAPES,
+    SHAPE_DIMS,
+    SHAPE_LAYER,
+    SHAPE_STAGES,
+    STORED_ELEMS,
+    USED_ELEMS,
+    Walk,
+)
+from cost_model.simulator.pe_array import CROSSED, DELIVERED, LEFT_ELEMS
+from tvm_spm.arch import Arch
+from tvm_spm.cost import Energy
+from tvm_spm.group import GroupMapping
+from tvm_spm.layer_graph import Layer
+from tvm_spm.workload import REDUCTION_DIMS, Operand
+
+MAC, RF, NOC, SPM, DRAM, VECTOR_UNIT, PARTS = range(7)
+
+
+def group_energy(
+    layers: Sequence[Layer], flat: FlatGroup, arch: Arch, mapping: GroupMapping, walks: Sequence[Walk],
+    times: Sequence[int], records: Sequence[Ints],
+) -> Energy:  # fmt: skip
+    """Energy of all cores.
+
+    Args:
+        layers: Of the group.
+        flat: Their arrays.
+        arch: The accelerator.
+        mapping: Of the group.
+        walks: Per kind of core.
+        times: Cores of each kind.
+        records: Per kind, the passes of its shapes.
+    """
+    counts = np.zeros((flat.num_layers, 8))
+    written, moved, used = np.zeros(flat.num_layers), np.zeros(len(flat.read)), np.zeros(len(flat.read))
+    stored = 0.0
+    for walk, count, record in zip(walks, times, records, strict=True):
+        shapes = walk.shapes[: int(walk.counters[NUM_SHAPES])]
+        weight = count * shapes[:, SHAPE_STAGES]
+        found = np.column_stack(
+            [np.prod(shapes[:, SHAPE_DIMS:], axis=1), record[:, LEFT_ELEMS], record[:, CROSSED : DELIVERED + 3]]
+        )  # fmt: skip
+        np.add.at(counts, shapes[:, SHAPE_LAYER], found * weight[:, None])
+        written += count * walk.written
+        moved += count * walk.reads[:, MOVED_ELEMS]
+        used += count * walk.reads[:, USED_ELEMS]
+        stored += count * float(walk.counters[STORED_ELEMS])
+    parts = tensor_energy(flat, arch, written, moved, used, stored)
+    for local, layer in enumerate(layers):
+        inner = mapping.inner[local]
+        if layer.workload is None or inner is None:
+            continue
+        scales = np.array([layer.workload.projection(operand).elem_bits for operand in Operand]) / arch.word_bits
+        reduction_pes = math.prod(inner.rows[name] * inner.cols[name] for name in REDUCTION_DIMS)
+        parts += array_energy(arch, scales, reduction_pes, counts[local])
+    return Energy(
+        mac_pj=float(parts[MAC]), rf_pj=float(parts[RF]), noc_pj=float(parts[NOC]), spm_pj=float(parts[SPM]),
+        dram_pj=float(parts[DRAM]), vector_pj=float(parts[VECTOR_UNIT]),
+    )  # fmt: skip
+
+
+def array_energy(
+    arch: Arch, scales: NDArray[np.float64], reduction_pes: int, counts: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Energy of passes by part.
+
+    Args:
+        arch: The accelerator.
+        scales: Words per element of I, W, O.
+        reduction_pes: PEs that add up one output.
+        counts: MACs, outputs that left, then elements of I, W, O that crossed and that were delivered.
+    """
+    macs, left, crossed, delivered = counts[0], counts[1], counts[2:5] @ scales, counts[5:8] @ scales
+    rf, noc = arch.levels.RF, arch.noc
+    parts = np.zeros(PARTS)
+    parts[MAC] = macs * arch.mac.op_pj
+    parts[RF] = macs * rf.access_pj * (scales[0] + scales[1] + 2 * scales[2]) + delivered * rf.fill_pj
+    parts[NOC] = crossed * noc.elem_pj + delivered * noc.delivery_pj
+    parts[NOC] += left * (reduction_pes - 1) * scales[2] * noc.reduction_hop_pj
+    parts[SPM] = crossed * arch.levels.SPM.access_pj
+    return parts
+
+
+def tensor_energy(
+    flat: FlatGroup, arch: Arch, written: NDArray[np.float64], moved: NDArray[np.float64], used: NDArray[np.float64],
+    stored: float,
+) -> NDArray[np.float64]:  # fmt: skip
+    """Energy of DMA and vector unit by part.
+
+    Args:
+        flat: The group.
+        arch: The accelerator.
+        written: Per layer elements of its output.
+        moved: Per read elements from DRAM.
+        used: Per read elements in the boxes of stages.
+        stored: Elements of the sink to DRAM.
+    """
+    layer, read, sink = flat.layer, flat.read, flat.num_layers - 1
+    is_mac, reader = layer[:, IS_MAC] == 1, read[:, LAYER]
+    out_words, sum_words = layer[:, OUT_BITS] / arch.word_bits, layer[:, SUM_BITS] / arch.word_bits
+    read_words = read[:, BITS] / arch.word_bits
+    is_streamed = (reader == sink) & is_mac[reader] & (read[:, ROLE] == EXTRA) & (read[:, PRODUCER] < 0)
+    by_vector = (read[:, ROLE] == VECTOR) | (read[:, ROLE] == EXTRA)
+    has_epilogue = is_mac & (layer[:, NUM_OPS] > 0)
+    has_epilogue[sink] = False
+    spm = float(np.sum(moved * read_words * ~is_streamed) + np.sum(used * read_words * (by_vector & ~is_streamed)))
+    spm += float(np.sum(written * (out_words + sum_words) * has_epilogue) + np.sum(written * out_words * ~is_mac))
+    spm += stored * float(sum_words[sink])
+    parts = np.zeros(PARTS)
+    parts[SPM] = spm * arch.levels.SPM.access_pj
+    parts[DRAM] = (float(np.sum(moved * read_words)) + stored * float(out_words[sink])) * arch.levels.DRAM.access_pj
+    parts[VECTOR_UNIT] = float(np.sum(written * layer[:, NUM_OPS])) * arch.vector.op_pj
+    return parts

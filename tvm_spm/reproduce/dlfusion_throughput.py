@@ -1,0 +1,68 @@
+"""Images per second of two networks beside what is published for the machine: a check of the model, nothing is fitted.
+
+GoogLeNet and DenseNet-121 are the light models of the ``onnx`` package, their inputs changed to the published batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from tvm_spm.reproduce.dlfusion_setup import ARCH_NAME
+from tvm_spm.reproduce.paper_table import PaperTable
+
+OBJECTIVE = "throughput"
+"""``objective`` of the rows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """A throughput that is published for the machine.
+
+    Attributes:
+        network: Name.
+        model: Light model of the ``onnx`` package.
+        batch: Images at a time.
+        images_per_s: Published.
+    """
+
+    network: str
+    model: str
+    batch: int
+    images_per_s: int
+
+
+PUBLISHED = (
+    Published(network="GoogLeNet", model="inception_v1", batch=64, images_per_s=2302),
+    Published(network="DenseNet-121", model="densenet121", batch=32, images_per_s=730),
+)
+
+
+def throughput_table(frame: pd.DataFrame, clock_hz: float) -> PaperTable:
+    """Ours beside the published ones."""
+    rows = []
+    for published in PUBLISHED:
+        for _, run in frame[(frame["layer"] == published.network) & (frame["objective"] == OBJECTIVE)].iterrows():
+            images_per_s = published.batch * clock_hz / float(run["cycles"])
+            rows.append(
+                {
+                    "network": published.network,
+                    "batch": published.batch,
+                    "strategy": run["searcher"],
+                    "images/s, model": f"{images_per_s:,.0f}",
+                    "images/s, published": f"{published.images_per_s:,}",
+                    "ratio": images_per_s / published.images_per_s,
+                    "groups": int(run["num_groups"]),
+                    "DRAM MB per image": f"{float(run['dram_bytes']) / published.batch / 1e6:.2f}",
+                    "TFLOPS": f"{2 * float(run['macs_needed']) * clock_hz / float(run['cycles']) / 1e12:.2f}",
+                }
+            )
+    return PaperTable(
+        title=f"Throughput of {ARCH_NAME}, fp16, beside public calibration points",
+        frame=pd.DataFrame(rows),
+        notes=(
+            "a model of that machine with an ideal schedule: no host, no launch cost, no synchronisation of cores.",
+            "normalisation over channels (GoogLeNet) and concatenations run on the vector units.",
+        ),
+    )

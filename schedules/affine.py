@@ -65,7 +65,8 @@ def affine_of(expr: tvm.ir.Expr, env: dict[tvm.ir.Var, Affine]) -> Affine | None
     """An integer expression as a sum of pieces, or ``None`` if it is none."""
     number = constant(expr)
     if number is not None:
-        return Affine((), int(number))
+        # A number with a fraction scales an index that is rounded somewhere around it.
+        return Affine((), number) if isinstance(number, int) else None
     if isinstance(expr, tvm.ir.Var):
         return env.get(expr)
     if isinstance(expr, tvm.tirx.Cast):

@@ -8,8 +8,9 @@ from math import prod
 import tvm
 from tvm import relax
 
+from tvm_spm.errors import ModelError
 from tvm_spm.frontend.extract import ENTRY, Extraction
-from tvm_spm.frontend.layers_access import FunctionAccess, function_access
+from tvm_spm.frontend.layers_access import FunctionAccess, function_access, whole_access
 from tvm_spm.layer_graph import Layer, LayerGraph, Read, Tensor, retype
 from tvm_spm.units import ceil_div
 from tvm_spm.workload import VectorWork, Workload
@@ -46,7 +47,7 @@ class _Call:
     name: str
     arguments: tuple[int, ...]
     results: tuple[int, ...]
-    refusal: str | None
+    is_in_place: bool
     block: int
 
 
@@ -119,21 +120,21 @@ def layer_graph(extraction: Extraction) -> NetworkLayers:
 
     Args:
         extraction: The network.
+
+    Raises:
+        ModelError: A call passes something else than tensors of known shape.
     """
     found = _walk(extraction)
     tasks = dict(extraction.functions)
-    accesses: dict[str, FunctionAccess] = {}
-    for call in found.calls:
-        if call.name not in accesses:
-            nest = extraction.nests[tasks[call.name]]
-            accesses[call.name] = function_access(extraction.mod[call.name], nest)
+    known: dict[str, FunctionAccess] = {}
+    accesses = [_access(extraction, found, call, tasks[call.name], known) for call in found.calls]
     order = _order(extraction, found)
     names: set[str] = set()
     layers = []
     for position, node in enumerate(order):
         call = found.calls[node]
         task = tasks[call.name]
-        layers.append(_layer(found, call, accesses[call.name], extraction.graph.tasks[task].work, names))
+        layers.append(_layer(found, call, accesses[node], extraction.graph.tasks[task].work, names))
         for tensor in call.results:
             found.tensors[tensor] = replace(found.tensors[tensor], producer=position)
     outputs = tuple(tensor for tensor in found.needed if found.tensors[tensor].producer is not None)
@@ -142,7 +143,7 @@ def layer_graph(extraction: Extraction) -> NetworkLayers:
         bindings=tuple(found.calls[node].var for node in order),
         node_of_layer=tuple(order),
         arguments=tuple(found.calls[node].arguments for node in order),
-        widened=tuple(accesses[found.calls[node].name].widened for node in order),
+        widened=tuple(accesses[node].widened for node in order),
         values=tuple(found.values),
     )
 
@@ -174,11 +175,15 @@ def _visit(found: _Found, binding: relax.Binding, tasks: dict[str, int], block: 
     if name is not None and name in tasks:
         results = found.add_all(var.name, var.ty, var)
         found.known[var] = results
-        refusal = None
-        if value.op.name != "relax.call_tir":
-            refusal = "it writes in place"
         found.calls.append(
-            _Call(var=var, name=name, arguments=arguments, results=results, refusal=refusal, block=block)
+            _Call(
+                var=var,
+                name=name,
+                arguments=arguments,
+                results=results,
+                is_in_place=value.op.name != "relax.call_tir",
+                block=block,
+            )
         )
         return
     is_constant = bool(arguments) and all(found.tensors[tensor].is_constant for tensor in arguments)
@@ -209,7 +214,7 @@ def _read_by(value: relax.Expr) -> list[relax.Expr]:
 def _order(extraction: Extraction, found: _Found) -> list[int]:
     """Calls in depth-first order from the outputs, or as they are bound where their order may matter."""
     nodes, calls = extraction.graph.nodes, found.calls
-    if len({call.block for call in calls}) > 1 or any(call.refusal is not None for call in calls):
+    if len({call.block for call in calls}) > 1 or any(call.is_in_place for call in calls):
         return list(range(len(calls)))
     writer = {tensor: index for index, call in enumerate(calls) for tensor in call.results}
     order: dict[int, None] = {}
@@ -231,10 +236,24 @@ def _order(extraction: Extraction, found: _Found) -> list[int]:
     return list(order)
 
 
+def _access(
+    extraction: Extraction, found: _Found, call: _Call, task: int, known: dict[str, FunctionAccess]
+) -> FunctionAccess:
+    if call.is_in_place:
+        shapes = [found.tensors[tensor].shape for tensor in (*call.arguments, call.results[0])]
+        return whole_access(tuple(shapes[:-1]), shapes[-1], "it writes in place")
+    if call.name not in known:
+        known[call.name] = function_access(extraction.mod[call.name], extraction.nests[task])
+    access = known[call.name]
+    if len(call.arguments) != access.num_inputs:
+        raise ModelError(
+            f"call of {call.name}: {len(call.arguments)} arguments are tensors of known shape, "
+            f"its function reads {access.num_inputs}"
+        )
+    return access
+
+
 def _layer(found: _Found, call: _Call, access: FunctionAccess, work: Workload | VectorWork, names: set[str]) -> Layer:
-    refusal = call.refusal or access.refusal
-    if refusal is None and len(call.arguments) + len(call.results) <= max(access.outputs):
-        refusal = "it has parameters that are no tensors"
     reads = tuple(
         Read(tensor=call.arguments[read.param], role=read.role, accesses=read.accesses) for read in access.reads
     )
@@ -250,7 +269,7 @@ def _layer(found: _Found, call: _Call, access: FunctionAccess, work: Workload | 
         reads=reads,
         workload=work if isinstance(work, Workload) else None,
         num_ops_per_elem=num_ops_per_elem,
-        refusal=refusal,
+        refusal=access.refusal,
     )
 
 

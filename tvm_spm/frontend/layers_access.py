@@ -13,9 +13,11 @@ from schedules.affine import Affine, Piece, affine_of
 from schedules.blocks import Block, constant, read_blocks
 from schedules.nest import Nest
 from tvm_spm.errors import ModelError
+from tvm_spm.frontend.layers_loads import block_loads, expr_loads
 from tvm_spm.workload import DIM_NAMES, Axis
 
-Key = tuple[tuple[str, ...], ...]
+Shape = tuple[int, ...]
+
 Splits = tuple[tuple[int, ...], ...]
 """Per output axis the divisors by which its loop is split, largest first."""
 
@@ -42,15 +44,15 @@ class FunctionAccess:
     Attributes:
         loops: As in ``Layer``.
         out_axes: As in ``Layer``.
-        outputs: Indices of the parameters that are written; ``out_axes`` belongs to the first.
+        num_inputs: Parameters that a call passes; those behind them are made for its results.
         reads: One entry per parameter and role.
         refusal: As in ``Layer``.
-        widened: Axes that are read in full because their index is not affine: "block: tensor axis".
+        widened: Axes that are read in full because their index is not affine or runs backwards.
     """
 
     loops: tuple[tuple[str, int], ...]
     out_axes: tuple[Axis, ...]
-    outputs: tuple[int, ...]
+    num_inputs: int
     reads: tuple[ParamRead, ...]
     refusal: str | None = None
     widened: tuple[str, ...] = ()
@@ -124,7 +126,7 @@ class _Tracer:
         env = self._bind(block, step.form)
         is_mac = self.nest is not None and block.name == self.nest.block
         steps = []
-        for number, load in enumerate(_loads(block)):
+        for number, load in enumerate(block_loads(block)):
             if load.source.same_as(block.buffer):
                 if not _same_indices(load.indices, block.store.indices):
                     self.refusal = f"block {block.name} reads what it wrote before"
@@ -173,7 +175,7 @@ class _Tracer:
         form = affine_of(index, env)
         if form is not None:
             return form
-        if _loads_in(index):
+        if expr_loads(index):
             self.refusal = f"block {block.name} reads {tensor} where data says"
         self._want_splits(index, env)
         self.widened[f"{block.name}: {tensor} axis {axis}"] = None
@@ -211,15 +213,11 @@ def function_access(func: tvm.tirx.PrimFunc, nest: Nest | None) -> FunctionAcces
     outputs = tuple(i for i, p in enumerate(params) if any(block.buffer.same_as(p) for block in blocks))
     if not outputs:
         raise ModelError("a function cannot be a layer: it writes no parameter")
-    loaded = [load.source for block in blocks for load in _loads(block)]
-    in_place = any(
-        load.source.same_as(params[out]) and not load.source.same_as(block.buffer)
-        for out in outputs for block in blocks for load in _loads(block)
-    )  # fmt: skip
-    if len(outputs) > 1 or in_place:
-        why = f"it writes {len(outputs)} tensors" if len(outputs) > 1 else "it reads the tensor that it writes"
-        return _everything(params, outputs, loaded, why)
-    shape = tuple(int(extent) for extent in params[outputs[0]].shape)
+    why = _why_everything(blocks, params, outputs)
+    if why is not None:
+        inputs = tuple(_shape(param) for index, param in enumerate(params) if index not in outputs)
+        return whole_access(inputs, _shape(params[outputs[0]]), why)
+    shape = _shape(params[outputs[0]])
     splits: Splits = tuple(() for _ in shape)
     while True:
         tracer = _Tracer(blocks=blocks, params=params, nest=nest)
@@ -228,11 +226,11 @@ def function_access(func: tvm.tirx.PrimFunc, nest: Nest | None) -> FunctionAcces
         tracer.run(_Step(buffer=params[outputs[0]], form=form, role=role))
         finer = splits if nest is not None else _split_further(shape, splits, tracer)
         if finer == splits:
-            return _access(tracer, out_axes, outputs)
+            return _access(tracer, out_axes)
         splits = finer
 
 
-def _output(tracer: _Tracer, shape: tuple[int, ...], splits: Splits) -> tuple[tuple[Affine, ...], tuple[Axis, ...]]:
+def _output(tracer: _Tracer, shape: Shape, splits: Splits) -> tuple[tuple[Affine, ...], tuple[Axis, ...]]:
     """The loops over the output: the dims of the nest, or one loop or several digits per axis."""
     if tracer.nest is not None:
         work = tracer.nest.workload
@@ -261,7 +259,7 @@ def _output(tracer: _Tracer, shape: tuple[int, ...], splits: Splits) -> tuple[tu
     return form, out_axes
 
 
-def _split_further(shape: tuple[int, ...], splits: Splits, tracer: _Tracer) -> Splits:
+def _split_further(shape: Shape, splits: Splits, tracer: _Tracer) -> Splits:
     """Splits with those that the tracer wants, as far as they divide each other."""
     finer = [list(divisors) for divisors in splits]
     strides = {}
@@ -277,24 +275,31 @@ def _split_further(shape: tuple[int, ...], splits: Splits, tracer: _Tracer) -> S
     return tuple(tuple(divisors) for divisors in finer)
 
 
-def _access(tracer: _Tracer, out_axes: tuple[Axis, ...], outputs: tuple[int, ...]) -> FunctionAccess:
+def _access(tracer: _Tracer, out_axes: tuple[Axis, ...]) -> FunctionAccess:
     names = {piece: name for name, piece in tracer.pieces}
     full: dict[tuple[int, int], str] = {}
     reads = []
     extras = [] if tracer.nest is None else [extra.axes for extra in tracer.nest.workload.epilogue.extras]
     for (param, role), forms in sorted(tracer.found.items()):
-        shape = tuple(int(extent) for extent in tracer.params[param].shape)
+        shape = _shape(tracer.params[param])
+        backwards = [axis for form in forms for axis, index in enumerate(form) if any(f < 0 for _, f in index.terms)]
+        tracer.widened.update(dict.fromkeys(f"{tracer.params[param].name} axis {axis}" for axis in backwards))
         accesses = dict.fromkeys(_axes(form, shape, names, full) for form in forms)
-        kept = [access for access in accesses if not any(_covers(other, access) for other in accesses)]
+        whole = {Axis(terms=((name, 1),), extent=extent) for (extent, _), name in full.items()}
+        kept = [access for access in accesses if not any(_covers(other, access, whole) for other in accesses)]
         reads.append(ParamRead(param=param, role=role, accesses=tuple(kept)))
     reads.sort(key=lambda read: (read.role == "extra", _place(read, extras), read.param))
     loops = [(name, piece.extent) for name, piece in tracer.pieces]
     used = {name for read in reads for access in read.accesses for axis in access for name, _ in axis.terms}
     loops += [(name, extent) for (extent, _), name in full.items() if name in used]
     return FunctionAccess(
-        loops=tuple(loops), out_axes=out_axes, outputs=outputs, reads=tuple(reads), refusal=tracer.refusal,
+        loops=tuple(loops),
+        out_axes=out_axes,
+        num_inputs=len(tracer.params) - 1,
+        reads=tuple(reads),
+        refusal=tracer.refusal,
         widened=tuple(tracer.widened),
-    )  # fmt: skip
+    )
 
 
 def _place(read: ParamRead, extras: list[tuple[Axis, ...]]) -> int:
@@ -333,68 +338,42 @@ def _axes(
     return tuple(axes)
 
 
-def _covers(wide: tuple[Axis, ...], narrow: tuple[Axis, ...]) -> bool:
-    """Whether one access reads an axis in full and is otherwise the same."""
-    return wide != narrow and all(
-        left == right or (len(left.terms) == 1 and left.terms[0][0][0] == "r" and left.offset == 0)
-        for left, right in zip(wide, narrow, strict=True)
-    )
+def _covers(wide: tuple[Axis, ...], narrow: tuple[Axis, ...], whole: set[Axis]) -> bool:
+    """Whether one access reads some axes in full and is otherwise the same."""
+    return wide != narrow and all(a == b or a in whole for a, b in zip(wide, narrow, strict=True))
 
 
-def _everything(
-    params: tuple[tvm.ir.Var, ...], outputs: tuple[int, ...], loaded: list[tvm.ir.Var], refusal: str
-) -> FunctionAccess:
-    shapes = [tuple(int(extent) for extent in param.shape) for param in params]
-    loops = {f"d{axis}": extent for axis, extent in enumerate(shapes[outputs[0]])}
+def _why_everything(blocks: tuple[Block, ...], params: tuple[tvm.ir.Var, ...], outputs: tuple[int, ...]) -> str | None:
+    """Why reads are not followed; all of every input is read then."""
+    if len(outputs) > 1:
+        return f"it writes {len(outputs)} tensors"
+    out = params[outputs[0]]
+    try:
+        loads = [(block, load) for block in blocks for load in block_loads(block)]
+    except ModelError as error:
+        return str(error)
+    reads_out = any(load.source.same_as(out) and not block.buffer.same_as(out) for block, load in loads)
+    return "it reads the tensor that it writes" if reads_out else None
+
+
+def whole_access(inputs: tuple[Shape, ...], out: Shape, refusal: str) -> FunctionAccess:
+    """A function that is not looked into: it reads all of every input."""
+    loops = {f"d{axis}": extent for axis, extent in enumerate(out)}
+    out_axes = tuple(Axis(terms=((name, 1),), extent=extent) for name, extent in loops.items())
     reads = []
-    for index, param in enumerate(params):
-        if any(param.same_as(source) for source in loaded):
-            terms = [(f"r{len(loops) + axis}", extent) for axis, extent in enumerate(shapes[index])]
-            loops.update(terms)
-            access = tuple(Axis(terms=((name, 1),), extent=extent) for name, extent in terms)
-            reads.append(ParamRead(param=index, role="vector", accesses=(access,)))
-    out_axes = tuple(Axis(terms=((f"d{axis}", 1),), extent=e) for axis, e in enumerate(shapes[outputs[0]]))
+    for index, shape in enumerate(inputs):
+        names = [f"r{len(loops) + axis}" for axis in range(len(shape))]
+        loops.update(zip(names, shape, strict=True))
+        access = tuple(Axis(terms=((name, 1),), extent=loops[name]) for name in names)
+        reads.append(ParamRead(param=index, role="vector", accesses=(access,)))
     return FunctionAccess(
-        loops=tuple(loops.items()), out_axes=out_axes, outputs=outputs, reads=tuple(reads), refusal=refusal
+        loops=tuple(loops.items()), out_axes=out_axes, num_inputs=len(inputs), reads=tuple(reads), refusal=refusal
     )
-
-
-def _loads(block: Block) -> list[tvm.ir.TensorLoad]:
-    """Everything a block reads, indices and the start of a sum included."""
-    found = _loads_in(block.store.value)
-    for index in block.store.indices:
-        found += _loads_in(index)
-    if block.has_init:
-        found += _loads_in(block.sblock.init.value)
-    return found
-
-
-def _loads_in(expr: tvm.ir.Expr) -> list[tvm.ir.TensorLoad]:
-    """Every load in an expression, those in indices of others included.
-
-    Raises:
-        ModelError: The expression has parts that are not known here.
-    """
-    if isinstance(expr, tvm.ir.TensorLoad):
-        parts = list(expr.indices)
-    elif isinstance(expr, tvm.ir.Call):
-        parts = list(expr.args)
-    elif isinstance(expr, tvm.tirx.Select):
-        parts = [expr.condition, expr.true_value, expr.false_value]
-    elif isinstance(expr, tvm.tirx.Let):
-        parts = [expr.value, expr.body]
-    elif isinstance(expr, tvm.tirx.Cast):
-        parts = [expr.value]
-    elif hasattr(expr, "a"):
-        parts = [expr.a, expr.b] if hasattr(expr, "b") else [expr.a]
-    elif constant(expr) is not None or isinstance(expr, str):
-        parts = []
-    elif isinstance(expr, tvm.ir.Var) and not hasattr(expr, "shape"):
-        parts = []
-    else:
-        raise ModelError(f"expression {expr} is not understood")
-    return [expr] * isinstance(expr, tvm.ir.TensorLoad) + [load for part in parts for load in _loads_in(part)]
 
 
 def _same_indices(left: list[tvm.ir.Expr], right: list[tvm.ir.Expr]) -> bool:
     return all(tvm_ffi.structural_equal(a, b, map_free_vars=False) for a, b in zip(left, right, strict=True))
+
+
+def _shape(buffer: tvm.ir.Var) -> Shape:
+    return tuple(int(extent) for extent in buffer.shape)

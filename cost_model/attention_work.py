@@ -185,21 +185,6 @@ def streams_of(work: Attention) -> tuple[Stream, ...]:
     )
 
 
-def head_index(work: Attention, head: int) -> dict[str, int]:
-    """Loop indices of a head; the last dim runs fastest."""
-    found = {}
-    for name in reversed(HEAD_DIMS):
-        head, found[name] = divmod(head, work.scores.dims[name])
-    return found
-
-
-def changes_of_head(stream: Stream, work: Attention, first: int, stop: int) -> list[bool]:
-    """Whether the tensor's part changes at each head of a core; it does at the first."""
-    relevant = [name for name in HEAD_DIMS if name in stream.projection.relevant_dims]
-    parts = [tuple(head_index(work, head)[name] for name in relevant) for head in range(first, stop)]
-    return [i == 0 or parts[i] != parts[i - 1] for i in range(len(parts))]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
     """What one core does: ranges of heads and of queries."""
@@ -222,21 +207,23 @@ def is_reloaded(stream: Stream, work: Attention, mapping: AttentionMapping) -> b
     """Whether more than one tile of a tensor comes in on some core."""
     heads, queries = ceil_div(work.heads, mapping.cores[0]), ceil_div(work.queries, mapping.cores[1])
     return (
-        (stream.moves_with(stream.key_dim) and mapping.num_chunks(work) > 1)
+        heads > 1
+        or (stream.moves_with(stream.key_dim) and mapping.num_chunks(work) > 1)
         or (stream.moves_with(stream.query_dim) and ceil_div(queries, mapping.query_tile) > 1)
-        or any(sum(changes_of_head(stream, work, *share.heads)) > 1 for share in shares(work, mapping) if heads > 1)
     )
 
 
 def spm_terms(work: Attention, arch: Arch, mapping: AttentionMapping) -> tuple[tuple[str, int], ...]:
     """Bytes of SPM per tensor, in whole banks: all of it is held all the time.
 
-    Maximum, sum and correction of every row take one element each, of the type of the scores.
+    Maximum, sum and correction of every row take one element each, of the type of the scores. Sums of the first product
+    have a tile of their own where their type is another.
     """
     bank = arch.levels.SPM.bank_bytes
     queries, keys = min(mapping.query_tile, work.queries), min(mapping.key_tile, work.keys)
     scores_tile, context_tile = mapping.stage_dims(queries, keys, work)
-    bits = {w: max(w.O.elem_bits, w.out_bits) for w in (work.scores, work.context)}
+    sums_and_scores = {work.scores.O.dtype: work.scores.O.elem_bits, work.scores.out_dtype: work.scores.out_bits}
+    out_bits = max(work.context.O.elem_bits, work.context.out_bits)
     held = [
         (
             stream.name,
@@ -249,9 +236,13 @@ def spm_terms(work: Attention, arch: Arch, mapping: AttentionMapping) -> tuple[t
     tiles = ceil_div(work.heads, mapping.cores[0]) * ceil_div(rows, mapping.query_tile)
     out_buffers = 2 if mapping.double and tiles > 1 else 1
     held += [
-        ("scores", bits_to_bytes(queries * keys * bits[work.scores]), 1),
-        ("rows", 3 * bits_to_bytes(queries * bits[work.scores]), 1),
-        ("output", bits_to_bytes(queries * work.context.dims.K * bits[work.context]), out_buffers),
+        ("scores", sum(bits_to_bytes(queries * keys * width) for width in sums_and_scores.values()), 1),
+        ("rows", 3 * bits_to_bytes(queries * work.scores.out_bits), 1),
+        (
+            "output",
+            bits_to_bytes(queries * work.context.dims.K * out_bits),
+            out_buffers,
+        ),
     ]
     return tuple((name, buffers * ceil_div(num_bytes, bank) * bank) for name, num_bytes, buffers in held)
 

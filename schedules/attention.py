@@ -127,6 +127,7 @@ class _Mask:
     tile: Tile
     by_query: bool
     by_key: bool
+    level: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -147,15 +148,19 @@ class _Scores:
     key: tvm.ir.Var
     masks: tuple[_Mask, ...]
 
-    def loads(self, query: Extent, rows: Extent, key: Extent, columns: Extent) -> list[tirx.Stmt]:
-        """Copies of all masks for one tile."""
+    def loads(self, level: str, query: Extent, rows: Extent, key: Extent, columns: Extent) -> list[tirx.Stmt]:
+        """Copies of the masks that change at a level."""
         return [
-            mask.tile.fill(
-                "mask", rows if mask.by_query else 1, columns if mask.by_key else 1,
-                lambda i, j, mask=mask: substitute(mask.source, {self.query: query + i, self.key: key + j}),
-            )
+            self._load(mask, query, rows if mask.by_query else 1, key, columns if mask.by_key else 1)
             for mask in self.masks
-        ]  # fmt: skip
+            if mask.level == level
+        ]
+
+    def _load(self, mask: _Mask, query: Extent, rows: Extent, key: Extent, columns: Extent) -> tirx.Stmt:
+        def element(i: tvm.ir.Expr, j: tvm.ir.Expr) -> tvm.ir.Expr:
+            return substitute(mask.source, {self.query: query + i, self.key: key + j})
+
+        return mask.tile.fill("mask", rows, columns, element)
 
     def at(self, total: tvm.ir.Expr, i: tvm.ir.Expr, j: tvm.ir.Expr) -> tvm.ir.Expr:
         """One score from its sum; indices are those of the tile."""
@@ -211,10 +216,7 @@ class _Writer:
 
         def share(i: tvm.ir.Expr, j: tvm.ir.Expr) -> tirx.Stmt:
             def on_head(head: tvm.ir.Expr) -> tirx.Stmt:
-                return tiles(
-                    "query_tile", part(queries, work.queries, j), queries, self.mapping.query_tile,
-                    lambda first, rows: self._query_tile(tiles_of, i * heads + head, j * queries + first, rows),
-                )  # fmt: skip
+                return self._head(tiles_of, i * heads + head, j * queries, part(queries, work.queries, j))
 
             return loop("head", part(heads, work.heads, i), on_head, is_parallel=parts == pieces == 1)
 
@@ -265,13 +267,57 @@ class _Writer:
             tile = self.spm.tile(
                 f"mask{len(masks)}", str(load.source.dtype), self.queries if by_query else 1, self.keys if by_key else 1
             )
-            masks.append(_Mask(load, tile, by_query, by_key))
+            masks.append(_Mask(load, tile, by_query, by_key, self._level(by_query=by_query, by_key=by_key)))
         return _Scores(value, total, query, key, tuple(masks))
 
-    def _query_tile(self, spm: _Tiles, head: tvm.ir.Expr, query: tvm.ir.Expr, rows: Extent) -> tirx.Stmt:
-        scores, context, out_depth = self.site.scores, self.site.context, self.site.work.context.dims.K
-        lead = self._lead(head)
+    def _level(self, *, by_query: bool, by_key: bool) -> str:
+        """Where a tensor comes in: for every chunk of keys, for every tile of queries, or once per head."""
+        if by_key and self.keys < self.site.work.keys:
+            return "chunk"
+        is_cut = self.queries < ceil_div(self.site.work.queries, self.mapping.cores[1])
+        return "tile" if by_query and is_cut else "head"
+
+    def _head(self, spm: _Tiles, head: tvm.ir.Expr, first: tvm.ir.Expr, count: Extent) -> tirx.Stmt:
+        """One head: all tiles of queries; keys and values come in here if all of them fit."""
+        lead, keys = self._lead(head), self.site.work.keys
         pointwise = self._scores(lead)
+        return seq(
+            *self._keys("head", spm, lead, const(0), keys),
+            *self._values("head", spm, lead, const(0), keys),
+            *pointwise.loads("head", first, count, const(0), keys),
+            tiles(
+                "query_tile", count, ceil_div(self.site.work.queries, self.mapping.cores[1]), self.mapping.query_tile,
+                lambda query, rows: self._query_tile(spm, lead, pointwise, first + query, rows),
+            ),
+        )  # fmt: skip
+
+    def _keys(
+        self, level: str, spm: _Tiles, lead: list[tvm.ir.Expr], key: tvm.ir.Expr, columns: Extent
+    ) -> list[tirx.Stmt]:
+        scores = self.site.scores
+        if level != self._level(by_query=False, by_key=True):
+            return []
+        return [
+            spm.k.fill("W", columns, self.site.work.scores.dims.C,
+                       lambda j, d: scores.element(scores.right, [*lead, const(0), key + j], d))
+        ]  # fmt: skip
+
+    def _values(
+        self, level: str, spm: _Tiles, lead: list[tvm.ir.Expr], key: tvm.ir.Expr, columns: Extent
+    ) -> list[tirx.Stmt]:
+        context = self.site.context
+        if level != self._level(by_query=False, by_key=True):
+            return []
+        return [
+            spm.v.fill("W", columns, self.site.work.context.dims.K,
+                       lambda j, c: context.element(context.right, [*lead, const(0), c], key + j))
+        ]  # fmt: skip
+
+    def _query_tile(
+        self, spm: _Tiles, lead: list[tvm.ir.Expr], pointwise: _Scores, query: tvm.ir.Expr, rows: Extent
+    ) -> tirx.Stmt:
+        """One tile of queries: load them, walk the keys, store the result."""
+        scores, context, out_depth = self.site.scores, self.site.context, self.site.work.context.dims.K
 
         def start(i: tvm.ir.Expr) -> tirx.Stmt:
             return seq(
@@ -282,15 +328,13 @@ class _Writer:
 
         def chunk(key: tvm.ir.Expr, columns: Extent) -> tirx.Stmt:
             return seq(
-                spm.k.fill("W", columns, self.site.work.scores.dims.C,
-                           lambda j, d: scores.element(scores.right, [*lead, query, key + j], d)),
+                *self._keys("chunk", spm, lead, key, columns),
                 grid(rows, columns, lambda i, j: self._score_sum(spm, i, j)),
-                *pointwise.loads(query, rows, key, columns),
+                *pointwise.loads("chunk", query, rows, key, columns),
                 loop("i", rows, lambda i: self._correct(spm, pointwise, i, columns, key)),
-                spm.v.fill("W", columns, out_depth,
-                           lambda j, c: context.element(context.right, [*lead, query, c], key + j)),
+                *self._values("chunk", spm, lead, key, columns),
                 grid(rows, out_depth, lambda i, c: loop("k", columns, lambda j: self._add_value(spm, i, j, c))),
-            )  # fmt: skip
+            )
 
         def finish(i: tvm.ir.Expr, c: tvm.ir.Expr) -> tirx.Stmt:
             at = [*lead, query + i, c]
@@ -300,6 +344,7 @@ class _Writer:
         return seq(
             spm.q.fill("I", rows, self.site.work.scores.dims.C,
                        lambda i, d: scores.element(scores.left, [*lead, query + i, const(0)], d)),
+            *pointwise.loads("tile", query, rows, const(0), self.site.work.keys),
             loop("i", rows, start),
             tiles("key_tile", self.site.work.keys, self.site.work.keys, self.mapping.key_tile, chunk),
             annotated(grid(rows, out_depth, finish), "spm.dma", "O"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,10 +13,12 @@ from numpy.typing import NDArray
 from tvm import relax
 from tvm.script import relax as R
 
+from cost_model.attention import attention_cost, inner_mappings
 from cost_model.attention_work import AttentionMapping
 from schedules.attention import attention_func, num_roundings, replace_attention
-from schedules.attention_pattern import AttentionSite, find_attention
+from schedules.attention_pattern import AttentionSite, find_attention, substitute
 from tests.numeric.poison import lower_to_allocations, poisoned
+from tvm_spm.arch import load_arch
 from tvm_spm.frontend import extract
 from tvm_spm.runtime import build, run
 from tvm_spm.verify import compare
@@ -141,6 +145,49 @@ def test_nothing_is_read_before_it_is_staged():
     mod = attention(shape, shape, shape, mask=(2, 1, 11, 11))
     mapping = AttentionMapping(cores=(1, 2), query_tile=4, key_tile=3)
     check(mod, mapping, draw(mod, np.random.default_rng(2), 0.3), poison=True)
+
+
+def test_keys_that_stay_are_staged_once_per_head():
+    shape = (1, 2, 11, 8)
+    mod = attention(shape, shape, shape, mask=(1, 1, 1, 11))
+    check(mod, AttentionMapping(query_tile=4, key_tile=11), draw(mod, np.random.default_rng(2), 0.3), poison=True)
+
+
+def elements_moved(func: tvm.tirx.PrimFunc) -> Counter[str]:
+    """Elements that the copies of a function move, every loop walked."""
+    found: Counter[str] = Counter()
+    analyzer = tvm.sym.Analyzer()
+
+    def extent(loop: tvm.tirx.For, at: dict[tvm.ir.Var, int]) -> int:
+        return int(analyzer.simplify(substitute(loop.extent, {v: tvm.tirx.const(i, "int64") for v, i in at.items()})))
+
+    def walk(stmt: tvm.tirx.Stmt, at: dict[tvm.ir.Var, int]) -> None:
+        if isinstance(stmt, tvm.tirx.SeqStmt):
+            for inner in stmt.seq:
+                walk(inner, at)
+        elif isinstance(stmt, tvm.tirx.For) and "spm.dma" in stmt.annotations:
+            elems, inner = 1, stmt
+            while isinstance(inner, tvm.tirx.For):
+                elems, inner = elems * extent(inner, at), inner.body
+            found[str(stmt.annotations["spm.dma"])] += elems
+        elif isinstance(stmt, tvm.tirx.For) and not isinstance(stmt.body, tvm.tirx.BufferStore):
+            for i in range(extent(stmt, at)):
+                walk(stmt.body, {**at, stmt.loop_var: i})
+
+    walk(func.body.block.body, {})
+    return found
+
+
+@pytest.mark.parametrize(("query_tile", "key_tile", "cores"), [(3, 4, (2, 2)), (5, 13, (1, 2)), (11, 4, (3, 1))])
+def test_code_moves_what_is_priced(query_tile: int, key_tile: int, cores: tuple[int, int]):
+    mod = attention((2, 3, 11, 8), (2, 3, 13, 8), (2, 3, 13, 4), mask=(2, 1, 11, 13))
+    site = the_site(extract(mod).mod)
+    mapping = AttentionMapping(cores=cores, query_tile=query_tile, key_tile=key_tile)
+    arch = load_arch("quad-edge")
+    mapping = replace(mapping, inner=inner_mappings(site.work, arch, mapping, "edp"))
+    moved = elements_moved(attention_func(site, mapping))
+    priced = attention_cost(site.work, arch, mapping).dram_bytes
+    assert priced == tuple(4 * moved[name] for name in ("I", "W", "O", "mask"))
 
 
 def test_scores_read_twice_are_no_attention():

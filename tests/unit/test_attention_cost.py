@@ -1,0 +1,320 @@
+"""The price of attention against a literal walk: every tile, every transfer, every word."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from cost_model.attention import attention_cost, attention_search
+from cost_model.attention_stages import best_inner, pass_energy, pass_records
+from cost_model.attention_work import Attention, AttentionMapping, refuse_attention, spm_terms
+from cost_model.simulator.model import simulate_batch
+from tvm_spm.arch import Arch, load_arch
+from tvm_spm.errors import MappingError, NoMappingError, WorkloadError
+from tvm_spm.mapping import Mapping
+from tvm_spm.units import ceil_div
+from tvm_spm.workload import Axis, Dims, Epilogue, Projection, Workload
+
+EDGE, QUAD = load_arch("edge-256"), load_arch("quad-edge")
+SLOW = replace(
+    QUAD, name="slow", dma=replace(QUAD.dma, startup_cycles=37), cores=replace(QUAD.cores, launch_cycles=11),
+    levels=replace(QUAD.levels, DRAM=replace(QUAD.levels.DRAM, channels=2)),
+)  # fmt: skip
+
+
+def attention(heads: int, queries: int, keys: int, depth: int, masks: tuple[str, ...] = ()) -> Attention:
+    """16-bit, with a scale and masks that follow queries (q), keys (k) or both."""
+    work = Attention.of(heads=heads, queries=queries, keys=keys, depth=depth)
+    extents = {"q": ("OX", queries), "k": ("K", keys)}
+    extras = tuple(
+        Projection(axes=tuple(Axis(terms=((extents[a][0], 1),), extent=extents[a][1]) for a in mask), dtype="float32")
+        for mask in masks
+    )
+    epilogue = Epilogue(num_ops_per_elem=1 + len(masks), extras=extras)
+    return Attention(scores=replace(work.scores, epilogue=epilogue), context=work.context)
+
+
+def mapped(work: Attention, arch: Arch, **options: object) -> AttentionMapping:
+    """Tiles, and for each product the fastest way below SPM."""
+    mapping = AttentionMapping(**options)
+    scores, context = mapping.stage_dims(mapping.query_tile, mapping.key_tile, work)
+    inner = (
+        best_inner(work.scores, arch, scores, accumulates=False, objective="latency"),
+        best_inner(work.context, arch, context, accumulates=True, objective="latency"),
+    )
+    return replace(mapping, inner=inner)
+
+
+@dataclass
+class Stage:
+    cycles: int
+    loads: list[tuple[str, int]] = field(default_factory=list)
+    uses: tuple[str, ...] = ()
+    store: tuple[int, int] | None = None
+
+
+@dataclass
+class Walk:
+    """Everything that happens, in order, on every core."""
+
+    work: Attention
+    arch: Arch
+    mapping: AttentionMapping
+    energy_pj: float = 0.0
+    num_bytes: dict[str, int] = field(default_factory=dict)
+
+    def moved(self, name: str, shape: tuple[int, ...], box: tuple[int, ...], bits: int) -> int:
+        """Cycles of one transfer: contiguous runs end at the first axis from the inside that is cut."""
+        bursts, whole = 1, True
+        for extent, part in reversed(list(zip(shape, box, strict=True))):
+            bursts = bursts if whole else bursts * part
+            whole = whole and part == extent
+        num_bytes = ceil_div(math.prod(box) * bits, 8)
+        self.num_bytes[name] = self.num_bytes.get(name, 0) + num_bytes
+        words = math.prod(box) * bits / self.arch.word_bits
+        self.energy_pj += words * self.arch.levels.DRAM.access_pj + words * self.arch.levels.SPM.access_pj
+        return math.ceil(bursts * self.arch.burst_startup_cycles + num_bytes / self.arch.dma_bytes_per_cycle)
+
+    def spm(self, elems: int, bits: int) -> None:
+        self.energy_pj += elems * bits / self.arch.word_bits * self.arch.levels.SPM.access_pj
+
+    def vector(self, num_ops: int) -> int:
+        self.energy_pj += num_ops * self.arch.vector.op_pj
+        return math.ceil(num_ops / self.arch.vector.ops_per_cycle)
+
+    def array(self, workload: Workload, inner: Mapping, tile: Dims, *, accumulates: bool) -> int:
+        record = pass_records(workload, self.arch, inner, ((tile, accumulates),))[0]
+        self.energy_pj += pass_energy(workload, self.arch, inner, tile.product(), record).total_pj
+        return record.cycles
+
+    def cores(self) -> Iterator[list[Stage]]:
+        work, mapping = self.work, self.mapping
+        heads, queries = ceil_div(work.heads, mapping.cores[0]), ceil_div(work.queries, mapping.cores[1])
+        for i in range(mapping.cores[0]):
+            for j in range(mapping.cores[1]):
+                head_range = range(i * heads, min(work.heads, (i + 1) * heads))
+                yield list(self.core(head_range, range(j * queries, min(work.queries, (j + 1) * queries))))
+
+    def core(self, heads: range, queries: range) -> Iterator[Stage]:
+        work, held = self.work, {}
+        depth, out_depth, keys = work.scores.dims.C, work.context.dims.K, work.keys
+        scores_bits, out_bits = work.scores.O.elem_bits, work.context.O.elem_bits
+
+        def load(name: str, part: object, shape: tuple[int, ...], box: tuple[int, ...], bits: int) -> list:
+            if held.get(name) == part:
+                return []
+            held[name] = part
+            return [(name, self.moved(name, shape, box, bits))]
+
+        for head in heads:
+            for query in range(queries.start, queries.stop, self.mapping.query_tile):
+                rows = min(self.mapping.query_tile, queries.stop - query)
+                for key in range(0, keys, self.mapping.key_tile):
+                    columns = min(self.mapping.key_tile, keys - key)
+                    at = (head, query, key)
+                    scores_tile, context_tile = self.mapping.stage_dims(rows, columns, work)
+                    loads = load("Q", at[:2], (work.heads, work.queries, depth), (1, rows, depth), 16)
+                    loads += load("K", at[::2], (work.heads, keys, depth), (1, columns, depth), 16)
+                    inner = self.mapping.inner
+                    cycles = self.array(work.scores, inner[0], scores_tile, accumulates=False)
+                    yield Stage(cycles, loads, ("Q", "K"))
+
+                    loads, names = [], []
+                    for number, mask in enumerate(work.scores.epilogue.extras):
+                        dims = {axis.terms[0][0]: axis.extent for axis in mask.axes}
+                        part = (head, *(at[1] for d in dims if d == "OX"), *(("k", at[2]) for d in dims if d == "K"))
+                        box = tuple(rows if d == "OX" else columns for d in dims)
+                        names.append(f"mask {number}")
+                        loads += load(names[-1], part, tuple(dims.values()), box, 32)
+                        self.spm(rows * columns, 32)
+                    self.spm(rows * columns * 4, scores_bits)  # read, change, read, replace by its power
+                    self.spm(rows * 4, scores_bits)  # maximum and sum, read and written
+                    ops = rows * columns * (work.scores.epilogue.num_ops_per_elem + 4)
+                    if key > 0:
+                        ops += rows * 3 + rows * out_depth
+                        self.spm(2 * rows * out_depth, out_bits)
+                    yield Stage(self.vector(ops), loads, tuple(names))
+
+                    loads = load("V", at[::2], (work.heads, keys, out_depth), (1, columns, out_depth), 16)
+                    cycles = self.array(work.context, inner[1], context_tile, accumulates=key > 0)
+                    stage = Stage(cycles, loads, ("V",))
+                    if key + columns == keys:
+                        self.spm(rows, scores_bits)
+                        channel = self.moved("O", (work.heads, work.queries, out_depth), (1, rows, out_depth), 16)
+                        stage.store = channel, max(channel, self.vector(rows * out_depth))
+                    yield stage
+
+    def cycles(self) -> int:
+        """All cores, one transfer after the other on each, first come first served on the channels."""
+        cores = [_Queue(list(stages), self.mapping.double, self.arch.cores.launch_cycles) for stages in self.cores()]
+        free = [0] * self.arch.levels.DRAM.channels
+        while True:
+            waiting = [(core.request(), number) for number, core in enumerate(cores) if core.items]
+            if not waiting:
+                return max(core.finish() for core in cores)
+            time, number = min(waiting)
+            channel = min(range(len(free)), key=lambda i: free[i])
+            start = max(time, free[channel])
+            free[channel] = start + cores[number].serve(start)
+
+
+class _Queue:
+    """One core: transfers in order, stages in order."""
+
+    def __init__(self, stages: list[Stage], double: bool, launch_cycles: int) -> None:
+        self.stages, self.double, self.launch = stages, double, launch_cycles
+        self.clock = launch_cycles
+        self.loaded = [0] * len(stages)
+        self.ends: list[int] = []
+        self.stores: list[int] = []
+        self.load_stages: dict[str, list[int]] = {}
+        self.items: list[tuple[int, str | None]] = []
+        behind = 1 if double else 0
+        for step in range(len(stages) + behind):
+            if step < len(stages):
+                self.items += [(step, name) for name, _ in stages[step].loads]
+            if step >= behind and stages[step - behind].store is not None:
+                self.items.append((step - behind, None))
+
+    def end_of(self, stage: int) -> int:
+        while len(self.ends) <= stage:
+            number = len(self.ends)
+            start = max(self.ends[-1] if self.ends else self.launch, self.loaded[number])
+            if self.stages[number].store is not None:
+                earlier = sum(s.store is not None for s in self.stages[:number]) - (2 if self.double else 1)
+                start = max(start, self.stores[earlier] if earlier >= 0 else 0)
+            self.ends.append(start + self.stages[number].cycles)
+        return self.ends[stage]
+
+    def request(self) -> int:
+        stage, name = self.items[0]
+        if name is None:
+            return max(self.clock, self.end_of(stage))
+        # The load that this one replaces in the buffer, and the last stage that used it.
+        earlier = self.load_stages.get(name, [])
+        behind = 2 if self.double else 1
+        if len(earlier) < behind:
+            return self.clock
+        until = [*earlier, stage][len(earlier) - behind + 1]
+        users = [s for s in range(earlier[-behind], until) if name in self.stages[s].uses]
+        return max(self.clock, self.end_of(users[-1]))
+
+    def serve(self, start: int) -> int:
+        stage, name = self.items.pop(0)
+        if name is None:
+            channel, engine = self.stages[stage].store
+            self.clock = start + engine
+            self.stores.append(self.clock)
+            return channel
+        self.load_stages.setdefault(name, []).append(stage)
+        channel = dict(self.stages[stage].loads)[name]
+        self.clock = self.loaded[stage] = start + channel
+        return channel
+
+    def finish(self) -> int:
+        return max(self.clock, self.end_of(len(self.stages) - 1))
+
+
+@pytest.mark.parametrize("double", [True, False])
+@pytest.mark.parametrize(
+    ("arch", "shape", "masks", "cores", "tile"),
+    [
+        (EDGE, (1, 20, 20, 8), (), (1, 1), (20, 20)),
+        (EDGE, (2, 33, 20, 16), ("k",), (1, 1), (8, 20)),
+        (SLOW, (3, 33, 45, 8), ("qk",), (2, 2), (8, 16)),
+        (SLOW, (3, 17, 45, 8), ("q", "k"), (3, 1), (17, 16)),
+        (QUAD, (5, 24, 40, 32), ("q",), (1, 3), (4, 40)),
+        (SLOW, (4, 16, 16, 8), ("q", "qk"), (4, 1), (16, 16)),
+    ],
+)
+def test_price_equals_literal_walk(
+    arch: Arch, shape: tuple[int, int, int, int], masks: tuple[str, ...], cores: tuple[int, int],
+    tile: tuple[int, int], double: bool,
+):  # fmt: skip
+    work = attention(*shape, masks)
+    mapping = mapped(work, arch, cores=cores, query_tile=tile[0], key_tile=tile[1], double=double)
+    assert refuse_attention(work, arch, mapping) is None
+    cost, walk = attention_cost(work, arch, mapping), Walk(work, arch, mapping)
+    assert cost.cycles == walk.cycles()
+    assert cost.energy_pj == pytest.approx(walk.energy_pj, rel=1e-12)
+    moved = walk.num_bytes
+    mask_bytes = sum(num_bytes for name, num_bytes in moved.items() if name.startswith("mask"))
+    assert cost.dram_bytes == (moved["Q"], moved["K"] + moved["V"], moved["O"], mask_bytes)
+    parts = cost.compute_cycles + cost.noc_stall_cycles + cost.dma_stall_cycles + cost.overhead_cycles
+    assert parts == cost.cycles
+    assert min(cost.noc_stall_cycles, cost.dma_stall_cycles) >= 0
+
+
+def test_a_pass_is_that_of_the_simulator():
+    # Two passes along the sum, columns in the outer SPM loop: each loads everything, the second reads partial sums.
+    workload = Workload.matmul(m=24, k=40, n=32)
+    inner = Mapping(
+        spm=Dims(OX=24, C=40, K=32), rows=Dims(K=16), cols=Dims(OX=12), rf=Dims(OX=2, C=4), spm_order=("K", "C")
+    )
+    half = replace(inner, spm=inner.spm.with_dim("C", 20), dram_order=("C",))
+    one, two = simulate_batch(workload, EDGE, [inner, half])
+    whole, fresh, more = (
+        pass_records(workload, EDGE, inner, ((tile, accumulates),))[0]
+        for tile, accumulates in (
+            (inner.spm, False), (half.spm, False), (half.spm, True),
+        )
+    )  # fmt: skip
+    assert one.compute_cycles + one.noc_stall_cycles == whole.cycles
+    assert two.compute_cycles + two.noc_stall_cycles == fresh.cycles + more.cycles
+
+
+def test_capacity_names_what_takes_the_space():
+    # 16-bit, 100 queries, 200 keys, depth 64; banks of 2048 B.
+    # Q 12,800 -> 14,336; K and V 2 x 25,600 -> 26,624 each, twice; scores 40,000 -> 40,960; rows 600 -> 2048;
+    # output 12,800 -> 14,336. One head and one tile of queries: Q and the output have one buffer.
+    work = attention(1, 100, 400, 64)
+    mapping = AttentionMapping(query_tile=100, key_tile=200)
+    assert dict(spm_terms(work, EDGE, mapping)) == {
+        "Q": 14_336, "K": 53_248, "V": 53_248, "scores": 40_960, "rows": 2_048, "output": 14_336,
+    }  # fmt: skip
+    rejection = refuse_attention(work, EDGE, mapping)
+    assert (rejection.reason, rejection.needed, rejection.available) == ("spm-capacity", 178_176, 131_072)
+    # 144 keys: K and V 18,432 each, twice; scores 28,800 -> 30,720; 14,336 + 73,728 + 30,720 + 2,048 + 14,336 =
+    # 135,168. 143 keys: scores 28,600 -> 28,672, the rest alike: 133,120. 133 keys: K and V 17,024 -> 18,432, scores
+    # 26,600 -> 26,624: 131,072.
+    assert rejection.nearest == "133 keys fit"
+    assert refuse_attention(work, EDGE, replace(mapping, key_tile=133)) is None
+    assert refuse_attention(work, EDGE, replace(mapping, key_tile=134)) is not None
+
+
+def test_cores_that_would_idle():
+    # 5 heads in 4 parts are 2 each: 3 parts.
+    rejection = refuse_attention(attention(5, 8, 8, 8), QUAD, AttentionMapping(cores=(4, 1), query_tile=8, key_tile=8))
+    assert (rejection.reason, rejection.needed, rejection.available) == ("idle-core", 4, 3)
+    rejection = refuse_attention(attention(6, 8, 8, 8), QUAD, AttentionMapping(cores=(3, 2), query_tile=4, key_tile=8))
+    assert (rejection.reason, rejection.needed, rejection.available) == ("cores", 6, 4)
+
+
+@pytest.mark.parametrize("objective", ["edp", "energy", "latency"])
+def test_search_beats_a_fixed_choice(objective: str):
+    work = attention(2, 64, 96, 16)
+    small = replace(QUAD, levels=replace(QUAD.levels, SPM=replace(QUAD.levels.SPM, capacity_bytes=32_768)))
+    found = attention_search(work, small, objective=objective)
+    assert refuse_attention(work, small, found.mapping) is None
+    assert attention_cost(work, small, found.mapping) == found.cost
+    for cores, double in (((2, 2), False), ((1, 1), True)):
+        fixed = mapped(work, small, cores=cores, query_tile=16, key_tile=16, double=double)
+        assert refuse_attention(work, small, fixed) is None
+        assert found.cost.objective(objective) <= attention_cost(work, small, fixed).objective(objective)
+
+
+def test_nothing_fits():
+    tiny = replace(EDGE, levels=replace(EDGE.levels, SPM=replace(EDGE.levels.SPM, capacity_bytes=4096)))
+    with pytest.raises(NoMappingError, match="attention tile does not fit SPM"):
+        attention_search(attention(1, 8, 8, 8), tiny)
+
+
+def test_products_that_do_not_belong_together():
+    work = attention(2, 8, 12, 4)
+    with pytest.raises(WorkloadError, match="keys = 12 in the scores and 16 in the second product"):
+        Attention(scores=work.scores, context=attention(2, 8, 16, 4).context)
+    with pytest.raises(MappingError, match="query tile = 0"):
+        AttentionMapping(query_tile=0, key_tile=1)

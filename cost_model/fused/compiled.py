@@ -12,7 +12,10 @@ from numba import njit
 from numpy.typing import NDArray
 
 from cost_model.fused.flat import FlatGroup, Ints
+from cost_model.fused.inner import choose_inner
+from cost_model.fused.kinds import fill_signatures
 from cost_model.fused.passes import fill_records
+from cost_model.fused.probe import peak_bytes, probe_shares
 from cost_model.fused.state import Rates, Share, Walk
 from cost_model.fused.timeline import run_cores
 from cost_model.fused.walk import walk_core
@@ -26,7 +29,7 @@ def _source_hash() -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 
-def _compile(source_hash: str) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
+def _compile(source_hash: str) -> tuple[Callable[..., Any], ...]:
     @njit(cache=True, nogil=True, error_model="numpy")
     def walk(flat: FlatGroup, rates: Rates, share: Share, most_tiles: int, walked: Walk) -> int:
         if len(source_hash) == 0:
@@ -50,7 +53,45 @@ def _compile(source_hash: str) -> tuple[Callable[..., Any], Callable[..., Any], 
             raise RuntimeError("no source")
         run_cores(stages, loads, cycles, spans, kind, launch_cycles, num_channels, is_double, finished)
 
-    return walk, records, timeline
+    @njit(cache=True, nogil=True, error_model="numpy")
+    def inner(
+        problem: NDArray[np.void], tensors: Tensors, pe_rows: int, pe_cols: int, rf_bytes: int,
+        prices: NDArray[np.float64], objective: int, dims: Ints, choices: Ints,
+    ) -> None:  # fmt: skip
+        if len(source_hash) == 0:
+            raise RuntimeError("no source")
+        choose_inner(problem, tensors, pe_rows, pe_cols, rf_bytes, prices, objective, dims, choices)
+
+    @njit(cache=True, nogil=True, error_model="numpy")
+    def probe(
+        flat: FlatGroup, rates: Rates, bank_bytes: int, chunk: Ints, tile: Ints, kept: Ints, k_tile: Ints, walked: Walk,
+        found: Ints,
+    ) -> None:  # fmt: skip
+        if len(source_hash) == 0:
+            raise RuntimeError("no source")
+        probe_shares(flat, rates, bank_bytes, chunk, tile, kept, k_tile, walked, found)
+
+    @njit(cache=True, nogil=True, error_model="numpy")
+    def signatures(flat: FlatGroup, chunks: Ints, needed: Ints, loops: Ints, box: Ints, found: Ints) -> None:
+        if len(source_hash) == 0:
+            raise RuntimeError("no source")
+        fill_signatures(flat, chunks, needed, loops, box, found)
+
+    @njit(cache=True, nogil=True, error_model="numpy")
+    def peak(flat: FlatGroup, share: Share, walked: Walk, bank_bytes: int) -> int:
+        if len(source_hash) == 0:
+            raise RuntimeError("no source")
+        return peak_bytes(flat, share, walked, bank_bytes, share.is_double)
+
+    return walk, records, timeline, inner, probe, signatures, peak
 
 
-walk_tiles, pass_records, run_timeline = _compile(_source_hash())
+(
+    walk_tiles,
+    pass_records,
+    run_timeline,
+    choose_inners,
+    probe_tiles,
+    core_signatures,
+    peak_spm_bytes,
+) = _compile(_source_hash())

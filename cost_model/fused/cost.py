@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cost_model.arrays import ArchArrays, WorkloadArrays
-from cost_model.fused.compiled import pass_records, run_timeline, walk_tiles
+from cost_model.fused.compiled import core_signatures, pass_records, peak_spm_bytes, run_timeline, walk_tiles
 from cost_model.fused.energy import group_energy
 from cost_model.fused.flat import EXTRA, IS_MAC, LAYER, PRODUCER, ROLE, WEIGHT, FlatGroup, Ints, flatten
 from cost_model.fused.refusal import largest_stages, refuse_capacity, refuse_form, refuse_inner
@@ -40,7 +42,7 @@ from tvm_spm.group import Group, GroupMapping
 from tvm_spm.mapping import Mapping
 from tvm_spm.mapping_batch import encode
 from tvm_spm.rejection import Rejection
-from tvm_spm.workload import Workload
+from tvm_spm.workload import REDUCTION_DIMS, Workload
 
 ALL_TILES = 1 << 62
 
@@ -90,7 +92,8 @@ def refuse_group_mapping(group: Group, arch: Arch, mapping: GroupMapping) -> Rej
     if rejection is not None:
         return rejection
     flat = flatten(group)
-    kinds = [(share, walk_share(flat, arch, share)) for share in shares_of(mapping, group.sink_shape)]
+    shares, _ = kinds_of(flat, shares_of(mapping, group.sink_shape))
+    kinds = [(share, walk_share(flat, arch, share)) for share in shares]
     layers = [group.graph.layers[index] for index in group.layers]
     for layer, inner, largest in zip(
         layers, mapping.inner, largest_stages(flat, [walk for _, walk in kinds]), strict=True
@@ -116,10 +119,36 @@ def group_cost(group: Group, arch: Arch, mapping: GroupMapping) -> GroupCost:
         mapping: Legal for ``group`` on ``arch``; not checked again here.
     """
     flat = flatten(group)
-    shares = shares_of(mapping, group.sink_shape)
+    shares, kind = kinds_of(flat, shares_of(mapping, group.sink_shape))
     walks = [walk_share(flat, arch, share) for share in shares]
     records = [stage_records(group, arch, mapping, walk) for walk in walks]
-    return price(group, flat, arch, mapping, shares, walks, np.arange(len(walks)), records)
+    reduction_pes = [
+        1 if inner is None else prod(inner.rows[name] * inner.cols[name] for name in REDUCTION_DIMS)
+        for inner in mapping.inner
+    ]
+    return price(group, flat, arch, reduction_pes, shares, walks, kind, records)
+
+
+def kinds_of(flat: FlatGroup, shares: Sequence[Share]) -> tuple[list[Share], Ints]:
+    """One share of each kind, and which kind every core is of."""
+    chunks = np.stack([share.chunk for share in shares])
+    layers, rank = flat.shape.shape
+    width = rank * (1 + 3 * layers + 2 * len(flat.access))
+    signatures = np.zeros((len(shares), width), np.int64)
+    core_signatures(
+        flat, chunks, np.zeros((layers, rank, 2), np.int64), np.zeros((flat.loops.shape[1], 2), np.int64),
+        np.zeros((rank, 2), np.int64), signatures,
+    )  # fmt: skip
+    numbers: dict[bytes, int] = {}
+    chosen: list[Share] = []
+    kind = np.zeros(len(shares), np.int64)
+    for core, share in enumerate(shares):
+        key = signatures[core].tobytes()
+        if key not in numbers:
+            numbers[key] = len(chosen)
+            chosen.append(share)
+        kind[core] = numbers[key]
+    return chosen, kind
 
 
 def walk_share(flat: FlatGroup, arch: Arch, share: Share, most_tiles: int = ALL_TILES) -> Walk:
@@ -183,7 +212,7 @@ def times(
 
 
 def price(
-    group: Group, flat: FlatGroup, arch: Arch, mapping: GroupMapping, shares: list[Share], walks: list[Walk],
+    group: Group, flat: FlatGroup, arch: Arch, reduction_pes: Sequence[int], shares: list[Share], walks: list[Walk],
     kind: Ints, records: list[Ints],
 ) -> GroupCost:  # fmt: skip
     """Put together what every kind of core does.
@@ -192,13 +221,13 @@ def price(
         group: The group.
         flat: Its arrays.
         arch: The accelerator.
-        mapping: Legal.
+        reduction_pes: Per layer, PEs that add up one output.
         shares: Per kind of core.
         walks: Per kind.
         kind: Per core.
         records: Per kind, of its shapes.
     """
-    finished, work = times(arch, mapping.double, walks, kind, records)
+    finished, work = times(arch, shares[0].is_double, walks, kind, records)
     last = int(np.argmax(finished))
     cycles = int(finished[last])
     stage_cycles, compute_cycles = work[int(kind[last])]
@@ -217,11 +246,14 @@ def price(
     extras_bytes = int(np.sum(reads * ((role == EXTRA) & is_external & (flat.layer[flat.read[:, LAYER], IS_MAC] == 1))))
     all_bytes = int(np.sum(reads * is_external))
     i_bytes = all_bytes - w_bytes - extras_bytes
-    _, spm_bytes = refuse_capacity(group, flat, arch, list(zip(shares, walks, strict=True)))
+    spm_bytes = max(
+        peak_spm_bytes(flat, share, walk, arch.levels.SPM.bank_bytes)
+        for share, walk in zip(shares, walks, strict=True)
+    )  # fmt: skip
     launch_cycles = arch.cores.launch_cycles
     cost = Cost(
         cycles=cycles,
-        energy=group_energy(layers, flat, arch, mapping, walks, times_of.tolist(), records),
+        energy=group_energy(layers, flat, arch, reduction_pes, walks, times_of.tolist(), records),
         model="simulator",
         macs=macs_needed,
         utilization=macs_needed / (cycles * arch.peak_macs_per_cycle),

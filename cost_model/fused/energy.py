@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -35,15 +34,14 @@ from cost_model.fused.state import (
 from cost_model.simulator.pe_array import CROSSED, DELIVERED, LEFT_ELEMS
 from tvm_spm.arch import Arch
 from tvm_spm.cost import Energy
-from tvm_spm.group import GroupMapping
 from tvm_spm.layer_graph import Layer
-from tvm_spm.workload import REDUCTION_DIMS, Operand
+from tvm_spm.workload import Operand
 
 MAC, RF, NOC, SPM, DRAM, VECTOR_UNIT, PARTS = range(7)
 
 
 def group_energy(
-    layers: Sequence[Layer], flat: FlatGroup, arch: Arch, mapping: GroupMapping, walks: Sequence[Walk],
+    layers: Sequence[Layer], flat: FlatGroup, arch: Arch, reduction_pes: Sequence[int], walks: Sequence[Walk],
     times: Sequence[int], records: Sequence[Ints],
 ) -> Energy:  # fmt: skip
     """Energy of all cores.
@@ -52,7 +50,7 @@ def group_energy(
         layers: Of the group.
         flat: Their arrays.
         arch: The accelerator.
-        mapping: Of the group.
+        reduction_pes: Per layer, PEs that add up one output.
         walks: Per kind of core.
         times: Cores of each kind.
         records: Per kind, the passes of its shapes.
@@ -73,12 +71,10 @@ def group_energy(
         stored += count * float(walk.counters[STORED_ELEMS])
     parts = tensor_energy(flat, arch, written, moved, used, stored)
     for local, layer in enumerate(layers):
-        inner = mapping.inner[local]
-        if layer.workload is None or inner is None:
+        if layer.workload is None:
             continue
         scales = np.array([layer.workload.projection(operand).elem_bits for operand in Operand]) / arch.word_bits
-        reduction_pes = math.prod(inner.rows[name] * inner.cols[name] for name in REDUCTION_DIMS)
-        parts += array_energy(arch, scales, reduction_pes, counts[local])
+        parts += array_energy(arch, scales, reduction_pes[local], counts[local])
     return Energy(
         mac_pj=float(parts[MAC]), rf_pj=float(parts[RF]), noc_pj=float(parts[NOC]), spm_pj=float(parts[SPM]),
         dram_pj=float(parts[DRAM]), vector_pj=float(parts[VECTOR_UNIT]),

@@ -20,6 +20,7 @@ LAYERS = (
     ("tvm_spm.network_tuner",),
     ("tvm_spm.result_text",),
     ("tvm_spm.tuning_result", "tvm_spm.run_log", "tvm_spm.scheduled_network"),
+    ("tvm_spm.fused_network",),
     ("tvm_spm.saved_run",),
     ("tvm_spm.verify", "tvm_spm.progress", "tvm_spm.task_tuner", "tvm_spm.warm_up"),
     ("tvm_spm.frontend", "tvm_spm.database"),
@@ -27,7 +28,9 @@ LAYERS = (
     ("tvm_spm.runtime",),
     ("tvm_spm.target",),
     ("tvm_spm.show",),
+    ("tvm_spm.network_fusion",),
     ("tvm_spm.report", "tvm_spm.measurer", "tvm_spm.published"),
+    ("tvm_spm.group_search", "tvm_spm.group_candidates", "tvm_spm.group_timing"),
     ("tvm_spm.exact", "tvm_spm.fusion"),
     ("cost_model", "tvm_spm.searchers", "tvm_spm.trial"),
     ("tvm_spm.mapspace",),
@@ -46,6 +49,7 @@ LAYERS = (
 MAY_IMPORT_TVM = {
     "tvm_spm.target", "tvm_spm.frontend", "schedules", "tvm_spm.verify", "tvm_spm.runtime", "tvm_spm.models",
     "tvm_spm.database", "tvm_spm.scheduled_network", "tvm_spm.network_tuner", "tvm_spm.tuner", "tvm_spm.tuning_result",
+    "tvm_spm.fused_network",
 }  # fmt: skip
 
 

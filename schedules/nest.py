@@ -210,19 +210,19 @@ def _epilogue(
     if last.shape != reader.mac.shape:
         raise _NotANestError(f"block {last.name} changes the shape {reader.mac.shape} to {last.shape}")
     visited: dict[str, Block] = {}
-    extras: dict[Projection, None] = {}
+    extras: dict[tuple[tvm.ir.Var, Projection], None] = {}
     reaches_sum = _trace(reader, last, out, names, out, visited, extras)
     if not reaches_sum:
         raise _NotANestError("the output does not depend on the sum")
     num_elems = last.num_iterations
     chain = tuple(block for block in reader.blocks if block.name in visited)
     num_ops = sum(count_ops(block.store.value) for block in chain if block.num_iterations == num_elems)
-    return chain, Epilogue(num_ops_per_elem=num_ops, extras=tuple(extras)), last.dtype
+    return chain, Epilogue(num_ops_per_elem=num_ops, extras=tuple(extra for _, extra in extras)), last.dtype
 
 
 def _trace(
     reader: _Reader, block: Block, at: tuple[Affine, ...], names: dict[Piece, str], out: tuple[Affine, ...],
-    visited: dict[str, Block], extras: dict[Projection, None],
+    visited: dict[str, Block], extras: dict[tuple[tvm.ir.Var, Projection], None],
 ) -> bool:  # fmt: skip
     """Follow what one element of a block's result is made of; collects blocks and parameters on the way."""
     if block.reduces:
@@ -238,7 +238,7 @@ def _trace(
             continue
         source = reader.producer(load.source)
         if source is None:
-            extras.setdefault(_projection(load.source, form, names))
+            extras.setdefault((load.source, _projection(load.source, form, names)))
         elif _trace(reader, source, form, names, out, visited, extras):
             reaches_sum = True
     return reaches_sum

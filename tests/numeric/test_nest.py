@@ -173,6 +173,15 @@ def test_epilogue_reads_a_bias_and_a_residual():
     assert len(nest.epilogue) == 4
 
 
+def test_two_residuals_of_one_shape_are_two_extras_and_one_read_twice_is_one():
+    data, weight = tensor("A", 3, 4), tensor("W", 5, 4)
+    first, second = tensor("R", 3, 5), tensor("S", 3, 5)
+    total = topi.add(topi.add(topi.nn.dense(data, weight), first), second)
+    assert len(nest_of(data, weight, first, second, total).workload.epilogue.extras) == 2
+    twice = topi.multiply(topi.add(topi.nn.dense(data, weight), first), first)
+    assert len(nest_of(data, weight, first, twice).workload.epilogue.extras) == 1
+
+
 def test_blocks_in_front_are_the_prologue():
     data, weight = tensor("A", 3, 4), tensor("W", 5, 4)
     nest = nest_of(data, weight, topi.nn.dense(topi.nn.relu(data), weight))

@@ -35,8 +35,12 @@ PARTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 FEW_PARTS = (1, 2, 4, 8)
 """The same of columns, and of channels of more than one layer."""
 
-WEIGHT_SHARES = (1, 2, 4, 8, 16, 32, 64)
+WEIGHT_SHARES = (1, 2, 4, 8, 16, 32)
 """Layers keep weights of up to the scratchpad over one of these; of larger weights such a piece is held at a time."""
+
+
+FEWEST_CHANNELS = 4
+"""Fewer at a time would leave most of the array idle."""
 
 
 class Candidate(NamedTuple):
@@ -76,8 +80,8 @@ def axes_of(group: Group, flat: FlatGroup) -> Axes:
         layer = group.graph.layers[group.first + local]
         if layer.workload is None:
             continue
-        for place, axis in enumerate(layer.out_axes):
-            dims = {dim for dim, _ in axis.terms}
+        for place, affine in enumerate(layer.out_axes):
+            dims = {dim for dim, _ in affine.terms}
             grouped = "G" in dims and layer.workload.kind == "conv2d"
             name = "channels" if "K" in dims or grouped else {"OY": "rows", "OX": "cols"}.get(min(dims, default=""))
             for sink_axis in range(rank):
@@ -191,8 +195,54 @@ def channel_tiles(flat: FlatGroup, capacity_bytes: int) -> list[tuple[int, ...]]
                     for read in weights if flat.read[read, ROLE] == WEIGHT
                 )  # fmt: skip
                 groups = int(flat.loops[layer, DIM_NAMES.index("G")])
-                most = max(1, capacity_bytes * 8 // share * channels // max(1, bits // groups))
+                most = max(
+                    min(channels, FEWEST_CHANNELS), capacity_bytes * 8 // share * channels // max(1, bits // groups)
+                )
                 channels = ceil_div(channels, ceil_div(channels, min(most, channels)))
             level.append(channels)
         levels.append(tuple(level))
     return list(dict.fromkeys(levels))
+
+
+def held_weight_bytes(flat: FlatGroup, level: Sequence[int], bank_bytes: int) -> int:
+    """Scratchpad that weights take at least."""
+    total = 0
+    for read in range(len(flat.read)):
+        layer = int(flat.read[read, LAYER])
+        if flat.read[read, ROLE] == WEIGHT and flat.read[read, PRODUCER] < 0 and layer in _ungrouped(flat):
+            elems = int(np.prod(flat.read_shape[read])) // int(flat.loops[layer, K_LOOP]) * level[layer]
+            total += ceil_div(ceil_div(elems * int(flat.read[read, BITS]), 8), bank_bytes) * bank_bytes
+    return total
+
+
+def _ungrouped(flat: FlatGroup) -> list[int]:
+    groups = DIM_NAMES.index("G")
+    return [layer for layer in range(flat.num_layers) if flat.layer[layer, IS_MAC] and flat.loops[layer, groups] == 1]
+
+
+def neighbours(
+    flat: FlatGroup, chunk: Sequence[int], candidate: Candidate, is_double: bool
+) -> Iterator[tuple[Candidate, bool]]:
+    """Candidates that differ in one decision; tiles and channels have all numbers with as few iterations."""
+    yield candidate, not is_double
+    for axis in range(len(chunk)):
+        kept = tuple(sorted(set(candidate.kept) ^ {axis}))
+        if candidate.tile[axis] < chunk[axis]:
+            yield candidate._replace(kept=kept), is_double
+        for size in _near(candidate.tile[axis], chunk[axis]):
+            yield candidate._replace(tile=_with(candidate.tile, axis, size)), is_double
+    for layer in range(flat.num_layers):
+        if flat.layer[layer, IS_MAC]:
+            for channels in _near(candidate.k_tile[layer], int(flat.loops[layer, K_LOOP])):
+                yield candidate._replace(k_tile=_with(candidate.k_tile, layer, channels)), is_double
+
+
+def _near(size: int, extent: int) -> list[int]:
+    """The next sizes with fewer and with more iterations, half, double, and all."""
+    rounds = ceil_div(extent, size)
+    sizes = {ceil_div(extent, rounds + 1), ceil_div(extent, max(1, rounds - 1)), ceil_div(size, 2), 2 * size, extent}
+    return sorted(s for s in sizes if s != size and s <= extent)
+
+
+def _with(values: tuple[int, ...], place: int, value: int) -> tuple[int, ...]:
+    return (*values[:place], value, *values[place + 1 :])

@@ -22,7 +22,7 @@ import numpy as np
 
 from cost_model.attention_core import CONTEXT, Chunk, CoreKind, Ints, Prices, core_kinds, core_tables
 from cost_model.attention_stages import PassRecord, best_inner, pass_energy, pass_records
-from cost_model.attention_work import Attention, AttentionMapping, Stream, refuse_attention, streams_of
+from cost_model.attention_work import Attention, AttentionMapping, Stream, fits, refuse_attention, streams_of
 from cost_model.fused.compiled import run_timeline
 from cost_model.reuse import num_bursts
 from tvm_spm.arch import Arch
@@ -94,11 +94,19 @@ def attention_cost(work: Attention, arch: Arch, mapping: AttentionMapping) -> Co
     return _Pricing(work=work, arch=arch, mapping=mapping).cost()
 
 
-def attention_search(work: Attention, arch: Arch, *, objective: str = "edp") -> AttentionResult:
+def attention_search(
+    work: Attention, arch: Arch, *, objective: str = "edp", whole_rows: bool = False
+) -> AttentionResult:
     """The best tiles of a list, with the best way below SPM for each stage on its own.
 
     The list: shares of cores that leave no more cores unused than they must, tiles of powers of two or equal parts,
     one or two buffers. Over it the result is exact: what is not walked is worse by a bound.
+
+    Args:
+        work: What is computed.
+        arch: The accelerator.
+        objective: ``edp``, ``energy`` or ``latency``.
+        whole_rows: All keys in one chunk, so that nothing is corrected.
 
     Raises:
         SpmError: An unknown objective.
@@ -107,11 +115,11 @@ def attention_search(work: Attention, arch: Arch, *, objective: str = "edp") -> 
     if objective not in OBJECTIVES:
         raise SpmError(f"unknown objective {objective!r}; {did_you_mean(objective, OBJECTIVES)}")
     bounded = []
-    for position, mapping in enumerate(_candidates(work, arch, objective)):
+    for position, mapping in enumerate(_candidates(work, arch, objective, whole_rows=whole_rows)):
         pricing = _Pricing(work=work, arch=arch, mapping=mapping)
         bounded.append((pricing.bound(objective), position, pricing))
     if not bounded:
-        tiny = AttentionMapping(query_tile=1, key_tile=1, double=False)
+        tiny = AttentionMapping(query_tile=1, key_tile=work.keys if whole_rows else 1, double=False)
         raise NoMappingError(f"{work} on {arch.name}: no tile fits; {refuse_attention(work, arch, tiny)}")
     best: tuple[float, int, Cost, AttentionMapping] | None = None
     num_evaluated = 0
@@ -143,12 +151,14 @@ def _core_parts(work: Attention, arch: Arch) -> Iterator[tuple[int, int]]:
     yield from sorted({(1, 1), *found})
 
 
-def _candidates(work: Attention, arch: Arch, objective: str) -> Iterator[AttentionMapping]:
+def _candidates(work: Attention, arch: Arch, objective: str, *, whole_rows: bool) -> Iterator[AttentionMapping]:
+    if arch.levels.SPM.is_split:
+        return
     for cores in _core_parts(work, arch):
         queries = ceil_div(work.queries, cores[1])
         for query_tile, key_tile, double in product(_tiles(queries), _tiles(work.keys), (True, False)):
             mapping = AttentionMapping(cores=cores, query_tile=query_tile, key_tile=key_tile, double=double)
-            if refuse_attention(work, arch, mapping) is not None:
+            if not fits(work, arch, mapping) or (whole_rows and key_tile < work.keys):
                 continue
             inner = inner_mappings(work, arch, mapping, objective)
             if inner is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from math import prod
@@ -276,34 +277,32 @@ def refuse_attention(work: Attention, arch: Arch, mapping: AttentionMapping) -> 
             available=1,
             unit="scratchpads",
         )
-    terms = spm_terms(work, arch, mapping)
-    needed, available = sum(num_bytes for _, num_bytes in terms), arch.levels.SPM.capacity_of(Operand.I)
-    if needed <= available:
+    if fits(work, arch, mapping):
         return None
+    terms = spm_terms(work, arch, mapping)
     return Rejection(
-        reason="spm-capacity",
-        subject="attention tile does not fit SPM",
-        needed=needed,
-        available=available,
-        unit="B",
-        terms=terms,
-        nearest=_nearest(work, arch, mapping),
-    )
+        reason="spm-capacity", subject="attention tile does not fit SPM",
+        needed=sum(num_bytes for _, num_bytes in terms), available=arch.levels.SPM.capacity_of(Operand.I), unit="B",
+        terms=terms, nearest=_nearest(work, arch, mapping),
+    )  # fmt: skip
+
+
+def fits(work: Attention, arch: Arch, mapping: AttentionMapping) -> bool:
+    """Whether the tiles fit a unified scratchpad."""
+    needed = sum(num_bytes for _, num_bytes in spm_terms(work, arch, mapping))
+    return needed <= arch.levels.SPM.capacity_of(Operand.I)
 
 
 def _nearest(work: Attention, arch: Arch, mapping: AttentionMapping) -> str:
-    """The largest key tile that fits, else the largest query tile with one key."""
-
-    def fits(query_tile: int, key_tile: int) -> bool:
-        smaller = replace(mapping, query_tile=query_tile, key_tile=key_tile)
-        return sum(num_bytes for _, num_bytes in spm_terms(work, arch, smaller)) <= arch.levels.SPM.capacity_of(
-            Operand.I
-        )
-
-    for key_tile in range(min(mapping.key_tile, work.keys), 0, -1):
-        if fits(mapping.query_tile, key_tile):
-            return f"{key_tile} keys fit"
-    for query_tile in range(min(mapping.query_tile, work.queries), 0, -1):
-        if fits(query_tile, 1):
-            return f"{query_tile} queries and 1 key fit"
-    return ""
+    """The largest key tile that fits, else the largest query tile with one key; smaller tiles never need more."""
+    key_tile = bisect_left(
+        range(1, min(mapping.key_tile, work.keys)), True,
+        key=lambda keys: not fits(work, arch, replace(mapping, key_tile=keys)),
+    )  # fmt: skip
+    if key_tile > 0:
+        return f"{key_tile} keys fit"
+    query_tile = bisect_left(
+        range(1, min(mapping.query_tile, work.queries)), True,
+        key=lambda queries: not fits(work, arch, replace(mapping, query_tile=queries, key_tile=1)),
+    )  # fmt: skip
+    return f"{query_tile} queries and 1 key fit" if query_tile > 0 else ""

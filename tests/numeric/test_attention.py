@@ -17,6 +17,7 @@ from cost_model.attention import attention_cost, inner_mappings
 from cost_model.attention_work import AttentionMapping
 from schedules.attention import attention_func, num_roundings, replace_attention
 from schedules.attention_pattern import AttentionSite, find_attention, substitute
+from schedules.attention_plan import plan_attention
 from tests.numeric.poison import lower_to_allocations, poisoned
 from tvm_spm.arch import load_arch
 from tvm_spm.frontend import extract
@@ -188,6 +189,33 @@ def test_code_moves_what_is_priced(query_tile: int, key_tile: int, cores: tuple[
     moved = elements_moved(attention_func(site, mapping))
     priced = attention_cost(site.work, arch, mapping).dram_bytes
     assert priced == tuple(4 * moved[name] for name in ("I", "W", "O", "mask"))
+
+
+def test_plan_for_two_equal_layers():
+    # The second layer attends to the result of the first, and is the same attention otherwise.
+    builder, shape = relax.BlockBuilder(), (2, 24, 16)
+    x = relax.Var("x", R.Tensor(shape, "float32"))
+    with builder.function("main", [x]):
+        with builder.dataflow():
+            value: relax.Expr = x
+            for _ in range(2):
+                keys = builder.emit(relax.op.permute_dims(value, [0, 2, 1]))
+                scores = builder.emit(relax.op.matmul(x, keys))
+                value = builder.emit(relax.op.matmul(builder.emit(relax.op.nn.softmax(scores, axis=-1)), value))
+            result = builder.emit_output(relax.op.nn.relu(value))
+        builder.emit_func_output(result)
+    mod = builder.get()
+    fused = extract(mod).mod
+    plan = plan_attention(fused, load_arch("quad-edge"), objective="latency")
+    replaced = replace_attention(fused, [(replacement.site, replacement.func) for replacement in plan])
+    assert [replacement.cost.macs for replacement in plan] == [2 * 2 * 24 * 24 * 16] * len(plan)
+    assert len(plan) == 2
+    inputs = draw(mod, np.random.default_rng(0), 0.0)
+    expected, actual = run(build(fused, _ARCH), inputs), run(build(replaced, _ARCH), inputs)
+    roundings = sum(num_roundings(replacement.site, replacement.result.mapping) for replacement in plan)
+    # Scores of the second layer are sums over 16 results of the first, times at most 3: as powers, their errors count.
+    allowed = _LARGEST_VALUE * math.ceil(_DEVIATIONS * math.sqrt(roundings)) * (1 + 2 * 16 * _LARGEST_VALUE)
+    assert compare(expected, actual, num_roundings=allowed).passed
 
 
 def test_scores_read_twice_are_no_attention():

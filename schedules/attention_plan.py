@@ -1,0 +1,62 @@
+"""For a whole network: every attention with its best tiles, the function that replaces it, and the cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tvm
+from tvm import tirx
+
+from cost_model.attention import AttentionResult, attention_search
+from cost_model.attention_work import Attention
+from schedules.attention import attention_func
+from schedules.attention_pattern import AttentionSite, find_attention
+from tvm_spm.arch import Arch
+from tvm_spm.cost import Cost
+from tvm_spm.errors import NoMappingError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class AttentionReplacement:
+    """One function for three calls.
+
+    Attributes:
+        site: The three calls; ``replace_attention`` takes it with ``func``.
+        func: What replaces them.
+        result: The mapping, and how it was found.
+    """
+
+    site: AttentionSite
+    func: tirx.PrimFunc
+    result: AttentionResult
+
+    @property
+    def cost(self) -> Cost:
+        """Of the function; compare it with the sum over the three calls."""
+        return self.result.cost
+
+
+def plan_attention(mod: tvm.IRModule, arch: Arch, *, objective: str = "edp") -> tuple[AttentionReplacement, ...]:
+    """Replacements for all attentions of a network whose tiles fit; equal ones are searched once.
+
+    Args:
+        mod: As ``extract(...).mod``.
+        arch: The accelerator.
+        objective: ``edp``, ``energy`` or ``latency``.
+
+    Raises:
+        SpmError: An unknown objective.
+    """
+    found: dict[Attention, AttentionResult | None] = {}
+    replacements = []
+    for site in find_attention(mod)[0]:
+        if site.work not in found:
+            try:
+                found[site.work] = attention_search(site.work, arch, objective=objective)
+            except NoMappingError:
+                found[site.work] = None
+        result = found[site.work]
+        if result is not None:
+            func = attention_func(site, result.mapping)
+            replacements.append(AttentionReplacement(site=site, func=func, result=result))
+    return tuple(replacements)

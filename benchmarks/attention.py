@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from cost_model.attention import attention_search
+from cost_model.attention_search import attention_search
 from cost_model.attention_work import Attention
 from cost_model.simulator.model import SimulatorModel
 from tvm_spm.arch import Arch, load_arch

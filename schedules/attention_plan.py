@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import tvm
 from tvm import tirx
 
-from cost_model.attention import AttentionResult, attention_search
+from cost_model.attention_search import AttentionResult, attention_search
 from cost_model.attention_work import Attention
 from schedules.attention import attention_func
 from schedules.attention_pattern import AttentionSite, find_attention

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from tvm import relax
 from tvm.script import relax as R
 
-from cost_model.attention import attention_cost, inner_mappings
+from cost_model.attention import attention_cost
+from cost_model.attention_search import inner_mappings
 from cost_model.attention_work import AttentionMapping
 from schedules.attention import attention_func, num_roundings, replace_attention
 from schedules.attention_pattern import AttentionSite, find_attention, substitute

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from cost_model.attention import attention_cost, attention_search
+from cost_model.attention import attention_cost
+from cost_model.attention_search import attention_search
 from cost_model.attention_stages import best_inner, pass_energy, pass_records
 from cost_model.attention_work import Attention, AttentionMapping, refuse_attention, spm_terms
 from cost_model.simulator.model import simulate_batch

@@ -31,10 +31,10 @@ def _source_hash() -> str:
 
 def _compile(source_hash: str) -> tuple[Callable[..., Any], ...]:
     @njit(cache=True, nogil=True, error_model="numpy")
-    def walk(flat: FlatGroup, rates: Rates, share: Share, most_tiles: int, walked: Walk) -> int:
+    def walk(flat: FlatGroup, rates: Rates, share: Share, most_chunks: int, walked: Walk) -> int:
         if len(source_hash) == 0:
             raise RuntimeError("no source")
-        return walk_core(flat, rates, share, most_tiles, walked)
+        return walk_core(flat, rates, share, most_chunks, walked)
 
     @njit(cache=True, nogil=True, error_model="numpy")
     def records(
@@ -81,7 +81,7 @@ def _compile(source_hash: str) -> tuple[Callable[..., Any], ...]:
     def peak(flat: FlatGroup, share: Share, walked: Walk, bank_bytes: int) -> int:
         if len(source_hash) == 0:
             raise RuntimeError("no source")
-        return peak_bytes(flat, share, walked, bank_bytes, share.is_double)
+        return peak_bytes(flat, share, walked, bank_bytes, share.is_double, np.full(len(share.tile), 2))
 
     return walk, records, timeline, inner, probe, signatures, peak
 

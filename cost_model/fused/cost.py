@@ -44,7 +44,7 @@ from tvm_spm.mapping_batch import encode
 from tvm_spm.rejection import Rejection
 from tvm_spm.workload import REDUCTION_DIMS, Workload
 
-ALL_TILES = 1 << 62
+ALL_CHUNKS = 1 << 62
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,8 +81,8 @@ class GroupCost:
 
     def __str__(self) -> str:
         return (
-            f"{self.cost}; recomputed {self.recompute_share:.1%}, SPM {self.spm_bytes:,} B, DRAM {self.input_bytes:,} B "
-            f"inputs + {self.weight_bytes:,} B weights + {self.output_bytes:,} B outputs"
+            f"{self.cost}; recomputed {self.recompute_share:.1%}, SPM {self.spm_bytes:,} B, "
+            f"DRAM {self.input_bytes:,} B inputs + {self.weight_bytes:,} B weights + {self.output_bytes:,} B outputs"
         )
 
 
@@ -151,10 +151,10 @@ def kinds_of(flat: FlatGroup, shares: Sequence[Share]) -> tuple[list[Share], Int
     return chosen, kind
 
 
-def walk_share(flat: FlatGroup, arch: Arch, share: Share, most_tiles: int = ALL_TILES) -> Walk:
+def walk_share(flat: FlatGroup, arch: Arch, share: Share) -> Walk:
     """What one core does."""
     walk = empty_walk(flat, most_stages(flat, share), 64 * flat.num_layers + 1024)
-    if walk_tiles(flat, rates_of(arch), share, most_tiles, walk) < 0:
+    if walk_tiles(flat, rates_of(arch), share, ALL_CHUNKS, walk) < 0:
         raise RuntimeError("more kinds of stages than expected")
     return walk
 
@@ -174,7 +174,8 @@ def stage_records(group: Group, arch: Arch, mapping: GroupMapping, walk: Walk) -
         own = np.flatnonzero(shapes[:, SHAPE_LAYER] == local)
         if len(own):
             workload = group.graph.layers[group.first + local].workload
-            assert workload is not None and inner is not None
+            assert workload is not None
+            assert inner is not None
             records[own] = inner_records(workload, arch, inner, np.ascontiguousarray(shapes[own, SHAPE_DIMS:]))
     return records
 

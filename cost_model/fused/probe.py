@@ -44,6 +44,9 @@ SINGLE_BYTES, DOUBLE_BYTES, MACS, WEIGHT_ELEMS, VECTOR, DMA_CYCLES, ONCE_CYCLES,
 
 PROBE_FIELDS = 11
 
+MOST_CHUNKS = 2
+"""Of the channels of a layer and tile; enough to tell whether its weights change."""
+
 
 @kernel
 def _banks(elems: int, bits: int, bank_bytes: int) -> int:
@@ -52,20 +55,29 @@ def _banks(elems: int, bits: int, bank_bytes: int) -> int:
 
 
 @kernel
-def _held_elems(share: Share, moves: Ints, extents: Ints, spans: Ints, rank: int) -> int:
+def _held_elems(share: Share, moves: Ints, extents: Ints, spans: Ints, shape: Ints, rounds: Ints, rank: int) -> int:
     """Elements of a buffer, as ``capacity`` counts them."""
     elems = 1
     for axis in range(rank):
         extent = extents[axis]
         if len(share.kept) > 0 and moves[axis] & (-1 << (share.kept[0] + 1)):
-            extent = max(extent, spans[axis, 1] - spans[axis, 0])
+            most = 1
+            for sink_axis in range(share.kept[0] + 1, len(rounds)):
+                if moves[axis] >> sink_axis & 1:
+                    most = max(most, rounds[sink_axis])
+            shift = max(0, spans[axis, 1] - spans[axis, 0] - extent)
+            extent = max(extent, min(shape[axis], extent + (most - 1) * shift))
         elems *= extent
     return elems
 
 
 @kernel
-def peak_bytes(flat: FlatGroup, share: Share, walk: Walk, bank_bytes: int, is_double: bool) -> int:
-    """Most bytes that are live during any layer, as ``capacity.peak_terms``."""
+def peak_bytes(flat: FlatGroup, share: Share, walk: Walk, bank_bytes: int, is_double: bool, rounds: Ints) -> int:
+    """Most bytes that are live during any layer, as ``capacity.peak_terms``.
+
+    ``rounds`` is 2 for each axis of the sink; or, if the walk saw two tiles along those inside the outermost one that
+    is kept, how many there are.
+    """
     copies, sink, held = 2 if is_double else 1, len(flat.layer) - 1, 0
     for read in range(len(flat.read)):
         row, rank = flat.read[read], flat.read[read, READ_RANK]
@@ -78,7 +90,9 @@ def peak_bytes(flat: FlatGroup, share: Share, walk: Walk, bank_bytes: int, is_do
         for axis in range(rank):
             is_moved = is_moved or moves[axis] != 0
             fresh *= walk.read_new[read, axis]
-        elems = _held_elems(share, moves, walk.read_extents[read], walk.read_spans[read], rank)
+        elems = _held_elems(
+            share, moves, walk.read_extents[read], walk.read_spans[read], flat.read_shape[read], rounds, rank
+        )
         one = _banks(elems, row[BITS], bank_bytes)
         if loads == 1:
             held += one
@@ -102,7 +116,7 @@ def peak_bytes(flat: FlatGroup, share: Share, walk: Walk, bank_bytes: int, is_do
                     bits = max(bits, flat.layer[other, SUM_BITS])
                 elems = _held_elems(
                     share, flat.layer_moves[other], walk.layer_extents[other], walk.layer_spans[other],
-                    flat.layer[other, RANK],
+                    flat.shape[other], rounds, flat.layer[other, RANK],
                 )  # fmt: skip
                 live += _banks(elems, bits, bank_bytes)
         most = max(most, live)
@@ -142,27 +156,38 @@ def probe_shares(
     rank = tile.shape[1]
     few = np.empty((rank, 2), np.int64)
     axes = np.empty(rank, np.int64)
+    rounds = np.empty(rank, np.int64)
     for row in range(len(tile)):
-        num_kept, num_tiles = 0, 1
+        num_kept, num_tiles, cut = 0, 1, 0
         for axis in range(rank):
             size = tile[row, axis]
             count = -(-(chunk[row, axis, 1] - chunk[row, axis, 0]) // size)
-            few[axis, 0] = chunk[row, axis, 0] + max(0, (count - 2) // 2) * size
-            few[axis, 1] = min(chunk[row, axis, 1], few[axis, 0] + 2 * size)
+            walked = 1
+            rounds[axis] = count
+            if count > 1 and num_kept > 0:
+                walked = 2
             if count > 1:
-                num_tiles *= 2
+                cut |= 1 << axis
                 if kept[row, axis]:
                     axes[num_kept] = axis
                     num_kept += 1
+                    walked = 2
+            few[axis, 0] = chunk[row, axis, 0] + max(0, (count - walked) // 2) * size
+            few[axis, 1] = min(chunk[row, axis, 1], few[axis, 0] + walked * size)
+            num_tiles *= walked
         clear_walk(walk)
         share = Share(few, tile[row], axes[:num_kept], k_tile[row], False)
-        stages = walk_core(flat, rates, share, num_tiles, walk)
+        stages = walk_core(flat, rates, share, MOST_CHUNKS, walk)
         found[row] = 0
         if stages < 0:
             found[row, SINGLE_BYTES] = found[row, DOUBLE_BYTES] = 1 << 62
             continue
-        found[row, SINGLE_BYTES] = peak_bytes(flat, share, walk, bank_bytes, False)
-        found[row, DOUBLE_BYTES] = peak_bytes(flat, share, walk, bank_bytes, True)
+        for read in range(len(flat.read)):
+            for axis in range(flat.read[read, READ_RANK]):
+                if flat.read_moves[read, axis] & cut and walk.reads[read, NUM_TRANSFERS] == 1:
+                    walk.reads[read, NUM_TRANSFERS] = 2
+        found[row, SINGLE_BYTES] = peak_bytes(flat, share, walk, bank_bytes, False, rounds)
+        found[row, DOUBLE_BYTES] = peak_bytes(flat, share, walk, bank_bytes, True, rounds)
         found[row, TILES], found[row, STAGES] = num_tiles, walk.counters[NUM_STAGES]
         for shape in range(walk.counters[NUM_SHAPES]):
             dims, times = walk.shapes[shape, SHAPE_DIMS:], walk.shapes[shape, SHAPE_STAGES]
@@ -177,7 +202,7 @@ def probe_shares(
         found[row, DRAM_BITS] = walk.counters[STORED_ELEMS] * flat.layer[len(flat.layer) - 1, OUT_BITS]
         for read in range(len(flat.read)):
             bits = walk.reads[read, MOVED_ELEMS] * flat.read[read, BITS]
-            if walk.reads[read, NUM_TRANSFERS] == 1 and num_tiles > 1:
+            if walk.reads[read, NUM_TRANSFERS] == 1:
                 found[row, ONCE_BITS] += bits
                 found[row, ONCE_CYCLES] += int(bits / 8 / rates.bytes_per_cycle)
             else:

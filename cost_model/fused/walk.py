@@ -78,8 +78,16 @@ NO_ROOM = -1
 
 
 @inlined
-def walk_core(flat: FlatGroup, rates: Rates, share: Share, most_tiles: int, walk: Walk) -> int:
-    """Fill an empty ``walk`` with the first tiles of a core; returns the number of stages, or ``NO_ROOM``."""
+def walk_core(flat: FlatGroup, rates: Rates, share: Share, most_chunks: int, walk: Walk) -> int:
+    """Fill an empty ``walk`` with what a core does; returns the number of stages, or ``NO_ROOM``.
+
+    Args:
+        flat: The group.
+        rates: Of the accelerator.
+        share: Of the core.
+        most_chunks: Of the channels of a layer and tile; the last counts for those beyond, and nothing is exact then.
+        walk: Filled.
+    """
     sink, rank = len(flat.layer) - 1, flat.layer[len(flat.layer) - 1, RANK]
     num_layers, num_reads, most_rank = len(flat.layer), len(flat.read), flat.shape.shape[1]
     count = np.ones(rank, np.int64)
@@ -106,7 +114,7 @@ def walk_core(flat: FlatGroup, rates: Rates, share: Share, most_tiles: int, walk
         clear(latest[read])
     used = np.full(num_reads, -1, np.int64)
     used_before = np.full(num_reads, -1, np.int64)
-    for tile in range(min(num_tiles, most_tiles)):
+    for tile in range(num_tiles):
         for layer in range(num_layers):
             clear(needed[layer])
         for axis in range(rank):
@@ -157,7 +165,11 @@ def walk_core(flat: FlatGroup, rates: Rates, share: Share, most_tiles: int, walk
                             history[tile, k, num_layers + read] = before
                         else:
                             clear(history[tile, k, num_layers + read])
-            for k_at in range(k_first, k_stop, k_tile):
+            num_chunks = -(-(k_stop - k_first) // k_tile)
+            for chunk in range(min(num_chunks, most_chunks)):
+                k_at, times = k_first + chunk * k_tile, 1
+                if chunk == most_chunks - 1:
+                    times = num_chunks - chunk
                 if is_mac:
                     loops[K_LOOP, 0], loops[K_LOOP, 1] = k_at, min(k_stop, k_at + k_tile)
                 stage = walk.counters[NUM_STAGES]
@@ -193,7 +205,7 @@ def walk_core(flat: FlatGroup, rates: Rates, share: Share, most_tiles: int, walk
                                 seen[:] = box
                     if nothing:
                         continue
-                    walk.reads[read, USED_ELEMS] += box_elems(box, read_rank)
+                    walk.reads[read, USED_ELEMS] += times * box_elems(box, read_rank)
                     if not is_external:
                         continue
                     is_streamed = layer == sink and is_mac and role == EXTRA
@@ -211,8 +223,8 @@ def walk_core(flat: FlatGroup, rates: Rates, share: Share, most_tiles: int, walk
                         box if is_streamed else fresh, flat.read_shape[read], read_rank, num_bytes,
                         rates.startup_cycles, rates.bytes_per_cycle,
                     )  # fmt: skip
-                    walk.reads[read, MOVED_ELEMS] += elems
-                    walk.reads[read, MOVED_BYTES] += num_bytes
+                    walk.reads[read, MOVED_ELEMS] += times * elems
+                    walk.reads[read, MOVED_BYTES] += times * num_bytes
                     walk.reads[read, NUM_TRANSFERS] += 1
                     if is_streamed:
                         extras_cycles += cycles
@@ -221,21 +233,21 @@ def walk_core(flat: FlatGroup, rates: Rates, share: Share, most_tiles: int, walk
                         walk.read_new[read, axis] = max(walk.read_new[read, axis], fresh[axis, 1] - fresh[axis, 0])
                     load = walk.loads[walk.counters[NUM_STAGE_LOADS]]
                     walk.counters[NUM_STAGE_LOADS] += 1
-                    walk.counters[BUSY_CYCLES] += cycles
-                    walk.counters[CHANNEL_CYCLES] += cycles
+                    walk.counters[BUSY_CYCLES] += times * cycles
+                    walk.counters[CHANNEL_CYCLES] += times * cycles
                     load[LOAD_READ], load[LOAD_CYCLES] = read, cycles
                     load[LOAD_WAIT] = used_before[read] if share.is_double else last_used
                     used_before[read] = last_used
                     row[NUM_LOADS] += 1
                 out_box(flat, layer, loops, box)
                 elems = box_elems(box, flat.layer[layer, RANK])
-                walk.written[layer] += elems
+                walk.written[layer] += times * elems
                 vector_cycles = int(math.ceil(elems * flat.layer[layer, NUM_OPS] / rates.vector_ops_per_cycle))
-                row[VECTOR_CYCLES] = 0 if layer == sink and is_mac else vector_cycles
+                row[VECTOR_CYCLES] = 0 if layer == sink and is_mac else times * vector_cycles
                 if layer == sink:
-                    _store(flat, rates, box, elems, extras_cycles, vector_cycles if is_mac else 0, row, walk)
+                    _store(flat, rates, box, elems, extras_cycles, vector_cycles if is_mac else 0, times, row, walk)
                 if is_mac:
-                    row[SHAPE] = _shape_of(layer, loops, walk)
+                    row[SHAPE] = _shape_of(layer, loops, times, walk)
                     if row[SHAPE] < 0:
                         return NO_ROOM
         axis = rank - 1
@@ -249,7 +261,15 @@ def walk_core(flat: FlatGroup, rates: Rates, share: Share, most_tiles: int, walk
 
 @kernel
 def _store(
-    flat: FlatGroup, rates: Rates, box: Ints, elems: int, extras_cycles: int, vector_cycles: int, row: Ints, walk: Walk
+    flat: FlatGroup,
+    rates: Rates,
+    box: Ints,
+    elems: int,
+    extras_cycles: int,
+    vector_cycles: int,
+    times: int,
+    row: Ints,
+    walk: Walk,
 ) -> None:
     """The store after a stage of the sink: external extras stream by while the vector unit works."""
     sink = len(flat.layer) - 1
@@ -259,10 +279,10 @@ def _store(
         box, flat.shape[sink], rank, num_bytes, rates.startup_cycles, rates.bytes_per_cycle
     )  # fmt: skip
     row[STORE_CHANNEL], row[STORE_ENGINE] = cycles, max(cycles, vector_cycles)
-    walk.counters[STORED_ELEMS] += elems
-    walk.counters[STORED_BYTES] += num_bytes
-    walk.counters[CHANNEL_CYCLES] += cycles
-    walk.counters[BUSY_CYCLES] += row[STORE_ENGINE]
+    walk.counters[STORED_ELEMS] += times * elems
+    walk.counters[STORED_BYTES] += times * num_bytes
+    walk.counters[CHANNEL_CYCLES] += times * cycles
+    walk.counters[BUSY_CYCLES] += times * row[STORE_ENGINE]
     for axis in range(rank):
         walk.store_extents[axis] = max(walk.store_extents[axis], box[axis, 1] - box[axis, 0])
 
@@ -288,7 +308,7 @@ def _note_read(flat: FlatGroup, read: int, loops: Ints, box: Ints, walk: Walk) -
 
 
 @kernel
-def _shape_of(layer: int, loops: Ints, walk: Walk) -> int:
+def _shape_of(layer: int, loops: Ints, times: int, walk: Walk) -> int:
     """Number of the stage's extents, -1 if there is no room for a new one."""
     num_shapes = walk.counters[NUM_SHAPES]
     for shape in range(num_shapes - 1, -1, -1):
@@ -301,12 +321,12 @@ def _shape_of(layer: int, loops: Ints, walk: Walk) -> int:
                 is_equal = False
                 break
         if is_equal:
-            row[SHAPE_STAGES] += 1
+            row[SHAPE_STAGES] += times
             return shape
     if num_shapes == len(walk.shapes):
         return -1
     row = walk.shapes[num_shapes]
-    row[SHAPE_LAYER], row[SHAPE_STAGES] = layer, 1
+    row[SHAPE_LAYER], row[SHAPE_STAGES] = layer, times
     for d in range(NUM_DIMS):
         row[SHAPE_DIMS + d] = loops[d, 1] - loops[d, 0]
     walk.counters[NUM_SHAPES] = num_shapes + 1

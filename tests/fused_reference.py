@@ -1,0 +1,451 @@
+"""Fused groups, walked literally: sets of elements, every stage, every step of the array; slow and obvious."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections import Counter
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
+
+from tests.simulator_reference import Nest, Walk, walk_pass
+from tvm_spm.arch import Arch
+from tvm_spm.group import Group, GroupMapping
+from tvm_spm.layer_graph import Box, Layer, Read, box_elems
+from tvm_spm.units import bits_to_bytes, ceil_div
+from tvm_spm.workload import DIM_NAMES, Dims, Operand
+
+Index = tuple[int, ...]
+Element = tuple[int, ...]
+Key = tuple[int, int]
+"""Layer and number of the read."""
+
+
+@dataclass
+class Stage:
+    """One stage of one core."""
+
+    layer: int
+    tile: Index
+    chunk: int
+    dims: Dims | None
+    out: Box
+    cycles: int = 0
+    compute_cycles: int = 0
+    loads: list[tuple[Key, Box]] = field(default_factory=list)
+    uses: dict[Key, int] = field(default_factory=dict)
+    streams: list[tuple[Key, Box]] = field(default_factory=list)
+
+
+@dataclass
+class Totals:
+    """What all cores did."""
+
+    cycles: int = 0
+    macs: int = 0
+    dram_bytes: Counter[str] = field(default_factory=Counter)
+    energy_pj: Counter[str] = field(default_factory=Counter)
+    spm_bytes: int = 0
+
+
+def elements(box: Box) -> set[Element]:
+    return set(itertools.product(*(range(first, stop) for first, stop in box)))
+
+
+def bounding(some: set[Element]) -> Box | None:
+    if not some:
+        return None
+    return tuple((min(index), max(index) + 1) for index in zip(*some, strict=True))
+
+
+def join(boxes: list[Box]) -> Box | None:
+    boxes = [box for box in boxes if box_elems(box)]
+    if not boxes:
+        return None
+    return tuple((min(f for f, _ in ranges), max(s for _, s in ranges)) for ranges in zip(*boxes, strict=True))
+
+
+class Core:
+    """Tiles and stages of one core."""
+
+    def __init__(self, group: Group, arch: Arch, mapping: GroupMapping, chunk: Box) -> None:
+        self.group, self.arch, self.mapping, self.chunk = group, arch, mapping, chunk
+        self.layers = [group.graph.layers[index] for index in group.layers]
+        self.tensors = group.graph.tensors
+        self.producer = {layer.output: local for local, layer in enumerate(self.layers)}
+        self.counts = [ceil_div(stop - first, size) for (first, stop), size in zip(chunk, mapping.tile, strict=True)]
+        self.kept = [axis for axis in mapping.kept if self.counts[axis] > 1]
+        self.needed: dict[tuple[int, Index], Box | None] = {}
+        self.seen: dict[tuple[Key, Index], set[Element]] = {}
+        self.stages: list[Stage] = []
+        self.used: Counter[Key] = Counter()
+        self.wanted: dict[Key, list[Box]] = {}
+        self.brought: dict[Key, list[Box]] = {}
+        self.padded: dict[Key, list[tuple[int, ...]]] = {}
+        latest: dict[Key, Box] = {}
+        for tile in itertools.product(*map(range, self.counts)):
+            new = self._new_boxes(tile)
+            for local, layer in enumerate(self.layers):
+                if new[local] is not None:
+                    self._add_stages(local, layer, tile, new[local], latest)
+
+    def behind(self, tile: Index, axis: int) -> Iterator[Index]:
+        """Tiles before this one along an axis."""
+        for before in range(tile[axis]):
+            yield (*tile[:axis], before, *tile[axis + 1 :])
+
+    def _new_boxes(self, tile: Index) -> list[Box | None]:
+        new: list[Box | None] = [None] * len(self.layers)
+        needs: list[list[Box]] = [[] for _ in self.layers]
+        needs[-1] = [
+            tuple(
+                (first + i * size, min(stop, first + (i + 1) * size))
+                for i, size, (first, stop) in zip(tile, self.mapping.tile, self.chunk, strict=True)
+            )
+        ]
+        for local in reversed(range(len(self.layers))):
+            needed = join(needs[local])
+            self.needed[local, tile] = needed
+            if needed is None:
+                continue
+            there: set[Element] = set()
+            for axis in self.kept:
+                for before in self.behind(tile, axis):
+                    box = self.needed[local, before]
+                    there |= set() if box is None else elements(box)
+            new[local] = bounding(elements(needed) - there)
+            if new[local] is None:
+                continue
+            ranges = self.layers[local].loop_ranges(new[local])
+            for read in self.layers[local].reads:
+                if read.tensor in self.producer:
+                    needs[self.producer[read.tensor]].append(read.box(ranges))
+        return new
+
+    def _add_stages(self, local: int, layer: Layer, tile: Index, new: Box | None, latest: dict[Key, Box]) -> None:
+        assert new is not None
+        ranges = layer.loop_ranges(new)
+        pieces = [ranges]
+        if layer.workload is not None:
+            first, stop = ranges["K"]
+            size = min(self.mapping.k_tile[local], stop - first)
+            pieces = [{**ranges, "K": (k, min(stop, k + size))} for k in range(first, stop, size)]
+        for number, piece in enumerate(pieces):
+            dims = None
+            if layer.workload is not None:
+                dims = Dims.of([piece[d][1] - piece[d][0] for d in DIM_NAMES])
+            out = tuple(
+                (
+                    max(0, axis.offset + sum(c * piece[n][0] for n, c in axis.terms)),
+                    min(axis.extent, axis.offset + sum(c * (piece[n][1] - 1) for n, c in axis.terms) + 1),
+                )
+                for axis in layer.out_axes
+            )
+            stage = Stage(layer=local, tile=tile, chunk=number, dims=dims, out=out)
+            order = {"I": 0, "W": 1, "extra": 2, "vector": 3}
+            for key, read in sorted(
+                (((local, n), read) for n, read in enumerate(layer.reads)), key=lambda pair: order[pair[1].role]
+            ):
+                self._add_read(stage, key, read, piece, len(pieces) > 1, latest)
+            self.stages.append(stage)
+
+    def _add_read(
+        self, stage: Stage, key: Key, read: Read, piece: dict[str, tuple[int, int]], chunked: bool,
+        latest: dict[Key, Box],
+    ) -> None:  # fmt: skip
+        layer, box = self.layers[key[0]], read.box(piece)
+        if not box_elems(box):
+            return
+        self.used[key] += box_elems(box)
+        if read.tensor in self.producer:
+            return
+        if key[0] == len(self.layers) - 1 and layer.workload is not None and read.role == "extra":
+            stage.streams.append((key, box))
+            return
+        stage.uses[key] = 1
+        there: set[Element] = set()
+        by_channel = any("K" in dict(axis.terms) for access in read.accesses for axis in access)
+        may_stay = not self.tensors[read.tensor].is_constant and read.role != "W" and not (chunked and by_channel)
+        for axis in self.kept if may_stay else ():
+            for before in self.behind(stage.tile, axis):
+                there |= self.seen.get((key, before), set())
+        self.seen[key, stage.tile] = elements(box)
+        if latest.get(key) == box:
+            return
+        latest[key] = box
+        self.wanted.setdefault(key, []).append(box)
+        if layer.workload is not None and read.role in "IW" and len(read.accesses) == 1:
+            self.padded.setdefault(key, []).append(
+                tuple(1 + sum(c * (piece[n][1] - piece[n][0] - 1) for n, c in axis.terms) for axis in read.accesses[0])
+            )
+        fresh = bounding(elements(box) - there) if may_stay else box
+        if fresh is not None:
+            self.brought.setdefault(key, []).append(fresh)
+            stage.loads.append((key, fresh))
+
+    def transfer(self, box: Box, tensor: int) -> tuple[int, int]:
+        """Cycles and bytes."""
+        extents, shape = [stop - first for first, stop in box], self.tensors[tensor].shape
+        split = len(shape)
+        while split > 0 and all(e == s for e, s in zip(extents[split:], shape[split:], strict=True)):
+            split -= 1
+        bursts = math.prod(extents[:split])
+        num_bytes = bits_to_bytes(math.prod(extents) * self.tensors[tensor].elem_bits)
+        return math.ceil(bursts * self.arch.burst_startup_cycles + num_bytes / self.arch.dma_bytes_per_cycle), num_bytes
+
+
+def time_stage(core: Core, stage: Stage, totals: Totals) -> None:
+    """Cycles on array and vector unit, and energy of both."""
+    arch, layer, last = core.arch, core.layers[stage.layer], len(core.layers) - 1
+    elems = box_elems(stage.out)
+    vector_cycles = math.ceil(elems * layer.num_ops_per_elem / arch.vector.ops_per_cycle)
+    parts, spm_pj, word = totals.energy_pj, arch.levels.SPM.access_pj, arch.word_bits
+    parts["vector"] += elems * layer.num_ops_per_elem * arch.vector.op_pj
+    out_bits = core.tensors[layer.output].elem_bits
+    if layer.workload is None:
+        stage.cycles = stage.compute_cycles = vector_cycles
+        parts["spm"] += elems * out_bits / word * spm_pj
+        return
+    mapping = core.mapping.inner[stage.layer]
+    assert mapping is not None
+    assert stage.dims is not None
+    walk = Walk()
+    stage.cycles, stage.compute_cycles = walk_pass(
+        Nest(layer.workload, arch, mapping), stage.dims, {}, dict.fromkeys(DIM_NAMES, 1), walk
+    )
+    macs = stage.dims.product()
+    totals.macs += macs
+    bits = {o.name: layer.workload.projection(o).elem_bits for o in Operand}
+    rf, noc = arch.levels.RF, arch.noc
+    parts["mac"] += macs * arch.mac.op_pj
+    parts["rf"] += macs * rf.access_pj * (bits["I"] + bits["W"] + 2 * bits["O"]) / word
+    for name, width in bits.items():
+        parts["rf"] += walk.delivered[name] * rf.fill_pj * width / word
+        parts["noc"] += (walk.crossed[name] * noc.elem_pj + walk.delivered[name] * noc.delivery_pj) * width / word
+        parts["spm"] += walk.crossed[name] * spm_pj * width / word
+    parts["noc"] += walk.hopped * noc.reduction_hop_pj * bits["O"] / word
+    if stage.layer != last:
+        stage.cycles += vector_cycles
+        stage.compute_cycles += vector_cycles
+        if layer.num_ops_per_elem:
+            parts["spm"] += elems * (bits["O"] + out_bits) / word * spm_pj
+
+
+def charge_reads(core: Core, totals: Totals) -> None:
+    """Accesses of the vector unit to the scratchpad."""
+    last = len(core.layers) - 1
+    for (local, number), elems in core.used.items():
+        layer, read = core.layers[local], core.layers[local].reads[number]
+        streamed = local == last and layer.workload is not None and read.tensor not in core.producer
+        if read.role == "vector" or (read.role == "extra" and not streamed):
+            bits = core.tensors[read.tensor].elem_bits
+            totals.energy_pj["spm"] += elems * bits / core.arch.word_bits * core.arch.levels.SPM.access_pj
+
+
+def core_process(core: Core, totals: Totals) -> Generator[tuple[int, int, int], int, int]:
+    """Requests of a core's DMA queue; returns when the core has finished."""
+    arch, stages, launch = core.arch, core.stages, core.arch.cores.launch_cycles
+    double, last = core.mapping.double, len(core.layers) - 1
+    dram_pj, spm_pj, word = arch.levels.DRAM.access_pj, arch.levels.SPM.access_pj, arch.word_bits
+    loaded = dict.fromkeys(range(len(stages)), 0)
+    stored: dict[int, int] = {}
+    sinks = [s for s, stage in enumerate(stages) if stage.layer == last]
+    users: dict[Key, list[list[int]]] = {}
+    load_number: dict[tuple[Key, int], int] = {}
+    for s, stage in enumerate(stages):
+        for key, _ in stage.loads:
+            users.setdefault(key, []).append([])
+            load_number[key, s] = len(users[key]) - 1
+        for key in stage.uses:
+            users[key][-1].append(s)
+    ends: dict[int, int] = {}
+
+    def end(s: int) -> int:
+        while s not in ends:
+            at = len(ends)
+            start = max(ends[at - 1] if at else launch, loaded[at])
+            if stages[at].layer == last:
+                before = sinks.index(at) - (2 if double else 1)
+                if before >= 0:
+                    start = max(start, stored[sinks[before]])
+            ends[at] = start + stages[at].cycles
+        return ends[s]
+
+    def read_of(key: Key) -> Read:
+        return core.layers[key[0]].reads[key[1]]
+
+    def charge(key: Key, box: Box, num_bytes: int, *, held: bool) -> None:
+        read = read_of(key)
+        words = box_elems(box) * core.tensors[read.tensor].elem_bits / word
+        totals.energy_pj["dram"] += words * dram_pj
+        totals.energy_pj["spm"] += words * spm_pj * held
+        totals.dram_bytes[read.role] += num_bytes
+
+    dma = launch
+    queue: list[tuple[str, int]] = [("load", 0)]
+    for s in range(len(stages)):
+        queue += [("store", s - 1 if double else s), ("load", s + 1)]
+    if double:
+        queue.append(("store", len(stages) - 1))
+    for what, s in queue:
+        if not 0 <= s < len(stages):
+            continue
+        stage = stages[s]
+        if what == "load":
+            for key, box in stage.loads:
+                number = load_number[key, s] - (2 if double else 1)
+                ready = max(dma, end(users[key][number][-1])) if number >= 0 else dma
+                cycles, num_bytes = core.transfer(box, read_of(key).tensor)
+                charge(key, box, num_bytes, held=True)
+                dma = (yield ready, cycles, cycles) + cycles
+                loaded[s] = dma
+        elif stage.layer == last:
+            layer = core.layers[last]
+            cycles, num_bytes = core.transfer(stage.out, layer.output)
+            totals.dram_bytes["O"] += num_bytes
+            elems, out_bits = box_elems(stage.out), core.tensors[layer.output].elem_bits
+            sum_bits = layer.workload.O.elem_bits if layer.workload else out_bits
+            totals.energy_pj["dram"] += elems * out_bits / word * dram_pj
+            totals.energy_pj["spm"] += elems * sum_bits / word * spm_pj
+            for key, box in stage.streams:
+                more, num_bytes = core.transfer(box, read_of(key).tensor)
+                charge(key, box, num_bytes, held=False)
+                cycles += more
+            engine = cycles
+            if layer.workload is not None:
+                engine = max(cycles, math.ceil(elems * layer.num_ops_per_elem / arch.vector.ops_per_cycle))
+            dma = (yield max(dma, end(s)), cycles, engine) + engine
+            stored[s] = dma
+    return max(dma, end(len(stages) - 1))
+
+
+def spm_peak(core: Core) -> int:
+    """Most bytes live at once."""
+    bank, double, last = core.arch.levels.SPM.bank_bytes, core.mapping.double, len(core.layers) - 1
+
+    def banks(elems: int, bits: int) -> int:
+        return ceil_div(bits_to_bytes(elems * bits), bank) * bank
+
+    def extents(boxes: list[Box], padded: list[tuple[int, ...]], moved_inside: set[int]) -> list[int]:
+        found = []
+        for axis in range(len(boxes[0])):
+            most = max([b[axis][1] - b[axis][0] for b in boxes] + [p[axis] for p in padded])
+            if axis in moved_inside:
+                most = max(most, max(b[axis][1] for b in boxes) - min(b[axis][0] for b in boxes))
+            found.append(most)
+        return found
+
+    always = 0
+    for key, boxes in core.brought.items():
+        read = core.layers[key[0]].reads[key[1]]
+        bits = core.tensors[read.tensor].elem_bits
+        inside = moved_axes(core, read, key[0])
+        one = banks(math.prod(extents(core.wanted[key], core.padded.get(key, []), inside)), bits)
+        if len(boxes) == 1:
+            always += one
+        elif core.kept and double and any(moved_by(core, read, key[0], axis) for axis in range(len(core.counts))):
+            always += one + banks(math.prod(extents(boxes, [], set())), bits)
+        else:
+            always += (2 if double else 1) * one
+    sink = core.layers[last]
+    sink_bits = core.tensors[sink.output].elem_bits
+    sum_bits = max(sink_bits, sink.workload.O.elem_bits if sink.workload else 0)
+    outs = [stage.out for stage in core.stages if stage.layer == last]
+    always += (2 if double else 1) * banks(math.prod(extents(outs, [], set())), sum_bits)
+    most = 0
+    for now in range(last + 1):
+        live = always
+        for local in range(last):
+            boxes = [box for (l, _), box in core.needed.items() if l == local and box is not None]
+            if not boxes:
+                continue
+            readers = [
+                n for n, layer in enumerate(core.layers)
+                if any(read.tensor == core.layers[local].output for read in layer.reads)
+            ]  # fmt: skip
+            if core.kept or local <= now <= max(readers):
+                bits = core.tensors[core.layers[local].output].elem_bits
+                if local == now and core.layers[local].workload is not None:
+                    bits = max(bits, core.layers[local].workload.O.elem_bits)
+                inside = {
+                    axis for axis in range(len(boxes[0]))
+                    if any(axis in tensor_moves(core, local, a) for a in inner_axes(core))
+                }  # fmt: skip
+                live += banks(math.prod(extents(boxes, [], inside)), bits)
+        most = max(most, live)
+    return most
+
+
+def inner_axes(core: Core) -> list[int]:
+    return list(range(core.kept[0] + 1, len(core.counts))) if core.kept else []
+
+
+def tensor_moves(core: Core, local: int, sink_axis: int) -> set[int]:
+    """Axes of a layer's output that an axis of the sink moves, by moving its loops one by one."""
+    if local == len(core.layers) - 1:
+        return {sink_axis}
+    found: set[int] = set()
+    for reader, layer in enumerate(core.layers):
+        for read in layer.reads:
+            if read.tensor == core.layers[local].output:
+                found |= read_moves(core, read, reader, sink_axis)
+    return found
+
+
+def read_moves(core: Core, read: Read, reader: int, sink_axis: int) -> set[int]:
+    axes = tensor_moves(core, reader, sink_axis)
+    loops = {name for axis in axes for name, _ in core.layers[reader].out_axes[axis].terms}
+    return {
+        number
+        for access in read.accesses
+        for number, axis in enumerate(access)
+        if {name for name, _ in axis.terms} & loops
+    }
+
+
+def moved_axes(core: Core, read: Read, reader: int) -> set[int]:
+    return {axis for a in inner_axes(core) for axis in read_moves(core, read, reader, a)}
+
+
+def moved_by(core: Core, read: Read, reader: int, sink_axis: int) -> bool:
+    return bool(read_moves(core, read, reader, sink_axis))
+
+
+def run(group: Group, arch: Arch, mapping: GroupMapping) -> Totals:
+    """All cores against the channels."""
+    totals = Totals()
+    chunk = mapping.chunk(group.sink_shape)
+    cores = []
+    for index in itertools.product(*map(range, mapping.cores)):
+        box = tuple(
+            (k * c, min(e, (k + 1) * c)) for k, c, e in zip(index, chunk, group.sink_shape, strict=True)
+        )  # fmt: skip
+        cores.append(Core(group, arch, mapping, box))
+    for core in cores:
+        for stage in core.stages:
+            time_stage(core, stage, totals)
+        charge_reads(core, totals)
+        totals.spm_bytes = max(totals.spm_bytes, spm_peak(core))
+    processes = [core_process(core, totals) for core in cores]
+    waiting: list[tuple[int, int, int, int]] = []
+    ends = [0] * len(cores)
+
+    def advance(number: int, grant: int | None) -> None:
+        try:
+            time, channel, engine = next(processes[number]) if grant is None else processes[number].send(grant)
+            heapq.heappush(waiting, (time, number, channel, engine))
+        except StopIteration as stop:
+            ends[number] = stop.value
+
+    free = [0] * arch.levels.DRAM.channels
+    for number in range(len(cores)):
+        advance(number, None)
+    while waiting:
+        time, number, channel, _ = heapq.heappop(waiting)
+        first = free.index(min(free))
+        grant = max(time, free[first])
+        free[first] = grant + channel
+        advance(number, grant)
+    totals.cycles = max(ends)
+    return totals

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tvm_spm.errors import SpmError, WorkdirError, did_you_mean
 
-PAPERS = ("dmazerunner",)
+PAPERS = ("dlfusion", "dmazerunner")
 """Names that ``reproduce`` knows."""
 
 
@@ -28,19 +28,20 @@ def reproduce(paper: str, *, quick: bool = False, out_dir: Path | None = None) -
     """
     if paper not in PAPERS:
         raise SpmError(f"reproduce: unknown paper {paper!r}; {did_you_mean(paper, PAPERS)}")
-    from tvm_spm.reproduce import dmazerunner, runs
+    from tvm_spm.reproduce import dlfusion, dmazerunner, runs
 
+    module = {"dlfusion": dlfusion, "dmazerunner": dmazerunner}[paper]
     if out_dir is None:
-        return _text(dmazerunner.tables(quick=quick))
+        return _text(module.tables(quick=quick))
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
-        frame = dmazerunner.all_runs(quick=quick)
+        frame = module.all_runs(quick=quick)
         paths = [out_dir / f"{paper}.csv"]
         runs.write_csv(frame, paths[0])
-        paths += dmazerunner.draw(frame, out_dir)
+        paths += module.draw(frame, out_dir)
     except OSError as error:
         raise WorkdirError(f"{out_dir}: cannot write: {error.strerror}") from error
-    return _text(dmazerunner.tables_of(frame)) + "\n\nwritten: " + ", ".join(str(path) for path in paths)
+    return _text(module.tables_of(frame)) + "\n\nwritten: " + ", ".join(str(path) for path in paths)
 
 
 def _text(tables: Sequence[object]) -> str:

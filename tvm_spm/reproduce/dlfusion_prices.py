@@ -20,7 +20,6 @@ class GroupPrice:
         num_cores: In use.
         dram_bytes: Moved in both directions by all cores.
         macs: Executed, those done again in halos included.
-        recompute_share: Executed over needed multiply-accumulates, less 1.
         mapping: How; None where it does not matter.
     """
 
@@ -29,12 +28,27 @@ class GroupPrice:
     num_cores: int
     dram_bytes: int = 0
     macs: int = 0
-    recompute_share: float = 0.0
     mapping: GroupMapping | None = None
 
 
 PriceGroup = Callable[[Group, int], GroupPrice | None]
 """Prices a group on exactly so many cores; None if it cannot run on them."""
+
+BoundGroup = Callable[[Group, tuple[int, ...]], tuple[float, ...]]
+"""Per number of cores, cycles that no mapping of a group on exactly so many stays below."""
+
+CanSplit = Callable[[tuple[int, ...], int], bool]
+"""Whether an output of some shape can be split over exactly so many cores."""
+
+
+def no_bounds(group: Group, counts: tuple[int, ...]) -> tuple[float, ...]:
+    """Knows nothing."""
+    return (0.0,) * len(counts)
+
+
+def any_split(shape: tuple[int, ...], cores: int) -> bool:
+    """Everything can be split."""
+    return True
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,12 +59,16 @@ class PriceTable:
         graph: The network.
         core_counts: Numbers of cores that may be asked for, rising.
         price_group: Prices what is not known yet.
+        bound_group: What a price cannot be below.
+        can_split: Whether the output of a group can be split over some number of cores.
         known: Price and seconds by shape of the group and number of cores; shared by networks on one accelerator.
     """
 
     graph: LayerGraph
     core_counts: tuple[int, ...]
     price_group: PriceGroup
+    bound_group: BoundGroup = no_bounds
+    can_split: CanSplit = any_split
     known: dict[Hashable, tuple[GroupPrice | None, float]] = field(default_factory=dict)
     _shapes: dict[tuple[int, int], Hashable] = field(default_factory=dict)
 
@@ -107,12 +125,20 @@ class Prices:
         self.asked[key] = self.table.known[key][1]
         return price
 
+    def bounds(self, first: int, stop: int, counts: tuple[int, ...]) -> list[tuple[float, int]]:
+        """Cycles that ``exactly`` cannot be below, and the number of cores, by rising cycles."""
+        group = Group(graph=self.graph, first=first, stop=stop)
+        return sorted(zip(self.table.bound_group(group, counts), counts, strict=True))
+
+    def usable(self, stop: int, cores: int) -> int:
+        """``cores``, or the largest smaller number over which the output of layer ``stop - 1`` can be split."""
+        shape = self.graph.tensors[self.graph.layers[stop - 1].output].shape
+        counts = [count for count in self.core_counts if count <= cores and self.table.can_split(shape, count)]
+        return max(counts, default=min(self.core_counts))
+
     def on(self, first: int, stop: int, cores: int) -> GroupPrice | None:
-        """On ``cores``, or on the largest smaller number that the group can be split over."""
-        for count in reversed(self.core_counts):
-            if count <= cores and (price := self.exactly(first, stop, count)) is not None:
-                return price
-        return None
+        """On ``cores``, or on the largest smaller number over which the output of the group can be split."""
+        return self.exactly(first, stop, self.usable(stop, cores))
 
     def best(self, first: int, stop: int, counts: tuple[int, ...] | None = None) -> GroupPrice | None:
         """The fastest over numbers of cores; of equal ones that with fewest."""

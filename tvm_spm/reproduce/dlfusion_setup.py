@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
@@ -14,8 +14,8 @@ import pandas as pd
 from tvm_spm.arch import Arch, load_arch
 from tvm_spm.layer_graph import LayerGraph
 from tvm_spm.reproduce.dlfusion_calibration import Calibration, calibrate
-from tvm_spm.reproduce.dlfusion_groups import make_price_group
-from tvm_spm.reproduce.dlfusion_prices import GroupPrice, PriceTable
+from tvm_spm.reproduce.dlfusion_groups import can_split, make_bound_group, make_price_group
+from tvm_spm.reproduce.dlfusion_prices import PriceTable
 from tvm_spm.reproduce.dlfusion_strategies import (
     Decision,
     Strategy,
@@ -43,6 +43,9 @@ DTYPE = "float16"
 
 SPM_KIB = (512, 1024, 2048)
 """Sizes assumed per core; none is published."""
+
+CORE_COUNTS = (1, 2, 4, 7, 8, 14, 16, 28, 32)
+"""Powers of two, and what divides images of 7, 14, 28, ... rows."""
 
 PAPER = "Liu et al."
 PAPER_LEAST_SPEEDUP, PAPER_MOST_SPEEDUP = 3.6, 7.9
@@ -118,15 +121,30 @@ def run_job(job: Job) -> list[dict[str, object]]:
     from tvm_spm.reproduce.dlfusion_networks import network_graph
 
     arch, graph = sized_arch(job.spm_kib), network_graph(job.network, DTYPE)
-    known: dict[Hashable, tuple[GroupPrice | None, float]] = {}
-    table = PriceTable(
-        graph=graph,
-        core_counts=tuple(range(1, arch.cores.count + 1)),
-        price_group=make_price_group(arch),
-        known=known,
-    )
+    table = price_table(graph, arch)
     made = strategies(job.calibration)
-    return [decision_row(decide(name, made[name], table), job, arch, graph) for name in job.strategies]
+    space, workload = f"SPM {job.spm_kib} KiB", f"{job.network}, batch 1, {DTYPE}"
+    return [
+        {
+            **decision_row(decide(name, made[name], table), arch, graph),
+            "workload": workload,
+            "layer": job.network,
+            "space": space,
+            "spm_kib": job.spm_kib,
+        }
+        for name in job.strategies
+    ]
+
+
+def price_table(graph: LayerGraph, arch: Arch) -> PriceTable:
+    """Nothing is priced yet."""
+    return PriceTable(
+        graph=graph,
+        core_counts=tuple(count for count in CORE_COUNTS if count <= arch.cores.count),
+        price_group=make_price_group(arch),
+        bound_group=make_bound_group(arch),
+        can_split=can_split,
+    )
 
 
 def strategies(calibration: Calibration) -> dict[str, Strategy]:
@@ -138,15 +156,12 @@ def strategies(calibration: Calibration) -> dict[str, Strategy]:
     return dict(zip(STRATEGIES, functions, strict=True))
 
 
-def decision_row(decision: Decision, job: Job, arch: Arch, graph: LayerGraph) -> dict[str, object]:
-    """One row of a CSV file."""
+def decision_row(decision: Decision, arch: Arch, graph: LayerGraph) -> dict[str, object]:
+    """What one row of a CSV file says of a decision."""
     prices = [block.price for block in decision.blocks]
     return {
         "arch": arch.name,
         "arch_sha256": arch.sha256(),
-        "workload": f"{job.network}, batch 1, {DTYPE}",
-        "layer": job.network,
-        "space": f"SPM {job.spm_kib} KiB",
         "objective": "latency",
         "searcher": decision.strategy,
         "seed": 0,
@@ -159,8 +174,7 @@ def decision_row(decision: Decision, job: Job, arch: Arch, graph: LayerGraph) ->
         "edp_pj_cycles": decision.cycles * decision.energy_pj,
         "lower_bound": "",
         "mapping": " ".join(f"{block.first}-{block.stop - 1}@{block.price.num_cores}" for block in decision.blocks),
-        "source": "analytical",
-        "spm_kib": job.spm_kib,
+        "source": "simulated",
         "cost_s": round(decision.cost_s, 4),
         "decide_s": round(decision.decide_s, 4),
         "num_groups": len(decision.blocks),

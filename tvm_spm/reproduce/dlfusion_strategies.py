@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tvm_spm.errors import PlanError
-from tvm_spm.fusion import plan_groups
-from tvm_spm.fusion_plan import GroupOption
+from tvm_spm.fusion import GroupOption, plan_groups
+from tvm_spm.group import refuse_group
 from tvm_spm.reproduce.dlfusion_prices import GroupPrice, Prices, PriceTable
 
 POWERS_OF_TWO = (1, 2, 4, 8, 16, 32)
@@ -86,6 +87,8 @@ Chosen = tuple[list[Block], str]
 
 Strategy = Callable[[Prices], Chosen]
 
+CountsOf = Callable[[int, int], tuple[int, ...]]
+
 
 def no_optimisation(prices: Prices) -> Chosen:
     """Layer by layer on one core."""
@@ -104,16 +107,16 @@ def best_cores(prices: Prices) -> Chosen:
 
 
 def fuse_everything(prices: Prices) -> Chosen:
-    """The longest groups that fit, cut from the front, on all cores."""
-    blocks = longest_groups(prices, 0, prices.num_layers, max(prices.core_counts))
-    whole = "one group" if len(blocks) == 1 else f"does not fit as one: the longest that fit, {len(blocks)} groups"
+    """Groups on all cores, each grown from the front until the next layer no longer fits."""
+    blocks = grown_groups(prices, 0, prices.num_layers, max(prices.core_counts))
+    whole = "one group" if len(blocks) == 1 else f"does not fit as one: cut into {len(blocks)} groups"
     return blocks, whole
 
 
 def fuse_with_one_count(prices: Prices) -> Chosen:
-    """The longest groups that fit on one number of cores, the best for the whole network."""
+    """The optimal groups if all run on one number of cores, the best for the whole network."""
     every = [count for count in POWERS_OF_TWO if count in prices.core_counts]
-    plans = {count: longest_groups(prices, 0, prices.num_layers, count) for count in every}
+    plans = {count: optimal_groups(prices, _only(prices, count))[0] for count in every}
     best = min(plans, key=lambda count: (_cycles(plans[count]), count))
     return plans[best], f"{best} cores"
 
@@ -127,7 +130,7 @@ def make_heuristic(thresholds: Thresholds) -> Strategy:
         first = 0
         while first < prices.num_layers:
             stop, cores = heuristic_block(prices, first, thresholds, counts)
-            blocks += longest_groups(prices, first, stop, cores)
+            blocks += grown_groups(prices, first, stop, cores)
             first = stop
         return blocks, ""
 
@@ -151,18 +154,26 @@ def heuristic_block(prices: Prices, first: int, thresholds: Thresholds, counts: 
 def reduced_brute_force(prices: Prices) -> Chosen:
     """Every set of cuts where the resolution or the number of channels changes, each block on the best power of two.
 
-    Block costs add up, so cores are tried block by block. A block that does not fit is cut into the longest groups that
-    do, all on one number of cores, the best.
+    Block costs add up, so cores are tried block by block, and a block whose bound is not below what its parts take need
+    not be priced. Layers between two neighbouring places that do not fit as one block are cut as ``fuse_everything``
+    does, all on one number of cores, the best.
     """
     counts = tuple(count for count in POWERS_OF_TWO if count in prices.core_counts)
     cuts, num_dropped = reduced_cuts(prices)
-    stops = [*cuts, prices.num_layers]
-    parts = {
-        (first, stop): _one_block(prices, first, stop, counts)
-        for place, first in enumerate([0, *cuts])
-        for stop in stops[place:]
-    }
-    cycles = {interval: _cycles(blocks) for interval, blocks in parts.items()}
+    bounds = [0, *cuts, prices.num_layers]
+    parts = {ends: _one_block(prices, *ends, counts) for ends in zip(bounds[:-1], bounds[1:], strict=True)}
+    cover = {ends: _cycles(blocks) for ends, blocks in parts.items()}
+    for length in range(2, len(bounds)):
+        for place in range(len(bounds) - length):
+            first, stop = ends = bounds[place], bounds[place + length]
+            best = min(cover[first, cut] + cover[cut, stop] for cut in bounds[place + 1 : place + length])
+            found = _priced_below(prices, first, stop, counts, best)[0]
+            if found:
+                price = min(found, key=lambda price: (price.cycles, price.num_cores))
+                parts[ends] = [Block(first=first, stop=stop, price=price)]
+                best = min(best, price.cycles)
+            cover[ends] = int(best)
+    cycles = {ends: _cycles(blocks) for ends, blocks in parts.items()}
     best_cycles: int | None = None
     best_ends: tuple[int, ...] = ()
     waiting: list[tuple[int, tuple[int, ...]]] = [(0, (0,))]
@@ -172,7 +183,9 @@ def reduced_brute_force(prices: Prices) -> Chosen:
             if best_cycles is None or total < best_cycles:
                 best_cycles, best_ends = total, chosen
             continue
-        waiting += [(total + cycles[chosen[-1], stop], (*chosen, stop)) for stop in stops if stop > chosen[-1]]
+        waiting += [
+            (total + cycles[chosen[-1], stop], (*chosen, stop)) for stop in bounds if (chosen[-1], stop) in cycles
+        ]
     blocks = [block for ends in zip(best_ends[:-1], best_ends[1:], strict=True) for block in parts[ends]]
     left_out = f", {num_dropped} more places left out" if num_dropped else ""
     return blocks, f"{1 << len(cuts):,} sets of cuts at {len(cuts)} places{left_out}"
@@ -195,29 +208,80 @@ def reduced_cuts(prices: Prices) -> tuple[tuple[int, ...], int]:
 
 
 def exact(prices: Prices) -> Chosen:
-    """The optimum over all intervals and all numbers of cores."""
-    # Energy does not count here, so one option per group is enough.
-    plan = plan_groups(prices.num_layers, lambda first, stop: _fastest(prices, first, stop), objective="latency")
+    """The optimum over all intervals and all numbers of cores, with a proof."""
+    blocks, num_groups, num_excluded = optimal_groups(prices, lambda first, stop: prices.core_counts)
+    return blocks, f"{num_groups:,} groups x counts, {num_excluded:,} excluded by bounds"
+
+
+def optimal_groups(
+    prices: Prices, counts_of: CountsOf, *, max_group: int | None = None
+) -> tuple[list[Block], int, int]:
+    """The fastest plan of all intervals, each on one of its numbers of cores.
+
+    Intervals are taken by length. One whose bound on some number of cores is not below the best way to cover the same
+    layers by groups known so far is not priced there: wherever a plan uses it, that cover is at least as good.
+
+    Args:
+        prices: Of every group.
+        counts_of: Numbers of cores to choose from, by first layer and stop.
+        max_group: Most layers in a group; None for any number.
+
+    Returns:
+        The groups, how many pairs of an interval and a number of cores there are, and how many a bound excluded.
+    """
+    num_layers = prices.num_layers
+    cover: dict[tuple[int, int], int] = {}
+    options: dict[tuple[int, int], list[GroupOption]] = {}
+    num_groups = num_excluded = 0
+    for length in range(1, num_layers + 1):
+        for first in range(num_layers - length + 1):
+            stop = first + length
+            parts = [
+                cover[first, cut] + cover[cut, stop]
+                for cut in range(first + 1, stop)
+                if (first, cut) in cover and (cut, stop) in cover
+            ]
+            best = min(parts, default=math.inf)
+            found: list[GroupPrice] = []
+            is_short = max_group is None or length <= max_group
+            if is_short and refuse_group(prices.graph, first, stop) is None:
+                counts = counts_of(first, stop)
+                found, excluded = _priced_below(prices, first, stop, counts, best)
+                num_groups, num_excluded = num_groups + len(counts), num_excluded + excluded
+            best = min([best, *(price.cycles for price in found)])
+            if best < math.inf:
+                cover[first, stop] = int(best)
+            options[first, stop] = [
+                GroupOption(cycles=price.cycles, energy_pj=price.energy_pj, choice=price) for price in found
+            ]
+    plan = plan_groups(num_layers, lambda first, stop: options[first, stop], objective="latency", front="none")
     blocks = [Block(first=group.first, stop=group.stop, price=_price_of(group.option)) for group in plan.groups]
-    return blocks, f"{plan.num_intervals:,} groups"
+    return blocks, num_groups, num_excluded
 
 
-def longest_groups(prices: Prices, first: int, stop: int, cores: int) -> list[Block]:
-    """Cut an interval from the front into the longest groups that fit on ``cores`` (or on fewer, see ``Prices.on``).
+def grown_groups(prices: Prices, first: int, stop: int, cores: int) -> list[Block]:
+    """Cut an interval from the front into groups that grow until the next layer no longer fits on ``cores``.
+
+    Intervals that are no group whatever the machine (a tensor inside is read outside) are passed over. A layer that
+    does not fit on ``cores`` runs on the best number.
 
     Raises:
-        PlanError: Some layer fits on no number of cores.
+        PlanError: Some layer does not fit.
     """
     blocks = []
     while first < stop:
-        for end in range(stop, first, -1):
+        block = None
+        for end in range(first + 1, stop + 1):
+            if refuse_group(prices.graph, first, end) is not None:
+                continue
             price = prices.on(first, end, cores)
-            if price is not None:
-                blocks.append(Block(first=first, stop=end, price=price))
+            if price is None:
                 break
-        else:
-            raise PlanError(f"layer {prices.graph.layers[first].name}: fits on no number of cores")
-        first = blocks[-1].stop
+            block = Block(first=first, stop=end, price=price)
+        if block is None:
+            block = Block(first=first, stop=first + 1, price=_alone(prices, first))
+        blocks.append(block)
+        first = block.stop
     return blocks
 
 
@@ -242,25 +306,42 @@ def decide(name: str, strategy: Strategy, table: PriceTable) -> Decision:
 
 
 def _layer_by_layer(prices: Prices, price_of: Callable[[int], GroupPrice | None]) -> list[Block]:
-    blocks = []
-    for layer in range(prices.num_layers):
-        price = price_of(layer)
-        if price is None:
-            raise PlanError(f"layer {prices.graph.layers[layer].name}: fits on no number of cores")
-        blocks.append(Block(first=layer, stop=layer + 1, price=price))
-    return blocks
+    return [
+        Block(first=layer, stop=layer + 1, price=price_of(layer) or _alone(prices, layer))
+        for layer in range(prices.num_layers)
+    ]
+
+
+def _alone(prices: Prices, layer: int) -> GroupPrice:
+    price = prices.best(layer, layer + 1)
+    if price is None:
+        raise PlanError(f"layer {prices.graph.layers[layer].name}: does not fit")
+    return price
+
+
+def _only(prices: Prices, count: int) -> CountsOf:
+    return lambda first, stop: (prices.usable(stop, count),)
 
 
 def _one_block(prices: Prices, first: int, stop: int, counts: tuple[int, ...]) -> list[Block]:
     price = prices.best(first, stop, counts)
     if price is not None:
         return [Block(first=first, stop=stop, price=price)]
-    return min((longest_groups(prices, first, stop, count) for count in counts), key=_cycles)
+    return min((grown_groups(prices, first, stop, count) for count in counts), key=_cycles)
 
 
-def _fastest(prices: Prices, first: int, stop: int) -> list[GroupOption]:
-    price = prices.best(first, stop)
-    return [GroupOption(cycles=price.cycles, energy_pj=price.energy_pj, choice=price)] if price else []
+def _priced_below(
+    prices: Prices, first: int, stop: int, counts: tuple[int, ...], best: float
+) -> tuple[list[GroupPrice], int]:
+    """Prices of a group on every number of cores whose bound is below ``best`` and below the prices before it."""
+    found, num_excluded = [], 0
+    for bound, cores in prices.bounds(first, stop, counts):
+        if bound >= best:
+            num_excluded += 1
+        elif (price := prices.exactly(first, stop, cores)) is not None:
+            best = min(best, price.cycles)
+            found.append(price)
+    return found, num_excluded
 
 
 def _price_of(option: GroupOption) -> GroupPrice:

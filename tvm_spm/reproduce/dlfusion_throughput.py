@@ -9,8 +9,14 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from tvm_spm.reproduce.dlfusion_setup import ARCH_NAME
+from tvm_spm.arch import load_arch
+from tvm_spm.reproduce.dlfusion_prices import Prices
+from tvm_spm.reproduce.dlfusion_setup import ARCH_NAME, DTYPE, decision_row, price_table
+from tvm_spm.reproduce.dlfusion_strategies import Chosen, decide, fixed_cores, optimal_groups
 from tvm_spm.reproduce.paper_table import PaperTable
+
+MAX_GROUP = 4
+"""Most layers in a group."""
 
 OBJECTIVE = "throughput"
 """``objective`` of the rows."""
@@ -37,6 +43,32 @@ PUBLISHED = (
     Published(network="GoogLeNet", model="inception_v1", batch=64, images_per_s=2302),
     Published(network="DenseNet-121", model="densenet121", batch=32, images_per_s=730),
 )
+
+
+def throughput_rows(published: Published) -> list[dict[str, object]]:
+    """Layer by layer, and in groups of at most ``MAX_GROUP`` layers, both on as many of all cores as can be used."""
+    from tvm_spm.reproduce.dlfusion_networks import batched_graph
+
+    arch, graph = load_arch(ARCH_NAME), batched_graph(published.model, published.batch, DTYPE)
+    table = price_table(graph, arch)
+
+    def grouped(prices: Prices) -> Chosen:
+        counts = (arch.cores.count,)
+        blocks, num_groups, num_excluded = optimal_groups(
+            prices, lambda first, stop: (prices.usable(stop, *counts),), max_group=MAX_GROUP
+        )
+        return blocks, f"{num_groups:,} groups, {num_excluded:,} excluded by bounds"
+
+    return [
+        {
+            **decision_row(decide(name, strategy, table), arch, graph),
+            "workload": f"{published.network}, batch {published.batch}, {DTYPE}",
+            "layer": published.network,
+            "space": f"batch {published.batch}",
+            "objective": OBJECTIVE,
+        }
+        for name, strategy in (("fixed cores", fixed_cores), (f"groups of up to {MAX_GROUP}", grouped))
+    ]
 
 
 def throughput_table(frame: pd.DataFrame, clock_hz: float) -> PaperTable:

@@ -1,0 +1,108 @@
+"""Plans of groups on all cores that a machine has, and what they move."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Literal
+
+from cost_model.fused import GroupCost, group_key
+from tvm_spm.arch import Arch
+from tvm_spm.errors import PlanError
+from tvm_spm.fusion import GroupOption, plan_groups
+from tvm_spm.group import Group, GroupMapping, refuse_group
+from tvm_spm.group_search import group_search
+from tvm_spm.layer_graph import LayerGraph
+
+Known = dict[Hashable, list[tuple[GroupMapping, GroupCost]]]
+"""Ways to run each group; equal groups have equal keys."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedBlock:
+    """One group of a plan."""
+
+    first: int
+    stop: int
+    mapping: GroupMapping
+    cost: GroupCost
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Groups that cover a network.
+
+    Attributes:
+        blocks: In order.
+        num_searched: Different groups that were searched.
+    """
+
+    blocks: tuple[PlannedBlock, ...]
+    num_searched: int
+
+
+def plan_with_groups(
+    graph: LayerGraph, arch: Arch, objective: Literal["latency", "energy", "edp"], *, max_group: int, known: Known
+) -> Plan:
+    """The best plan of groups of at most ``max_group`` layers.
+
+    Args:
+        graph: The network.
+        arch: The machine.
+        objective: Of the plan and of the mappings.
+        max_group: 1 for no fusion.
+        known: Looked up, and filled.
+
+    Raises:
+        PlanError: Some layer fits in no way.
+    """
+    keys: set[Hashable] = set()
+
+    def options_of(first: int, stop: int) -> list[GroupOption]:
+        if refuse_group(graph, first, stop) is not None:
+            return []
+        group = Group(graph=graph, first=first, stop=stop)
+        key = group_key(group)
+        keys.add(key)
+        if key not in known:
+            known[key] = list(group_search(group, arch, objective=objective).options)
+        return [
+            GroupOption(cycles=cost.cost.cycles, energy_pj=cost.cost.energy_pj, choice=(mapping, cost))
+            for mapping, cost in known[key]
+        ]
+
+    plan = plan_groups(len(graph.layers), options_of, objective, max_group, front="none")
+    blocks = []
+    for group in plan.groups:
+        if not isinstance(group.option.choice, tuple):
+            raise PlanError(f"choice {group.option.choice!r}: not a mapping and its cost")
+        mapping, cost = group.option.choice
+        blocks.append(PlannedBlock(first=group.first, stop=group.stop, mapping=mapping, cost=cost))
+    return Plan(blocks=tuple(blocks), num_searched=len(keys))
+
+
+def plan_row(plan: Plan, arch: Arch, network: str, dtype: str, name: str, objective: str) -> dict[str, object]:
+    """One row of a CSV file, without its seconds."""
+    costs = [block.cost for block in plan.blocks]
+    cycles, energy_pj = sum(cost.cost.cycles for cost in costs), sum(cost.cost.energy_pj for cost in costs)
+    executed, needed = sum(cost.macs_executed for cost in costs), sum(cost.macs_needed for cost in costs)
+    return {
+        "arch": arch.name,
+        "arch_sha256": arch.sha256(),
+        "workload": f"{network}, batch 1, {dtype}",
+        "layer": network,
+        "objective": objective,
+        "searcher": name,
+        "seed": 0,
+        "budget_trials": plan.num_searched,
+        "cycles": cycles,
+        "energy_pj": energy_pj,
+        "edp_pj_cycles": cycles * energy_pj,
+        "mapping": " ".join(f"{block.first}-{block.stop - 1}@{block.mapping.num_cores}" for block in plan.blocks),
+        "source": "simulated",
+        "num_groups": len(plan.blocks),
+        "longest_group": max(block.stop - block.first for block in plan.blocks),
+        "dram_bytes": sum(cost.dram_bytes for cost in costs),
+        "weight_bytes": sum(cost.weight_bytes for cost in costs),
+        "recompute_share": executed / needed - 1,
+    }

@@ -79,6 +79,8 @@ def tune(
     time_limit: TimeOption = None,
     seed: SeedOption = 0,
     workdir: Annotated[Path | None, typer.Option(help="Keeps trials and schedules; a second run continues.")] = None,
+    fusion: Annotated[bool, typer.Option("--fusion/--no-fusion", help="Run several layers as one.")] = True,
+    plot: Annotated[Path | None, typer.Option(help="Draw the layers and their groups: .svg or .png.")] = None,
     shape: Annotated[list[str] | None, typer.Option(help="NAME=1,3,224,224 for an input without fixed shape.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -93,13 +95,16 @@ def tune(
         time_limit_s=time_limit,
         seed=seed,
         workdir=workdir,
+        fusion=fusion,
         shapes=dict(_parse_shape(text) for text in shape or []),
         progress=True,
     )
     if as_json:
-        _print(json.dumps({"tasks": result.rows(), "totals": result.totals()}, indent=1))
+        _print(json.dumps(result.as_dict(), indent=1))
     else:
         print_result(result)
+    if plot is not None:
+        result.draw(plot)
     if result.verified is False:
         raise typer.Exit(1)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from collections.abc import Mapping as StringMapping
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -13,19 +13,22 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cost_model.fused import group_key
 from cost_model.simulator import SimulatorModel
 from tvm_spm import frontend
 from tvm_spm.arch import Arch
 from tvm_spm.errors import NoMappingError
+from tvm_spm.fused_network import fuse_network, why_not
 from tvm_spm.interrupt import StopRequest
 from tvm_spm.mapping import Mapping
 from tvm_spm.measurer import Measurer
+from tvm_spm.network_fusion import Alone, NetworkPlan, num_intervals, plan_network
 from tvm_spm.progress import ProgressBar
 from tvm_spm.run_log import RunLog
 from tvm_spm.saved_run import save_workloads
 from tvm_spm.scheduled_network import ScheduledNetwork, make_schedule, schedule_network
 from tvm_spm.task_tuner import TaskOutcome, TunerOptions, tune_workload
-from tvm_spm.tuning_result import TaskResult, TuningResult
+from tvm_spm.tuning_result import GroupResult, TaskResult, TuningResult, total_cost
 from tvm_spm.warm_up import compile_all, is_compiled
 from tvm_spm.workload import HostCall, VectorWork, Workload
 
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
     import onnx
     import tvm
 
-    from tvm_spm.frontend import Extraction
+    from tvm_spm.frontend import Extraction, NetworkLayers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,12 +48,14 @@ class NetworkOptions:
         task: Budget of one task.
         seed: Same seed, same result.
         workdir: Where trials and schedules are kept; nowhere if None.
+        fusion: Whether layers may run as one.
     """
 
     objective: str
     task: TunerOptions
     seed: int
     workdir: Path | None
+    fusion: bool = True
 
 
 class Clock:
@@ -102,19 +107,29 @@ def tune_network(
     with clock.phase("search"):
         outcomes, hosted = _tune_tasks(extraction, arch, options, log, executor, measurer, progress, should_stop)
     mappings = {index: outcome.best.mapping for index, outcome in outcomes.items()}
+    layers = frontend.layer_graph(extraction)
+    plan = None
+    if options.fusion:
+        with clock.phase("fusion"):
+            plan = _plan(extraction, layers, arch, options, outcomes, progress, should_stop)
+    with clock.phase("schedule"):
+        fused = fuse_network(extraction, layers, plan.groups if plan else ())
     network = schedule_network(
-        extraction, arch, mappings, cycles={index: outcome.best.cost.cycles for index, outcome in outcomes.items()},
+        extraction, arch, mappings, fused,
+        cycles={index: outcome.best.cost.cycles for index, outcome in outcomes.items()},
         seed=options.seed, workdir=options.workdir, phase=clock.phase, progress=progress,
     )  # fmt: skip
     graph = replace(extraction.graph, host_calls=extraction.graph.host_calls + hosted + network.host_calls)
     result = TuningResult(
         tasks=_task_results(extraction, arch, outcomes, network),
+        groups=_group_results(plan, arch, network) if plan else (),
         arch=arch,
         objective=options.objective,
         graph=graph,
         module=network.module,
         reference=extraction.mod,
         verification=network.verification,
+        plan=plan,
         seconds=clock.seconds(),
         interrupted=should_stop.interrupted,
     )
@@ -167,6 +182,63 @@ def _tune_tasks(
     if tunable and not outcomes:
         raise NoMappingError(f"no task of the model can be mapped; {hosted[0].name}: {hosted[0].reason}")
     return outcomes, tuple(hosted)
+
+
+def _plan(
+    extraction: Extraction,
+    layers: NetworkLayers,
+    arch: Arch,
+    options: NetworkOptions,
+    outcomes: dict[int, TaskOutcome],
+    progress: ProgressBar,
+    should_stop: StopRequest,
+) -> NetworkPlan:
+    """The best way to cut the network into groups, by the tuned costs of its layers and the costs of groups."""
+    progress.phase("fusion", total=num_intervals(len(layers.graph.layers)), unit="groups")
+    return plan_network(
+        layers.graph, arch, options.objective, _alone(extraction, layers, arch, outcomes),
+        why_not=partial(why_not, extraction, layers), should_stop=should_stop,
+        report=partial(progress.step, "price groups of layers"),
+    )  # fmt: skip
+
+
+def _alone(extraction: Extraction, layers: NetworkLayers, arch: Arch, outcomes: dict[int, TaskOutcome]) -> list[Alone]:
+    simulator = SimulatorModel()
+    found = []
+    for node in layers.node_of_layer:
+        index = extraction.graph.nodes[node].task
+        work = extraction.graph.tasks[index].work
+        if isinstance(work, VectorWork):
+            found.append(Alone(task=index, cost=simulator.vector_cost(work, arch), num_cores=arch.cores.count))
+        elif index in outcomes:
+            best = outcomes[index].best
+            found.append(Alone(task=index, cost=best.cost, num_cores=best.mapping.cores.product()))
+        else:
+            found.append(Alone(task=index, cost=None, num_cores=0))
+    return found
+
+
+def _group_results(plan: NetworkPlan, arch: Arch, network: ScheduledNetwork) -> tuple[GroupResult, ...]:
+    """Equal groups that run the same way are one result."""
+    found: dict[Hashable, GroupResult] = {}
+    for fused, verification in zip(plan.groups, network.group_verifications, strict=True):
+        key = (group_key(fused.group), fused.mapping)
+        if key in found:
+            found[key] = replace(found[key], count=found[key].count + 1)
+            continue
+        alone = [plan.alone[index] for index in fused.group.layers]
+        found[key] = GroupResult(
+            names=tuple(plan.graph.layers[index].name for index in fused.group.layers),
+            tasks=tuple(each.task for each in alone),
+            count=1,
+            mapping=fused.mapping,
+            cost=fused.cost.cost,
+            alone_cost=total_cost([(each.cost, 1) for each in alone if each.cost is not None], arch),
+            spm_bytes=fused.cost.spm_bytes,
+            recompute_share=fused.cost.recompute_share,
+            verification=verification,
+        )
+    return tuple(found.values())
 
 
 def _task_results(

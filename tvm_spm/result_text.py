@@ -7,8 +7,8 @@ from typing import Literal
 from rich.console import Console
 from rich.table import Table
 
-from tvm_spm.tuning_result import TuningResult
-from tvm_spm.units import format_energy, format_seconds, format_si
+from tvm_spm.tuning_result import GroupResult, TaskResult, TuningResult
+from tvm_spm.units import format_capacity, format_energy, format_seconds, format_si
 
 
 def print_result(result: TuningResult) -> None:
@@ -20,7 +20,7 @@ def print_result(result: TuningResult) -> None:
         verdict = {True: "yes", False: "NO", None: "not run"}[task.verified]
         table.add_row(
             task.task.name,
-            str(task.task.count),
+            _count_text(result, task),
             "vector unit" if task.mapping is None else task.mapping.brief(),
             f"{task.cost.cycles:,}",
             f"{task.cost.utilization:.0%}",
@@ -31,6 +31,8 @@ def print_result(result: TuningResult) -> None:
             "network" if task.mapping is None else verdict,
         )
     console().print(table)
+    if result.groups:
+        _print_groups(result)
     total, default = result.cost, result.default_cost
     verdict = {True: "yes", False: "NO", None: "not finished"}[result.verified]
     lines = [
@@ -41,15 +43,79 @@ def print_result(result: TuningResult) -> None:
         f"against the default mappings: {result.speedup_over('default'):.2f}x faster, "
         f"{default.energy_pj / total.energy_pj:.2f}x less energy, "
         f"{default.edp_pj_cycles / total.edp_pj_cycles:.2f}x lower EDP",
+        f"fusion: {_fusion_text(result)}",
         f"verified against the untuned module: {verdict}",
     ]
     if result.verification is not None:
         lines.append(f"  whole network: {result.verification}")
     lines += [f"  {task.task.name}: {task.verification}" for task in result.tasks if task.verified is False]
+    lines += [f"  {' > '.join(g.names)}: {g.verification}" for g in result.groups if g.verified is False]
     lines += [f"left on the host: {call.name}: {call.reason}" for call in result.host_calls]
     lines.append("seconds: " + ", ".join(f"{name} {value:.1f}" for name, value in result.seconds))
     console().print("\n".join(lines), soft_wrap=True, highlight=False, markup=False)
 
+
+def _count_text(result: TuningResult, task: TaskResult) -> str:
+    """Occurrences, and how many of them run alone where some are in groups."""
+    alone = result.count_alone(task)
+    return str(task.task.count) if alone == task.task.count else f"{task.task.count} ({alone} alone)"
+
+
+def _print_groups(result: TuningResult) -> None:
+    table = Table(title="layers that run as one", title_justify="left")
+    for heading, justify in _GROUP_COLUMNS:
+        table.add_column(heading, justify=justify, overflow="fold")
+    for group in result.groups:
+        table.add_row(
+            " > ".join(group.names),
+            str(group.count),
+            str(group.mapping.num_cores),
+            "x".join(str(extent) for extent in group.mapping.tile),
+            _halo_text(group),
+            format_capacity(group.spm_bytes),
+            f"{group.recompute_share:.1%}",
+            f"{group.cost.cycles:,}",
+            f"{group.cost.utilization:.0%}",
+            format_energy(group.cost.energy_pj),
+            f"{group.gain(result.objective):.2f}x",
+            {True: "yes", False: "NO", None: "not run"}[group.verified],
+        )
+    console().print(table)
+
+
+def _halo_text(group: GroupResult) -> str:
+    """What happens to the overlap of neighbouring tiles."""
+    kept = ["NCHW"[axis] if len(group.mapping.tile) == 4 else str(axis) for axis in group.mapping.kept]
+    return f"kept along {' '.join(kept)}" if kept else "recomputed"
+
+
+def _fusion_text(result: TuningResult) -> str:
+    if not result.groups:
+        return "every layer runs alone"
+    total, unfused = result.cost, result.unfused_cost
+    fused = sum(group.count * len(group.names) for group in result.groups)
+    before, after = sum(unfused.dram_bytes), sum(total.dram_bytes)
+    return (
+        f"{fused} layers in {sum(group.count for group in result.groups)} groups; against layer by layer "
+        f"{unfused.cycles / total.cycles:.2f}x faster, {unfused.energy_pj / total.energy_pj:.2f}x less energy, "
+        f"{unfused.edp_pj_cycles / total.edp_pj_cycles:.2f}x lower EDP, {after / before - 1:+.0%} DRAM bytes"
+    )
+
+
+_GROUP_COLUMNS: tuple[tuple[str, Literal["left", "right"]], ...] = (
+    ("layers", "left"),
+    ("count", "right"),
+    ("cores", "right"),
+    ("tile", "left"),
+    ("halo", "left"),
+    ("SPM", "right"),
+    ("recomputed", "right"),
+    ("cycles", "right"),
+    ("util.", "right"),
+    ("energy", "right"),
+    ("gain", "right"),
+    ("verified", "left"),
+)
 
 _COLUMNS: tuple[tuple[str, Literal["left", "right"]], ...] = (
     ("task", "left"),

@@ -14,6 +14,7 @@ import schedules
 from tvm_spm import frontend, verify
 from tvm_spm.arch import Arch
 from tvm_spm.database import commit
+from tvm_spm.fused_network import FusedNetwork
 from tvm_spm.mapping import Mapping
 from tvm_spm.progress import ProgressBar
 from tvm_spm.target import target_of
@@ -34,6 +35,7 @@ class ScheduledNetwork:
     Attributes:
         module: The Relax module.
         task_verifications: Per task, the comparison of its schedule with the unscheduled function.
+        group_verifications: Per group of the plan, the same.
         verification: Comparison of the whole network.
         refused: Tasks for which no schedule could be made; they run as imported.
         host_calls: The same tasks, with reasons.
@@ -41,6 +43,7 @@ class ScheduledNetwork:
 
     module: tvm.IRModule
     task_verifications: dict[int, Verification]
+    group_verifications: tuple[Verification, ...]
     verification: Verification
     refused: frozenset[int]
     host_calls: tuple[HostCall, ...]
@@ -50,6 +53,7 @@ def schedule_network(
     extraction: Extraction,
     arch: Arch,
     mappings: dict[int, Mapping],
+    fused: FusedNetwork,
     *,
     cycles: dict[int, int],
     seed: int,
@@ -62,7 +66,8 @@ def schedule_network(
     Args:
         extraction: The network.
         arch: The accelerator.
-        mappings: Per task index, how it runs.
+        mappings: Per task index, how it runs alone.
+        fused: The groups, scheduled.
         cycles: Per task index, what the database records as its run time.
         seed: Of the random inputs.
         workdir: Holds the database; none is written if None.
@@ -73,7 +78,7 @@ def schedule_network(
         WorkdirError: The database cannot be written.
     """
     target = target_of(arch)
-    module = extraction.mod.clone()
+    module = fused.module.clone()
     scheduled: dict[int, tvm.s_tir.Schedule] = {}
     refused: dict[int, str] = {}
     with phase("schedule"):
@@ -90,8 +95,9 @@ def schedule_network(
                 if workdir is not None:
                     commit(workdir, func, made, cycles=cycles[index], target=target)
             # Functions of one task are structurally equal, so one schedule serves all; each keeps its own symbol.
-            module[name] = scheduled[index].mod["main"].with_attr("global_symbol", name)
-    progress.phase("verify", total=len(scheduled) + 1, unit="checks")
+            if name in fused.names_alone:
+                module[name] = scheduled[index].mod["main"].with_attr("global_symbol", name)
+    progress.phase("verify", total=len(scheduled) + len(fused.distinct) + 1, unit="checks")
     first_use = {index: name for name, index in reversed(extraction.functions)}
     verifications: dict[int, Verification] = {}
     with phase("verify"):
@@ -100,18 +106,33 @@ def schedule_network(
             func = extraction.mod[first_use[index]]
             verifications[index] = verify.verify_task(func, schedule.mod["main"], rng=rng, target=target)
             progress.step(f"verify {extraction.graph.tasks[index].name}")
+        group_verifications = _verify_groups(fused, target, seed, progress)
         inputs = frontend.random_inputs(extraction.mod, np.random.default_rng(seed))
         verification = verify.verify_network(extraction.mod, module, inputs, target=target)
         progress.step("verify network")
     return ScheduledNetwork(
         module=module,
         task_verifications=verifications,
+        group_verifications=group_verifications,
         verification=verification,
         refused=frozenset(refused),
         host_calls=tuple(
             HostCall(name=extraction.graph.tasks[index].name, reason=reason) for index, reason in refused.items()
         ),
     )
+
+
+def _verify_groups(
+    fused: FusedNetwork, target: tvm.target.Target, seed: int, progress: ProgressBar
+) -> tuple[Verification, ...]:
+    """One comparison per group; groups with equal code share it."""
+    found: dict[int, Verification] = {}
+    for position in fused.distinct:
+        rng = np.random.default_rng([seed, position])
+        plain, scheduled = fused.plain[position], fused.scheduled[position]
+        found[position] = verify.verify_task(plain, scheduled, rng=rng, target=target)
+        progress.step(f"verify group {position + 1}")
+    return tuple(found[position] for position in fused.like)
 
 
 def make_schedule(func: tvm.tirx.PrimFunc, nest: Nest | None, mapping: Mapping) -> tvm.s_tir.Schedule | str:

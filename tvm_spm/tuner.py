@@ -229,15 +229,15 @@ def tune(
         mod: A Relax module with or without bound parameters, an ``onnx.ModelProto``, the path of an ONNX file, or the
             name of a built-in model.
         target: ``spm/<accelerator>`` as text or as a TVM target, an accelerator, or the path of its file.
-        objective: ``edp``, ``energy`` or ``latency``, of each task.
+        objective: ``edp``, ``energy`` or ``latency``: of each task, and of the whole network where layers are fused.
         trials: Mappings measured per task; default 64.
         time_limit_s: For the search; verification comes on top.
         seed: Same seed, same result (as long as no time limit strikes).
         workdir: Keeps the log of trials and TVM's tuning database; a later run with it continues.
         executor: Runs measurements, for example a process pool or a Dask executor; in this process if None.
         measurer: Says how long a mapping takes, for example RTL simulation or a board; the simulator if None.
-        fusion: Element-wise layers are fused with the layer before them in any case; groups of several convolutions
-            are not planned by this version, so that both values give the same result.
+        fusion: Whether several layers may run as one, tile by tile, where the plan of the whole network gains by it.
+            Element-wise layers are fused with the layer before them in any case.
         shapes: Shapes of inputs whose dims the model leaves open.
         progress: Show a progress bar if stderr is a terminal.
 
@@ -257,6 +257,7 @@ def tune(
         task=TunerOptions() if trials is None else TunerOptions(trials=trials),
         seed=seed,
         workdir=None if workdir is None else Path(workdir),
+        fusion=fusion,
     )
     arch = arch_of(target) if not isinstance(target, (Arch, Path)) else load_arch(target)
     with ProgressBar(options.task.trials, enabled=None if progress else False) as bar:

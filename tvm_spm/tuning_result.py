@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from tvm_spm.arch import Arch
 from tvm_spm.cost import Cost, Energy
 from tvm_spm.errors import SpmError, WorkdirError, did_you_mean
+from tvm_spm.group import GroupMapping
 from tvm_spm.mapping import Mapping
 from tvm_spm.workload import HostCall, Task, TaskGraph
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import tvm
 
+    from tvm_spm.network_fusion import NetworkPlan
     from tvm_spm.verify import Verification
 
 
@@ -107,28 +109,71 @@ class TaskResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GroupResult:
+    """Layers that run as one; costs are of one occurrence.
+
+    Attributes:
+        names: The layers of the first occurrence.
+        tasks: Per layer the index of its task in the graph.
+        count: How often equal layers run the same way.
+        mapping: How the group runs.
+        cost: By the simulator of groups.
+        alone_cost: Of the same layers, each tuned and run alone.
+        spm_bytes: Most that one core holds at a time.
+        recompute_share: Multiply-accumulates done more than once, as a share of those needed.
+        verification: Comparison of the fused schedule with the unscheduled layers; None if the run ended before it.
+    """
+
+    names: tuple[str, ...]
+    tasks: tuple[int, ...]
+    count: int
+    mapping: GroupMapping
+    cost: Cost
+    alone_cost: Cost
+    spm_bytes: int
+    recompute_share: float
+    verification: Verification | None = None
+
+    @property
+    def verified(self) -> bool | None:
+        """Whether the fused schedule computes what the layers compute; None if unknown."""
+        return None if self.verification is None else self.verification.passed
+
+    def gain(self, objective: str) -> float:
+        """Value of the objective layer by layer over that of the group; above 1 is better.
+
+        A group may lose here and still serve the network, whose energy and cycles are what counts.
+        """
+        return self.alone_cost.objective(objective) / self.cost.objective(objective)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TuningResult:
     """The whole network: every task's mapping, its cost, and the module with the schedules in place.
 
     Attributes:
         tasks: One result per distinct task, in order of first occurrence.
+        groups: Layers that run as one, in order of first occurrence; everything else runs alone.
         arch: The accelerator.
         objective: What was minimised.
         graph: Calls of the network and the tasks they are.
         module: Relax module whose PrimFuncs carry the schedules.
         reference: The same module without schedules.
         verification: Comparison of the whole network; None if the run ended before it.
+        plan: How the layers were cut into groups; None if fusion was not asked for.
         seconds: Wall time by phase.
         interrupted: Whether Ctrl-C ended the search early.
     """
 
     tasks: tuple[TaskResult, ...]
+    groups: tuple[GroupResult, ...] = ()
     arch: Arch
     objective: str
     graph: TaskGraph
     module: tvm.IRModule
     reference: tvm.IRModule
     verification: Verification | None
+    plan: NetworkPlan | None = None
     seconds: tuple[tuple[str, float], ...]
     interrupted: bool = False
 
@@ -139,8 +184,21 @@ class TuningResult:
 
     @property
     def cost(self) -> Cost:
-        """Sum over all occurrences of all tasks, run one after the other."""
+        """Sum over all groups and all layers that run alone, one after the other."""
+        parts = [(result.cost, self.count_alone(result)) for result in self.tasks]
+        return total_cost(parts + [(group.cost, group.count) for group in self.groups], self.arch)
+
+    @property
+    def unfused_cost(self) -> Cost:
+        """The sum if every layer ran alone."""
         return total_cost([(result.cost, result.task.count) for result in self.tasks], self.arch)
+
+    def count_alone(self, result: TaskResult) -> int:
+        """Occurrences of a task outside of groups."""
+        fused = sum(
+            group.count for group in self.groups for task in group.tasks if self.graph.tasks[task] == result.task
+        )
+        return result.task.count - fused
 
     @property
     def default_cost(self) -> Cost:
@@ -151,6 +209,7 @@ class TuningResult:
     def verified(self) -> bool | None:
         """Whether every task and the whole network compute what the untuned module computes; None if unknown."""
         verdicts = [result.verified for result in self.tasks if result.mapping is not None]
+        verdicts += [group.verified for group in self.groups]
         verdicts.append(None if self.verification is None else self.verification.passed)
         if False in verdicts:
             return False
@@ -179,6 +238,7 @@ class TuningResult:
             {
                 "name": result.task.name,
                 "count": result.task.count,
+                "count_alone": self.count_alone(result),
                 "kind": result.task.kind,
                 "dims": result.task.work.dims.as_dict() if hasattr(result.task.work, "dims") else {},
                 "mapping": None if result.mapping is None else result.mapping.line(),
@@ -196,9 +256,33 @@ class TuningResult:
             for result in self.tasks
         ]
 
+    def group_rows(self) -> list[dict[str, object]]:
+        """One plain dictionary per group."""
+        return [
+            {
+                "layers": list(group.names),
+                "count": group.count,
+                "cores": group.mapping.num_cores,
+                "tile": list(group.mapping.tile),
+                "kept_axes": list(group.mapping.kept),
+                "mapping": str(group.mapping),
+                "cycles": group.cost.cycles,
+                "utilization": group.cost.utilization,
+                "bound_by": group.cost.bound_by,
+                "energy_pj": group.cost.energy_pj,
+                "edp_pj_cycles": group.cost.edp_pj_cycles,
+                "dram_bytes": sum(group.cost.dram_bytes),
+                "spm_bytes": group.spm_bytes,
+                "recompute_share": group.recompute_share,
+                "gain_over_alone": group.gain(self.objective),
+                "verified": group.verified,
+            }
+            for group in self.groups
+        ]
+
     def totals(self) -> dict[str, object]:
         """Sums over the network, with what was left on the host."""
-        cost, default = self.cost, self.default_cost
+        cost, default, unfused = self.cost, self.default_cost, self.unfused_cost
         return {
             "arch": self.arch.name,
             "objective": self.objective,
@@ -208,11 +292,19 @@ class TuningResult:
             "utilization": cost.utilization,
             "gain_over_default": default.objective(self.objective) / cost.objective(self.objective),
             "speedup_over_default": self.speedup_over("default"),
+            "gain_of_fusion": unfused.objective(self.objective) / cost.objective(self.objective),
+            "speedup_of_fusion": unfused.cycles / cost.cycles,
+            "dram_bytes": sum(cost.dram_bytes),
+            "dram_bytes_unfused": sum(unfused.dram_bytes),
             "verified": self.verified,
             "host_calls": [{"name": call.name, "reason": call.reason} for call in self.host_calls],
             "seconds": {name: round(value, 3) for name, value in self.seconds},
             "interrupted": self.interrupted,
         }
+
+    def as_dict(self) -> dict[str, object]:
+        """Tasks, groups and totals as plain data for JSON."""
+        return {"tasks": self.rows(), "groups": self.group_rows(), "totals": self.totals()}
 
     def table(self) -> pd.DataFrame:
         """One row per task, as a data frame."""
@@ -231,6 +323,19 @@ class TuningResult:
 
         return build(self.module, target_of(self.arch))
 
+    def draw(self, path: str | Path) -> None:
+        """Draw the layers, their groups and their cores into an ``.svg`` or ``.png`` file.
+
+        Raises:
+            SpmError: The network was tuned without fusion, or the file cannot be written or has another suffix.
+        """
+        from tvm_spm.report.plan_picture import draw_plan
+
+        if self.plan is None:
+            raise SpmError("nothing to draw: the network was tuned without fusion; leave out fusion=False")
+        title = f"{self.arch.name}: {self.cost.cycles:,} cycles, {self.unfused_cost.cycles:,} layer by layer"
+        draw_plan(self.plan.graph, self.plan.drawn_groups(), path, title=title)
+
     def save(self, directory: str | Path) -> Path:
         """Write ``result.json``, ``table.csv`` and the tuning database into a directory.
 
@@ -240,8 +345,7 @@ class TuningResult:
         path = Path(directory)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            content = {"tasks": self.rows(), "totals": self.totals()}
-            (path / "result.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            (path / "result.json").write_text(json.dumps(self.as_dict(), indent=1) + "\n", encoding="utf-8")
             self.table().to_csv(path / "table.csv", index=False)
         except OSError as error:
             raise WorkdirError(f"{path}: cannot write: {error.strerror}") from error

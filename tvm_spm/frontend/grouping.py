@@ -64,13 +64,18 @@ class GroupedModule:
         )  # fmt: skip
 
 
-def group_calls(mod: tvm.IRModule, groups: Sequence[Sequence[relax.Var | str]]) -> GroupedModule:
+def group_calls(
+    mod: tvm.IRModule, groups: Sequence[Sequence[relax.Var | str]], variants: Sequence[int] | None = None
+) -> GroupedModule:
     """Make one TIR function of every group of calls; everything else stays as it is.
+
+    Groups of equal code share a function.
 
     Args:
         mod: With TIR functions, as ``fuse`` returns it; ``main`` has one block where there is a group.
         groups: Per group, the variables of ``main`` its calls are bound to, in an order in which they can run. Only the
             last one may be used outside. No variable is in two groups.
+        variants: Per group a number; groups of different numbers share no function. Default: all the same.
 
     Raises:
         ModelError: A variable is not bound to a call of a TIR function, or a group is not closed; names it.
@@ -83,7 +88,7 @@ def group_calls(mod: tvm.IRModule, groups: Sequence[Sequence[relax.Var | str]]) 
     by_name = {var.name: var for var in bindings}
     calls = [[_call(bindings, by_name, member) for member in group] for group in groups]
     _check_closed(mod, calls)
-    made, names = _with_functions(mod, calls, bindings)
+    made, names = _with_functions(mod, calls, variants or [0] * len(calls), bindings)
     try:
         fused = relax.transform.DeadCodeElimination()(relax.transform.FuseTIR()(made))
     except TVM_ERRORS as error:
@@ -142,7 +147,10 @@ def _inputs(group: Sequence[relax.Binding]) -> list[tuple[relax.Expr, tuple[int,
 
 
 def _with_functions(
-    mod: tvm.IRModule, calls: Sequence[Sequence[relax.Binding]], bindings: dict[relax.Var, tuple[int, relax.Binding]]
+    mod: tvm.IRModule,
+    calls: Sequence[Sequence[relax.Binding]],
+    variants: Sequence[int],
+    bindings: dict[relax.Var, tuple[int, relax.Binding]],
 ) -> tuple[tvm.IRModule, list[str]]:
     """The module with a Relax function per group, called where the last call of the group stood."""
     builder = relax.BlockBuilder(mod)
@@ -154,9 +162,10 @@ def _with_functions(
         while name in taken:
             name += "_"
         taken.add(name)
-        names.append(name)
-        func, arguments = _function(group)
+        func, arguments = _function(group, variants[number])
+        # The builder gives back the function it has if this one is equal to it.
         var = builder.add_func(func, name)
+        names.append(var.name_hint)
         replaced |= {binding.var: None for binding in group[:-1]}
         replaced[group[-1].var] = relax.Call(var, arguments)
     main = mod[ENTRY]
@@ -174,12 +183,12 @@ def _with_functions(
     return relax.transform.Normalize()(builder.get()), names
 
 
-def _function(group: Sequence[relax.Binding]) -> tuple[relax.Function, list[relax.Expr]]:
+def _function(group: Sequence[relax.Binding], variant: int) -> tuple[relax.Function, list[relax.Expr]]:
     inputs = _inputs(group)
     params = [relax.Var(f"p{number}", expr.ty) for number, (expr, _) in enumerate(inputs)]
     inside: list[tuple[relax.Expr, relax.Expr]] = [(expr, var) for (expr, _), var in zip(inputs, params, strict=True)]
     builder = relax.BlockBuilder()
-    with builder.function("group", params, attrs={"Primitive": True}, private=True):
+    with builder.function("group", params, attrs={"Primitive": True, "variant": variant}, private=True):
         with builder.dataflow():
             for binding in group:
                 fields = [

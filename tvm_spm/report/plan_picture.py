@@ -143,13 +143,19 @@ def _draw_group(
         x, y = places[index]
         box = FancyBboxPatch(
             (x - _BOX[0] / 2, y - _BOX[1] / 2), *_BOX, boxstyle="round,pad=0,rounding_size=0.05",
-            facecolor=color if fused else "white", edgecolor="0.3", linewidth=0.7, zorder=2,
+            facecolor=_paler(color) if fused else "white", edgecolor="0.3", linewidth=0.7, zorder=2,
         )  # fmt: skip
         axes.add_patch(box)
         text = _label(graph.layers[index])
         if not fused and group.num_cores > 1:
             text += f"\n{group.num_cores} cores"
         axes.text(x, y, text, fontsize=5.5, ha="center", va="center", zorder=3)
+
+
+def _paler(color: tuple[float, float, float]) -> tuple[float, float, float]:
+    """Half way to white, so that text stays readable."""
+    red, green, blue = color
+    return (1 + red) / 2, (1 + green) / 2, (1 + blue) / 2
 
 
 def _rows(places: list[tuple[float, float]]) -> list[list[tuple[float, float]]]:

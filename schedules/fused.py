@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import tvm
 from tvm import tirx
 
 from schedules import ScheduleError
@@ -82,12 +83,18 @@ def schedule_group(fused: FusedFunction, group: Group, mapping: GroupMapping) ->
     """
     graph = group.graph
     layers = [graph.layers[index] for index in group.layers]
+    fused = replace(fused, func=_with_narrow_indices(fused.func))
     codes = read_layers(fused.func, fused.blocks, layers)
     if len(mapping.k_tile) != len(layers):
         raise ScheduleError(f"the mapping is for {len(mapping.k_tile)} layers, the group has {len(layers)}")
     regions = regions_of(group, mapping)
     writer = _Writer(group=group, mapping=mapping, codes=codes, regions=regions, fused=fused)
     return fused.func.with_body(writer.code())
+
+
+def _with_narrow_indices(func: tirx.PrimFunc) -> tirx.PrimFunc:
+    """The function with indices of 32 bits, as those that are written here have."""
+    return tirx.transform.ForceNarrowIndexToInt32()(tvm.IRModule({"main": func}))["main"]
 
 
 class _Writer:
@@ -112,7 +119,8 @@ class _Writer:
     def code(self) -> tirx.Stmt:
         """The whole body."""
         loops = self.regions.loops
-        stmt = sequence([*self.regions.binds, *(self._layer(index) for index in self.group.layers)])
+        layers = [self._layer(index) for index in self.group.layers]
+        stmt = sequence([*self.regions.binds, *self.places.binds, *layers])
         for axis in reversed(range(len(loops.tiles))):
             if loops.num_tiles[axis] > 1:
                 notes = {"spm.level": "tile", "spm.axis": axis}

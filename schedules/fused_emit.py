@@ -24,13 +24,14 @@ class Tile:
 
     Attributes:
         buffer: Holds it.
-        first: Per axis, the index in the tensor of what lies at 0.
-        rings: Per axis, the extent by which indices wrap around instead.
+        first: Per axis, the first index in the tensor that may be asked for.
+        rings: Per axis, None if that element lies at 0; else where it lies, and the extent behind which elements go on
+            at 0.
     """
 
     buffer: tirx.Buffer
     first: tuple[Expr, ...]
-    rings: tuple[int | None, ...]
+    rings: tuple[tuple[Expr, int] | None, ...]
 
     @classmethod
     def whole(cls, buffer: tirx.Buffer) -> Tile:
@@ -40,7 +41,7 @@ class Tile:
     def at(self, indices: Sequence[Expr]) -> list[Expr]:
         """Where an element of the tensor lies."""
         return [
-            simplified(index - first if ring is None else tirx.floormod(index, ring))
+            _wrapped(simplified(index - first), ring)
             for index, first, ring in zip(indices, self.first, self.rings, strict=True)
         ]
 
@@ -51,6 +52,15 @@ class Tile:
     def store(self, indices: Sequence[Expr], value: Expr) -> tirx.Stmt:
         """Write an element of the tensor."""
         return tirx.BufferStore(self.buffer, value, self.at(indices))
+
+
+def _wrapped(offset: Expr, ring: tuple[Expr, int] | None) -> Expr:
+    """An offset in a ring; no remainder is taken, which host compilers make slow code of, and some wrong code."""
+    if ring is None:
+        return offset
+    start, extent = ring
+    at = start + offset
+    return tirx.Select(at >= extent, at - extent, at)
 
 
 def number(value: int) -> Expr:

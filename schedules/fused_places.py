@@ -34,6 +34,8 @@ class Places:
         raised = raised_axes(mapping, regions.loops)
         self._rolls = raised[0] if raised else None
         self._origin: dict[int | Key, Region] | None = None
+        self.binds: list[tirx.Bind] = []
+        """Statements that have to stand behind those of the regions."""
 
     def buffers(self) -> Iterator[tirx.Buffer]:
         """All buffers, in order of first use."""
@@ -125,7 +127,7 @@ class Places:
         inner = frozenset(axis for axis in range(self._rolls + 1, len(loops.tiles)) if loops.num_tiles[axis] > 1)
         extents: list[int] = []
         first: list[Expr] = []
-        rings: list[int | None] = []
+        rings: list[tuple[Expr, int] | None] = []
         for axis, (movers, (start, stop)) in enumerate(
             zip(self.regions.moved[key], self.regions.needed[key], strict=True)
         ):
@@ -145,9 +147,15 @@ class Places:
             else:
                 extents.append(_extent(start, stop))
             first.append(start.expr)
-            rings.append(ring)
+            rings.append(None if ring is None else (self._start(f"{name}_start{axis}", start, ring), ring))
         buffer = tirx.decl_buffer(extents, dtype, name, scope=SPM_SCOPE)
         return Tile(buffer=buffer, first=tuple(first), rings=tuple(rings))
+
+    def _start(self, name: str, first: Dual, ring: int) -> Expr:
+        """Where the first element needed at a tile lies in a ring."""
+        var = tirx.Var(name, "int32")
+        self.binds.append(tirx.Bind(var, tirx.floormod(first.expr, number(ring))))
+        return var
 
     def _origin_of(self, key: int | Key) -> Region:
         if self._origin is None:

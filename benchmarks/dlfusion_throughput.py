@@ -2,9 +2,9 @@
 
 Source: public calibration points of the machine, fp16: GoogLeNet 2,302 images/s at batch 64, DenseNet-121 730 images/s
 at batch 32.
-Compared: throughput of the model, layer by layer and in groups of at most four layers, on as many of the 32 cores as the
-output of a group can be split over. The networks are the light models of the ``onnx`` package with their inputs changed
-to that batch; the batch is split over cores like any other axis.
+Compared: throughput of the model, layer by layer and in groups of at most four layers, on as many of the 32 cores as
+the output of a group can be split over. The networks are the light models of the ``onnx`` package with their inputs
+changed to that batch; the batch is split over cores like any other axis.
 Budget: none.
 Expected time: some minutes on two cores; ``--quick`` is GoogLeNet alone.
 Differences: nothing is fitted to the published numbers; on-chip sizes and rates of the model are assumed, and neither

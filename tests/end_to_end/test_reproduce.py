@@ -7,7 +7,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from tvm_spm.group import Group
 from tvm_spm.reproduce import reproduce
+from tvm_spm.reproduce.dlfusion_calibration import conv_chain
+from tvm_spm.reproduce.dlfusion_setup import STRATEGIES, price_table, sized_arch
 from tvm_spm.reproduce.dmazerunner import tables_of
 from tvm_spm.reproduce.runs import differences, read_csv
 
@@ -60,3 +63,50 @@ def test_pictures_are_written(written: tuple[str, Path]):
     _, out_dir = written
     assert (out_dir / "dmazerunner_dataflows.png").read_bytes().startswith(b"\x89PNG")
     assert "<svg" in (out_dir / "dmazerunner_dataflows.svg").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def fused(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    out_dir = tmp_path_factory.mktemp("dlfusion")
+    return reproduce("dlfusion", quick=True, out_dir=out_dir), out_dir
+
+
+def test_eight_strategies_of_one_network(fused: tuple[str, Path]):
+    text, out_dir = fused
+    rows = read_csv(out_dir / "dlfusion.csv")
+    cycles = {row["searcher"]: int(row["cycles"]) for _, row in rows[rows["layer"] == "alexnet"].iterrows()}
+    assert set(cycles) == set(STRATEGIES)
+    # Every other strategy chooses among what the exact one chooses from.
+    assert cycles["exact"] == min(cycles.values())
+    assert cycles["best cores per layer"] <= min(cycles["fixed cores"], cycles["no optimisation"])
+    assert cycles["fuse, one count"] <= cycles["fuse everything"]
+    # AlexNet has 58.6 million weights of 16 bits in dense layers; 4 channels move 102.4 bytes per cycle.
+    assert cycles["exact"] > 58_621_952 * 2 / 102.4
+    assert "Liu et al., the paper (quoted)" in text
+    assert "3.60x 7.90x" in " ".join(text.split())
+
+
+def test_halos_cost_what_is_known(fused: tuple[str, Path]):
+    text, _ = fused
+    lines = {" ".join(line.split()) for line in text.splitlines()}
+    # Rows of the last output over 2 and 32 cores, derived by arithmetic: ours count the same.
+    for how in ("boxes, even parts", "boxes, chunks", "group model"):
+        assert f"conv1_1-1_2 {how} 1.00 1.01" in lines
+        assert f"conv5_1-5_4 {how} 1.21 3.64" in lines
+        assert f"all 16 convs {how} 1.78 9.24" in lines
+
+
+def test_speedups_are_drawn(fused: tuple[str, Path]):
+    _, out_dir = fused
+    assert (out_dir / "dlfusion_speedups.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_no_price_is_below_its_bound():
+    arch, graph = sized_arch(1024), conv_chain([(64, 32, 14, 3), (64, 64, 14, 1), (32, 64, 14, 3)])
+    table = price_table(graph, arch)
+    for first, stop in ((0, 1), (0, 2), (1, 3), (0, 3)):
+        group = Group(graph=graph, first=first, stop=stop)
+        for cores, bound in zip((1, 4, 14), table.bound_group(group, (1, 4, 14)), strict=True):
+            price = table.price_group(group, cores)
+            assert price is not None
+            assert bound <= price.cycles

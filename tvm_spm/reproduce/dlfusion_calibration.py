@@ -24,7 +24,7 @@ TAPS = (1, 3)
 CHAIN_LAYERS = 4
 
 MACS_PER_CORE = tuple(1 << exponent for exponent in range(10, 27, 2))
-CHANNELS_PER_CORE = (1, 2, 4, 8, 16, 32)
+CHANNELS_PER_CORE = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 BLOCK_MACS_PER_CORE = tuple(1 << exponent for exponent in range(16, 31, 2))
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from math import prod
 from multiprocessing import get_context
 
 import pandas as pd
@@ -156,6 +157,16 @@ def strategies(calibration: Calibration) -> dict[str, Strategy]:
     return dict(zip(STRATEGIES, functions, strict=True))
 
 
+def network_floor(graph: LayerGraph, arch: Arch) -> int:
+    """Cycles that no plan stays below: all weights come from DRAM, and all cores multiply at their peak rate."""
+    read = {read.tensor for layer in graph.layers for read in layer.reads}
+    weights = [tensor for index, tensor in enumerate(graph.tensors) if index in read and tensor.is_constant]
+    num_bytes = sum(prod(tensor.shape) * tensor.elem_bits for tensor in weights) / 8
+    macs = sum(layer.workload.macs for layer in graph.layers if layer.workload is not None)
+    dram = arch.levels.DRAM
+    return int(max(num_bytes / (dram.channels * dram.channel_bytes_per_cycle), macs / arch.peak_macs_per_cycle))
+
+
 def decision_row(decision: Decision, arch: Arch, graph: LayerGraph) -> dict[str, object]:
     """What one row of a CSV file says of a decision."""
     prices = [block.price for block in decision.blocks]
@@ -172,7 +183,7 @@ def decision_row(decision: Decision, arch: Arch, graph: LayerGraph) -> dict[str,
         "cycles": decision.cycles,
         "energy_pj": decision.energy_pj,
         "edp_pj_cycles": decision.cycles * decision.energy_pj,
-        "lower_bound": "",
+        "lower_bound": network_floor(graph, arch),
         "mapping": " ".join(f"{block.first}-{block.stop - 1}@{block.price.num_cores}" for block in decision.blocks),
         "source": "simulated",
         "cost_s": round(decision.cost_s, 4),

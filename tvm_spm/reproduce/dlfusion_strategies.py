@@ -15,6 +15,9 @@ from tvm_spm.reproduce.dlfusion_prices import GroupPrice, Prices, PriceTable
 POWERS_OF_TWO = (1, 2, 4, 8, 16, 32)
 """Numbers of cores that the heuristic and the reduced brute force look at."""
 
+MAX_GROUP = 8
+"""Most layers in a group of ``exact`` and of ``fuse_with_one_count``; the others may have longer ones."""
+
 MAX_CUTS = 16
 """The reduced brute force enumerates at most ``2 ** MAX_CUTS`` sets of cuts."""
 
@@ -208,14 +211,12 @@ def reduced_cuts(prices: Prices) -> tuple[tuple[int, ...], int]:
 
 
 def exact(prices: Prices) -> Chosen:
-    """The optimum over all intervals and all numbers of cores, with a proof."""
+    """The optimum over all intervals of at most ``MAX_GROUP`` layers and all numbers of cores, with a proof."""
     blocks, num_groups, num_excluded = optimal_groups(prices, lambda first, stop: prices.core_counts)
     return blocks, f"{num_groups:,} groups x counts, {num_excluded:,} excluded by bounds"
 
 
-def optimal_groups(
-    prices: Prices, counts_of: CountsOf, *, max_group: int | None = None
-) -> tuple[list[Block], int, int]:
+def optimal_groups(prices: Prices, counts_of: CountsOf, *, max_group: int = MAX_GROUP) -> tuple[list[Block], int, int]:
     """The fastest plan of all intervals, each on one of its numbers of cores.
 
     Intervals are taken by length. One whose bound on some number of cores is not below the best way to cover the same
@@ -224,7 +225,7 @@ def optimal_groups(
     Args:
         prices: Of every group.
         counts_of: Numbers of cores to choose from, by first layer and stop.
-        max_group: Most layers in a group; None for any number.
+        max_group: Most layers in a group.
 
     Returns:
         The groups, how many pairs of an interval and a number of cores there are, and how many a bound excluded.
@@ -243,8 +244,7 @@ def optimal_groups(
             ]
             best = min(parts, default=math.inf)
             found: list[GroupPrice] = []
-            is_short = max_group is None or length <= max_group
-            if is_short and refuse_group(prices.graph, first, stop) is None:
+            if length <= max_group and refuse_group(prices.graph, first, stop) is None:
                 counts = counts_of(first, stop)
                 found, excluded = _priced_below(prices, first, stop, counts, best)
                 num_groups, num_excluded = num_groups + len(counts), num_excluded + excluded
@@ -334,7 +334,10 @@ def _priced_below(
     prices: Prices, first: int, stop: int, counts: tuple[int, ...], best: float
 ) -> tuple[list[GroupPrice], int]:
     """Prices of a group on every number of cores whose bound is below ``best`` and below the prices before it."""
-    found, num_excluded = [], 0
+    found: list[GroupPrice] = []
+    num_excluded = 0
+    if refuse_group(prices.graph, first, stop) is not None:
+        return found, num_excluded
     for bound, cores in prices.bounds(first, stop, counts):
         if bound >= best:
             num_excluded += 1

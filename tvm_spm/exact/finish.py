@@ -66,7 +66,7 @@ def next_order(order: Ints, low: int, high: int) -> bool:
 
 
 @compiled_lean
-def _is_ordered(outside: NDArray[np.bool_], order: Ints, num_loops: int) -> bool:
+def is_ordered(outside: NDArray[np.bool_], order: Ints, num_loops: int) -> bool:
     """Whether an order, outer to inner, is as the constraints ask."""
     for inner in range(1, num_loops):
         for outer in range(inner):
@@ -96,13 +96,13 @@ def make_tables(problem: Problem, floor: Floor, runs: Ints, room: int) -> Tables
             num_outer = num_loops
     num_orders = 0
     while True:
-        if _is_ordered(problem.wanted.outside[0], loops, num_loops):
+        if is_ordered(problem.wanted.outside[0], loops, num_loops):
             num_orders += 1
         if not next_order(loops, num_outer, num_loops) and not next_order(loops, 0, num_outer):
             break
     doubles, num_doubles = np.empty(8, dtype=np.int64), 0
     for double in range(8):
-        if floor.fitting >> double & 1 and (floor.num_cores > 1 or _is_maximal(floor.fitting, double)):
+        if floor.fitting >> double & 1 and (floor.num_cores > 1 or is_maximal(floor.fitting, double)):
             doubles[num_doubles] = double
             num_doubles += 1
     total = num_orders * num_doubles
@@ -114,7 +114,7 @@ def make_tables(problem: Problem, floor: Floor, runs: Ints, room: int) -> Tables
     core_first = cores // 2 * core_tile
     row = 0
     while True:
-        for choice in range(num_doubles if _is_ordered(problem.wanted.outside[0], loops, num_loops) else 0):
+        for choice in range(num_doubles if is_ordered(problem.wanted.outside[0], loops, num_loops) else 0):
             tables.order[row, :num_loops] = loops[:num_loops]
             tables.double[row] = doubles[choice]
             for operand in range(3):
@@ -137,7 +137,7 @@ def make_tables(problem: Problem, floor: Floor, runs: Ints, room: int) -> Tables
 
 
 @compiled_lean
-def _is_maximal(fitting: int, double: int) -> bool:
+def is_maximal(fitting: int, double: int) -> bool:
     """Whether no further operand can have two buffers.
 
     On one core a second SPM buffer never costs cycles: a pass's slot is ``max(pass, beside) + behind``, a load that
@@ -216,7 +216,7 @@ def _is_wanted(outside: NDArray[np.bool_], order: Ints, kind: Ints, num_loops: i
         outer, inner = order[loop - 1], order[loop]
         if kind[loop - 1] == kind[loop] and outer > inner and not outside[outer, inner]:
             return False
-    return _is_ordered(outside, order, num_loops)
+    return is_ordered(outside, order, num_loops)
 
 
 @compiled_lean

@@ -26,13 +26,15 @@ _list_tiles, _list_arrays, _single_energies = spm_tiles.list_tiles, array_tiles.
 _bound_floors, _join = join.bound_floors, join.join
 
 
-_NOT_COMPILED = ("__init__", "search", "relaxed", "unrollings")
+_NOT_COMPILED = ("__init__", "search", "relaxed", "unrollings", "balanced")
 
 
 def _source_hash() -> int:
     models = Path(cost_model.arrays.__file__).parent
     sources = [models / "arrays.py", Path(legality_batch.__file__)]
-    sources += sorted(path for path in Path(__file__).parent.glob("*.py") if path.stem not in _NOT_COMPILED)
+    here = Path(__file__).parent
+    others = (*_NOT_COMPILED, *(path.stem for path in here.glob("balanced_*.py")))
+    sources += sorted(path for path in here.glob("*.py") if path.stem not in others)
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).digest()
     return int.from_bytes(digest[:7], "big") + 1
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from cost_model.batched import BatchCost, evaluate_batch
 from tvm_spm.arch import Arch
 from tvm_spm.constraints import Constraints
-from tvm_spm.mapping import Mapping
-from tvm_spm.mapping_batch import concat, decode, encode
+from tvm_spm.exact.spm_tiles import TOLERANCE
+from tvm_spm.mapping_batch import MappingBatch, concat
 from tvm_spm.mapspace import MapSpace, fingerprints
 from tvm_spm.workload import Workload
 
@@ -25,25 +25,25 @@ NUM_IDLE_GENERATIONS = 15
 def improve(
     workload: Workload,
     arch: Arch,
-    start: Mapping,
+    start: MappingBatch,
     *,
     constraints: Constraints,
     objective: str,
     energy_cap_pj: float,
     stop: Callable[[], bool],
-) -> tuple[Mapping, int]:
+) -> tuple[MappingBatch, float, int]:
     """Change one or a few knobs of the best mappings again and again; repeatable unless stopped.
 
     Returns:
-        The best mapping, at least as good as ``start``, and how many were priced.
+        The best mapping, at least as good as ``start``, its objective, and how many were priced.
     """
     space, rng = MapSpace(workload=workload, arch=arch, constraints=constraints), np.random.default_rng(0)
 
     def objectives(cost: BatchCost) -> NDArray[np.float64]:
         values = {"edp": cost.energy_pj * cost.cycles, "energy": cost.energy_pj, "latency": cost.cycles.astype(float)}
-        return np.where(cost.energy_pj <= energy_cap_pj, values[objective], np.inf)
+        return np.where(cost.energy_pj <= energy_cap_pj * (1.0 + TOLERANCE), values[objective], np.inf)
 
-    parents = encode([start])
+    parents = start
     values = objectives(evaluate_batch(workload, arch, parents))
     num_evaluated, num_idle = 1, 0
     for _ in range(NUM_GENERATIONS):
@@ -59,4 +59,4 @@ def improve(
         best = distinct[np.argsort(all_values[distinct], kind="stable")[:NUM_PARENTS]]
         num_idle = 0 if all_values[best[0]] < values[0] else num_idle + 1
         parents, values = everyone.take(best), all_values[best]
-    return decode(parents, 0), num_evaluated
+    return parents.take(slice(0, 1)), float(values[0]), num_evaluated

@@ -19,6 +19,7 @@ from tvm_spm.constraints_batch import ANY_BUFFERS, CORES, DRAM, SPM, Rules, rule
 from tvm_spm.cost import OBJECTIVES, Cost
 from tvm_spm.errors import NoMappingError, SpmError, did_you_mean
 from tvm_spm.exact.array_tiles import ARRAY_FIELDS, least_pes, make_shapes
+from tvm_spm.exact.balanced import BalancedSearch
 from tvm_spm.exact.finish import Best
 from tvm_spm.exact.join import CANDIDATE_FIELDS
 from tvm_spm.exact.kernel import bound_floors, list_arrays, list_tiles, search_floors, single_energies
@@ -35,9 +36,10 @@ PERFECT_SPACE = (
     "all legal mappings with perfect factors across cores, DRAM, SPM, PE rows, PE columns and RF, in all loop orders "
     "that finish outputs before they leave SPM, with all bufferings, under the analytical model"
 )
-IMPERFECT_SPACE = (
-    "the bound covers any execution; the mapping is the best one with perfect factors, improved by a local search "
-    "among mappings with any factors"
+BALANCED_SPACE = (
+    "all legal mappings with any factors across cores, PE rows and PE columns, and with the smallest SPM and RF tiles "
+    "for their numbers of iterations, perfect factors among them, in all loop orders that finish outputs before they "
+    "leave SPM, with all bufferings, under the analytical model"
 )
 
 CHUNK_TILES = 8
@@ -110,8 +112,8 @@ def exact_search(
         workload: What is computed.
         arch: The accelerator.
         objective: ``edp``, ``energy`` or ``latency``.
-        perfect: Only factors that divide; for those the optimum is certified. Otherwise the result is the best found
-            with any factors, and ``lower_bound`` says how far off it may be.
+        perfect: Only factors that divide. Otherwise any factors across cores and PEs, and all tiles that are the
+            smallest for their number of iterations (the points of ``MapSpace(perfect=False)``).
         constraints: What every mapping satisfies; the certificate is about those alone.
         energy_cap_pj: No mapping may need more energy.
         time_limit_s: Stop after this wall time with the best so far; the first few SPM tiles are always tried.
@@ -132,28 +134,29 @@ def exact_search(
         late = time_limit_s is not None and time.monotonic() - started >= time_limit_s
         return late or (should_stop is not None and should_stop())
 
-    search = _Search(workload, arch, problem, stop, rules_of(constraints, workload))
+    rules = rules_of(constraints, workload)
+    search = _Search(workload, arch, problem, stop, rules)
     bound = search.run(stop)
     if not search.is_complete:
         bound = min(bound, lower_bound(workload, arch, objective))
-    found = float(search.best.objective[0])
+    best, found = search.best.row, float(search.best.objective[0])
+    num_evaluated, num_bounded = int(search.best.num_evaluated[0]), int(search.best.num_bounded[0])
+    if not perfect:
+        if math.isfinite(found):
+            best, found, num_more = improve(
+                workload, arch, best, constraints=constraints, objective=objective, energy_cap_pj=cap, stop=stop
+            )
+            num_evaluated += num_more
+        balanced = BalancedSearch(workload, arch, problem, rules, best, found, stop)
+        bound = balanced.run()
+        best, found = balanced.best, balanced.value
+        num_evaluated, num_bounded = num_evaluated + balanced.num_evaluated, num_bounded + balanced.num_bounded
     if math.isinf(found):
-        space = MapSpace(workload=workload, arch=arch, perfect=True, constraints=constraints)
-        if conflict := space.conflict():
-            raise NoMappingError(f"{workload} on {arch.name}: {conflict}")
-        what = "fits" if energy_cap_pj is None else f"fits and needs at most {energy_cap_pj:.6g} pJ"
-        raise NoMappingError(f"{workload} on {arch.name}: no mapping with perfect factors was found that {what}")
-    mapping, model = decode(search.best.row, 0), AnalyticalModel()
+        raise NoMappingError(_no_mapping_text(workload, arch, constraints, energy_cap_pj, perfect=perfect))
+    mapping, model = decode(best, 0), AnalyticalModel()
     value = model.cost(workload, arch, mapping).objective(objective)
     if not math.isclose(value, found, rel_tol=1e-9):
         raise RuntimeError(f"the search prices {found!r} what the analytical model prices {value!r}: {mapping.line()}")
-    num_evaluated = int(search.best.num_evaluated[0])
-    if not perfect:
-        bound = lower_bound(workload, arch, objective)
-        mapping, num_more = improve(
-            workload, arch, mapping, constraints=constraints, objective=objective, energy_cap_pj=cap, stop=stop
-        )
-        num_evaluated += num_more
     cost = model.cost(workload, arch, mapping)
     value = cost.objective(objective)
     return ExactResult(
@@ -163,14 +166,24 @@ def exact_search(
         lower_bound=min(bound, value),
         certified=bound >= value * (1 - 10 * TOLERANCE),
         num_evaluated=num_evaluated,
-        num_bounded=int(search.best.num_bounded[0]),
+        num_bounded=num_bounded,
         seconds=time.monotonic() - started,
         space=_space_text(constraints, perfect=perfect),
     )
 
 
+def _no_mapping_text(
+    workload: Workload, arch: Arch, constraints: Constraints, energy_cap_pj: float | None, *, perfect: bool
+) -> str:
+    if conflict := MapSpace(workload=workload, arch=arch, perfect=perfect, constraints=constraints).conflict():
+        return f"{workload} on {arch.name}: {conflict}"
+    what = "fits" if energy_cap_pj is None else f"fits and needs at most {energy_cap_pj:.6g} pJ"
+    factors = "with perfect factors " if perfect else ""
+    return f"{workload} on {arch.name}: no mapping {factors}was found that {what}"
+
+
 def _space_text(constraints: Constraints, *, perfect: bool) -> str:
-    text = PERFECT_SPACE if perfect else IMPERFECT_SPACE
+    text = PERFECT_SPACE if perfect else BALANCED_SPACE
     return f"{text}, with {constraints}" if constraints else text
 
 

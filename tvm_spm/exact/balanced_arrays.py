@@ -1,0 +1,348 @@
+"""All array tiles of balanced mappings that a bound leaves: PEs per dim times RF tiles that fit a PE."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tvm_spm.constraints_batch import ANY_BUFFERS
+from tvm_spm.exact.balanced_floors import SLACK
+from tvm_spm.exact.balanced_tables import (
+    ARRAY_FIELDS,
+    LEAST_ALL,
+    LEAST_ONCE,
+    LEAST_PIECES,
+    LEAST_STEPS,
+    LEAST_TIME,
+    MOST_ALL,
+    MOST_PIECES,
+    MOST_STEPS,
+    Tables,
+)
+from tvm_spm.exact.boxes import tile_elems
+from tvm_spm.exact.compiled import compiled, compiled_lean
+from tvm_spm.exact.pass_time import NONE, I, Ints, O, W
+from tvm_spm.exact.problem import Problem
+from tvm_spm.exact.spm_tiles import objective_of
+from tvm_spm.mapping_batch import NUM_DIMS
+
+BALANCED_ARRAY_FIELDS = np.dtype(
+    [
+        ("pes", np.int64),
+        ("rf", np.int32, NUM_DIMS),
+        ("fitting", np.int64),
+        ("least_pj", np.float64),
+        ("least_cycles", np.int64),
+        ("bound", np.float64),
+    ]
+)
+"""PEs as an index of unrollings, RF tile, buffers that fit, and floors under its traffic and cycles."""
+
+
+@compiled_lean
+def spanned(problem: Problem, tables: Tables, projection: int, extents: Ints, least: Ints, most: Ints) -> float:
+    """Elements that tiles span, summed over all tiles of a tensor that add up to ``extents``; at least.
+
+    Args:
+        problem: What is searched.
+        tables: For the factors across cores.
+        projection: The tensor.
+        extents: What the tiles of a dim add up to.
+        least: Tiles per dim, at least.
+        most: Tiles per dim, at most: along strides, more tiles span less.
+    """
+    workload = problem.workload
+    total = 1.0
+    for axis in range(workload.axis_start[projection], workload.axis_start[projection + 1]):
+        low, high = workload.term_start[axis], workload.term_start[axis + 1]
+        if high - low == 1 and not tables.is_strided[axis]:
+            total *= extents[workload.term_dim[low]]
+            continue
+        num_corners = 1 << (high - low) if tables.is_strided[axis] else 1
+        smallest = np.inf
+        for corner in range(num_corners):
+            count, span = 1.0, 1.0
+            for term in range(low, high):
+                d = workload.term_dim[term]
+                n = float(most[d] if corner >> (term - low) & 1 else least[d])
+                # spans so far of as many tiles as before, each n times, and this dim's once for each of those
+                span = span * n + count * workload.term_coefficient[term] * (extents[d] - n)
+                count *= n
+            smallest = min(smallest, span)
+        total *= smallest
+    return total
+
+
+@compiled_lean
+def irrelevant_product(problem: Problem, projection: int, counts: Ints) -> float:
+    """Product over the dims that a tensor does not depend on."""
+    product = 1.0
+    for d in range(NUM_DIMS):
+        if not problem.workload.is_relevant[projection, d]:
+            product *= counts[d]
+    return product
+
+
+@compiled_lean
+def fitting_buffers(problem: Problem, rf: Ints) -> int:
+    """Bit ``b`` is set if the operands with the bits ``b`` may have two RF buffers; 0 if not even one fits."""
+    bytes_i, bytes_w, bytes_o = 0, 0, 0
+    for operand in range(3):
+        num_bytes = (tile_elems(problem.workload, operand, rf) * problem.limits.rf_bits[operand] + 7) // 8
+        if operand == I:
+            bytes_i = num_bytes
+        elif operand == W:
+            bytes_w = num_bytes
+        else:
+            bytes_o = num_bytes
+    fitting, room = 0, problem.limits.rf_bytes - bytes_i - bytes_w - bytes_o
+    for double in range(8):
+        if (double & 1) * bytes_i + (double >> 1 & 1) * bytes_w + (double >> 2 & 1) * bytes_o <= room:
+            fitting |= 1 << double
+    return fitting
+
+
+@compiled_lean
+def allowed_buffers(problem: Problem, fitting: int) -> int:
+    """Those of ``fitting_buffers`` that the constraints leave, and that make a difference."""
+    if problem.wanted.rf_double != ANY_BUFFERS:
+        return fitting & 1 << problem.wanted.rf_double
+    return fitting & 1 if problem.objective == 1 else fitting
+
+
+@compiled_lean
+def rf_prices(problem: Problem, operand: int) -> tuple[float, float]:
+    """Energy of one element that crosses the network, and of one that a PE receives."""
+    arch = problem.arch
+    word = problem.words[operand]
+    return (
+        word * (arch.noc_elem_pj + arch.spm_access_pj),
+        word * (arch.rf_fill_pj + arch.noc_delivery_pj),
+    )
+
+
+@compiled
+def bound_array(
+    problem: Problem,
+    tables: Tables,
+    counts: Ints,
+    hops: int,
+    reduction_pes: int,
+    fitting: int,
+    least_energy_pj: float,
+    least_once: int,
+    scratch: Ints,
+    moved_pj: NDArray[np.float64],
+) -> tuple[float, float, float]:
+    """Floors under all mappings with an array tile, or with some of its dims given.
+
+    Args:
+        problem: What is searched.
+        tables: For the factors across cores.
+        counts: ``(8, ARRAY_FIELDS)`` per dim.
+        hops: Of the reduction network.
+        reduction_pes: PEs whose results are summed.
+        fitting: See ``fitting_buffers``.
+        least_energy_pj: Of all but the traffic of the RFs, with any SPM tile.
+        least_once: Cycles before the first and after the last pass, with any SPM tile.
+        scratch: ``(ARRAY_FIELDS, 8)``.
+        moved_pj: Scratch of 8.
+
+    Returns:
+        (bound on the objective, energy of moving every tile once, cycles of all passes).
+    """
+    workload, arch = problem.workload, problem.arch
+    cycles, all_steps = 1.0, 1.0
+    for d in range(NUM_DIMS):
+        for field in range(ARRAY_FIELDS):
+            scratch[field, d] = counts[d, field]
+        cycles *= counts[d, LEAST_TIME]
+        all_steps *= counts[d, LEAST_STEPS]
+    least_pj, times = 0.0, moved_pj[4:]
+    for operand in range(3):
+        elem_pj, delivery_pj = rf_prices(problem, operand)
+        elems = spanned(problem, tables, operand, workload.dims, scratch[LEAST_ALL], scratch[MOST_ALL])
+        if operand == O:
+            # results cross as often as they enter, partial sums one time less per tile
+            crossings = 2.0 * irrelevant_product(problem, O, scratch[LEAST_ALL]) - 1.0
+            hop_pj = problem.words[O] * (reduction_pes - 1) * arch.noc_reduction_hop_pj
+            price = elem_pj + delivery_pj
+            moved_pj[O] = elems * (crossings * price + (crossings + 1.0) / 2.0 * hop_pj)
+            once_pj = elems * (price + hop_pj)
+        else:
+            pieces = spanned(problem, tables, operand, workload.dims, scratch[LEAST_PIECES], scratch[MOST_PIECES])
+            moved_pj[operand] = (
+                elem_pj * elems * irrelevant_product(problem, operand, scratch[LEAST_ALL])
+                + delivery_pj * pieces * irrelevant_product(problem, operand, scratch[LEAST_PIECES])
+            )  # fmt: skip
+            once_pj = (
+                elem_pj * elems * irrelevant_product(problem, operand, tables.cores)
+                + delivery_pj * pieces * irrelevant_product(problem, operand, scratch[LEAST_ONCE])
+            )  # fmt: skip
+        if tables.num_cores == 1:
+            own = elems * irrelevant_product(problem, operand, scratch[LEAST_ALL])
+        else:
+            own = spanned(problem, tables, operand, tables.share, scratch[LEAST_STEPS], scratch[MOST_STEPS])
+            own *= irrelevant_product(problem, operand, scratch[LEAST_STEPS])
+        times[operand] = own / arch.noc_elems_per_cycle
+        if operand == O:
+            times[operand] += all_steps * hops
+        least_pj += once_pj
+        # what a kept operand saves
+        moved_pj[operand] -= once_pj
+    bound, least_cycles = np.inf, np.inf
+    moving_pj = moved_pj[I] + moved_pj[W] + moved_pj[O]
+    for kept in range(NONE + 1):
+        class_cycles, class_pj = np.inf, least_energy_pj + least_pj + moving_pj
+        if kept != NONE:
+            class_pj -= moved_pj[kept]
+        for double in range(8):
+            if fitting >> double & 1:
+                hidden, shown = 0.0, 0.0
+                for operand in range(3):
+                    if operand != kept:
+                        if double >> operand & 1:
+                            hidden = max(hidden, times[operand])
+                        else:
+                            shown = max(shown, times[operand])
+                class_cycles = min(class_cycles, max(cycles + shown, hidden))
+        whole = math.ceil(class_cycles * (1.0 - 1e-12) - SLACK)
+        bound = min(bound, objective_of(problem, class_pj, least_once + whole))
+        least_cycles = min(least_cycles, whole)
+    return bound, least_pj, least_cycles
+
+
+@compiled
+def list_arrays(
+    problem: Problem,
+    tables: Tables,
+    pes: Ints,
+    hops: Ints,
+    least_energy_pj: float,
+    least_once: int,
+    limit: float,
+    found: NDArray[np.void],
+    counters: Ints,
+) -> int:
+    """Fill ``found`` with all array tiles whose bound is below ``limit``, but those of passes of a single step.
+
+    Args:
+        problem: What is searched.
+        tables: For the factors across cores.
+        pes: ``(n, 8)`` PEs per dim.
+        hops: Of each.
+        least_energy_pj: Of all but the traffic of the RFs, with any SPM tile.
+        least_once: Cycles before the first and after the last pass, with any SPM tile.
+        limit: See above.
+        found: Filled.
+        counters: Incremented by the nodes visited.
+
+    Returns:
+        How many, or -1 if there is no room.
+    """
+    workload = problem.workload
+    num, dims, num_dims = 0, np.empty(NUM_DIMS, dtype=np.int64), 0
+    for d in range(NUM_DIMS):
+        if tables.share[d] > 1:
+            dims[num_dims] = d
+            num_dims += 1
+    counts = np.ones((NUM_DIMS, ARRAY_FIELDS), dtype=np.int64)
+    scratch, moved_pj = np.empty((ARRAY_FIELDS, NUM_DIMS), dtype=np.int64), np.empty(8, dtype=np.float64)
+    rf = np.ones(NUM_DIMS, dtype=np.int64)
+    for unrolling in range(len(pes)):
+        reduction_pes = 1
+        is_possible = True
+        for d in range(NUM_DIMS):
+            rf[d] = 1
+            p = pes[unrolling, d]
+            counts[d] = tables.array_least[d, p]
+            if counts[d, LEAST_TIME] == 0:
+                is_possible = False
+            if workload.is_reduction[d]:
+                reduction_pes *= p
+        if not is_possible:
+            continue
+        fitting = fitting_buffers(problem, rf)
+        bound, _, _ = bound_array(
+            problem,
+            tables,
+            counts,
+            hops[unrolling],
+            reduction_pes,
+            fitting,
+            least_energy_pj,
+            least_once,
+            scratch,
+            moved_pj,
+        )
+        counters[0] += 1
+        if bound >= limit:
+            continue
+        # depth first; along a dim RF tiles ascend, so that the first that does not fit ends it
+        depth = 0
+        if num_dims > 0:
+            rf[dims[0]] = 0
+        while depth >= 0:
+            if depth == num_dims:
+                if num == len(found):
+                    return -1
+                fitting = allowed_buffers(problem, fitting_buffers(problem, rf))
+                if fitting == 0:
+                    depth -= 1
+                    continue
+                bound, least_pj, least_cycles = bound_array(
+                    problem,
+                    tables,
+                    counts,
+                    hops[unrolling],
+                    reduction_pes,
+                    fitting,
+                    least_energy_pj,
+                    least_once,
+                    scratch,
+                    moved_pj,
+                )
+                if bound < limit:
+                    entry = found[num]
+                    entry.pes, entry.fitting, entry.least_pj = unrolling, fitting, least_pj
+                    entry.least_cycles, entry.bound = int(least_cycles), bound
+                    for d in range(NUM_DIMS):
+                        entry.rf[d] = rf[d]
+                    num += 1
+                depth -= 1
+                continue
+            d = dims[depth]
+            p = pes[unrolling, d]
+            rf[d] += 1
+            fitting = fitting_buffers(problem, rf)
+            if rf[d] > -(-tables.share[d] // p) or fitting == 0:
+                rf[d] = 1
+                counts[d] = tables.array_least[d, p]
+                depth -= 1
+                continue
+            row = tables.arrays[tables.array_start[d, p] + rf[d] - 1]
+            if row[LEAST_TIME] == 0:
+                continue
+            counts[d] = row
+            if depth < num_dims - 1:
+                bound, _, _ = bound_array(
+                    problem,
+                    tables,
+                    counts,
+                    hops[unrolling],
+                    reduction_pes,
+                    fitting,
+                    least_energy_pj,
+                    least_once,
+                    scratch,
+                    moved_pj,
+                )
+                counters[0] += 1
+                if bound >= limit:
+                    continue
+            depth += 1
+            if depth < num_dims:
+                rf[dims[depth]] = 0
+    return num

@@ -29,11 +29,11 @@ from tvm_spm.group import Group
 from tvm_spm.units import ceil_div
 from tvm_spm.workload import DIM_NAMES
 
-PARTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
-"""In how many tiles a core's rows, or the channels of a single layer, are cut."""
+PARTS = (1, 2, 3, 4, 6, 8, 12, 16, 28, 56)
+"""In how many tiles a core's rows are cut."""
 
 FEW_PARTS = (1, 2, 4, 8)
-"""The same of columns, and of channels of more than one layer."""
+"""The same of columns and channels."""
 
 WEIGHT_SHARES = (1, 2, 4, 8, 16, 32)
 """Layers keep weights of up to the scratchpad over one of these; of larger weights such a piece is held at a time."""
@@ -158,13 +158,10 @@ def _is_busy(extent: int, parts: int) -> bool:
 
 def tiles(flat: FlatGroup, axes: Axes, chunk: Sequence[int]) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Tiles of a core's share, each with the axes along which overlap may stay."""
-    is_single = flat.num_layers == 1
     options = []
     for axis, extent in enumerate(chunk):
         if axis in axes.rows:
             sizes = {ceil_div(extent, parts) for parts in PARTS if parts <= extent} | {1, min(2, extent)}
-        elif axis in axes.channels and is_single:
-            sizes = {ceil_div(extent, parts) for parts in PARTS if parts <= extent}
         elif axis in axes.cols or (axis in axes.channels and axis not in axes.shared):
             sizes = {ceil_div(extent, parts) for parts in FEW_PARTS if parts <= extent}
         else:

@@ -26,6 +26,7 @@ from cost_model.fused.state import empty_walk, rates_of
 from tvm_spm.arch import Arch
 from tvm_spm.group import Group
 from tvm_spm.group_candidates import Candidate, axes_of, channel_tiles, core_splits, held_weight_bytes, tiles
+from tvm_spm.group_probe_bounds import Footprints
 from tvm_spm.units import ceil_div
 from tvm_spm.workload import Operand
 
@@ -66,6 +67,7 @@ class Prober:
         self._capacity_bytes = arch.levels.SPM.capacity_of(Operand.I)
         self._levels = channel_tiles(flat, self._capacity_bytes)
         self._level_bytes = [held_weight_bytes(flat, level, arch.levels.SPM.bank_bytes) for level in self._levels]
+        self._footprints = Footprints(flat, arch, self._shape)
         self._scratch = empty_walk(flat, PROBE_STAGES, 256)
         self._least: tuple[int, str] = (1 << 62, "")
         self.num_enumerated = self.num_fitting = self.num_unfit = 0
@@ -121,6 +123,13 @@ class Prober:
             if level_bytes > self._capacity_bytes:
                 self.num_unfit += len(wanted)
                 continue
+            least_bytes = self._footprints.least_bytes(tile[wanted], level) + level_bytes
+            may_fit = least_bytes <= self._capacity_bytes
+            self.num_unfit += int(np.sum(~may_fit))
+            if not may_fit.any():
+                self._note(int(np.min(least_bytes)), split, bases[int(wanted[np.argmin(least_bytes)])], level)
+                continue
+            wanted = wanted[may_fit]
             found = np.zeros((len(wanted), PROBE_FIELDS), np.int64)
             probe_tiles(
                 self._flat, rates_of(self._arch), self._arch.levels.SPM.bank_bytes,
@@ -130,9 +139,7 @@ class Prober:
             )  # fmt: skip
             least = int(np.argmin(found[:, SINGLE_BYTES]))
             self.num_unfit += int(np.sum(found[:, SINGLE_BYTES] > self._capacity_bytes))
-            if found[least, SINGLE_BYTES] < self._least[0]:
-                candidate = Candidate(split, *bases[int(wanted[least])], level)
-                self._least = (int(found[least, SINGLE_BYTES]), str(candidate))
+            self._note(int(found[least, SINGLE_BYTES]), split, bases[int(wanted[least])], level)
             for double, column in ((0, SINGLE_BYTES), (1, DOUBLE_BYTES)):
                 fits = (found[:, column] <= self._capacity_bytes) & left[double, wanted]
                 if fits.any():
@@ -144,6 +151,14 @@ class Prober:
                     # a single tile loads everything once however it is cut
                     left[double, index] &= is_whole[index]
         return batches
+
+    def _note(
+        self, num_bytes: int, split: tuple[int, ...], base: tuple[tuple[int, ...], tuple[int, ...]],
+        level: tuple[int, ...],
+    ) -> None:  # fmt: skip
+        """Remember the candidate that needs least."""
+        if num_bytes < self._least[0]:
+            self._least = (num_bytes, str(Candidate(split, *base, level)))
 
     def _estimate(
         self, split: tuple[int, ...], chunk: tuple[int, ...], found: Ints, num_tiles: Floats, is_double: bool

@@ -14,7 +14,7 @@ from tvm_spm.arch import Arch
 from tvm_spm.group import Group, GroupMapping
 from tvm_spm.group_candidates import Candidate, neighbours
 from tvm_spm.group_probe import Prober
-from tvm_spm.group_timing import Timer
+from tvm_spm.group_timing import MOST_STAGES, Timer
 
 NUM_TIMED = 6
 """Candidates that are timed, per number of cores and per way of ranking them."""
@@ -98,7 +98,7 @@ def group_search(
             f"{prober.num_enumerated:,} choices of cores {' '.join(map(str, counts))} over at most two axes, tile, "
             f"overlap kept or computed again, and channels at a time; {prober.num_fitting:,} fit with one or two "
             f"buffers; the {NUM_TIMED} that promise most per number of cores by product, cycles and energy "
-            f"were timed: {timer.num_timed:,}"
+            f"were timed, of up to {MOST_STAGES:,} stages per core: {timer.num_timed:,}"
         ),
         num_enumerated=prober.num_enumerated,
         num_fitting=prober.num_fitting,

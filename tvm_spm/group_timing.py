@@ -25,7 +25,7 @@ from tvm_spm.group import Group, GroupMapping
 from tvm_spm.group_candidates import Candidate
 from tvm_spm.workload import Operand
 
-MOST_STAGES = 100_000
+MOST_STAGES = 16_384
 """Of one core; mappings with more are left out."""
 
 

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cost_model.fused.flat import Ints
-from cost_model.fused.passes import EDGES
-from cost_model.simulator.pe_array import CROSSED, DELIVERED, LEFT_ELEMS, PASS_CYCLES, PASS_FIELDS, pass_record
-from cost_model.simulator.state import NEST_FIELDS, I, Nest, O, Problem, Tensors, W, inlined, kernel
+from cost_model.fused.passes import record_pass
+from cost_model.simulator.pe_array import CROSSED, DELIVERED, LEFT_ELEMS, PASS_CYCLES, PASS_FIELDS
+from cost_model.simulator.state import NEST_FIELDS, Nest, O, Problem, Tensors, inlined, kernel
 from tvm_spm.mapping_batch import NUM_DIMS
 
 NUM_UNROLLINGS = 5
@@ -295,7 +295,7 @@ def choose_inner(
                     ):
                         continue
                     _set_nest(problem[0], dims[row], found[unrolling], rf, order, double, nest)
-                    pass_record(problem[0], tensors, nest, dims[row], EDGES, record)
+                    record_pass(problem[0], tensors, nest, dims[row], record)
                     value = float(record[PASS_CYCLES])
                     if objective != LATENCY:
                         energy_pj = pass_pj(record, prices, macs, reduction_pes)
@@ -312,6 +312,3 @@ def choose_inner(
                             choice[INNER_ORDER + num_loops] = nest.loops[loop]
                             num_loops += 1
                         choice[INNER_DOUBLE] = double
-
-
-__all__ = ["EDP", "ENERGY", "I", "INNER_FIELDS", "LATENCY", "W", "choose_inner", "pass_pj"]

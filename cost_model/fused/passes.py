@@ -8,10 +8,16 @@ from numpy.typing import NDArray
 from cost_model.fused.flat import Ints
 from cost_model.simulator.nest import build_nest
 from cost_model.simulator.pe_array import LOADS_I, LOADS_W, O_LEAVES, pass_record
-from cost_model.simulator.state import NEST_FIELDS, Tensors, inlined
+from cost_model.simulator.state import NEST_FIELDS, Nest, Problem, Tensors, inlined, kernel
 from tvm_spm.mapping_batch import MappingBatch
 
 EDGES = LOADS_I | LOADS_W | O_LEAVES
+
+
+@kernel
+def record_pass(problem: Problem, tensors: Tensors, nest: Nest, dims: Ints, record: Ints) -> None:
+    """A pass of its own, compiled once."""
+    pass_record(problem, tensors, nest, dims, EDGES, record)
 
 
 @inlined
@@ -23,4 +29,4 @@ def fill_records(
     build_nest(problem[0], batch, row, nest)
     nest.fold = True
     for shape in range(len(dims)):
-        pass_record(problem[0], tensors, nest, dims[shape], EDGES, records[shape])
+        record_pass(problem[0], tensors, nest, dims[shape], records[shape])

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cost_model.fused.capacity import peak_terms
-from cost_model.fused.flat import IS_MAC, FlatGroup
+from cost_model.fused.flat import FlatGroup
 from cost_model.fused.state import NUM_SHAPES, SHAPE_DIMS, SHAPE_LAYER, Share, Walk
 from tvm_spm.arch import Arch
 from tvm_spm.group import Group, GroupMapping
+from tvm_spm.layer_graph import ROLES
 from tvm_spm.mapping import Mapping
 from tvm_spm.rejection import Rejection
 from tvm_spm.units import ceil_div
@@ -126,13 +127,9 @@ def buffer_names(group: Group) -> tuple[list[str], list[str]]:
     graph = group.graph
     layers = [graph.layers[index] for index in group.layers]
     names = [graph.tensors[layer.output].name for layer in layers]
-    roles = {"I": 0, "W": 1, "extra": 2, "vector": 3}
     read_names = [
         f"{'weights ' if read.role == 'W' else ''}{graph.tensors[read.tensor].name} of {layer.name}"
         for layer in layers
-        for read in sorted(layer.reads, key=lambda read: roles[read.role])
+        for read in sorted(layer.reads, key=lambda read: ROLES.index(read.role))
     ]
     return names, read_names
-
-
-__all__ = ["IS_MAC", "buffer_names", "largest_stages", "refuse_capacity", "refuse_form", "refuse_inner"]

@@ -37,7 +37,6 @@ from cost_model.fused.flat import (
     STOP_ACCESS,
     STOP_READ,
     USES_K,
-    VECTOR,
     WEIGHT,
     FlatGroup,
     Ints,
@@ -70,14 +69,14 @@ from cost_model.fused.state import (
     Share,
     Walk,
 )
-from cost_model.simulator.state import inlined, kernel
+from cost_model.simulator.state import kernel
 from tvm_spm.mapping_batch import NUM_DIMS
 
 NO_ROOM = -1
 """The tables of a walk were too short."""
 
 
-@inlined
+@kernel
 def walk_core(flat: FlatGroup, rates: Rates, share: Share, most_chunks: int, walk: Walk) -> int:
     """Fill an empty ``walk`` with what a core does; returns the number of stages, or ``NO_ROOM``.
 
@@ -331,6 +330,3 @@ def _shape_of(layer: int, loops: Ints, times: int, walk: Walk) -> int:
         row[SHAPE_DIMS + d] = loops[d, 1] - loops[d, 0]
     walk.counters[NUM_SHAPES] = num_shapes + 1
     return num_shapes
-
-
-__all__ = ["NO_ROOM", "VECTOR", "walk_core"]

@@ -129,29 +129,28 @@ def test_a_block_closes_when_its_cores_have_enough_to_do():
     assert heuristic_block(prices, 4, RULE, (1, 2, 4)) == (5, 4)
 
 
-def test_reduced_cuts_are_where_shapes_change():
+def test_reduced_cuts_prefer_changes_of_shape():
     table = PriceTable(graph=conv_chain(CHAIN), core_counts=(1,), price_group=lambda group, cores: None)
-    assert reduced_cuts(Prices(table=table)) == ((2,), 0)
-    # 4 more changes of channels than there are places.
-    chain = [(20 + index, 19 + index, 4, 1) for index in range(21)]
-    long = PriceTable(graph=conv_chain(chain), core_counts=(1,), price_group=lambda group, cores: None)
-    assert reduced_cuts(Prices(table=long)) == (tuple(range(1, 17)), 4)
+    assert reduced_cuts(Prices(table=table)) == ((1, 2, 3, 4), 0)
+    # 21 layers of the same shape and one of another: 21 places, of which the last and 17 from the front stay.
+    long = conv_chain([(8, 8, 4, 1)] * 21 + [(9, 8, 4, 1)])
+    kept = reduced_cuts(Prices(table=PriceTable(graph=long, core_counts=(1,), price_group=lambda group, cores: None)))
+    assert kept == ((*range(1, 18), 21), 3)
 
 
-def test_a_reduced_block_that_does_not_fit_is_cut():
-    # Five layers may be cut before layer 2 only. 0-1 fit as one; 2-4 do not, but 2-3 and 4 do, on 1 core.
-    costs = {(layer, layer + 1, 1): 10 for layer in range(5)} | {(0, 2, 1): 12, (2, 4, 1): 13}
+def test_the_reduced_brute_force_tries_every_set_of_cuts():
+    # Alone 10 each; 0-1 takes 12, 2-3 takes 13, 1-2 takes 15; nothing longer fits. 12 + 13 + 10 is best.
+    costs = {(layer, layer + 1, 1): 10 for layer in range(5)} | {(0, 2, 1): 12, (2, 4, 1): 13, (1, 3, 1): 15}
 
     def price(group: Group, cores: int) -> GroupPrice | None:
         cycles = costs.get((group.first, group.stop, cores))
         return None if cycles is None else GroupPrice(cycles=cycles, energy_pj=1.0, num_cores=cores)
 
     table = PriceTable(graph=conv_chain(CHAIN), core_counts=(1, 2), price_group=price)
-    # Layers 3 and 4 look alike; priced on their own they must not share a key with what differs.
     decision = decide("", reduced_brute_force, table)
     assert chosen(decision) == [(0, 2, 1), (2, 4, 1), (4, 5, 1)]
     assert decision.cycles == 12 + 13 + 10
-    assert decision.note == "2 sets of cuts at 1 places"
+    assert decision.note == "16 sets of cuts at 4 places"
 
 
 @st.composite

@@ -31,7 +31,7 @@ from tvm_spm.reproduce.dlfusion_setup import (
     STRATEGIES,
     all_rows,
 )
-from tvm_spm.reproduce.dlfusion_strategies import MAX_GROUP
+from tvm_spm.reproduce.dlfusion_strategies import MAX_CUTS, MAX_GROUP
 from tvm_spm.reproduce.paper_table import PaperTable
 
 SHORT = {
@@ -82,9 +82,10 @@ def speedup_table(frame: pd.DataFrame) -> PaperTable:
             "a model of that machine, not a measurement: its scratchpad, rates on the chip and energies are assumed.",
             "1: one core, layer by layer. 2: as many of all cores as the layer can be split over. 3: the best number",
             "per layer. 4: groups that grow while they fit, on all cores. 5: optimal groups on one number of cores,",
-            "the best for the network. 6: cores from operations and channels, a block closed at a threshold. 7:",
-            "blocks that end where shapes change, every set of cuts, powers of two of cores. 8: the optimum over all",
-            f"groups of at most {MAX_GROUP} layers on {' '.join(map(str, CORE_COUNTS))} cores; 5 has the same limit.",
+            "the best for the network. 6: cores from operations and channels, a block closed at a threshold. 7: every",
+            f"set of cuts at up to {MAX_CUTS} places, first where shapes change, powers of two of cores. 8: the",
+            f"optimum over groups of at most {MAX_GROUP} layers on {' '.join(map(str, CORE_COUNTS))} cores; 5 has that",
+            "limit of layers too.",
             "floor: no plan is faster, for all weights have to come from DRAM once and all cores have a peak rate.",
         ),
     )

@@ -15,7 +15,7 @@ import pandas as pd
 from tvm_spm.arch import Arch, load_arch
 from tvm_spm.layer_graph import LayerGraph
 from tvm_spm.reproduce.dlfusion_calibration import Calibration, calibrate
-from tvm_spm.reproduce.dlfusion_groups import can_split, make_bound_group, make_price_group
+from tvm_spm.reproduce.dlfusion_groups import can_split, make_bound_group, make_price_group, warm_up
 from tvm_spm.reproduce.dlfusion_prices import PriceTable
 from tvm_spm.reproduce.dlfusion_strategies import (
     Decision,
@@ -92,6 +92,7 @@ def all_rows(*, quick: bool) -> pd.DataFrame:
     """One row per network, size and strategy, and one for the thresholds."""
     sizes, networks = ((SPM_KIB[1],), QUICK_NETWORKS) if quick else (SPM_KIB, NETWORKS)
     main = sized_arch(SPM_KIB[1])
+    warm_up(main)
     begin = time.perf_counter()
     calibration = calibrate(make_price_group(main), main.cores.count, quick=quick)
     seconds = time.perf_counter() - begin
@@ -123,6 +124,7 @@ def run_job(job: Job) -> list[dict[str, object]]:
 
     arch, graph = sized_arch(job.spm_kib), network_graph(job.network, DTYPE)
     table = price_table(graph, arch)
+    warm_up(arch)
     made = strategies(job.calibration)
     space, workload = f"SPM {job.spm_kib} KiB", f"{job.network}, batch 1, {DTYPE}"
     return [

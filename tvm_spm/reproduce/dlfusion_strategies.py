@@ -18,7 +18,7 @@ POWERS_OF_TWO = (1, 2, 4, 8, 16, 32)
 MAX_GROUP = 8
 """Most layers in a group of ``exact`` and of ``fuse_with_one_count``; the others may have longer ones."""
 
-MAX_CUTS = 16
+MAX_CUTS = 18
 """The reduced brute force enumerates at most ``2 ** MAX_CUTS`` sets of cuts."""
 
 
@@ -155,7 +155,7 @@ def heuristic_block(prices: Prices, first: int, thresholds: Thresholds, counts: 
 
 
 def reduced_brute_force(prices: Prices) -> Chosen:
-    """Every set of cuts where the resolution or the number of channels changes, each block on the best power of two.
+    """Every set of cuts at the places of ``reduced_cuts``, each block on the best power of two of cores.
 
     Block costs add up, so cores are tried block by block, and a block whose bound is not below what its parts take need
     not be priced. Layers between two neighbouring places that do not fit as one block are cut as ``fuse_everything``
@@ -197,8 +197,8 @@ def reduced_brute_force(prices: Prices) -> Chosen:
 def reduced_cuts(prices: Prices) -> tuple[tuple[int, ...], int]:
     """Layers before which the reduced brute force may cut, and how many places beyond ``MAX_CUTS`` it leaves out.
 
-    A place counts if the output of the layer differs from that of the one before in resolution or channels, and no
-    other tensor is needed across it. Changes of resolution come first, then those of channels from the front.
+    A place counts if no tensor but the output of the layer before is needed across it. Where the resolution changes
+    comes first, then where the number of channels does, then all others, from the front.
     """
     graph = prices.graph
     shapes = [graph.tensors[layer.output].shape for layer in graph.layers]
@@ -206,7 +206,7 @@ def reduced_cuts(prices: Prices) -> tuple[tuple[int, ...], int]:
     clean = [at for at in range(1, len(shapes)) if all(reader < at for reader in last_reader[: at - 1])]
     resolution = [at for at in clean if shapes[at][2:] != shapes[at - 1][2:]]
     channels = [at for at in clean if shapes[at][1:2] != shapes[at - 1][1:2] and at not in resolution]
-    ordered = resolution + channels
+    ordered = list(dict.fromkeys(resolution + channels + clean))
     return tuple(sorted(ordered[:MAX_CUTS])), max(0, len(ordered) - MAX_CUTS)
 
 

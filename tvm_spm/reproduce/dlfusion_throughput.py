@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from tvm_spm.arch import load_arch
+from tvm_spm.reproduce.dlfusion_groups import warm_up
 from tvm_spm.reproduce.dlfusion_prices import Prices
 from tvm_spm.reproduce.dlfusion_setup import ARCH_NAME, DTYPE, decision_row, price_table
 from tvm_spm.reproduce.dlfusion_strategies import Chosen, decide, fixed_cores, optimal_groups
@@ -51,6 +52,7 @@ def throughput_rows(published: Published) -> list[dict[str, object]]:
 
     arch, graph = load_arch(ARCH_NAME), batched_graph(published.model, published.batch, DTYPE)
     table = price_table(graph, arch)
+    warm_up(arch)
 
     def grouped(prices: Prices) -> Chosen:
         counts = (arch.cores.count,)

@@ -228,7 +228,7 @@ def replay(
 
 @app.command()
 def reproduce(
-    paper: Annotated[str, typer.Argument(help="dmazerunner")],
+    paper: Annotated[str, typer.Argument(help="dlfusion or dmazerunner")],
     quick: Annotated[bool, typer.Option("--quick", help="Leave out what takes long.")] = False,
     out: Annotated[Path | None, typer.Option(help="Also write CSV files and pictures there.")] = None,
 ) -> None:

@@ -122,6 +122,7 @@ class Prober:
             self.num_enumerated += len(wanted)
             if level_bytes > self._capacity_bytes:
                 self.num_unfit += len(wanted)
+                self._note(level_bytes, split, bases[int(wanted[-1])], level)
                 continue
             least_bytes = self._footprints.least_bytes(tile[wanted], level) + level_bytes
             may_fit = least_bytes <= self._capacity_bytes

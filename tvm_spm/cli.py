@@ -189,11 +189,14 @@ def show(
     trace: TraceOption = None,
     plot: PlotOption = None,
 ) -> None:
-    """Show the best mapping of a task: its loop nest, its cost, and where the cycles and the energy go."""
-    from tvm_spm.saved_run import best_trial
+    """Show the best mapping of a task: its nest, its cost, and where cycles and energy go; and the fused groups."""
+    from tvm_spm.saved_run import best_trial, load_plan
 
     _, workload, arch, trial = best_trial(workdir, task, objective.value)
     _print_mapping(workload, arch, trial.mapping, trace, plot)
+    fused = [group for group in load_plan(workdir) if len(group.layers) > 1]
+    if fused:
+        _print("\n".join(["", "layers that run as one:", *(f"  {group}" for group in fused)]))
 
 
 @app.command()

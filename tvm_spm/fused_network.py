@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import tvm
 import tvm_ffi
 
+from cost_model.attention_work import AttentionMapping, spm_terms
+from cost_model.fused import group_key
 from schedules import ScheduleError
+from schedules.attention import attention_func
+from schedules.attention_pattern import AttentionSite, substitute
 from schedules.fused import schedule_group
-from tvm_spm.frontend.grouping import group_calls
+from tvm_spm.arch import Arch
+from tvm_spm.frontend.grouping import GroupedModule, group_calls
+from tvm_spm.group import Group
 from tvm_spm.network_fusion import FusedGroup
 
 if TYPE_CHECKING:
-    import tvm
-
+    from schedules.attention_plan import AttentionReplacement
     from tvm_spm.frontend import Extraction
     from tvm_spm.frontend.layers import NetworkLayers
 
@@ -38,64 +44,130 @@ class FusedNetwork:
     like: tuple[int, ...]
     names_alone: frozenset[str]
 
+    @classmethod
+    def unfused(cls, extraction: Extraction) -> FusedNetwork:
+        """A network without groups."""
+        names = frozenset(name for name, _ in extraction.functions)
+        return cls(module=extraction.mod, plain=(), scheduled=(), like=(), names_alone=names)
+
     @property
     def distinct(self) -> tuple[int, ...]:
         """Groups whose code no earlier group has."""
         return tuple(dict.fromkeys(self.like))
 
 
-def why_not(extraction: Extraction, layers: NetworkLayers, groups: Sequence[FusedGroup]) -> list[str | None]:
-    """Per group why it cannot be scheduled; None where it can."""
-    return [made if isinstance(made, str) else None for _, made, _ in _schedule(extraction, layers, groups)[1]]
+def attention_groups(
+    layers: NetworkLayers, arch: Arch, replacements: Sequence[AttentionReplacement]
+) -> tuple[FusedGroup, ...]:
+    """The attentions whose three calls are consecutive layers, as ways to run these."""
+    position = {var: index for index, var in enumerate(layers.bindings)}
+    found = []
+    for replacement in replacements:
+        site, mapping = replacement.site, replacement.result.mapping
+        first = position[site.bindings[0]]
+        if [position[var] for var in site.bindings] == [first, first + 1, first + 2]:
+            group = Group(graph=layers.graph, first=first, stop=first + 3)
+            spm_bytes = sum(num_bytes for _, num_bytes in spm_terms(site.work, arch, mapping))
+            found.append(FusedGroup(group=group, mapping=mapping, cost=replacement.cost, spm_bytes=spm_bytes))
+    return tuple(found)
 
 
-def fuse_network(extraction: Extraction, layers: NetworkLayers, groups: Sequence[FusedGroup]) -> FusedNetwork:
-    """Group the calls of a network and schedule each group.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Made:
+    """A group in the grouped module: the name of its function, the function, and its schedule or why there is none."""
 
-    Raises:
-        ScheduleError: A group cannot be scheduled; ``why_not`` tells beforehand.
-    """
-    module, made = _schedule(extraction, layers, groups)
-    plain: list[tvm.tirx.PrimFunc] = []
-    scheduled: list[tvm.tirx.PrimFunc] = []
-    like: list[int] = []
-    for position, (func, result, name) in enumerate(made):
-        if isinstance(result, str):
-            raise ScheduleError(result)
-        module[name] = result.with_attr("global_symbol", name)
-        equal = (
-            other for other in range(position)
-            if tvm_ffi.structural_equal(scheduled[other], result) and tvm_ffi.structural_equal(plain[other], func)
+    name: str
+    plain: tvm.tirx.PrimFunc
+    scheduled: tvm.tirx.PrimFunc | str
+
+
+class GroupScheduler:
+    """Groups the calls of a network and schedules each group; remembers the last plan, which is asked for twice."""
+
+    def __init__(self, extraction: Extraction, layers: NetworkLayers, sites: Sequence[AttentionSite]) -> None:
+        self._extraction = extraction
+        self._layers = layers
+        self._sites = {site.bindings[2]: site for site in sites}
+        self._last: tuple[tuple[FusedGroup, ...], tvm.IRModule, list[_Made]] = ((), extraction.mod, [])
+
+    def why_not(self, groups: Sequence[FusedGroup]) -> list[str | None]:
+        """Per group why it cannot be scheduled; None where it can."""
+        _, made = self._schedule(groups)
+        return [each.scheduled if isinstance(each.scheduled, str) else None for each in made]
+
+    def fuse(self, groups: Sequence[FusedGroup]) -> FusedNetwork:
+        """The network with every group as one call.
+
+        Raises:
+            ScheduleError: A group cannot be scheduled; ``why_not`` tells beforehand.
+        """
+        module, made = self._schedule(groups)
+        module = module.clone()
+        plain: list[tvm.tirx.PrimFunc] = []
+        scheduled: list[tvm.tirx.PrimFunc] = []
+        like: list[int] = []
+        for position, each in enumerate(made):
+            if isinstance(each.scheduled, str):
+                raise ScheduleError(each.scheduled)
+            module[each.name] = each.scheduled.with_attr("global_symbol", each.name)
+            equal = (
+                other for other in dict.fromkeys(like)
+                if made[other] is each
+                or tvm_ffi.structural_equal(scheduled[other], each.scheduled)
+                and tvm_ffi.structural_equal(plain[other], each.plain)
+            )  # fmt: skip
+            like.append(next(equal, position))
+            plain.append(each.plain)
+            scheduled.append(each.scheduled)
+        names = {str(name.name_hint) for name in module.get_global_vars()}
+        return FusedNetwork(
+            module=module, plain=tuple(plain), scheduled=tuple(scheduled), like=tuple(like),
+            names_alone=frozenset(names & {name for name, _ in self._extraction.functions}),
         )  # fmt: skip
-        like.append(next(equal, position))
-        plain.append(func)
-        scheduled.append(result)
-    names = {str(name.name_hint) for name in module.get_global_vars()}
-    return FusedNetwork(
-        module=module, plain=tuple(plain), scheduled=tuple(scheduled), like=tuple(like),
-        names_alone=frozenset(names & {name for name, _ in extraction.functions}),
-    )  # fmt: skip
 
+    def _schedule(self, groups: Sequence[FusedGroup]) -> tuple[tvm.IRModule, list[_Made]]:
+        """The grouped module, and what became of every group; groups that share a function share the object."""
+        if tuple(groups) != self._last[0]:
+            module, made = self._make(groups)
+            self._last = tuple(groups), module, made
+        return self._last[1:]
 
-_Made = list[tuple["tvm.tirx.PrimFunc", "tvm.tirx.PrimFunc | str", str]]
+    def _make(self, groups: Sequence[FusedGroup]) -> tuple[tvm.IRModule, list[_Made]]:
+        if not groups:
+            return self._extraction.mod, []
+        numbers: dict[Hashable, int] = {}
+        variants = [numbers.setdefault((group_key(way.group), way.mapping), len(numbers)) for way in groups]
+        variables = [[self._layers.bindings[index] for index in way.group.layers] for way in groups]
+        grouped = group_calls(self._extraction.mod, variables, variants)
+        made: dict[str, _Made] = {}
+        found = []
+        for position, way in enumerate(groups):
+            name = grouped.groups[position].name
+            if name not in made:
+                scheduled = self._scheduled(grouped, position, way)
+                made[name] = _Made(name=name, plain=grouped.mod[name], scheduled=scheduled)
+            found.append(made[name])
+        return grouped.mod, found
 
-
-def _schedule(
-    extraction: Extraction, layers: NetworkLayers, groups: Sequence[FusedGroup]
-) -> tuple[tvm.IRModule, _Made]:
-    """The grouped module, and per group its function before and after scheduling, or a reason, and its name."""
-    if not groups:
-        return extraction.mod, []
-    variables = [[layers.bindings[index] for index in found.group.layers] for found in groups]
-    mappings = [found.mapping for found in groups]
-    grouped = group_calls(extraction.mod, variables, [mappings.index(mapping) for mapping in mappings])
-    made: _Made = []
-    for position, found in enumerate(groups):
-        fused = grouped.function(position, layers, found.group.first)
-        result: tvm.tirx.PrimFunc | str
+    def _scheduled(self, grouped: GroupedModule, position: int, way: FusedGroup) -> tvm.tirx.PrimFunc | str:
         try:
-            result = schedule_group(fused, found.group, found.mapping)
+            if isinstance(way.mapping, AttentionMapping):
+                site = self._sites[self._layers.bindings[way.group.sink]]
+                return _attention(site, way.mapping, grouped.groups[position].inputs)
+            return schedule_group(grouped.function(position, self._layers, way.group.first), way.group, way.mapping)
         except ScheduleError as error:
-            result = str(error)
-        made.append((fused.func, result, grouped.groups[position].name))
-    return grouped.mod, made
+            return str(error)
+
+
+def _attention(site: AttentionSite, mapping: AttentionMapping, inputs: Sequence[tvm.relax.Expr]) -> tvm.tirx.PrimFunc:
+    """Attention with the parameters of its group: every tensor once, in the order in which the group reads them."""
+    func = attention_func(site, mapping)
+    *params, out = func.params
+    first = {
+        position: next(other for other, arg in enumerate(site.args) if arg.same_as(site.args[position]))
+        for position in range(len(params))
+    }
+    body = substitute(func.body, {params[position]: params[other] for position, other in first.items()})
+    order = [next(position for position, arg in enumerate(site.args) if arg.same_as(given)) for given in inputs]
+    made = tvm.tirx.PrimFunc([*(params[position] for position in order), out], body)
+    return made.with_attr("tirx.noalias", True)

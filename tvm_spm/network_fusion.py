@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from cost_model.attention_work import AttentionMapping
 from cost_model.fused import GroupCost, group_key
 from tvm_spm.arch import Arch
 from tvm_spm.cost import Cost
 from tvm_spm.fusion import FusionPlan, GroupOption, plan_groups
 from tvm_spm.group import Group, GroupMapping, refuse_group
-from tvm_spm.group_search import group_search, refine_group
+from tvm_spm.group_search import GroupSearchResult, group_search, refine_group
 from tvm_spm.layer_graph import LayerGraph
 from tvm_spm.report.plan_picture import DrawnGroup
 
@@ -32,14 +34,75 @@ class Alone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FusedGroup:
-    """Several layers, and how they run as one."""
+    """Several layers, and how they run as one.
+
+    Attributes:
+        group: The layers.
+        mapping: Tile by tile of the last output, or by chunks of keys with an online softmax.
+        cost: By the simulator.
+        spm_bytes: Most that one core holds at a time.
+        recompute_share: Multiply-accumulates done more than once, as a share of those needed.
+    """
 
     group: Group
-    mapping: GroupMapping
-    cost: GroupCost
+    mapping: GroupMapping | AttentionMapping
+    cost: Cost
+    spm_bytes: int
+    recompute_share: float = 0.0
+
+    @classmethod
+    def of(cls, group: Group, mapping: GroupMapping, cost: GroupCost) -> FusedGroup:
+        """What a search of group mappings found."""
+        return cls(
+            group=group, mapping=mapping, cost=cost.cost, spm_bytes=cost.spm_bytes,
+            recompute_share=cost.recompute_share,
+        )  # fmt: skip
+
+    @property
+    def option(self) -> GroupOption:
+        """For the planner."""
+        return GroupOption(cycles=self.cost.cycles, energy_pj=self.cost.energy_pj, choice=self)
+
+    @property
+    def tile(self) -> str:
+        """What one core works on at a time."""
+        if isinstance(self.mapping, AttentionMapping):
+            return f"{self.mapping.query_tile} queries x {min(self.mapping.key_tile, self._num_keys)} keys"
+        return "x".join(str(extent) for extent in self.mapping.tile)
+
+    @property
+    def overlap(self) -> str:
+        """What happens to the overlap of neighbouring tiles, or how the softmax is computed."""
+        if isinstance(self.mapping, AttentionMapping):
+            return "online softmax" if self.mapping.key_tile < self._num_keys else "softmax of whole rows"
+        kept = ["NCHW"[axis] if len(self.mapping.tile) == 4 else str(axis) for axis in self.mapping.kept]
+        return f"kept along {' '.join(kept)}" if kept else "recomputed"
+
+    @property
+    def _num_keys(self) -> int:
+        """Columns of the scores, which the first layer of an attention writes."""
+        return self.group.graph.tensors[self.group.graph.layers[self.group.first].output].shape[-1]
 
     def __str__(self) -> str:
-        return f"{' > '.join(_names(self.group))} on {self.mapping.num_cores} cores, {self.cost.spm_bytes:,} B of SPM"
+        return f"{' > '.join(_names(self.group))} on {self.mapping.num_cores} cores, {self.spm_bytes:,} B of SPM"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefusedGroup:
+    """Layers that were asked for as one group, in vain.
+
+    Attributes:
+        names: The layers of the first such group; equal groups are refused with it.
+        kind: In a few words, for counting; ``NOT_SCHEDULED`` where no code could be made.
+        reason: In full.
+    """
+
+    names: tuple[str, ...]
+    kind: str
+    reason: str
+
+
+NOT_SCHEDULED = "no schedule"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,14 +114,23 @@ class NetworkPlan:
         alone: Per layer, how it runs by itself.
         groups: Those of several layers, in order.
         plan: What the planner decided, single layers included.
-        refused: Groups that the plan does without, and why.
+        refused: Groups that cannot run or be scheduled, with reasons.
     """
 
     graph: LayerGraph
     alone: tuple[Alone, ...]
     groups: tuple[FusedGroup, ...]
     plan: FusionPlan
-    refused: tuple[tuple[tuple[str, ...], str], ...]
+    refused: tuple[RefusedGroup, ...]
+
+    @property
+    def unscheduled(self) -> tuple[RefusedGroup, ...]:
+        """Groups that a plan chose but that have no code."""
+        return tuple(refused for refused in self.refused if refused.kind == NOT_SCHEDULED)
+
+    def num_refused(self) -> dict[str, int]:
+        """How many different groups were refused, by kind of reason, the most frequent first."""
+        return dict(Counter(refused.kind for refused in self.refused).most_common())
 
     def drawn_groups(self) -> list[DrawnGroup]:
         """All groups, single layers included, for a picture."""
@@ -73,7 +145,10 @@ class NetworkPlan:
 
 
 class GroupPrices:
-    """What every interval of layers may cost as one group; equal groups are priced once."""
+    """What every interval of layers may cost as one group; equal groups are priced once.
+
+    Ways known beforehand stand beside those that a search finds, and survive when the search is stopped.
+    """
 
     def __init__(
         self,
@@ -81,6 +156,7 @@ class GroupPrices:
         arch: Arch,
         objective: str,
         alone: Sequence[Alone],
+        known: Sequence[FusedGroup],
         *,
         should_stop: Callable[[], bool],
         report: Callable[[], None],
@@ -91,14 +167,17 @@ class GroupPrices:
         self._alone = alone
         self._should_stop = should_stop
         self._report = report
+        self._known = {(way.group.first, way.group.stop): way for way in known}
+        self._keys: dict[tuple[int, int], Hashable] = {}
+        """Of intervals that may be groups; None for the others."""
         self._found: dict[Hashable, list[FusedGroup]] = {}
-        self._refused: dict[Hashable, tuple[tuple[str, ...], str]] = {}
-        self._refined: set[Hashable] = set()
-        self._asked: set[tuple[int, int]] = set()
+        self._refused: dict[tuple[Hashable, type], RefusedGroup] = {}
+        """By group and kind of mapping."""
+        self._refined: set[tuple[Hashable, GroupMapping]] = set()
 
     @property
-    def refused(self) -> tuple[tuple[tuple[str, ...], str], ...]:
-        """Names of the layers and the reason, of groups that were asked for in vain."""
+    def refused(self) -> tuple[RefusedGroup, ...]:
+        """Groups that were asked for in vain."""
         return tuple(self._refused.values())
 
     def options(self, first: int, stop: int) -> list[GroupOption]:
@@ -107,47 +186,49 @@ class GroupPrices:
             cost = self._alone[first].cost
             # A layer without a mapping stays on the host and costs the accelerator nothing.
             return [GroupOption(cycles=cost.cycles if cost else 0, energy_pj=cost.energy_pj if cost else 0.0)]
-        if any(self._alone[index].cost is None for index in range(first, stop)):
-            return []
-        if (first, stop) not in self._asked:
-            self._asked.add((first, stop))
-            self._report()
         group = Group(graph=self._graph, first=first, stop=stop)
-        return [
-            GroupOption(cycles=found.cost.cost.cycles, energy_pj=found.cost.cost.energy_pj, choice=found)
-            for found in self._ways(group)
-        ]
+        if (first, stop) not in self._keys:
+            self._keys[first, stop] = self._key(group)
+            self._report()
+        key = self._keys[first, stop]
+        return [] if key is None else [way.option for way in self._ways(group, key)]
 
-    def refuse(self, group: Group, reason: str) -> None:
-        """Do without a group and all equal ones."""
-        key = group_key(group)
-        self._found[key] = []
-        self._refused[key] = (_names(group), reason)
+    def refuse(self, way: FusedGroup, reason: str) -> None:
+        """Do without a kind of code for a group and all equal ones."""
+        key = self._key(way.group), type(way.mapping)
+        self._refused[key] = RefusedGroup(names=_names(way.group), kind=NOT_SCHEDULED, reason=reason)
 
-    def refine(self, found: FusedGroup) -> bool:
+    def refine(self, chosen: FusedGroup) -> bool:
         """Search around a way that a plan chose; whether that gave a better one."""
-        key = group_key(found.group)
-        if key in self._refined or self._should_stop():
+        mapping, key = chosen.mapping, self._keys[chosen.group.first, chosen.group.stop]
+        if isinstance(mapping, AttentionMapping) or (key, mapping) in self._refined or self._should_stop():
             return False
-        self._refined.add(key)
-        better = False
-        for way in list(self._found[key]):
-            mapping, cost = refine_group(way.group, self._arch, way.mapping, objective=self._objective)
-            if cost.cost.objective(self._objective) < way.cost.cost.objective(self._objective):
-                self._found[key].append(FusedGroup(group=way.group, mapping=mapping, cost=cost))
-                better = True
-        return better
+        found = refine_group(chosen.group, self._arch, mapping, objective=self._objective)
+        better = FusedGroup.of(chosen.group, *found)
+        self._refined |= {(key, mapping), (key, found[0])}
+        if better.cost.objective(self._objective) >= chosen.cost.objective(self._objective):
+            return False
+        self._found[key].append(better)
+        return True
 
-    def _ways(self, group: Group) -> list[FusedGroup]:
-        if refuse_group(group.graph, group.first, group.stop) is not None or self._should_stop():
-            return []
-        key = group_key(group)
-        if key not in self._found:
+    def _key(self, group: Group) -> Hashable:
+        if any(self._alone[index].cost is None for index in group.layers):
+            return None
+        return None if refuse_group(group.graph, group.first, group.stop) is not None else group_key(group)
+
+    def _ways(self, group: Group, key: Hashable) -> list[FusedGroup]:
+        if key not in self._found and not self._should_stop():
             result = group_search(group, self._arch, objective=self._objective)
-            self._found[key] = [FusedGroup(group=group, mapping=mapping, cost=cost) for mapping, cost in result.options]
+            self._found[key] = [FusedGroup.of(group, mapping, cost) for mapping, cost in result.options]
             if result.refusal is not None:
-                self._refused[key] = (_names(group), result.refusal)
-        return [FusedGroup(group=group, mapping=way.mapping, cost=way.cost) for way in self._found[key]]
+                self._refused[key, GroupMapping] = RefusedGroup(
+                    names=_names(group), kind=_kind(result), reason=result.refusal
+                )
+        ways = [replace(way, group=group) for way in self._found.get(key, [])]
+        known = self._known.get((group.first, group.stop))
+        return [
+            way for way in (*ways, *((known,) if known else ())) if (key, type(way.mapping)) not in self._refused
+        ]  # fmt: skip
 
 
 def plan_network(
@@ -156,6 +237,7 @@ def plan_network(
     objective: str,
     alone: Sequence[Alone],
     *,
+    known: Sequence[FusedGroup] = (),
     why_not: Callable[[Sequence[FusedGroup]], Sequence[str | None]],
     should_stop: Callable[[], bool],
     report: Callable[[], None],
@@ -171,14 +253,15 @@ def plan_network(
         arch: The accelerator.
         objective: Of the whole network: ``latency``, ``energy``, or ``edp``, the product of both sums.
         alone: Per layer, how it runs by itself.
+        known: Ways to run some intervals that no search of group mappings finds, such as attention.
         why_not: Tries to schedule groups; returns for each the reason if that fails.
         should_stop: Once true, no further group is priced.
         report: Called once for each interval of several layers, ``num_intervals`` times.
         max_group: Most layers in a group.
     """
-    prices = GroupPrices(graph, arch, objective, alone, should_stop=should_stop, report=report)
+    prices = GroupPrices(graph, arch, objective, alone, known, should_stop=should_stop, report=report)
     while True:
-        plan = plan_groups(len(graph.layers), prices.options, objective, max_group)
+        plan = plan_groups(len(graph.layers), prices.options, objective, max_group, front="none")
         chosen = [planned.option.choice for planned in plan.groups if planned.num_layers > 1]
         groups = [found for found in chosen if isinstance(found, FusedGroup)]
         if any([prices.refine(found) for found in groups]):
@@ -186,14 +269,20 @@ def plan_network(
         reasons = why_not(groups)
         for found, reason in zip(groups, reasons, strict=True):
             if reason is not None:
-                prices.refuse(found.group, reason)
-        if not any(reasons):
+                prices.refuse(found, reason)
+        if all(reason is None for reason in reasons):
             return NetworkPlan(graph=graph, alone=tuple(alone), groups=tuple(groups), plan=plan, refused=prices.refused)
 
 
 def num_intervals(num_layers: int, max_group: int = MAX_GROUP) -> int:
     """Intervals of two to ``max_group`` layers."""
     return sum(max(0, num_layers - size + 1) for size in range(2, max_group + 1))
+
+
+def _kind(result: GroupSearchResult) -> str:
+    """What refused most of the mappings tried, or why none was."""
+    counts = [(-count, reason) for reason, count in result.refused]
+    return min(counts)[1] if counts else result.nearest
 
 
 def _names(group: Group) -> tuple[str, ...]:

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 
 from cost_model.fused import group_key
 from cost_model.simulator import SimulatorModel
+from schedules.attention_plan import plan_attention
 from tvm_spm import frontend
 from tvm_spm.arch import Arch
 from tvm_spm.errors import NoMappingError
-from tvm_spm.fused_network import fuse_network, why_not
+from tvm_spm.fused_network import FusedNetwork, GroupScheduler, attention_groups
 from tvm_spm.interrupt import StopRequest
 from tvm_spm.mapping import Mapping
 from tvm_spm.measurer import Measurer
@@ -56,6 +57,11 @@ class NetworkOptions:
     seed: int
     workdir: Path | None
     fusion: bool = True
+
+
+FUSION_PARTS = 2
+"""Into how many equal parts a time limit is cut; the search for mappings of layers gets one, and what it leaves and
+the others go to fusion."""
 
 
 class Clock:
@@ -104,16 +110,18 @@ def tune_network(
         with clock.phase("compile"):
             progress.phase("compile (first run only)", total=2, unit="parts")
             compile_all(progress.step)
+    # A measurer cannot time groups, and costs of different sources cannot be compared.
+    is_fused = options.fusion and measurer is None
     with clock.phase("search"):
-        outcomes, hosted = _tune_tasks(extraction, arch, options, log, executor, measurer, progress, should_stop)
+        until = should_stop.share(FUSION_PARTS) if is_fused else should_stop
+        outcomes, hosted = _tune_tasks(extraction, arch, options, log, executor, measurer, progress, until)
     mappings = {index: outcome.best.mapping for index, outcome in outcomes.items()}
-    layers = frontend.layer_graph(extraction)
-    plan = None
-    if options.fusion:
+    plan, scheduler = None, None
+    if is_fused:
         with clock.phase("fusion"):
-            plan = _plan(extraction, layers, arch, options, outcomes, progress, should_stop)
+            plan, scheduler = _plan(extraction, arch, options, outcomes, progress, should_stop)
     with clock.phase("schedule"):
-        fused = fuse_network(extraction, layers, plan.groups if plan else ())
+        fused = scheduler.fuse(plan.groups) if plan and scheduler else FusedNetwork.unfused(extraction)
     network = schedule_network(
         extraction, arch, mappings, fused,
         cycles={index: outcome.best.cost.cycles for index, outcome in outcomes.items()},
@@ -186,20 +194,26 @@ def _tune_tasks(
 
 def _plan(
     extraction: Extraction,
-    layers: NetworkLayers,
     arch: Arch,
     options: NetworkOptions,
     outcomes: dict[int, TaskOutcome],
     progress: ProgressBar,
     should_stop: StopRequest,
-) -> NetworkPlan:
+) -> tuple[NetworkPlan, GroupScheduler]:
     """The best way to cut the network into groups, by the tuned costs of its layers and the costs of groups."""
+    progress.phase("fusion", total=1, unit="groups")
+    attention = () if should_stop() else plan_attention(extraction.mod, arch, objective=options.objective)
+    sites = [replacement.site for replacement in attention]
+    # Scores and probabilities right before what reads them, so that the three calls of an attention are neighbours.
+    layers = frontend.layer_graph(extraction, late={var for site in sites for var in site.bindings[:2]})
+    scheduler = GroupScheduler(extraction, layers, sites)
     progress.phase("fusion", total=num_intervals(len(layers.graph.layers)), unit="groups")
-    return plan_network(
+    plan = plan_network(
         layers.graph, arch, options.objective, _alone(extraction, layers, arch, outcomes),
-        why_not=partial(why_not, extraction, layers), should_stop=should_stop,
+        known=attention_groups(layers, arch, attention), why_not=scheduler.why_not, should_stop=should_stop,
         report=partial(progress.step, "price groups of layers"),
     )  # fmt: skip
+    return plan, scheduler
 
 
 def _alone(extraction: Extraction, layers: NetworkLayers, arch: Arch, outcomes: dict[int, TaskOutcome]) -> list[Alone]:
@@ -232,10 +246,12 @@ def _group_results(plan: NetworkPlan, arch: Arch, network: ScheduledNetwork) -> 
             tasks=tuple(each.task for each in alone),
             count=1,
             mapping=fused.mapping,
-            cost=fused.cost.cost,
+            tile=fused.tile,
+            overlap=fused.overlap,
+            cost=fused.cost,
             alone_cost=total_cost([(each.cost, 1) for each in alone if each.cost is not None], arch),
-            spm_bytes=fused.cost.spm_bytes,
-            recompute_share=fused.cost.recompute_share,
+            spm_bytes=fused.spm_bytes,
+            recompute_share=fused.recompute_share,
             verification=verification,
         )
     return tuple(found.values())

@@ -7,7 +7,7 @@ from typing import Literal
 from rich.console import Console
 from rich.table import Table
 
-from tvm_spm.tuning_result import GroupResult, TaskResult, TuningResult
+from tvm_spm.tuning_result import TaskResult, TuningResult
 from tvm_spm.units import format_capacity, format_energy, format_seconds, format_si
 
 
@@ -50,6 +50,8 @@ def print_result(result: TuningResult) -> None:
         lines.append(f"  whole network: {result.verification}")
     lines += [f"  {task.task.name}: {task.verification}" for task in result.tasks if task.verified is False]
     lines += [f"  {' > '.join(g.names)}: {g.verification}" for g in result.groups if g.verified is False]
+    if result.plan is not None:
+        lines += [f"not fused: {' > '.join(r.names)}: {r.reason}" for r in result.plan.unscheduled]
     lines += [f"left on the host: {call.name}: {call.reason}" for call in result.host_calls]
     lines.append("seconds: " + ", ".join(f"{name} {value:.1f}" for name, value in result.seconds))
     console().print("\n".join(lines), soft_wrap=True, highlight=False, markup=False)
@@ -70,8 +72,8 @@ def _print_groups(result: TuningResult) -> None:
             " > ".join(group.names),
             str(group.count),
             str(group.mapping.num_cores),
-            "x".join(str(extent) for extent in group.mapping.tile),
-            _halo_text(group),
+            group.tile,
+            group.overlap,
             format_capacity(group.spm_bytes),
             f"{group.recompute_share:.1%}",
             f"{group.cost.cycles:,}",
@@ -81,12 +83,6 @@ def _print_groups(result: TuningResult) -> None:
             {True: "yes", False: "NO", None: "not run"}[group.verified],
         )
     console().print(table)
-
-
-def _halo_text(group: GroupResult) -> str:
-    """What happens to the overlap of neighbouring tiles."""
-    kept = ["NCHW"[axis] if len(group.mapping.tile) == 4 else str(axis) for axis in group.mapping.kept]
-    return f"kept along {' '.join(kept)}" if kept else "recomputed"
 
 
 def _fusion_text(result: TuningResult) -> str:
@@ -107,7 +103,7 @@ _GROUP_COLUMNS: tuple[tuple[str, Literal["left", "right"]], ...] = (
     ("count", "right"),
     ("cores", "right"),
     ("tile", "left"),
-    ("halo", "left"),
+    ("overlap", "left"),
     ("SPM", "right"),
     ("recomputed", "right"),
     ("cycles", "right"),

@@ -1,10 +1,11 @@
-"""What a work directory remembers besides its trials: the workloads, so that the log can be read without the model."""
+"""What a work directory remembers besides its trials: the workloads, so that the log can be read without the model, and
+the plan of the network."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -12,10 +13,37 @@ from pydantic import TypeAdapter, ValidationError
 from tvm_spm.arch import Arch
 from tvm_spm.errors import SpmError, WorkdirError, did_you_mean
 from tvm_spm.trial import Trial, read_log
+from tvm_spm.units import format_energy, format_si
 from tvm_spm.workload import Workload
 
 WORKLOADS_NAME = "workloads.json"
+PLAN_NAME = "plan.json"
 LOG_NAME = "trials.jsonl"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedGroup:
+    """Layers that run as one, or a single layer.
+
+    Attributes:
+        layers: Their names.
+        num_cores: Cores in use.
+        mapping: How they run, as text; ``vector unit`` or ``host`` for a layer without a mapping.
+        cycles: Of the group.
+        energy_pj: Of the group.
+    """
+
+    layers: tuple[str, ...]
+    num_cores: int
+    mapping: str
+    cycles: int
+    energy_pj: float
+
+    def __str__(self) -> str:
+        cores = "1 core" if self.num_cores == 1 else f"{self.num_cores} cores"
+        return (
+            f"{' > '.join(self.layers)}: {cores}, {format_si(self.cycles, 'cycles')}, {format_energy(self.energy_pj)}"
+        )
 
 
 def save_workloads(workdir: Path, arch: Arch, workloads: Sequence[tuple[str, str, Workload]]) -> None:
@@ -32,6 +60,34 @@ def save_workloads(workdir: Path, arch: Arch, workloads: Sequence[tuple[str, str
         (workdir / WORKLOADS_NAME).write_text(json.dumps(content), encoding="utf-8")
     except OSError as error:
         raise WorkdirError(f"{workdir / WORKLOADS_NAME}: cannot write: {error.strerror}") from error
+
+
+def save_plan(workdir: Path, groups: Sequence[SavedGroup]) -> None:
+    """Write how a network was cut into groups; without any, remove what an earlier run wrote.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    if not groups:
+        (workdir / PLAN_NAME).unlink(missing_ok=True)
+        return
+    content = json.dumps([asdict(group) for group in groups], indent=1)
+    (workdir / PLAN_NAME).write_text(content + "\n", encoding="utf-8")
+
+
+def load_plan(workdir: Path) -> tuple[SavedGroup, ...]:
+    """What ``save_plan`` wrote; empty if the network was tuned without fusion.
+
+    Raises:
+        WorkdirError: The file is damaged.
+    """
+    path = workdir / PLAN_NAME
+    if not path.exists():
+        return ()
+    try:
+        return tuple(TypeAdapter(list[SavedGroup]).validate_json(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise WorkdirError(f"{path}: damaged; tune into this directory again to rewrite it") from error
 
 
 def load_workloads(workdir: Path) -> tuple[Arch, dict[str, tuple[str, Workload]]]:

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cost_model.attention_work import AttentionMapping
 from tvm_spm.arch import Arch
 from tvm_spm.cost import Cost, Energy
 from tvm_spm.errors import SpmError, WorkdirError, did_you_mean
 from tvm_spm.group import GroupMapping
 from tvm_spm.mapping import Mapping
+from tvm_spm.saved_run import SavedGroup, save_plan
 from tvm_spm.workload import HostCall, Task, TaskGraph
 
 if TYPE_CHECKING:
@@ -116,8 +118,10 @@ class GroupResult:
         names: The layers of the first occurrence.
         tasks: Per layer the index of its task in the graph.
         count: How often equal layers run the same way.
-        mapping: How the group runs.
-        cost: By the simulator of groups.
+        mapping: How the group runs: tile by tile of the last output, or as attention with an online softmax.
+        tile: What one core works on at a time: a tile of the output, or of the scores.
+        overlap: What happens to the overlap of neighbouring tiles, or how the softmax is computed.
+        cost: By the simulator.
         alone_cost: Of the same layers, each tuned and run alone.
         spm_bytes: Most that one core holds at a time.
         recompute_share: Multiply-accumulates done more than once, as a share of those needed.
@@ -127,7 +131,9 @@ class GroupResult:
     names: tuple[str, ...]
     tasks: tuple[int, ...]
     count: int
-    mapping: GroupMapping
+    mapping: GroupMapping | AttentionMapping
+    tile: str
+    overlap: str
     cost: Cost
     alone_cost: Cost
     spm_bytes: int
@@ -263,8 +269,8 @@ class TuningResult:
                 "layers": list(group.names),
                 "count": group.count,
                 "cores": group.mapping.num_cores,
-                "tile": list(group.mapping.tile),
-                "kept_axes": list(group.mapping.kept),
+                "tile": group.tile,
+                "overlap": group.overlap,
                 "mapping": str(group.mapping),
                 "cycles": group.cost.cycles,
                 "utilization": group.cost.utilization,
@@ -279,6 +285,34 @@ class TuningResult:
             }
             for group in self.groups
         ]
+
+    def plan_groups(self) -> list[SavedGroup]:
+        """The whole plan, single layers included, in the order in which it runs; empty without fusion."""
+        if self.plan is None:
+            return []
+        names = [layer.name for layer in self.plan.graph.layers]
+        fused = {way.group.first: way for way in self.plan.groups}
+        alone = {result.task: result for result in self.tasks}
+        found = []
+        for planned in self.plan.plan.groups:
+            way = fused.get(planned.first)
+            layer = self.plan.alone[planned.first]
+            result = alone.get(self.graph.tasks[layer.task])
+            text = "vector unit" if result is not None else "host"
+            if way is not None:
+                text = str(way.mapping)
+            elif result is not None and result.mapping is not None:
+                text = result.mapping.line()
+            found.append(
+                SavedGroup(
+                    layers=tuple(names[planned.first : planned.stop]),
+                    num_cores=layer.num_cores if way is None else way.mapping.num_cores,
+                    mapping=text,
+                    cycles=planned.option.cycles,
+                    energy_pj=planned.option.energy_pj,
+                )
+            )
+        return found
 
     def totals(self) -> dict[str, object]:
         """Sums over the network, with what was left on the host."""
@@ -304,7 +338,15 @@ class TuningResult:
 
     def as_dict(self) -> dict[str, object]:
         """Tasks, groups and totals as plain data for JSON."""
-        return {"tasks": self.rows(), "groups": self.group_rows(), "totals": self.totals()}
+        found: dict[str, object] = {"tasks": self.rows(), "groups": self.group_rows(), "totals": self.totals()}
+        if self.plan is not None:
+            found["refused_groups"] = {
+                "not_scheduled": [
+                    {"layers": list(refused.names), "reason": refused.reason} for refused in self.plan.unscheduled
+                ],
+                "by_reason": self.plan.num_refused(),
+            }
+        return found
 
     def table(self) -> pd.DataFrame:
         """One row per task, as a data frame."""
@@ -337,7 +379,7 @@ class TuningResult:
         draw_plan(self.plan.graph, self.plan.drawn_groups(), path, title=title)
 
     def save(self, directory: str | Path) -> Path:
-        """Write ``result.json``, ``table.csv`` and the tuning database into a directory.
+        """Write ``result.json``, ``table.csv`` and, of a network tuned with fusion, ``plan.json`` into a directory.
 
         Raises:
             WorkdirError: The directory cannot be written.
@@ -347,6 +389,7 @@ class TuningResult:
             path.mkdir(parents=True, exist_ok=True)
             (path / "result.json").write_text(json.dumps(self.as_dict(), indent=1) + "\n", encoding="utf-8")
             self.table().to_csv(path / "table.csv", index=False)
+            save_plan(path, self.plan_groups())
         except OSError as error:
             raise WorkdirError(f"{path}: cannot write: {error.strerror}") from error
         return path

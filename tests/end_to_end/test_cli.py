@@ -76,7 +76,9 @@ def test_tune_prints_one_object_per_task(model: str):
         assert task["verified"] is True
         assert task["edp_pj_cycles"] == pytest.approx(task["energy_pj"] * task["cycles"])
         assert task["model"] == "simulator"
-    assert result["totals"]["cycles"] == sum(task["cycles"] * task["count"] for task in result["tasks"])
+    parts = [(task["cycles"], task["count_alone"]) for task in result["tasks"]]
+    parts += [(group["cycles"], group["count"]) for group in result["groups"]]
+    assert result["totals"]["cycles"] == sum(cycles * count for cycles, count in parts)
     assert result["totals"]["verified"] is True
 
 

@@ -36,7 +36,10 @@ def result(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tvm_spm.Tun
 
 def test_result_is_verified_and_adds_up(result: tvm_spm.TuningResult):
     assert result.verified is True
-    assert result.cost.cycles == sum(task.cost.cycles * task.task.count for task in result.tasks)
+    assert result.unfused_cost.cycles == sum(task.cost.cycles * task.task.count for task in result.tasks)
+    # Both layers run as one; nothing else is left.
+    assert [group.cost.cycles for group in result.groups] == [result.cost.cycles]
+    assert result.cost.edp_pj_cycles < result.unfused_cost.edp_pj_cycles
     # 8 * 3 * 12 * 12 * 3 * 3 + 5 * 8 * 12 * 12 multiply-accumulates
     assert result.cost.macs == 31_104 + 5_760
     assert list(result.table()["name"]) == [task.task.name for task in result.tasks]

@@ -28,11 +28,13 @@ class FusedGroup:
         blocks: Per call of the group, the names of the blocks it became, in order.
         sources: Per parameter, the call of the group and its argument that it is; the last parameter is the result of
             the last call.
+        inputs: What the group reads, in the order of the parameters.
     """
 
     name: str
     blocks: tuple[tuple[str, ...], ...]
     sources: tuple[tuple[int, int], ...]
+    inputs: tuple[relax.Expr, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -214,4 +216,8 @@ def _described(mod: tvm.IRModule, fused: tvm.IRModule, group: Sequence[relax.Bin
             raise ModelError(f"the function of {binding.var.name} cannot be read: {own}")
         found.append(tuple(left[: len(own)]))
         left = left[len(own) :]
-    return FusedGroup(name=name, blocks=tuple(found), sources=tuple(source for _, source in _inputs(group)))
+    inputs = _inputs(group)
+    return FusedGroup(
+        name=name, blocks=tuple(found), sources=tuple(source for _, source in inputs),
+        inputs=tuple(expr for expr, _ in inputs),
+    )  # fmt: skip

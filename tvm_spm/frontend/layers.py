@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from math import prod
 
@@ -107,7 +108,7 @@ class _Found:
         return ()
 
 
-def layer_graph(extraction: Extraction) -> NetworkLayers:
+def layer_graph(extraction: Extraction, late: Collection[relax.Var] = ()) -> NetworkLayers:
     """The layers of a network.
 
     Every call that is a task is a layer. A call that is none, such as a view, is outside: what it reads is needed
@@ -120,6 +121,8 @@ def layer_graph(extraction: Extraction) -> NetworkLayers:
 
     Args:
         extraction: The network.
+        late: Variables that are to be computed right before the call that reads them, rather than in the order of its
+            arguments.
 
     Raises:
         ModelError: A call passes something else than tensors of known shape.
@@ -128,7 +131,7 @@ def layer_graph(extraction: Extraction) -> NetworkLayers:
     tasks = dict(extraction.functions)
     known: dict[str, FunctionAccess] = {}
     accesses = [_access(extraction, found, call, tasks[call.name], known) for call in found.calls]
-    order = _order(extraction, found)
+    order = _order(extraction, found, late)
     names: set[str] = set()
     layers = []
     for position, node in enumerate(order):
@@ -211,7 +214,7 @@ def _read_by(value: relax.Expr) -> list[relax.Expr]:
     return [value] if isinstance(value, (relax.Var, tvm.ir.GenericConst)) else list(relax.analysis.free_vars(value))
 
 
-def _order(extraction: Extraction, found: _Found) -> list[int]:
+def _order(extraction: Extraction, found: _Found, late: Collection[relax.Var]) -> list[int]:
     """Calls in depth-first order from the outputs, or as they are bound where their order may matter."""
     nodes, calls = extraction.graph.nodes, found.calls
     if len({call.block for call in calls}) > 1 or any(call.is_in_place for call in calls):
@@ -231,7 +234,7 @@ def _order(extraction: Extraction, found: _Found) -> list[int]:
             pending.append((index, True))
             direct = [writer[tensor] for tensor in calls[index].arguments if tensor in writer]
             # Inputs behind a view are no arguments of the call.
-            before = dict.fromkeys([*direct, *nodes[index].inputs])
+            before = sorted(dict.fromkeys([*direct, *nodes[index].inputs]), key=lambda node: calls[node].var in late)
             pending += [(other, False) for other in reversed(before)]
     return list(order)
 

@@ -40,7 +40,7 @@ def run(quick: bool) -> pd.DataFrame:
         with ProcessPoolExecutor(max_workers=os.cpu_count(), mp_context=get_context("spawn")) as pool:
             found = list(pool.map(throughput_rows, PUBLISHED))
     rows = [{"commit": source_commit(), **row} for each in found for row in each]
-    return pd.DataFrame(rows, columns=[*COLUMNS, *EXTRA_COLUMNS]).fillna("")
+    return pd.DataFrame(rows, columns=[*COLUMNS, *EXTRA_COLUMNS]).astype(object).fillna("")
 
 
 def tables(frame: pd.DataFrame) -> list[PaperTable]:

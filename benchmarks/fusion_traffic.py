@@ -62,7 +62,7 @@ def run(quick: bool) -> pd.DataFrame:
             found = list(pool.map(rows_of, cases))
     rows = [{"commit": source_commit(), **row} for each in found for row in each]
     extra = [name for name in rows[0] if name not in COLUMNS]
-    return pd.DataFrame(rows, columns=[*COLUMNS, *extra]).fillna("")
+    return pd.DataFrame(rows, columns=[*COLUMNS, *extra]).astype(object).fillna("")
 
 
 def tables(frame: pd.DataFrame) -> list[PaperTable]:

@@ -79,7 +79,7 @@ def halo_rows(*, quick: bool) -> pd.DataFrame:
                         "source": "analytical",
                     }
                 )  # fmt: skip
-    return pd.DataFrame(rows, columns=[*COLUMNS, "macs_executed", "macs_needed"]).fillna("")
+    return pd.DataFrame(rows, columns=[*COLUMNS, "macs_executed", "macs_needed"]).astype(object).fillna("")
 
 
 def halo_tables(frame: pd.DataFrame) -> list[PaperTable]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,12 +20,16 @@ Known = dict[Hashable, list[tuple[GroupMapping, GroupCost]]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedBlock:
-    """One group of a plan."""
+    """One group of a plan; no mapping where the layer alone was mapped by other means."""
 
     first: int
     stop: int
-    mapping: GroupMapping
+    mapping: GroupMapping | None
     cost: GroupCost
+
+    def __str__(self) -> str:
+        cores = "" if self.mapping is None else f"@{self.mapping.num_cores}"
+        return f"{self.first}-{self.stop - 1}{cores}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +46,13 @@ class Plan:
 
 
 def plan_with_groups(
-    graph: LayerGraph, arch: Arch, objective: Literal["latency", "energy", "edp"], *, max_group: int, known: Known
+    graph: LayerGraph,
+    arch: Arch,
+    objective: Literal["latency", "energy", "edp"],
+    *,
+    max_group: int,
+    known: Known,
+    alone: Sequence[GroupCost] | None = None,
 ) -> Plan:
     """The best plan of groups of at most ``max_group`` layers.
 
@@ -52,6 +62,7 @@ def plan_with_groups(
         objective: Of the plan and of the mappings.
         max_group: 1 for no fusion.
         known: Looked up, and filled.
+        alone: What each layer costs on its own, if that is not to be searched as a group of one.
 
     Raises:
         PlanError: Some layer fits in no way.
@@ -61,6 +72,9 @@ def plan_with_groups(
     def options_of(first: int, stop: int) -> list[GroupOption]:
         if refuse_group(graph, first, stop) is not None:
             return []
+        if alone is not None and stop - first == 1:
+            cost = alone[first]
+            return [GroupOption(cycles=cost.cost.cycles, energy_pj=cost.cost.energy_pj, choice=(None, cost))]
         group = Group(graph=graph, first=first, stop=stop)
         key = group_key(group)
         keys.add(key)
@@ -98,7 +112,7 @@ def plan_row(plan: Plan, arch: Arch, network: str, dtype: str, name: str, object
         "cycles": cycles,
         "energy_pj": energy_pj,
         "edp_pj_cycles": cycles * energy_pj,
-        "mapping": " ".join(f"{block.first}-{block.stop - 1}@{block.mapping.num_cores}" for block in plan.blocks),
+        "mapping": " ".join(str(block) for block in plan.blocks),
         "source": "simulated",
         "num_groups": len(plan.blocks),
         "longest_group": max(block.stop - block.first for block in plan.blocks),

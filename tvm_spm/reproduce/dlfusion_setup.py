@@ -113,9 +113,11 @@ def all_rows(*, quick: bool) -> pd.DataFrame:
         with ProcessPoolExecutor(max_workers=os.cpu_count(), mp_context=get_context("spawn")) as pool:
             found = list(pool.map(run_job, jobs))
     rows += [row for each in found for row in each]
-    return pd.DataFrame(
-        [{"commit": source_commit(), **row} for row in rows], columns=[*COLUMNS, *EXTRA_COLUMNS]
-    ).fillna("")
+    return (
+        pd.DataFrame([{"commit": source_commit(), **row} for row in rows], columns=[*COLUMNS, *EXTRA_COLUMNS])
+        .astype(object)
+        .fillna("")
+    )
 
 
 def run_job(job: Job) -> list[dict[str, object]]:

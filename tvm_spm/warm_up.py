@@ -1,4 +1,4 @@
-"""The first run compiles: half of it in a second process, so that two cores share the wait.
+"""The first run compiles: much of it in a second process, so that two cores share the wait.
 
 Compiled code is kept on disk (numba's cache), so later runs only load it.
 """
@@ -9,14 +9,19 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import Protocol, cast
 
 import numpy as np
 
 from cost_model import batched
+from cost_model.fused import compiled as fused
 from cost_model.simulator import events, simulate_batch
 from tvm_spm.arch import load_arch
 from tvm_spm.exact import exact_search, kernel
+from tvm_spm.group import Group
+from tvm_spm.group_search import group_search
+from tvm_spm.layer_graph import Layer, LayerGraph, Read, Tensor
 from tvm_spm.mapspace import MapSpace
 from tvm_spm.workload import Workload
 
@@ -32,31 +37,66 @@ class _Dispatcher(Protocol):
 def is_compiled() -> bool:
     """Whether the code of an earlier run is on disk."""
     return all(
-        any(Path(cast(_Dispatcher, function).stats.cache_path).glob(f"*.{name}-*.nbi"))
+        any(Path(cast(_Dispatcher, function).stats.cache_path).glob(f"*{name}-*.nbi"))
         for name, function in (
             ("evaluate_rows", batched.evaluate_rows),
             ("simulate_rows", events.simulate_rows),
             ("search_floors", kernel.search_floors),
+            ("probe", fused.probe_tiles),
         )
     )
 
 
+class Compilation:
+    """Everything compiled code is needed for, in the order in which it is needed.
+
+    This process compiles the exact search; a second one the models, and then what prices fused groups, while this
+    one goes on with the search.
+    """
+
+    def __init__(self) -> None:
+        # From the folder this package is in: the cache belongs to that copy; the working directory may hold another.
+        command = [sys.executable, "-m", "tvm_spm.warm_up"]
+        self._other = subprocess.Popen(command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True)
+
+    def __enter__(self) -> Compilation:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._other.poll() is None:
+            self._other.kill()
+        self._other.wait()
+        assert self._other.stdout is not None
+        self._other.stdout.close()
+
+    def finish_search(self, report: Callable[[str], None] = lambda text: None) -> None:
+        """Compile, or load, what a search of one layer calls.
+
+        Args:
+            report: Told when a part is ready.
+        """
+        _compile_exact()
+        report("exact search compiled")
+        assert self._other.stdout is not None
+        self._other.stdout.readline()
+        report("models compiled")
+
+    def finish_groups(self) -> None:
+        """Wait for what a search of fused groups calls."""
+        self._other.wait()
+
+
 def compile_all(report: Callable[[str], None] = lambda text: None) -> None:
-    """Compile, or load, everything that a search calls.
+    """Compile, or load, everything.
 
     Args:
         report: Told when a part is ready.
     """
-    # From the folder this package is in: the cache belongs to that copy, and the working directory may hold another.
-    other = subprocess.Popen([sys.executable, "-m", "tvm_spm.warm_up"], cwd=Path(__file__).parents[1])
-    try:
-        _compile_exact()
-        report("exact search compiled")
-        other.wait()
-        report("models compiled")
-    finally:
-        if other.poll() is None:
-            other.kill()
+    with Compilation() as compilation:
+        compilation.finish_search(report)
+        compilation.finish_groups()
 
 
 def _compile_exact() -> None:
@@ -74,9 +114,33 @@ def _compile_models() -> None:
     simulate_batch(workload, arch, [default])
 
 
+def _compile_groups() -> None:
+    layer = _toy()
+    shape = (1, 4, 4, 4)
+    tensors = [Tensor(name="in", shape=shape, dtype="int16")]
+    tensors += [Tensor(name=f"weight{i}", shape=(4, 4, 3, 3), dtype="int16", is_constant=True) for i in range(2)]
+    tensors += [Tensor(name=f"out{i}", shape=shape, dtype="int16", producer=i) for i in range(2)]
+    loops = tuple(layer.dims.as_dict().items())
+    layers = tuple(
+        Layer(
+            name=f"layer{i}", output=3 + i, loops=loops, out_axes=layer.O.axes, workload=layer,
+            reads=(
+                Read(tensor=source, role="I", accesses=(layer.I.axes,)),
+                Read(tensor=1 + i, role="W", accesses=(layer.W.axes,)),
+            ),
+        )
+        for i, source in enumerate((0, 3))
+    )  # fmt: skip
+    group = Group(graph=LayerGraph(tensors=tuple(tensors), layers=layers, outputs=(4,)), first=0, stop=2)
+    group_search(group, load_arch("edge-256"))
+
+
 def _toy() -> Workload:
     return Workload.conv2d(K=4, C=4, OY=4, OX=4, FY=3, FX=3, padding=1)
 
 
 if __name__ == "__main__":
     _compile_models()
+    sys.stdout.write("models\n")
+    sys.stdout.flush()
+    _compile_groups()

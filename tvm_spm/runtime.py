@@ -47,7 +47,7 @@ def run(
     machine = relax.VirtualMachine(executable, tvm.cpu())
     if not machine.module.implements_function(entry):
         raise ModelError(f"the executable has no function {entry!r}")
-    result = machine[entry](*[tvm.runtime.tensor(np.ascontiguousarray(array)) for array in inputs])
+    result = machine[entry](*[tvm.runtime.tensor(np.asarray(array, order="C")) for array in inputs])
     return _arrays(result)
 
 

@@ -30,7 +30,6 @@ from schedules.fused_regions import (
     Regions,
     Span,
     is_external,
-    is_streamed,
     loop_spans,
     read_region,
     regions_of,
@@ -139,7 +138,7 @@ class _Writer:
             self._load((index, number), regions.loaded[index, number], None)
             for number, read in enumerate(layer.reads)
             if (index, number) in regions.loaded
-            and not is_streamed(self.group, self.mapping, (index, number))
+            and (index, number) not in regions.streamed
             and not (index == self.group.sink and read.role == "extra")
         ]
         work = self._mac(index, code) if layer.workload is not None else self._vector(index, code)
@@ -189,8 +188,9 @@ class _Writer:
             first = (spans["K"][0] + chunk * k_tile).simplified()
             spans = {**spans, "K": (first, least(spans["K"][1], first + k_tile).simplified())}
         stmts: list[tirx.Stmt | None] = []
-        for number, _read in enumerate(layer.reads):
-            if is_streamed(self.group, self.mapping, (index, number)):
+        for number, read in enumerate(layer.reads):
+            is_extra = index == self.group.sink and read.role == "extra"
+            if (index, number) in self.regions.streamed and not is_extra:
                 stmts.append(self._load_chunk((index, number), spans, num_chunks, var if chunk is not None else None))
         stmts += self._stage(index, code, spans)
         stmt = sequence(stmts)

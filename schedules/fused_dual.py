@@ -93,6 +93,8 @@ class Condition:
     values: Bools
 
     def __and__(self, other: Condition) -> Condition:
+        if self.always or other.always:
+            return other if self.always else self
         return Condition(tirx.all(self.expr, other.expr), self.values & other.values)
 
     @property

@@ -82,7 +82,7 @@ class Places:
         """A weight that comes in chunks."""
         read = self.group.graph.layers[key[0]].reads[key[1]]
         dtype = self.group.graph.tensors[read.tensor].dtype
-        self._tiles[key] = _plain(f"W{key[0] - self.group.first}_spm", region, dtype)
+        self._tiles[key] = _plain(f"{read.role}{key[0] - self.group.first}_spm", region, dtype)
         return self._tiles[key]
 
     def of_sums(self, index: int, box: Region, dtype: str) -> Tile:
@@ -141,10 +141,9 @@ class Places:
                     extents.append(int(stop.values.max()))
                 else:
                     extents.append(ring)
-            elif movers & inner:
-                start = self._origin_of(key)[axis][0]
-                extents.append(_extent(start, stop))
             else:
+                # What is kept must not move, also where only some of its readers are left.
+                start = self._origin_of(key)[axis][0]
                 extents.append(_extent(start, stop))
             first.append(start.expr)
             rings.append(None if ring is None else (self._start(f"{name}_start{axis}", start, ring), ring))

@@ -25,9 +25,6 @@ Region = tuple[Span, ...]
 Key = tuple[int, int]
 """A layer and one of its reads, both as indices."""
 
-_FAR = 1 << 30
-"""Beyond every index."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TileLoops:
@@ -116,6 +113,7 @@ class Regions:
         new: Per layer, what it computes at a tile.
         runs: Per layer, whether that is anything.
         loaded: Per read from outside, what is loaded at a tile unless the same was loaded before.
+        streamed: Reads from outside that come in chunks of output channels.
         moved: Per key of ``needed`` and axis, the axes of the sink that move it.
         binds: Statements that give the variables in the regions their values.
     """
@@ -125,6 +123,7 @@ class Regions:
     new: dict[int, Region]
     runs: dict[int, Condition]
     loaded: dict[Key, Region]
+    streamed: frozenset[Key]
     moved: dict[int | Key, tuple[frozenset[int], ...]]
     binds: tuple[tirx.Bind, ...]
 
@@ -181,19 +180,17 @@ def raised_axes(mapping: GroupMapping, loops: TileLoops) -> tuple[int, ...]:
     return tuple(axis for axis in mapping.kept if loops.num_tiles[axis] > 1)
 
 
-def _is_raised(group: Group, mapping: GroupMapping, key: Key) -> bool:
+def _is_raised(group: Group, key: Key) -> bool:
     """Whether only the new part of a read from outside is loaded."""
-    layer = group.graph.layers[key[0]]
-    read = layer.reads[key[1]]
-    return not group.graph.tensors[read.tensor].is_constant and not is_streamed(group, mapping, key)
+    read = group.graph.layers[key[0]].reads[key[1]]
+    return not group.graph.tensors[read.tensor].is_constant and read.role != "W"
 
 
-def is_streamed(group: Group, mapping: GroupMapping, key: Key) -> bool:
-    """Whether a read is a weight that comes in chunks of output channels."""
-    layer = group.graph.layers[key[0]]
-    if layer.workload is None or layer.reads[key[1]].role != "W" or not is_external(group, layer.reads[key[1]]):
-        return False
-    return mapping.k_tile[key[0] - group.first] < layer.workload.dims.K
+def _uses_channels(layer: Layer, read: Read) -> bool:
+    """Whether a read of a multiply-accumulate layer differs between chunks of output channels."""
+    return layer.workload is not None and any(
+        name == "K" for access in read.accesses for axis in access for name, _ in axis.terms
+    )
 
 
 def regions_of(group: Group, mapping: GroupMapping) -> Regions:
@@ -215,9 +212,15 @@ def regions_of(group: Group, mapping: GroupMapping) -> Regions:
     walk.run(loops.region(loops.index))
     binds = [bind for other in walks for bind in other.binds] + walk.binds
     return Regions(
-        loops=loops, needed=walk.needed, new=walk.new, runs=walk.runs, loaded=walk.loaded, moved=moved,
+        loops=loops,
+        needed=walk.needed,
+        new=walk.new,
+        runs=walk.runs,
+        loaded=walk.loaded,
+        streamed=frozenset(walk.streamed),
+        moved=moved,
         binds=_used(binds, walk),
-    )  # fmt: skip
+    )
 
 
 def _moved(group: Group) -> dict[int | Key, tuple[frozenset[int], ...]]:
@@ -258,6 +261,7 @@ class _Walk:
     new: dict[int, Region] = field(default_factory=dict)
     runs: dict[int, Condition] = field(default_factory=dict)
     loaded: dict[Key, Region] = field(default_factory=dict)
+    streamed: set[Key] = field(default_factory=set)
     binds: list[tirx.Bind] = field(default_factory=list)
 
     def run(self, tile: Region) -> None:
@@ -270,7 +274,9 @@ class _Walk:
             if index != group.sink:
                 if layer.output not in wanted:
                     raise ScheduleError(f"layer {layer.name}: nothing in the group reads its output")
-                self.needed[layer.output] = self._named(f"need{index - group.first}", _union(wanted[layer.output]))
+                self.needed[layer.output] = self._named(
+                    f"need{index - group.first}", _union(wanted[layer.output], graph.tensors[layer.output].shape)
+                )
             new = self.needed[layer.output]
             if index != group.sink:
                 new = self._raised(layer.output, f"new{index - group.first}")
@@ -280,23 +286,45 @@ class _Walk:
             for number, read in enumerate(layer.reads):
                 region = read_region(read, spans)
                 if not is_external(group, read):
-                    wanted.setdefault(read.tensor, []).append((self.runs[index], region))
+                    wanted.setdefault(read.tensor, []).append((self.runs[index] & _is_not_empty(region), region))
                     continue
                 key = (index, number)
                 name = f"{read.role}{index - group.first}" + (f"_{number}" if read.role in ("extra", "vector") else "")
                 self.needed[key] = self._named(name, region)
-                raised = _is_raised(group, self.mapping, key)
+                k_tile = self.mapping.k_tile[index - group.first]
+                if _uses_channels(layer, read) and int((spans["K"][1] - spans["K"][0]).values.max()) > k_tile:
+                    self.streamed.add(key)
+                raised = _is_raised(group, key) and key not in self.streamed
                 self.loaded[key] = self._raised(key, f"new_{name}") if raised else self.needed[key]
 
     def _raised(self, key: int | Key, name: str) -> Region:
-        spans = list(self.needed[key])
+        """What is not there from the tiles before along the kept axes."""
+        whole, spans = self.needed[key], list(self.needed[key])
         for axis, regions in self.before.items():
-            for at, movers in enumerate(self.moved[key]):
-                if axis in movers:
-                    first, stop = spans[at]
-                    later = largest(first, regions[key][at][1])
-                    spans[at] = choose(self.loops.not_first(axis), later, first), stop
+            moving = [at for at, movers in enumerate(self.moved[key]) if axis in movers]
+            if len(moving) > 1:
+                continue
+            is_there = self._is_there(axis, whole, regions[key], moving)
+            if moving:
+                first, stop = spans[moving[0]]
+                later = largest(first, regions[key][moving[0]][1])
+                spans[moving[0]] = choose(is_there, later, first), stop
+            else:
+                # All of it is there.
+                spans[0] = spans[0][0], choose(is_there, spans[0][0], spans[0][1])
         return self._named(name, tuple(spans)) if self.before else tuple(spans)
+
+    def _is_there(self, axis: int, needed: Region, before: Region, moving: Sequence[int]) -> Condition:
+        """Whether there is a tile before along an axis that needed as much along all others."""
+        result = self.loops.not_first(axis)
+        tests = [less(first - 1, low) for (low, _), (first, _) in zip(needed, before, strict=True)]
+        for at, ((_, high), (_, stop)) in enumerate(zip(needed, before, strict=True)):
+            if at not in moving:
+                tests.append(less(high - 1, stop))
+        for test in tests:
+            if not (test.values | ~result.values).all():
+                result = result & test
+        return result
 
     def _named(self, name: str, region: Region) -> Region:
         """The region with a variable for every number that changes."""
@@ -323,15 +351,19 @@ def _is_not_empty(region: Region) -> Condition:
     return result
 
 
-def _union(wanted: Sequence[tuple[Condition, Region]]) -> Region:
+def _union(wanted: Sequence[tuple[Condition, Region]], shape: tuple[int, ...]) -> Region:
     """The bounding box of what is not empty."""
-    if len(wanted) == 1:
-        return wanted[0][1]
     parts = []
-    for runs, region in wanted:
-        parts.append(tuple(
-            (choose(runs, first, dual(_FAR)), choose(runs, stop, dual(-_FAR))) for first, stop in region
-        ))  # fmt: skip
+    for is_wanted, region in wanted:
+        changes = len(wanted) > 1 or (_is_not_empty(region).values & ~is_wanted.values).any()
+        parts.append(
+            tuple(
+                (choose(is_wanted, first, dual(extent)), choose(is_wanted, stop, dual(0)))
+                for (first, stop), extent in zip(region, shape, strict=True)
+            )
+            if changes
+            else region
+        )
     return tuple(
         (_all_of(least, [first for first, _ in spans]), _all_of(largest, [stop for _, stop in spans]))
         for spans in zip(*parts, strict=True)

@@ -21,20 +21,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from cost_model.fused import GroupCost
 from cost_model.simulator import SimulatorModel
 from tvm_spm.arch import Arch, load_arch
-from tvm_spm.cost import Cost
 from tvm_spm.exact import exact_search
-from tvm_spm.layer_graph import Layer, LayerGraph
 from tvm_spm.reproduce.dlfusion_networks import network_graph
-from tvm_spm.reproduce.dlfusion_plans import plan_row, plan_with_groups
+from tvm_spm.reproduce.dlfusion_plans import exact_costs, plan_row, plan_with_groups
 from tvm_spm.reproduce.paper_table import PaperTable
 from tvm_spm.reproduce.picture import grouped_bars, save
 from tvm_spm.reproduce.runs import COLUMNS, source_commit
 from tvm_spm.reproduce.script import script_text
-from tvm_spm.units import bits_to_bytes
-from tvm_spm.workload import VectorWork, Workload
+from tvm_spm.workload import Workload
 
 EXPECTED = Path(__file__).parent / "expected" / "fusion_stream.csv"
 ARCH_NAME, DTYPE = "quad-edge", "int16"
@@ -51,7 +47,7 @@ def run(quick: bool) -> pd.DataFrame:
     arch, graph = load_arch(ARCH_NAME), network_graph(network, DTYPE)
     _warm_up(arch)
     begin = time.perf_counter()
-    alone = exact_costs(graph, arch)
+    alone = exact_costs(graph, arch, "latency", range(len(graph.layers)))
     exact_s = time.perf_counter() - begin
     rows = []
     for name, most, own, more_s in (
@@ -67,53 +63,6 @@ def run(quick: bool) -> pd.DataFrame:
     rows = [{"commit": source_commit(), **row} for row in rows]
     extra = [name for name in rows[-1] if name not in COLUMNS]
     return pd.DataFrame(rows, columns=[*COLUMNS, *extra]).astype(object).fillna("")
-
-
-def exact_costs(graph: LayerGraph, arch: Arch) -> list[GroupCost]:
-    """Every layer alone, in the mapping of least latency under the analytical model, timed by the simulator."""
-    model, known = SimulatorModel(), dict[Workload | VectorWork, Cost]()
-    found = []
-    for layer in graph.layers:
-        work = layer.workload if layer.workload is not None else vector_work(graph, layer)
-        if work not in known:
-            if isinstance(work, Workload):
-                known[work] = model.cost(work, arch, exact_search(work, arch, objective="latency").mapping)
-            else:
-                known[work] = model.vector_cost(work, arch)
-        cost = known[work]
-        inputs, weights, outputs, extras = cost.dram_bytes
-        found.append(
-            GroupCost(
-                cost=cost,
-                macs_needed=cost.macs,
-                macs_executed=cost.macs,
-                spm_bytes=0,
-                input_bytes=inputs + extras,
-                weight_bytes=weights,
-                output_bytes=outputs,
-            )  # fmt: skip
-        )
-    return found
-
-
-def vector_work(graph: LayerGraph, layer: Layer) -> VectorWork:
-    """What a vector layer asks for when it runs alone: every tensor it reads once."""
-
-    def num_bytes(index: int) -> int:
-        elems = 1
-        for extent in graph.tensors[index].shape:
-            elems *= extent
-        return bits_to_bytes(elems * graph.tensors[index].elem_bits)
-
-    elems = 1
-    for extent in graph.tensors[layer.output].shape:
-        elems *= extent
-    return VectorWork(
-        operator=layer.name,
-        read_bytes=sum(num_bytes(index) for index in sorted({read.tensor for read in layer.reads})),
-        write_bytes=num_bytes(layer.output),
-        num_ops=elems * layer.num_ops_per_elem,
-    )
 
 
 def tables(frame: pd.DataFrame) -> list[PaperTable]:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Literal
 
 from cost_model.fused import GroupCost, group_key
+from cost_model.simulator import SimulatorModel
 from tvm_spm.arch import Arch
+from tvm_spm.cost import Cost
 from tvm_spm.errors import PlanError
+from tvm_spm.exact import exact_search
 from tvm_spm.fusion import GroupOption, plan_groups
 from tvm_spm.group import Group, GroupMapping, refuse_group
 from tvm_spm.group_search import group_search
-from tvm_spm.layer_graph import LayerGraph
+from tvm_spm.layer_graph import Layer, LayerGraph, Tensor
+from tvm_spm.units import bits_to_bytes
+from tvm_spm.workload import VectorWork, Workload
 
 Known = dict[Hashable, list[tuple[GroupMapping, GroupCost]]]
 """Ways to run each group; equal groups have equal keys."""
@@ -52,7 +58,7 @@ def plan_with_groups(
     *,
     max_group: int,
     known: Known,
-    alone: Sequence[GroupCost] | None = None,
+    alone: Mapping[int, GroupCost] | None = None,
 ) -> Plan:
     """The best plan of groups of at most ``max_group`` layers.
 
@@ -62,7 +68,7 @@ def plan_with_groups(
         objective: Of the plan and of the mappings.
         max_group: 1 for no fusion.
         known: Looked up, and filled.
-        alone: What each layer costs on its own, if that is not to be searched as a group of one.
+        alone: What some layers cost on their own, where that is not to be searched as a group of one.
 
     Raises:
         PlanError: Some layer fits in no way.
@@ -72,7 +78,7 @@ def plan_with_groups(
     def options_of(first: int, stop: int) -> list[GroupOption]:
         if refuse_group(graph, first, stop) is not None:
             return []
-        if alone is not None and stop - first == 1:
+        if alone is not None and stop - first == 1 and first in alone:
             cost = alone[first]
             return [GroupOption(cycles=cost.cost.cycles, energy_pj=cost.cost.energy_pj, choice=(None, cost))]
         group = Group(graph=graph, first=first, stop=stop)
@@ -93,6 +99,59 @@ def plan_with_groups(
         mapping, cost = group.option.choice
         blocks.append(PlannedBlock(first=group.first, stop=group.stop, mapping=mapping, cost=cost))
     return Plan(blocks=tuple(blocks), num_searched=len(keys))
+
+
+def layers_without_group(graph: LayerGraph, arch: Arch, objective: str, known: Known) -> list[int]:
+    """Layers that do not fit as a group of one, because groups keep the whole of a sum in the scratchpad."""
+    found = []
+    for index in range(len(graph.layers)):
+        group = Group(graph=graph, first=index, stop=index + 1)
+        key = group_key(group)
+        if key not in known:
+            known[key] = list(group_search(group, arch, objective=objective).options)
+        if not known[key]:
+            found.append(index)
+    return found
+
+
+def exact_costs(graph: LayerGraph, arch: Arch, objective: str, layers: Iterable[int]) -> dict[int, GroupCost]:
+    """Layers alone, in their certified best mappings under the analytical model, priced by the simulator."""
+    model, known, found = SimulatorModel(), dict[Workload | VectorWork, Cost](), dict[int, GroupCost]()
+    for index in layers:
+        layer = graph.layers[index]
+        work = layer.workload if layer.workload is not None else _vector_work(graph, layer)
+        if work not in known:
+            if isinstance(work, Workload):
+                known[work] = model.cost(work, arch, exact_search(work, arch, objective=objective).mapping)
+            else:
+                known[work] = model.vector_cost(work, arch)
+        cost = known[work]
+        inputs, weights, outputs, extras = cost.dram_bytes
+        found[index] = GroupCost(
+            cost=cost,
+            macs_needed=cost.macs,
+            macs_executed=cost.macs,
+            spm_bytes=0,
+            input_bytes=inputs + extras,
+            weight_bytes=weights,
+            output_bytes=outputs,
+        )
+    return found
+
+
+def _vector_work(graph: LayerGraph, layer: Layer) -> VectorWork:
+    """What a vector layer asks for when it runs alone: every tensor it reads once."""
+    output = graph.tensors[layer.output]
+    return VectorWork(
+        operator=layer.name,
+        read_bytes=sum(_num_bytes(graph.tensors[index]) for index in sorted({read.tensor for read in layer.reads})),
+        write_bytes=_num_bytes(output),
+        num_ops=prod(output.shape) * layer.num_ops_per_elem,
+    )
+
+
+def _num_bytes(tensor: Tensor) -> int:
+    return bits_to_bytes(prod(tensor.shape) * tensor.elem_bits)
 
 
 def plan_row(plan: Plan, arch: Arch, network: str, dtype: str, name: str, objective: str) -> dict[str, object]:

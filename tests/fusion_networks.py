@@ -38,9 +38,9 @@ def chain(emit: Emit, x: relax.Var, *weights: relax.Var) -> relax.Expr:
     return x
 
 
-def two_outputs(emit: Emit, x: relax.Var, stem: relax.Var, left: relax.Var, right: relax.Var) -> relax.Expr:
+def two_outputs(emit: Emit, x: relax.Var, stem: relax.Var, first: relax.Var, *others: relax.Var) -> relax.Expr:
     shared = conv(emit, x, stem)
-    return relax.Tuple([conv(emit, shared, left), conv(emit, shared, right)])
+    return relax.Tuple([conv(emit, shared, first), chain(emit, shared, *others)])
 
 
 def inner_output(emit: Emit, x: relax.Var, *weights: relax.Var) -> relax.Expr:
@@ -102,9 +102,10 @@ class _Branching:
         return result
 
 
+CHAIN = built([(1, 4, 9, 9), (8, 4, 3, 3), (8, 8, 3, 3), (4, 8, 1, 1)], chain)
+
 NETWORKS: dict[str, tvm.IRModule] = {
-    "chain": built([(1, 4, 12, 12), (8, 4, 3, 3), (8, 8, 3, 3), (4, 8, 1, 1)], chain),
-    "two outputs": built([(1, 4, 12, 12), (8, 4, 3, 3), (4, 8, 3, 3), (6, 8, 1, 1)], two_outputs),
+    "two outputs": built([(1, 4, 9, 9), (8, 4, 3, 3), (4, 8, 1, 1), (6, 8, 1, 1), (4, 6, 3, 3)], two_outputs),
     "inner output": built([(1, 4, 12, 12), (8, 4, 3, 3), (8, 8, 1, 1), (8, 8, 3, 3), (4, 8, 1, 1)], inner_output),
     "inception": built([(1, 8, 10, 10), (4, 8, 1, 1), (4, 8, 1, 1), (6, 4, 3, 3), (2, 8, 1, 1)], inception),
     "residual": built([(1, 4, 12, 12), (8, 4, 3, 3), (8, 8, 3, 3), (8, 4, 1, 1)], residual),

@@ -1,0 +1,161 @@
+"""Networks whose layers run as one: planned, scheduled, verified and reported."""
+
+from __future__ import annotations
+
+import json
+import signal
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+from tvm import tirx
+from typer.testing import CliRunner
+
+import tvm_spm
+from schedules import ScheduleError
+from schedules.fused import FusedFunction
+from tests.fusion_networks import CHAIN, NETWORKS, attention, built, chain
+from tvm_spm import cli, fused_network, network_fusion
+from tvm_spm.arch import Arch, load_arch
+from tvm_spm.cost import OBJECTIVES
+from tvm_spm.group import Group, GroupMapping
+from tvm_spm.group_search import GroupSearchResult, group_search
+from tvm_spm.result_text import print_result
+from tvm_spm.saved_run import load_plan
+
+TRIALS = 2
+
+
+@cache
+def tuned(name: str, arch: str) -> tvm_spm.TuningResult:
+    objective = OBJECTIVES[list(NETWORKS).index(name) % len(OBJECTIVES)]
+    return tvm_spm.tune(NETWORKS[name], f"spm/{arch}", objective=objective, trials=TRIALS)
+
+
+@pytest.mark.parametrize("arch", ["quad-edge", "edge-256"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_fused_network_is_verified_and_no_worse(name: str, arch: str):
+    result = tuned(name, arch)
+    assert result.verified is True
+    assert result.groups
+    assert result.cost.objective(result.objective) <= result.unfused_cost.objective(result.objective)
+    saved = result.plan_groups()
+    # Every layer is in one group of the plan, and the groups cost what the network costs.
+    assert sum(len(group.layers) for group in saved) == sum(task.task.count for task in result.tasks)
+    assert sum(group.cycles for group in saved) == result.cost.cycles
+    assert sum(group.energy_pj for group in saved) == pytest.approx(result.cost.energy_pj, rel=1e-9)
+    assert sum(len(group.layers) > 1 for group in saved) == sum(group.count for group in result.groups)
+
+
+def test_branches_and_their_join_are_one_group():
+    names = tuned("inception", "quad-edge").groups[0].names
+    # Four convolutions, a pool and the join, in an order in which they can run.
+    assert len(names) == 6
+    assert names[-1] == "concatenate"
+
+
+def test_a_result_in_the_middle_ends_a_group():
+    groups = tuned("inner output", "edge-256").plan_groups()
+    assert [len(group.layers) for group in groups] == [2, 2]
+
+
+def with_spm(arch: str, capacity_bytes: int) -> Arch:
+    found = load_arch(arch)
+    spm = replace(found.levels.SPM, capacity_bytes=capacity_bytes, bank_bytes=256)
+    return replace(found, levels=replace(found.levels, SPM=spm))
+
+
+def test_attention_keeps_rows_of_scores_only_where_they_fit():
+    mod = built([(1, 128, 16), (16, 16), (16, 16), (16, 16)], attention)
+    results = {size: tvm_spm.tune(mod, with_spm("quad-edge", size), trials=TRIALS) for size in (1 << 16, 12 << 10)}
+    for result in results.values():
+        assert result.verified is True
+        assert any("softmax" in group.names for group in result.groups)
+    assert isinstance(results[1 << 16].groups[-1].mapping, GroupMapping)
+    small = results[12 << 10].groups[-1]
+    # A row of 128 scores for each of 32 queries takes 16 KiB.
+    assert small.overlap == "online softmax"
+    assert small.spm_bytes <= 12 << 10
+    assert f"{small.mapping.key_tile} keys" in small.tile
+    assert small.mapping.num_cores == 4
+
+
+def test_work_directory_keeps_the_plan(tmp_path: Path):
+    first, second = (
+        tvm_spm.tune(
+            NETWORKS["residual"], "spm/edge-256", objective="latency", trials=TRIALS, workdir=tmp_path / "work"
+        )
+        for _ in range(2)
+    )
+    assert first.plan_groups() == second.plan_groups()
+    assert first.as_dict()["groups"] == second.as_dict()["groups"]
+    assert list(load_plan(tmp_path / "work")) == first.plan_groups()
+    saved = json.loads((tmp_path / "work" / "plan.json").read_text())
+    assert GroupMapping.parse(saved[0]["mapping"]) == first.groups[0].mapping
+    shown = CliRunner().invoke(cli.app, ["show", str(tmp_path / "work")]).stdout
+    assert f"layers that run as one:\n  {' > '.join(first.groups[0].names)}: 1 core" in shown
+    first.draw(tmp_path / "plan.svg")
+    assert "<svg" in (tmp_path / "plan.svg").read_text()
+
+
+def test_without_fusion_no_plan_stays_in_the_work_directory(tmp_path: Path):
+    mod = built([(1, 3, 6, 6), (4, 3, 1, 1)], chain)
+    with_plan = tvm_spm.tune(mod, "spm/edge-256", trials=TRIALS, workdir=tmp_path)
+    # One layer is a plan, but no group.
+    assert with_plan.groups == ()
+    assert [len(group.layers) for group in load_plan(tmp_path)] == [1]
+    without = tvm_spm.tune(mod, "spm/edge-256", trials=TRIALS, workdir=tmp_path, fusion=False)
+    assert without.cost == with_plan.cost
+    assert load_plan(tmp_path) == ()
+
+
+def test_split_scratchpad_runs_layer_by_layer():
+    result = tvm_spm.tune(CHAIN, "spm/vta-1x16x16", trials=TRIALS)
+    assert result.verified is True
+    assert result.groups == ()
+    (reason,) = result.as_dict()["refused_groups"]["by_reason"]
+    assert "split scratchpad" in reason
+
+
+def test_a_group_without_code_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    real = fused_network.schedule_group
+
+    def fussy(fused: FusedFunction, group: Group, mapping: GroupMapping) -> tirx.PrimFunc:
+        if len(group.layers) > 2:
+            raise ScheduleError("three layers are too many today")
+        return real(fused, group, mapping)
+
+    monkeypatch.setattr(fused_network, "schedule_group", fussy)
+    result = tvm_spm.tune(CHAIN, "spm/edge-256", trials=TRIALS)
+    assert result.verified is True
+    assert [len(group.layers) for group in result.plan_groups()] in ([1, 2], [2, 1])
+    refused = result.as_dict()["refused_groups"]
+    assert [(len(group["layers"]), group["reason"]) for group in refused["not_scheduled"]] == [
+        (3, "three layers are too many today")
+    ]
+    assert refused["by_reason"]["no schedule"] == 1
+    print_result(result)
+    assert "three layers are too many today" in capsys.readouterr().out
+
+
+def test_interrupt_while_groups_are_priced(monkeypatch: pytest.MonkeyPatch):
+    priced = []
+
+    def interrupted(group: Group, arch: Arch, *, objective: str) -> GroupSearchResult:
+        priced.append(group)
+        if len(priced) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return group_search(group, arch, objective=objective)
+
+    monkeypatch.setattr(network_fusion, "group_search", interrupted)
+    result = tvm_spm.tune(CHAIN, "spm/edge-256", trials=TRIALS)
+    assert (result.interrupted, result.verified, len(priced)) == (True, True, 2)
+    # Of three layers, the groups of the first two and of all three had been priced, and one of them is used.
+    assert len(result.groups) == 1
+
+
+def test_no_time_left_for_fusion():
+    result = tvm_spm.tune(CHAIN, "spm/edge-256", trials=TRIALS, time_limit_s=0.0)
+    assert (result.groups, result.verified) == ((), True)
+    assert len(result.plan_groups()) == 3

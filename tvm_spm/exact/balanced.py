@@ -1,4 +1,4 @@
-"""The certified best mapping among balanced factors: in stages, each of which excludes all mappings below a limit."""
+"""The certified best mapping among balanced factors: SPM tiles, array tiles under them, loop orders and buffers."""
 
 from __future__ import annotations
 
@@ -28,11 +28,15 @@ from tvm_spm.mapspace_tiles import snap_factor
 from tvm_spm.units import ceil_div
 from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Workload
 
-STAGES = (0.9, 0.95, 0.98, 1.0)
-"""Limits of the stages as shares of the best mapping so far. One stage that finds a mapping is the last."""
+CHUNKS = (8, 56)
+"""SPM tiles that are searched first, best bound first, and next; then all others. Each time array tiles are listed
+anew, for the best mapping so far and the SPM tiles at hand."""
 
 CHUNK_FLOORS = 64
 """SPM tiles between two looks at the clock."""
+
+NUM_GROUPS = 8
+"""Groups of SPM tiles that bound an array tile."""
 
 
 class BalancedSearch:
@@ -59,24 +63,13 @@ class BalancedSearch:
         self.best, self.value = best, value
         self.num_evaluated = self.num_bounded = 0
         self._batch = empty_batch(1 << 12)
-        self._tables: dict[tuple[int, ...], Tables] = {}
-        self._floors: dict[tuple[int, ...], tuple[NDArray[np.void], float]] = {}
 
     def run(self) -> float:
         """Search until done or told to stop; returns a lower bound of the space."""
-        bound = lower_bound(self.workload, self.arch, OBJECTIVES[self.problem.objective])
-        start = self.value
-        for share in STAGES:
-            limit = share * start if math.isfinite(start) else start
-            if limit <= bound or self.value < limit and share < 1.0:
-                continue
-            for cores in self._core_factors():
-                if not self._search_cores(cores, limit):
-                    return min(bound, self.value)
-            bound = min(limit, self.value)
-            if self.value < start:
-                break
-        return bound
+        bound = self.value
+        for cores in self._core_factors():
+            bound = min(bound, self._search_cores(cores))
+        return min(bound, self.value)
 
     def _core_factors(self) -> Iterator[tuple[int, ...]]:
         """The most cores first."""
@@ -94,64 +87,71 @@ class BalancedSearch:
         found = [factors for factors in itertools.product(*choices) if math.prod(factors) <= most]
         yield from sorted(found, key=lambda factors: (-math.prod(factors), factors))
 
-    def _limit(self, limit: float) -> float:
-        return min(limit, self.value) * (1.0 - TOLERANCE)
+    def _limit(self) -> float:
+        return self.value * (1.0 - TOLERANCE)
 
-    def _search_cores(self, cores: tuple[int, ...], stage: float) -> bool:
-        """Search one choice of factors across cores; False if told to stop."""
+    def _search_cores(self, cores: tuple[int, ...]) -> float:
+        """Search one choice of factors across cores; a lower bound of its mappings, infinite if none is better."""
+        physical = lower_bound(self.workload, self.arch, OBJECTIVES[self.problem.objective])
         if self.stop():
-            return False
-        tables = self._tables_of(cores)
+            return physical
+        factors = np.array(cores, dtype=np.int64)
+        tables = make_tables(self.problem, self.rules, factors, self.arch.num_pes)
         if (tables.num_spm == 0).any():
-            return True
-        dims = tables.share
-        most_pes = min(self.arch.num_pes, math.prod(dims.tolist()))
-        least_time = ceil_div(math.prod(dims.tolist()), most_pes)
-        all_floors, least_pj = self._list_floors(cores, tables, least_time)
-        floors = all_floors[all_floors["bound"] < self._limit(stage)]
+            return math.inf
+        floors = self._list_floors(tables)
+        at, chunks = 0, iter(CHUNKS)
+        while at < len(floors):
+            if self.stop():
+                return max(physical, float(floors["bound"][at]))
+            end = at + next(chunks, len(floors))
+            chunk = floors[at:end][floors["bound"][at:end] < self._limit()]
+            if not self._search_floors(tables, chunk):
+                return max(physical, float(floors["bound"][at]))
+            at = end
+        return math.inf
+
+    def _search_floors(self, tables: Tables, floors: NDArray[np.void]) -> bool:
+        """Search some SPM tiles; False if told to stop."""
         if len(floors) == 0:
             return True
-        pairs, hops = self._unrollings(dims, least_pj, int(floors["once"].min()), self._limit(stage))
-        pes = pairs[:, 0] * pairs[:, 1]
-        if len(pes) == 0:
+        around = _groups_of(floors)
+        pairs, hops = self._unrollings(tables.share, *around[:, [0, 2]].min(axis=0).tolist())
+        if len(pairs) == 0:
             return True
-        arrays = self._list_arrays(tables, pes, hops, least_pj, int(floors["once"].min()), self._limit(stage))
+        pes = pairs[:, 0] * pairs[:, 1]
+        arrays = self._list_arrays(tables, pes, hops, around)
         for at in range(0, len(floors), CHUNK_FLOORS):
             if self.stop():
                 return False
-            candidates = self._join(tables, pes, hops, floors, arrays, at, stage)
-            self._price(tables, pairs, hops, floors, candidates, stage)
+            candidates = self._join(tables, pes, hops, floors, arrays, at)
+            self._price(tables, pairs, hops, floors, candidates)
         return True
 
-    def _tables_of(self, cores: tuple[int, ...]) -> Tables:
-        if cores not in self._tables:
-            factors = np.array(cores, dtype=np.int64)
-            self._tables[cores] = make_tables(self.problem, self.rules, factors, self.arch.num_pes)
-        return self._tables[cores]
-
-    def _list_floors(self, cores: tuple[int, ...], tables: Tables, least_time: int) -> tuple[NDArray[np.void], float]:
-        """SPM tiles that the bound leaves in any stage, best bound first, and the least energy of all."""
+    def _list_floors(self, tables: Tables) -> NDArray[np.void]:
+        """SPM tiles that the bound leaves, best bound first."""
+        num_macs = math.prod(tables.share.tolist())
+        least_time = ceil_div(num_macs, min(self.arch.num_pes, num_macs))
         room, least = 1 << 14, np.zeros(1)
-        while cores not in self._floors:
-            floors = np.zeros(room, dtype=BALANCED_FLOOR_FIELDS)
-            num = list_floors(self.problem, tables, 0.0, least_time, self._limit(math.inf), floors, least)
-            if num >= 0:
-                order = np.argsort(floors["bound"][:num], kind="stable")
-                self._floors[cores] = floors[:num][order].copy(), float(least[0])
-            room *= 4
-        return self._floors[cores]
-
-    def _list_arrays(
-        self, tables: Tables, pes: Ints, hops: Ints, least_pj: float, least_once: int, limit: float
-    ) -> NDArray[np.void]:
-        """Array tiles that the bound leaves, best bound first."""
-        room, counters = 1 << 14, np.zeros(2, dtype=np.int64)
         while True:
-            found = np.zeros(room, dtype=BALANCED_ARRAY_FIELDS)
-            num = list_arrays(self.problem, tables, pes, hops, least_pj, least_once, limit, found, counters)
+            floors = np.zeros(room, dtype=BALANCED_FLOOR_FIELDS)
+            num = list_floors(self.problem, tables, 0.0, least_time, self._limit(), floors, least)
             if num >= 0:
-                return found[:num][np.argsort(found["bound"][:num], kind="stable")].copy()
+                return floors[:num][np.argsort(floors["bound"][:num], kind="stable")].copy()
             room *= 4
+
+    def _list_arrays(self, tables: Tables, pes: Ints, hops: Ints, around: NDArray[np.float64]) -> NDArray[np.void]:
+        """Array tiles that the bound leaves, best bound first."""
+        room, start, parts = 1 << 16, 0, [np.zeros(0, dtype=BALANCED_ARRAY_FIELDS)]
+        found = np.zeros(room, dtype=BALANCED_ARRAY_FIELDS)
+        while start < len(pes):
+            num, left = list_arrays(self.problem, tables, pes, hops, around, self._limit(), start, found)
+            if left == start:
+                found = np.zeros(4 * len(found), dtype=BALANCED_ARRAY_FIELDS)
+            parts.append(found[:num].copy())
+            start = left
+        arrays = np.concatenate(parts)
+        return arrays[np.argsort(arrays["bound"], kind="stable")]
 
     def _join(
         self,
@@ -161,14 +161,13 @@ class BalancedSearch:
         floors: NDArray[np.void],
         arrays: NDArray[np.void],
         at: int,
-        stage: float,
     ) -> NDArray[np.void]:
         """Classes of mappings that the bound leaves below a chunk of SPM tiles, best bound first."""
         room, counters = 1 << 14, np.zeros(2, dtype=np.int64)
         stop = min(len(floors), at + CHUNK_FLOORS)
         while True:
             found = np.zeros(room, dtype=BALANCED_CANDIDATE_FIELDS)
-            num = join(self.problem, tables, pes, hops, floors, arrays, at, stop, self._limit(stage), found, counters)
+            num = join(self.problem, tables, pes, hops, floors, arrays, at, stop, self._limit(), found, counters)
             if num >= 0:
                 self.num_bounded += int(counters[0])
                 return found[:num][np.argsort(found["bound"][:num], kind="stable")].copy()
@@ -181,13 +180,12 @@ class BalancedSearch:
         hops: Ints,
         floors: NDArray[np.void],
         candidates: NDArray[np.void],
-        stage: float,
     ) -> None:
         """Price what is left, best bound first."""
         at = 0
         while at < len(candidates):
             num, left = list_mappings(
-                self.problem, tables, pairs, hops, floors, candidates, at, self._limit(stage), self._batch
+                self.problem, tables, pairs, hops, floors, candidates, at, self._limit(), self._batch
             )
             if num == 0 and left == at:
                 self._batch = empty_batch(4 * self._batch.num_mappings)
@@ -203,11 +201,11 @@ class BalancedSearch:
             values = np.where(cost.energy_pj <= self.problem.energy_cap_pj * (1.0 + TOLERANCE), values, np.inf)
             self.num_evaluated += num
             best = int(np.argmin(values))
-            if values[best] < self._limit(stage):
+            if values[best] < self._limit():
                 self.value = float(values[best])
                 self.best = MappingBatch._make(column[best : best + 1].copy() for column in rows)
 
-    def _unrollings(self, dims: Ints, least_pj: float, least_once: int, limit: float) -> tuple[Ints, Ints]:
+    def _unrollings(self, dims: Ints, least_pj: float, least_once: float) -> tuple[Ints, Ints]:
         """``(n, 2, 8)`` rows and columns that may multiply fast enough, and their hops; see ``unrollings``."""
         rows, cols = (
             _factors(dims.tolist(), limit_pes, self.rules.low[axis], self.rules.high[axis])
@@ -221,7 +219,7 @@ class BalancedSearch:
             cycles = least_once + np.prod(-(-dims // products), axis=1)
             is_fast = (products <= dims).all(axis=1)
             if self.problem.objective != ENERGY:
-                is_fast &= cycles * (least_pj if self.problem.objective == EDP else 1.0) < limit
+                is_fast &= cycles * (least_pj if self.problem.objective == EDP else 1.0) < self._limit()
             pairs = np.empty((int(is_fast.sum()), 2, NUM_DIMS), dtype=np.int64)
             pairs[:, 0], pairs[:, 1] = row, cols[is_fast]
             found.append(pairs)
@@ -238,6 +236,14 @@ class BalancedSearch:
             # their waiting for each other is not monotonic in the hops
             is_new[1:] |= all_hops[1:] != all_hops[:-1]
         return pairs[is_new], all_hops[is_new]
+
+
+def _groups_of(floors: NDArray[np.void]) -> NDArray[np.float64]:
+    """The least energy, DMA cycles, and cycles around all passes of a few groups of SPM tiles."""
+    energy_pj, dma = floors["energy_pj"].reshape(-1), floors["dma"].reshape(-1).astype(np.float64)
+    numbers = np.stack([energy_pj, dma, np.repeat(floors["once"], 2).astype(np.float64)], axis=1)
+    parts = np.array_split(numbers[np.argsort(energy_pj, kind="stable")], min(NUM_GROUPS, len(numbers)))
+    return np.stack([part.min(axis=0) for part in parts])
 
 
 def _factors(extents: list[int], limit: int, low: Ints, high: Ints) -> Ints:

@@ -41,6 +41,10 @@ BALANCED_ARRAY_FIELDS = np.dtype(
 """PEs as an index of unrollings, RF tile, buffers that fit, and floors under its traffic and cycles."""
 
 
+ANY_FITTING = 255
+"""Any operands may have two RF buffers."""
+
+
 @compiled_lean
 def spanned(problem: Problem, tables: Tables, projection: int, extents: Ints, least: Ints, most: Ints) -> float:
     """Elements that tiles span, summed over all tiles of a tensor that add up to ``extents``; at least.
@@ -131,8 +135,7 @@ def bound_array(
     hops: int,
     reduction_pes: int,
     fitting: int,
-    least_energy_pj: float,
-    least_once: int,
+    around: NDArray[np.float64],
     scratch: Ints,
     moved_pj: NDArray[np.float64],
 ) -> tuple[float, float, float]:
@@ -145,8 +148,7 @@ def bound_array(
         hops: Of the reduction network.
         reduction_pes: PEs whose results are summed.
         fitting: See ``fitting_buffers``.
-        least_energy_pj: Of all but the traffic of the RFs, with any SPM tile.
-        least_once: Cycles before the first and after the last pass, with any SPM tile.
+        around: Floors under groups of SPM tiles, see ``list_arrays``.
         scratch: ``(ARRAY_FIELDS, 8)``.
         moved_pj: Scratch of 8.
 
@@ -195,7 +197,7 @@ def bound_array(
     bound, least_cycles = np.inf, np.inf
     moving_pj = moved_pj[I] + moved_pj[W] + moved_pj[O]
     for kept in range(NONE + 1):
-        class_cycles, class_pj = np.inf, least_energy_pj + least_pj + moving_pj
+        class_cycles, class_pj = np.inf, least_pj + moving_pj
         if kept != NONE:
             class_pj -= moved_pj[kept]
         for double in range(8):
@@ -209,7 +211,8 @@ def bound_array(
                             shown = max(shown, times[operand])
                 class_cycles = min(class_cycles, max(cycles + shown, hidden))
         whole = math.ceil(class_cycles * (1.0 - 1e-12) - SLACK)
-        bound = min(bound, objective_of(problem, class_pj, least_once + whole))
+        for group in around:
+            bound = min(bound, objective_of(problem, group[0] + class_pj, max(group[1], group[2] + whole)))
         least_cycles = min(least_cycles, whole)
     return bound, least_pj, least_cycles
 
@@ -220,12 +223,11 @@ def list_arrays(
     tables: Tables,
     pes: Ints,
     hops: Ints,
-    least_energy_pj: float,
-    least_once: int,
+    around: NDArray[np.float64],
     limit: float,
+    start: int,
     found: NDArray[np.void],
-    counters: Ints,
-) -> int:
+) -> tuple[int, int]:
     """Fill ``found`` with all array tiles whose bound is below ``limit``, but those of passes of a single step.
 
     Args:
@@ -233,14 +235,14 @@ def list_arrays(
         tables: For the factors across cores.
         pes: ``(n, 8)`` PEs per dim.
         hops: Of each.
-        least_energy_pj: Of all but the traffic of the RFs, with any SPM tile.
-        least_once: Cycles before the first and after the last pass, with any SPM tile.
+        around: Floors under groups of SPM tiles: energy of all but the traffic of the RFs, cycles of the DMA, and
+            cycles before the first and after the last pass.
         limit: See above.
-        found: Filled.
-        counters: Incremented by the nodes visited.
+        start: The first PEs.
+        found: Filled with all array tiles of some PEs, and perhaps a part of those of the next.
 
     Returns:
-        How many, or -1 if there is no room.
+        (how many of the former, first PEs left).
     """
     workload = problem.workload
     num, dims, num_dims = 0, np.empty(NUM_DIMS, dtype=np.int64), 0
@@ -248,101 +250,101 @@ def list_arrays(
         if tables.share[d] > 1:
             dims[num_dims] = d
             num_dims += 1
+    if num_dims == 0:
+        return 0, len(pes)
     counts = np.ones((NUM_DIMS, ARRAY_FIELDS), dtype=np.int64)
     scratch, moved_pj = np.empty((ARRAY_FIELDS, NUM_DIMS), dtype=np.int64), np.empty(8, dtype=np.float64)
+    # the largest RF tile of every dim that fits beside those given, by the number of dims given
+    most = np.ones((NUM_DIMS + 1, NUM_DIMS), dtype=np.int64)
     rf = np.ones(NUM_DIMS, dtype=np.int64)
-    for unrolling in range(len(pes)):
-        reduction_pes = 1
-        is_possible = True
+    if fitting_buffers(problem, rf) == 0:
+        return 0, len(pes)
+    for unrolling in range(start, len(pes)):
+        before = num
+        p, reduction_pes = pes[unrolling], 1
+        rf[:] = 1
         for d in range(NUM_DIMS):
-            rf[d] = 1
-            p = pes[unrolling, d]
-            counts[d] = tables.array_least[d, p]
-            if counts[d, LEAST_TIME] == 0:
-                is_possible = False
+            most[0, d] = -(-tables.share[d] // p[d])
+            row = tables.arrays_upto[tables.array_start[d, p[d]]]
+            for field in range(ARRAY_FIELDS):
+                counts[d, field] = row[field]
             if workload.is_reduction[d]:
-                reduction_pes *= p
-        if not is_possible:
+                reduction_pes *= p[d]
+        if not _bound_rest(problem, tables, p, dims, 0, num_dims, rf, most[0], counts):
             continue
-        fitting = fitting_buffers(problem, rf)
-        bound, _, _ = bound_array(
-            problem,
-            tables,
-            counts,
-            hops[unrolling],
-            reduction_pes,
-            fitting,
-            least_energy_pj,
-            least_once,
-            scratch,
-            moved_pj,
-        )
-        counters[0] += 1
+        bound, _, _ = bound_array(problem, tables, counts, hops[unrolling], reduction_pes, ANY_FITTING,
+                                  around, scratch, moved_pj)  # fmt: skip
         if bound >= limit:
             continue
-        # depth first; along a dim RF tiles ascend, so that the first that does not fit ends it
-        depth = 0
-        if num_dims > 0:
-            rf[dims[0]] = 0
+        depth, rf[dims[0]] = 0, 0
         while depth >= 0:
-            if depth == num_dims:
-                if num == len(found):
-                    return -1
-                fitting = allowed_buffers(problem, fitting_buffers(problem, rf))
-                if fitting == 0:
-                    depth -= 1
-                    continue
-                bound, least_pj, least_cycles = bound_array(
-                    problem,
-                    tables,
-                    counts,
-                    hops[unrolling],
-                    reduction_pes,
-                    fitting,
-                    least_energy_pj,
-                    least_once,
-                    scratch,
-                    moved_pj,
-                )
-                if bound < limit:
-                    entry = found[num]
-                    entry.pes, entry.fitting, entry.least_pj = unrolling, fitting, least_pj
-                    entry.least_cycles, entry.bound = int(least_cycles), bound
-                    for d in range(NUM_DIMS):
-                        entry.rf[d] = rf[d]
-                    num += 1
-                depth -= 1
-                continue
             d = dims[depth]
-            p = pes[unrolling, d]
             rf[d] += 1
-            fitting = fitting_buffers(problem, rf)
-            if rf[d] > -(-tables.share[d] // p) or fitting == 0:
+            if rf[d] > most[depth, d]:
                 rf[d] = 1
-                counts[d] = tables.array_least[d, p]
                 depth -= 1
                 continue
-            row = tables.arrays[tables.array_start[d, p] + rf[d] - 1]
+            row = tables.arrays[tables.array_start[d, p[d]] + rf[d] - 1]
             if row[LEAST_TIME] == 0:
                 continue
-            counts[d] = row
-            if depth < num_dims - 1:
-                bound, _, _ = bound_array(
-                    problem,
-                    tables,
-                    counts,
-                    hops[unrolling],
-                    reduction_pes,
-                    fitting,
-                    least_energy_pj,
-                    least_once,
-                    scratch,
-                    moved_pj,
-                )
-                counters[0] += 1
-                if bound >= limit:
+            for field in range(ARRAY_FIELDS):
+                counts[d, field] = row[field]
+            fitting = fitting_buffers(problem, rf)
+            is_leaf = depth == num_dims - 1
+            if is_leaf:
+                fitting = allowed_buffers(problem, fitting)
+                if fitting == 0:
                     continue
-            depth += 1
-            if depth < num_dims:
+            else:
+                for dim in range(NUM_DIMS):
+                    most[depth + 1, dim] = most[depth, dim]
+                if not _bound_rest(problem, tables, p, dims, depth + 1, num_dims, rf, most[depth + 1], counts):
+                    continue
+            bound, least_pj, least_cycles = bound_array(problem, tables, counts, hops[unrolling], reduction_pes,
+                                                        fitting, around, scratch,
+                                                        moved_pj)  # fmt: skip
+            if bound >= limit:
+                continue
+            if is_leaf:
+                if num == len(found):
+                    return before, unrolling
+                entry = found[num]
+                entry.pes, entry.fitting, entry.least_pj = unrolling, fitting, least_pj
+                entry.least_cycles, entry.bound = int(least_cycles), bound
+                for dim in range(NUM_DIMS):
+                    entry.rf[dim] = rf[dim]
+                num += 1
+            else:
+                depth += 1
                 rf[dims[depth]] = 0
-    return num
+    return num, len(pes)
+
+
+@compiled_lean
+def _bound_rest(
+    problem: Problem, tables: Tables, pes: Ints, dims: Ints, start: int, stop: int, rf: Ints, most: Ints, counts: Ints
+) -> bool:
+    """Let the dims from ``start`` on have any RF tiles that fit beside those given; False if one has none.
+
+    ``most`` has upper bounds of them, and is lowered.
+    """
+    for index in range(start, stop):
+        d = dims[index]
+        rf[d] = most[d]
+        if fitting_buffers(problem, rf) == 0:
+            low, high = 1, most[d] - 1
+            while low < high:
+                middle = (low + high + 1) // 2
+                rf[d] = middle
+                if fitting_buffers(problem, rf) == 0:
+                    high = middle - 1
+                else:
+                    low = middle
+            most[d] = low
+        rf[d] = 1
+        row = tables.arrays_upto[tables.array_start[d, pes[d]] + most[d] - 1]
+        for field in range(ARRAY_FIELDS):
+            counts[d, field] = row[field]
+        if counts[d, LEAST_TIME] == 0:
+            return False
+    return True

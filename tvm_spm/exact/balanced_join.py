@@ -100,7 +100,7 @@ def join(
             if bound < limit:
                 if num == len(found):
                     return -1
-                _note(found[num], index, unrolling, pair.rf, SINGLE_STEP, bound)
+                _note(found, num, index, unrolling, pair.rf, SINGLE_STEP, bound)
                 num += 1
         if _quick_bound(problem, floor, least_pj, least_cycles) >= limit:
             continue
@@ -122,13 +122,14 @@ def join(
                 if bound < limit:
                     if num == len(found):
                         return -1
-                    _note(found[num], index, array.pes, pair.rf, kept, bound)
+                    _note(found, num, index, array.pes, pair.rf, kept, bound)
                     num += 1
     return num
 
 
 @compiled_lean
-def _note(candidate, floor: int, pes: int, rf: Ints, kept: int, bound: float) -> None:  # type: ignore[no-untyped-def]
+def _note(found: NDArray[np.void], num: int, floor: int, pes: int, rf: Ints, kept: int, bound: float) -> None:
+    candidate = found[num]
     candidate.floor, candidate.pes, candidate.kept, candidate.bound = floor, pes, kept, bound
     for d in range(NUM_DIMS):
         candidate.rf[d] = rf[d]

@@ -59,14 +59,13 @@ def _compile(source_hash: int) -> tuple[Callable[..., Any], ...]:
         tables: Tables,
         pes: Ints,
         hops: Ints,
-        least_energy_pj: float,
-        least_once: int,
+        around: NDArray[np.float64],
         limit: float,
+        start: int,
         found: NDArray[np.void],
-        counters: Ints,
-    ) -> int:
+    ) -> tuple[int, int]:
         assert source_hash != 0
-        return _list_arrays(problem, tables, pes, hops, least_energy_pj, least_once, limit, found, counters)
+        return _list_arrays(problem, tables, pes, hops, around, limit, start, found)
 
     @njit(cache=True, nogil=True, error_model="numpy")
     def join(
@@ -104,4 +103,4 @@ def _compile(source_hash: int) -> tuple[Callable[..., Any], ...]:
 
 
 make_tables, list_floors, list_arrays, join, list_mappings = _compile(_source_hash())
-"""The functions of the same names in ``balanced_tables``, ``balanced_floors``, ``balanced_arrays``, ``balanced_join``."""
+"""The functions of the same names in the modules ``balanced_*``."""

@@ -1,4 +1,4 @@
-"""What every balanced cut of one dim comes to: tiles, steps and pieces of PEs, counted once per dim and looked up since.
+"""What every balanced cut of one dim comes to: its tiles, steps and pieces of PEs, counted once and looked up since.
 
 A balanced tile is the smallest for its number of pieces (see ``mapspace_tiles``). All that a mapping moves and computes
 is a product over dims of these counts, or over axes of sums that are linear in them.
@@ -52,7 +52,7 @@ class Tables(NamedTuple):
         least_time: ``(8, n, p)``: the least cycles under any RF tile.
         array_start: ``(8, p)``: the row of RF tile 1.
         arrays: ``(rows, ARRAY_FIELDS)``.
-        array_least: ``(8, p, ARRAY_FIELDS)``: the least, or the most, under any RF tile.
+        arrays_upto: Of every row of ``arrays``, the least, or the most, of all RF tiles up to its own.
         axis_start: First row of ``inside`` per axis.
         inside: Per axis and SPM tiles of its dims: elements inside the tensor of all tiles; tiles that span the whole
             axis; tiles that span a part of it.
@@ -70,7 +70,7 @@ class Tables(NamedTuple):
     least_time: Ints
     array_start: Ints
     arrays: Ints
-    array_least: Ints
+    arrays_upto: Ints
     axis_start: Ints
     inside: NDArray[np.float64]
     is_strided: NDArray[np.bool_]
@@ -159,7 +159,7 @@ def make_tables(problem: Problem, rules: Rules, cores: Ints, most_pes: int) -> T
     cuts = np.zeros((num_cuts, CUT_FIELDS), dtype=np.int64)
     least_time = np.zeros((NUM_DIMS, most_spm, pes_end), dtype=np.int64)
     arrays = np.zeros((num_arrays, ARRAY_FIELDS), dtype=np.int64)
-    array_least = np.zeros((NUM_DIMS, pes_end, ARRAY_FIELDS), dtype=np.int64)
+    arrays_upto = np.zeros((num_arrays, ARRAY_FIELDS), dtype=np.int64)
     for d in range(NUM_DIMS):
         for index in range(num_spm[d]):
             tile = spm[d, index]
@@ -176,15 +176,20 @@ def make_tables(problem: Problem, rules: Rules, cores: Ints, most_pes: int) -> T
                     _gather(row, arrays[array_start[d, pes] + rf - 1])
         for pes in range(1, min(pes_end - 1, share[d]) + 1):
             for rf in range(1, ceil_of(share[d], pes) + 1):
-                _lower(arrays[array_start[d, pes] + rf - 1], array_least[d, pes])
+                row = array_start[d, pes] + rf - 1
+                if rf > 1:
+                    arrays_upto[row] = arrays_upto[row - 1]
+                _lower(arrays[row], arrays_upto[row])
     axis_start, inside = _sum_axes(problem, cores, share, num_spm, spm)
     is_strided = np.zeros(len(axis_start), dtype=np.bool_)
     for axis in range(len(axis_start)):
         for term in range(problem.workload.term_start[axis], problem.workload.term_start[axis + 1]):
             if problem.workload.term_coefficient[term] != 1:
                 is_strided[axis] = True
-    return Tables(cores, int(cores.prod()), share, num_spm, spm, tiles, cut_start, cuts, least_time, array_start, arrays, array_least,
-                  axis_start, inside, is_strided)  # fmt: skip
+    return Tables(
+        cores, int(cores.prod()), share, num_spm, spm, tiles, cut_start, cuts, least_time, array_start, arrays,
+        arrays_upto, axis_start, inside, is_strided,
+    )  # fmt: skip
 
 
 @compiled_lean

@@ -18,6 +18,7 @@ from schedules.fused_emit import (
     copied,
     marked,
     only_if,
+    opaque,
     sequence,
     simplified,
 )  # fmt: skip
@@ -119,7 +120,10 @@ class _Writer:
         """The whole body."""
         loops = self.regions.loops
         layers = [self._layer(index) for index in self.group.layers]
-        stmt = sequence([*self.regions.binds, *self.places.binds, *layers])
+        binds = [*self.regions.binds, *self.places.binds]
+        table = tirx.decl_buffer([max(1, len(binds))], "int32", "bounds", scope="global.rf")
+        self.held.append(table)
+        stmt = sequence([*opaque(binds, table), *layers])
         for axis in reversed(range(len(loops.tiles))):
             if loops.num_tiles[axis] > 1:
                 notes = {"spm.level": "tile", "spm.axis": axis}

@@ -95,6 +95,27 @@ def sequence(stmts: Sequence[tirx.Stmt | None]) -> tirx.Stmt | None:
     return tirx.SeqStmt(found)
 
 
+def opaque(binds: Sequence[tirx.Bind], table: tirx.Buffer) -> list[tirx.Stmt]:
+    """Give variables their values by way of a table, except where these are sums and products.
+
+    TVM puts the values of variables into each other to simplify what they are used for; with minima and maxima of
+    each other that takes minutes.
+    """
+    stmts: list[tirx.Stmt] = []
+    for at, bind in enumerate(binds):
+        if _chooses(bind.value):
+            stmts.append(tirx.BufferStore(table, bind.value, [number(at)]))
+            bind = tirx.Bind(bind.var, tirx.BufferLoad(table, [number(at)]))
+        stmts.append(bind)
+    return stmts
+
+
+def _chooses(value: Expr) -> bool:
+    if isinstance(value, (tirx.Min, tirx.Max, tirx.Select, tirx.FloorMod)):
+        return True
+    return hasattr(value, "a") and hasattr(value, "b") and (_chooses(value.a) or _chooses(value.b))
+
+
 def marked(stmt: tirx.Stmt | None, what: str, name: str) -> tirx.Stmt | None:
     """Say what a statement is for."""
     return None if stmt is None else tirx.AttrStmt(name, f"spm.{what}", number(1), stmt)

@@ -353,17 +353,20 @@ def _is_not_empty(region: Region) -> Condition:
 
 def _union(wanted: Sequence[tuple[Condition, Region]], shape: tuple[int, ...]) -> Region:
     """The bounding box of what is not empty."""
-    parts = []
-    for is_wanted, region in wanted:
-        changes = len(wanted) > 1 or (_is_not_empty(region).values & ~is_wanted.values).any()
-        parts.append(
-            tuple(
-                (choose(is_wanted, first, dual(extent)), choose(is_wanted, stop, dual(0)))
-                for (first, stop), extent in zip(region, shape, strict=True)
-            )
-            if changes
-            else region
+    if len(wanted) == 1:
+        is_wanted, region = wanted[0]
+        if not (_is_not_empty(region).values & ~is_wanted.values).any():
+            return region
+        at = max(range(len(region)), key=lambda axis: region[axis][1].constant is None)
+        first, stop = region[at]
+        return (*region[:at], (first, choose(is_wanted, stop, dual(0))), *region[at + 1 :])
+    parts = [
+        tuple(
+            (choose(is_wanted, first, dual(extent)), choose(is_wanted, stop, dual(0)))
+            for (first, stop), extent in zip(region, shape, strict=True)
         )
+        for is_wanted, region in wanted
+    ]
     return tuple(
         (_all_of(least, [first for first, _ in spans]), _all_of(largest, [stop for _, stop in spans]))
         for spans in zip(*parts, strict=True)

@@ -212,15 +212,9 @@ def regions_of(group: Group, mapping: GroupMapping) -> Regions:
     walk.run(loops.region(loops.index))
     binds = [bind for other in walks for bind in other.binds] + walk.binds
     return Regions(
-        loops=loops,
-        needed=walk.needed,
-        new=walk.new,
-        runs=walk.runs,
-        loaded=walk.loaded,
-        streamed=frozenset(walk.streamed),
-        moved=moved,
-        binds=_used(binds, walk),
-    )
+        loops=loops, needed=walk.needed, new=walk.new, runs=walk.runs, loaded=walk.loaded,
+        streamed=frozenset(walk.streamed), moved=moved, binds=_used(binds, walk),
+    )  # fmt: skip
 
 
 def _moved(group: Group) -> dict[int | Key, tuple[frozenset[int], ...]]:

@@ -117,7 +117,7 @@ def whole(name: str, **choices: object) -> GroupMapping:
 
 
 def test_kept_rows_lie_in_a_ring():
-    # A tile of 2 rows needs 4 rows of the first convolution, of which 2 are new (3 at the top, which has no row before);
+    # A tile of 2 rows needs 4 rows of the first convolution, of which 2 are new (3 at the top, with no row before);
     # these need 4 rows of x. SPM, in floats: x 6*4*11, tiles 6*4*11 and 6*2*11, weights 2 * 6*6*9.
     func = check("identity shortcut", whole("identity shortcut", tile=(1, 6, 2, 11), kept=(2,)))
     assert fused_spm_bytes(func) == 4 * (6 * 4 * 11 + 6 * 4 * 11 + 6 * 2 * 11 + 2 * 6 * 6 * 9)

@@ -1,0 +1,130 @@
+"""Planning a network: prices, refusals, ways known beforehand, and an early end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from cost_model.attention_work import AttentionMapping
+from tests.fused_cases import attention, conv_chain
+from tvm_spm.arch import load_arch
+from tvm_spm.cost import Cost, Energy
+from tvm_spm.errors import SpmError
+from tvm_spm.group import Group
+from tvm_spm.network_fusion import NOT_SCHEDULED, Alone, FusedGroup, NetworkPlan, num_intervals, plan_network
+from tvm_spm.report.plan_picture import draw_plan
+
+ARCH = load_arch("edge-256")
+
+
+def cost(cycles: int, energy_pj: float) -> Cost:
+    return Cost(
+        cycles=cycles, energy=Energy(mac_pj=energy_pj), model="made up", macs=1, utilization=0.0, compute_cycles=cycles,
+        noc_stall_cycles=0, dma_stall_cycles=0, overhead_cycles=0, dram_bytes=(0, 0, 0, 0), dma_busy_cycles=0,
+    )  # fmt: skip
+
+
+def alone(num_layers: int, cycles: int = 10**9) -> list[Alone]:
+    """Layers so dear that anything else is better."""
+    return [Alone(task=0, cost=cost(cycles, 1e12), num_cores=1) for _ in range(num_layers)]
+
+
+def plan(
+    group: Group,
+    layers: Sequence[Alone],
+    *,
+    too_long: int = 99,
+    known: Sequence[FusedGroup] = (),
+    stop_after: int = 10**9,
+    reports: list[None] | None = None,
+) -> NetworkPlan:
+    """A plan where groups of ``too_long`` layers have no code, and the time is over after some questions for it."""
+    asked = [0]
+
+    def should_stop() -> bool:
+        asked[0] += 1
+        return asked[0] > stop_after
+
+    def why_not(ways: Sequence[FusedGroup]) -> list[str | None]:
+        return ["too long" if len(way.group.layers) >= too_long else None for way in ways]
+
+    return plan_network(
+        group.graph, ARCH, "edp", layers, known=known, why_not=why_not, should_stop=should_stop,
+        report=lambda: None if reports is None else reports.append(None),
+    )  # fmt: skip
+
+
+def sizes(found: NetworkPlan) -> list[int]:
+    return [planned.num_layers for planned in found.plan.groups]
+
+
+def test_dear_layers_run_as_one():
+    chain, reports = conv_chain(4, 4, 4, 4, size=8), []
+    found = plan(chain, alone(3), reports=reports)
+    assert sizes(found) == [3]
+    # Two groups of two layers and one of three.
+    assert len(reports) == num_intervals(3) == 3
+    assert found.refused == ()
+    assert str(found.groups[0]).endswith(f"on 1 cores, {found.groups[0].spm_bytes:,} B of SPM")
+
+
+def test_cheap_layers_run_alone():
+    chain = conv_chain(4, 4, 4, size=8)
+    assert sizes(plan(chain, alone(2, cycles=0))) == [1, 1]
+
+
+def test_a_group_without_code_is_refused_with_its_equals():
+    # Layers 0 and 1 are the same group as layers 1 and 2: refused together, once.
+    chain = conv_chain(4, 4, 4, 4, size=8)
+    found = plan(chain, alone(3), too_long=2)
+    assert sizes(found) == [1, 1, 1]
+    assert [(len(refused.names), refused.kind, refused.reason) for refused in found.unscheduled] == [
+        (3, NOT_SCHEDULED, "too long"), (2, NOT_SCHEDULED, "too long"),
+    ]  # fmt: skip
+    assert found.num_refused() == {NOT_SCHEDULED: 2}
+
+
+def test_a_layer_on_the_host_is_in_no_group():
+    chain = conv_chain(4, 4, 4, 4, size=8)
+    layers = alone(3)
+    layers[1] = Alone(task=0, cost=None, num_cores=0)
+    assert sizes(plan(chain, layers)) == [1, 1, 1]
+
+
+def test_groups_priced_before_the_end_stay():
+    # The first group of two is priced, then the time is over: equal layers 1 and 2 have that price too.
+    chain = conv_chain(4, 4, 4, 4, size=8)
+    found = plan(chain, alone(3), stop_after=1)
+    assert sorted(sizes(found)) == [1, 2]
+    assert len(found.groups) == 1
+
+
+def test_ways_known_beforehand_need_no_search():
+    site = attention()
+    graph = site.graph
+    way = FusedGroup(
+        group=Group(graph=graph, first=0, stop=3),
+        mapping=AttentionMapping(cores=(1, 1), query_tile=2, key_tile=3),
+        cost=cost(1, 1.0),
+        spm_bytes=7,
+    )
+    layers = alone(len(graph.layers))
+    found = plan(site, layers, known=[way], stop_after=0)
+    assert found.groups == (way,)
+    # Six keys: three of them at a time need corrections.
+    assert (way.tile, way.overlap) == ("2 queries x 3 keys", "online softmax")
+    without = plan(site, layers, known=[way], stop_after=0, too_long=3)
+    assert without.groups == ()
+    assert [refused.reason for refused in without.unscheduled] == ["too long"]
+
+
+def test_picture_of_a_plan(tmp_path: Path):
+    chain = conv_chain(4, 4, 4, 4, size=8)
+    found = plan(chain, alone(3), too_long=3)
+    draw_plan(chain.graph, found.drawn_groups(), tmp_path / "plan.svg", title="two and one")
+    text = (tmp_path / "plan.svg").read_text()
+    assert "<svg" in text
+    with pytest.raises(SpmError, match=r"a picture is an \.svg or a \.png file"):
+        draw_plan(chain.graph, found.drawn_groups(), tmp_path / "plan.jpg", title="")

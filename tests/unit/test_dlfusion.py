@@ -182,6 +182,28 @@ def test_nothing_beats_the_exact_plan(table: PriceTable):
     assert decide("", best_cores, table).cycles <= decide("", fixed_cores, table).cycles
 
 
+@settings(max_examples=60, deadline=None)
+@given(table=tables(), slack=st.sampled_from([0.0, 0.5, 0.9, 1.0]))
+def test_bounds_save_prices_and_change_nothing(table: PriceTable, slack: float):
+    priced = []
+
+    def bound(group: Group, counts: tuple[int, ...]) -> tuple[float, ...]:
+        found = [table.price_group(group, count) for count in counts]
+        return tuple(slack * price.cycles if price else 0.0 for price in found)
+
+    def price(group: Group, cores: int) -> GroupPrice | None:
+        priced.append((group.first, group.stop, cores))
+        return table.price_group(group, cores)
+
+    bounded = PriceTable(graph=table.graph, core_counts=(1, 2, 4), price_group=price, bound_group=bound)
+    for strategy in (exact, fuse_with_one_count, reduced_brute_force):
+        priced.clear()
+        found, known = decide("", strategy, bounded), decide("", strategy, table)
+        assert found.cycles == known.cycles
+        assert found.num_prices <= known.num_prices
+        bounded.known.clear()
+
+
 def test_groups_that_look_alike_are_priced_once():
     calls = []
 

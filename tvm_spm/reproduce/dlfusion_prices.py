@@ -71,6 +71,7 @@ class PriceTable:
     can_split: CanSplit = any_split
     known: dict[Hashable, tuple[GroupPrice | None, float]] = field(default_factory=dict)
     _shapes: dict[tuple[int, int], Hashable] = field(default_factory=dict)
+    _bounds: dict[Hashable, dict[int, float]] = field(default_factory=dict)
 
     def lookup(self, first: int, stop: int, cores: int) -> tuple[Hashable, GroupPrice | None]:
         """The key under which a price is known, and the price on exactly ``cores``."""
@@ -80,6 +81,14 @@ class PriceTable:
             price = self.price_group(Group(graph=self.graph, first=first, stop=stop), cores)
             self.known[key] = price, time.perf_counter() - begin
         return key, self.known[key][0]
+
+    def bounds(self, first: int, stop: int) -> dict[int, float]:
+        """Per number of cores, cycles that no price is below."""
+        shape = self._shape(first, stop)
+        if shape not in self._bounds:
+            found = self.bound_group(Group(graph=self.graph, first=first, stop=stop), self.core_counts)
+            self._bounds[shape] = dict(zip(self.core_counts, found, strict=True))
+        return self._bounds[shape]
 
     def _shape(self, first: int, stop: int) -> Hashable:
         if (first, stop) not in self._shapes:
@@ -127,8 +136,8 @@ class Prices:
 
     def bounds(self, first: int, stop: int, counts: tuple[int, ...]) -> list[tuple[float, int]]:
         """Cycles that ``exactly`` cannot be below, and the number of cores, by rising cycles."""
-        group = Group(graph=self.graph, first=first, stop=stop)
-        return sorted(zip(self.table.bound_group(group, counts), counts, strict=True))
+        found = self.table.bounds(first, stop)
+        return sorted((found[count], count) for count in counts)
 
     def usable(self, stop: int, cores: int) -> int:
         """``cores``, or the largest smaller number over which the output of layer ``stop - 1`` can be split."""

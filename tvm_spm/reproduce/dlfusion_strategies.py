@@ -117,9 +117,16 @@ def fuse_everything(prices: Prices) -> Chosen:
 
 
 def fuse_with_one_count(prices: Prices) -> Chosen:
-    """The optimal groups if all run on one number of cores, the best for the whole network."""
+    """The optimal groups if all run on one number of cores, the best for the whole network.
+
+    A number of cores whose bounds alone add up to no less than the best plan known is not looked at.
+    """
     every = [count for count in POWERS_OF_TWO if count in prices.core_counts]
-    plans = {count: optimal_groups(prices, _only(prices, count))[0] for count in every}
+    floors = sorted((_least_of_all(prices, _only(prices, count)), count) for count in every)
+    plans: dict[int, list[Block]] = {}
+    for floor, count in floors:
+        if not plans or floor < min(_cycles(blocks) for blocks in plans.values()):
+            plans[count] = optimal_groups(prices, _only(prices, count))[0]
     best = min(plans, key=lambda count: (_cycles(plans[count]), count))
     return plans[best], f"{best} cores"
 
@@ -321,6 +328,17 @@ def _alone(prices: Prices, layer: int) -> GroupPrice:
 
 def _only(prices: Prices, count: int) -> CountsOf:
     return lambda first, stop: (prices.usable(stop, count),)
+
+
+def _least_of_all(prices: Prices, counts_of: CountsOf) -> float:
+    """No plan takes fewer cycles: the best plan if every group cost its bound."""
+    least = [0.0] + [math.inf] * prices.num_layers
+    for stop in range(1, prices.num_layers + 1):
+        for first in range(max(0, stop - MAX_GROUP), stop):
+            if refuse_group(prices.graph, first, stop) is None:
+                bound = prices.bounds(first, stop, counts_of(first, stop))[0][0]
+                least[stop] = min(least[stop], least[first] + bound)
+    return least[prices.num_layers]
 
 
 def _one_block(prices: Prices, first: int, stop: int, counts: tuple[int, ...]) -> list[Block]:

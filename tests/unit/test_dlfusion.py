@@ -132,10 +132,11 @@ def test_a_block_closes_when_its_cores_have_enough_to_do():
 def test_reduced_cuts_prefer_changes_of_shape():
     table = PriceTable(graph=conv_chain(CHAIN), core_counts=(1,), price_group=lambda group, cores: None)
     assert reduced_cuts(Prices(table=table)) == ((1, 2, 3, 4), 0)
-    # 21 layers of the same shape and one of another: 21 places, of which the last and 17 from the front stay.
-    long = conv_chain([(8, 8, 4, 1)] * 21 + [(9, 8, 4, 1)])
+    # 22 layers of equal shapes, the last two with 3x3 filters: the place between these comes before all others, those
+    # between 1x1 filters follow from the front: 17 of 20.
+    long = conv_chain([(8, 8, 4, 1)] * 20 + [(8, 8, 4, 3)] * 2)
     kept = reduced_cuts(Prices(table=PriceTable(graph=long, core_counts=(1,), price_group=lambda group, cores: None)))
-    assert kept == ((*range(1, 18), 21), 3)
+    assert kept == ((*range(1, 17), 20, 21), 3)
 
 
 def test_the_reduced_brute_force_tries_every_set_of_cuts():

@@ -6,10 +6,12 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 
 from tvm_spm.errors import PlanError
 from tvm_spm.fusion import GroupOption, plan_groups
 from tvm_spm.group import refuse_group
+from tvm_spm.layer_graph import LayerGraph
 from tvm_spm.reproduce.dlfusion_prices import GroupPrice, Prices, PriceTable
 
 POWERS_OF_TWO = (1, 2, 4, 8, 16, 32)
@@ -205,7 +207,7 @@ def reduced_cuts(prices: Prices) -> tuple[tuple[int, ...], int]:
     """Layers before which the reduced brute force may cut, and how many places beyond ``MAX_CUTS`` it leaves out.
 
     A place counts if no tensor but the output of the layer before is needed across it. Where the resolution changes
-    comes first, then where the number of channels does, then all others, from the front.
+    comes first, then where the number of channels does, then all others, those between most weights first.
     """
     graph = prices.graph
     shapes = [graph.tensors[layer.output].shape for layer in graph.layers]
@@ -213,8 +215,14 @@ def reduced_cuts(prices: Prices) -> tuple[tuple[int, ...], int]:
     clean = [at for at in range(1, len(shapes)) if all(reader < at for reader in last_reader[: at - 1])]
     resolution = [at for at in clean if shapes[at][2:] != shapes[at - 1][2:]]
     channels = [at for at in clean if shapes[at][1:2] != shapes[at - 1][1:2] and at not in resolution]
-    ordered = list(dict.fromkeys(resolution + channels + clean))
+    weights = [_num_weights(graph, index) for index in range(len(shapes))]
+    others = sorted(clean, key=lambda at: -weights[at - 1] - weights[at])
+    ordered = list(dict.fromkeys(resolution + channels + others))
     return tuple(sorted(ordered[:MAX_CUTS])), max(0, len(ordered) - MAX_CUTS)
+
+
+def _num_weights(graph: LayerGraph, layer: int) -> int:
+    return sum(prod(graph.tensors[read.tensor].shape) for read in graph.layers[layer].reads if read.role == "W")
 
 
 def exact(prices: Prices) -> Chosen:

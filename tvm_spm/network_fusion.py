@@ -129,8 +129,9 @@ class NetworkPlan:
         return tuple(refused for refused in self.refused if refused.kind == NOT_SCHEDULED)
 
     def num_refused(self) -> dict[str, int]:
-        """How many different groups were refused, by kind of reason, the most frequent first."""
-        return dict(Counter(refused.kind for refused in self.refused).most_common())
+        """How many different groups cannot run, by kind of reason, the most frequent first."""
+        others = (refused.kind for refused in self.refused if refused.kind != NOT_SCHEDULED)
+        return dict(Counter(others).most_common())
 
     def drawn_groups(self) -> list[DrawnGroup]:
         """All groups, single layers included, for a picture."""

@@ -52,6 +52,8 @@ def print_result(result: TuningResult) -> None:
     lines += [f"  {' > '.join(g.names)}: {g.verification}" for g in result.groups if g.verified is False]
     if result.plan is not None:
         lines += [f"not fused: {' > '.join(r.names)}: {r.reason}" for r in result.plan.unscheduled]
+        counts = [f"{count:,} by {kind}" for kind, count in result.plan.num_refused().items()]
+        lines += [f"different groups that cannot run: {', '.join(counts)}"] if counts else []
     lines += [f"left on the host: {call.name}: {call.reason}" for call in result.host_calls]
     lines.append("seconds: " + ", ".join(f"{name} {value:.1f}" for name, value in result.seconds))
     console().print("\n".join(lines), soft_wrap=True, highlight=False, markup=False)
@@ -89,10 +91,11 @@ def _fusion_text(result: TuningResult) -> str:
     if not result.groups:
         return "every layer runs alone"
     total, unfused = result.cost, result.unfused_cost
+    num_groups = sum(group.count for group in result.groups)
     fused = sum(group.count * len(group.names) for group in result.groups)
     before, after = sum(unfused.dram_bytes), sum(total.dram_bytes)
     return (
-        f"{fused} layers in {sum(group.count for group in result.groups)} groups; against layer by layer "
+        f"{fused} layers in {num_groups} group{'' if num_groups == 1 else 's'}; against layer by layer "
         f"{unfused.cycles / total.cycles:.2f}x faster, {unfused.energy_pj / total.energy_pj:.2f}x less energy, "
         f"{unfused.edp_pj_cycles / total.edp_pj_cycles:.2f}x lower EDP, {after / before - 1:+.0%} DRAM bytes"
     )

@@ -26,7 +26,7 @@ from tvm_spm.arch import load_arch
 from tvm_spm.reproduce.dlfusion_setup import ARCH_NAME, EXTRA_COLUMNS
 from tvm_spm.reproduce.dlfusion_throughput import PUBLISHED, throughput_rows, throughput_table
 from tvm_spm.reproduce.paper_table import PaperTable
-from tvm_spm.reproduce.runs import COLUMNS, source_commit
+from tvm_spm.reproduce.runs import COLUMNS, make_frame, source_commit
 from tvm_spm.reproduce.script import script_text
 
 EXPECTED = Path(__file__).parent / "expected" / "dlfusion_throughput.csv"
@@ -40,7 +40,7 @@ def run(quick: bool) -> pd.DataFrame:
         with ProcessPoolExecutor(max_workers=os.cpu_count(), mp_context=get_context("spawn")) as pool:
             found = list(pool.map(throughput_rows, PUBLISHED))
     rows = [{"commit": source_commit(), **row} for each in found for row in each]
-    return pd.DataFrame(rows, columns=[*COLUMNS, *EXTRA_COLUMNS]).astype(object).fillna("")
+    return make_frame(rows, [*COLUMNS, *EXTRA_COLUMNS])
 
 
 def tables(frame: pd.DataFrame) -> list[PaperTable]:

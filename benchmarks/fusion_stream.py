@@ -28,7 +28,7 @@ from tvm_spm.reproduce.dlfusion_networks import network_graph
 from tvm_spm.reproduce.dlfusion_plans import exact_costs, plan_row, plan_with_groups
 from tvm_spm.reproduce.paper_table import PaperTable
 from tvm_spm.reproduce.picture import grouped_bars, save
-from tvm_spm.reproduce.runs import COLUMNS, source_commit
+from tvm_spm.reproduce.runs import COLUMNS, make_frame, source_commit
 from tvm_spm.reproduce.script import script_text
 from tvm_spm.workload import Workload
 
@@ -62,7 +62,7 @@ def run(quick: bool) -> pd.DataFrame:
         rows.append({**plan_row(plan, arch, network, DTYPE, name, "latency"), "wall_s": round(seconds, 3)})
     rows = [{"commit": source_commit(), **row} for row in rows]
     extra = [name for name in rows[-1] if name not in COLUMNS]
-    return pd.DataFrame(rows, columns=[*COLUMNS, *extra]).astype(object).fillna("")
+    return make_frame(rows, [*COLUMNS, *extra])
 
 
 def tables(frame: pd.DataFrame) -> list[PaperTable]:

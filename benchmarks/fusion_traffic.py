@@ -30,7 +30,7 @@ from tvm_spm.reproduce.dlfusion_plans import exact_costs, layers_without_group, 
 from tvm_spm.reproduce.dlfusion_setup import NETWORKS
 from tvm_spm.reproduce.paper_table import PaperTable
 from tvm_spm.reproduce.picture import grouped_bars, save
-from tvm_spm.reproduce.runs import COLUMNS, source_commit
+from tvm_spm.reproduce.runs import COLUMNS, make_frame, source_commit
 from tvm_spm.reproduce.script import script_text
 
 EXPECTED = Path(__file__).parent / "expected" / "fusion_traffic.csv"
@@ -64,7 +64,7 @@ def run(quick: bool) -> pd.DataFrame:
             found = list(pool.map(rows_of, cases))
     rows = [{"commit": source_commit(), **row} for each in found for row in each]
     extra = [name for name in rows[0] if name not in COLUMNS]
-    return pd.DataFrame(rows, columns=[*COLUMNS, *extra]).astype(object).fillna("")
+    return make_frame(rows, [*COLUMNS, *extra])
 
 
 def tables(frame: pd.DataFrame) -> list[PaperTable]:

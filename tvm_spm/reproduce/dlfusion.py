@@ -44,7 +44,7 @@ SHORT = {
 
 def all_runs(*, quick: bool) -> pd.DataFrame:
     """Every row behind every table; ``quick`` is one network on one size, and a smaller calibration."""
-    return pd.concat([all_rows(quick=quick), halo_rows(quick=quick)], ignore_index=True)
+    return pd.concat([all_rows(quick=quick), halo_rows(quick=quick)], ignore_index=True).fillna("")
 
 
 def tables(*, quick: bool) -> list[PaperTable]:

@@ -14,7 +14,7 @@ from tvm_spm.halo import balanced_parts, recompute_factor
 from tvm_spm.reproduce.dlfusion_groups import executed_macs
 from tvm_spm.reproduce.dlfusion_setup import ARCH_NAME, DTYPE, SPM_KIB, sized_arch
 from tvm_spm.reproduce.paper_table import PaperTable
-from tvm_spm.reproduce.runs import COLUMNS, source_commit
+from tvm_spm.reproduce.runs import COLUMNS, make_frame, source_commit
 from tvm_spm.units import ceil_div
 
 PARTS = (2, 4, 8, 16, 32)
@@ -79,7 +79,7 @@ def halo_rows(*, quick: bool) -> pd.DataFrame:
                         "source": "analytical",
                     }
                 )  # fmt: skip
-    return pd.DataFrame(rows, columns=[*COLUMNS, "macs_executed", "macs_needed"]).astype(object).fillna("")
+    return make_frame(rows, [*COLUMNS, "macs_executed", "macs_needed"])
 
 
 def halo_tables(frame: pd.DataFrame) -> list[PaperTable]:
@@ -94,7 +94,12 @@ def halo_tables(frame: pd.DataFrame) -> list[PaperTable]:
                 for _, run in found.iterrows()
             }
             rows.append({"fused block": name, "by": how, **values})
-        known = {f"n={parts}": f"{value:.2f}" for parts, value in zip(PARTS, REFERENCE[name], strict=True)}
+        present = set(chosen["space"])
+        known = {
+            f"n={parts}": f"{value:.2f}"
+            for parts, value in zip(PARTS, REFERENCE[name], strict=True)
+            if f"{parts} parts" in present
+        }
         rows.append({"fused block": name, "by": "reference", **known})
     return [
         PaperTable(

@@ -30,7 +30,7 @@ from tvm_spm.reproduce.dlfusion_strategies import (
     no_optimisation,
     reduced_brute_force,
 )
-from tvm_spm.reproduce.runs import COLUMNS, source_commit
+from tvm_spm.reproduce.runs import COLUMNS, make_frame, source_commit
 from tvm_spm.units import KIB
 
 ARCH_NAME = "mlu100-32"
@@ -113,11 +113,7 @@ def all_rows(*, quick: bool) -> pd.DataFrame:
         with ProcessPoolExecutor(max_workers=os.cpu_count(), mp_context=get_context("spawn")) as pool:
             found = list(pool.map(run_job, jobs))
     rows += [row for each in found for row in each]
-    return (
-        pd.DataFrame([{"commit": source_commit(), **row} for row in rows], columns=[*COLUMNS, *EXTRA_COLUMNS])
-        .astype(object)
-        .fillna("")
-    )
+    return make_frame([{"commit": source_commit(), **row} for row in rows], [*COLUMNS, *EXTRA_COLUMNS])
 
 
 def run_job(job: Job) -> list[dict[str, object]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +72,13 @@ def measure(jobs: Sequence[Job], arch_name: str) -> pd.DataFrame:
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         rows = [{**common, **values} for values in pool.map(lambda job: _values(job, arch), distinct)]
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def make_frame(rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> pd.DataFrame:
+    """Rows as they are, whole numbers staying whole; what a row lacks is empty."""
+    return pd.DataFrame(
+        [{name: row.get(name, "") for name in columns} for row in rows], columns=list(columns), dtype=object
+    )
 
 
 def write_csv(frame: pd.DataFrame, path: Path) -> None:

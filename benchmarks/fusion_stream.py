@@ -25,9 +25,10 @@ from cost_model.simulator import SimulatorModel
 from tvm_spm.arch import Arch, load_arch
 from tvm_spm.exact import exact_search
 from tvm_spm.reproduce.dlfusion_networks import network_graph
+from tvm_spm.reproduce.dlfusion_picture import ratio_bars
 from tvm_spm.reproduce.dlfusion_plans import exact_costs, plan_row, plan_with_groups
 from tvm_spm.reproduce.paper_table import PaperTable
-from tvm_spm.reproduce.picture import grouped_bars, save
+from tvm_spm.reproduce.picture import save
 from tvm_spm.reproduce.runs import COLUMNS, make_frame, source_commit
 from tvm_spm.reproduce.script import script_text
 from tvm_spm.workload import Workload
@@ -104,9 +105,12 @@ def draw(frame: pd.DataFrame, out_dir: Path) -> Sequence[Path]:
     cycles = {run["searcher"]: int(run["cycles"]) for _, run in frame.iterrows()}
     pairs = ((EXACT_ALONE, FUSED_OR_EXACT), (GROUPS_OF_ONE, FUSED))
     ratios = [cycles[alone] / cycles[fused] for alone, fused in pairs]
-    title = f"{frame.iloc[0]['layer']} on {ARCH_NAME}"
-    names = [alone for alone, _ in pairs]
-    figure = grouped_bars(names, [("least latency", {"fused": ratios})], label="speedup by fusion", title=title)
+    figure = ratio_bars(
+        [alone for alone, _ in pairs],
+        {"with groups over without": ratios},
+        label="speedup by fusion",
+        title=f"{frame.iloc[0]['layer']} on {ARCH_NAME}, least latency",
+    )
     return save(figure, out_dir, "fusion_stream")
 
 

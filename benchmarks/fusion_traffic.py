@@ -26,10 +26,11 @@ import pandas as pd
 
 from tvm_spm.arch import load_arch
 from tvm_spm.reproduce.dlfusion_networks import network_graph
+from tvm_spm.reproduce.dlfusion_picture import ratio_bars
 from tvm_spm.reproduce.dlfusion_plans import exact_costs, layers_without_group, plan_row, plan_with_groups
 from tvm_spm.reproduce.dlfusion_setup import NETWORKS
 from tvm_spm.reproduce.paper_table import PaperTable
-from tvm_spm.reproduce.picture import grouped_bars, save
+from tvm_spm.reproduce.picture import save
 from tvm_spm.reproduce.runs import COLUMNS, make_frame, source_commit
 from tvm_spm.reproduce.script import script_text
 
@@ -114,11 +115,8 @@ def draw(frame: pd.DataFrame, out_dir: Path) -> Sequence[Path]:
     if not ratios:
         pair = _pair(frame, "edge-256", "alexnet")
         ratios = {"edge-256": [pair[0]["dram_bytes"] / pair[1]["dram_bytes"]]} if pair is not None else {}
-    figure = grouped_bars(
-        list(networks),
-        [("plans of least energy", ratios)],
-        label="DRAM bytes alone over fused",
-        title="Fusion and DRAM",
+    figure = ratio_bars(
+        list(networks), ratios, label="DRAM bytes alone over fused", title="Fusion and DRAM, plans of least energy"
     )
     return save(figure, out_dir, "fusion_traffic")
 

@@ -15,7 +15,9 @@ from schedules import ScheduleError
 from schedules.attention import attention_func
 from schedules.attention_pattern import AttentionSite, substitute
 from schedules.fused import schedule_group
+from schedules.fused_program import check_group
 from tvm_spm.arch import Arch
+from tvm_spm.errors import ModelError
 from tvm_spm.frontend.grouping import GroupedModule, group_calls
 from tvm_spm.group import Group
 from tvm_spm.network_fusion import FusedGroup
@@ -92,7 +94,13 @@ class GroupScheduler:
 
     def why_not(self, groups: Sequence[FusedGroup]) -> list[str | None]:
         """Per group why it cannot be scheduled; None where it can."""
-        _, made = self._schedule(groups)
+        try:
+            _, made = self._schedule(groups)
+        except ModelError:
+            reasons = [self._why_not_one_call(way) for way in groups]
+            if not any(reasons):
+                raise
+            return reasons
         return [each.scheduled if isinstance(each.scheduled, str) else None for each in made]
 
     def fuse(self, groups: Sequence[FusedGroup]) -> FusedNetwork:
@@ -125,6 +133,14 @@ class GroupScheduler:
             names_alone=frozenset(names & {name for name, _ in self._extraction.functions}),
         )  # fmt: skip
 
+    def _why_not_one_call(self, way: FusedGroup) -> str | None:
+        """Why the calls of a group cannot become one, each group for itself."""
+        try:
+            self._make([way])
+        except ModelError as error:
+            return str(error)
+        return None
+
     def _schedule(self, groups: Sequence[FusedGroup]) -> tuple[tvm.IRModule, list[_Made]]:
         """The grouped module, and what became of every group; groups that share a function share the object."""
         if tuple(groups) != self._last[0]:
@@ -154,9 +170,11 @@ class GroupScheduler:
             if isinstance(way.mapping, AttentionMapping):
                 site = self._sites[self._layers.bindings[way.group.sink]]
                 return _attention(site, way.mapping, grouped.groups[position].inputs)
-            return schedule_group(grouped.function(position, self._layers, way.group.first), way.group, way.mapping)
+            made = schedule_group(grouped.function(position, self._layers, way.group.first), way.group, way.mapping)
         except ScheduleError as error:
             return str(error)
+        difference = check_group(made, way.group, way.mapping)
+        return made if difference is None else f"the code does not do what was timed: {difference}"
 
 
 def _attention(site: AttentionSite, mapping: AttentionMapping, inputs: Sequence[tvm.relax.Expr]) -> tvm.tirx.PrimFunc:

@@ -9,7 +9,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from tvm import tirx
+import tvm
+from tvm import relax, tirx
 from typer.testing import CliRunner
 
 import tvm_spm
@@ -19,6 +20,8 @@ from tests.fusion_networks import CHAIN, NETWORKS, attention, built, chain
 from tvm_spm import cli, fused_network, network_fusion
 from tvm_spm.arch import Arch, load_arch
 from tvm_spm.cost import OBJECTIVES
+from tvm_spm.errors import ModelError
+from tvm_spm.frontend.grouping import GroupedModule
 from tvm_spm.group import Group, GroupMapping
 from tvm_spm.group_search import GroupSearchResult, group_search
 from tvm_spm.result_text import print_result
@@ -137,6 +140,22 @@ def test_a_group_without_code_is_refused_by_name(monkeypatch: pytest.MonkeyPatch
     assert refused["by_reason"] == {}
     print_result(result)
     assert "three layers are too many today" in capsys.readouterr().out
+
+
+def test_calls_that_cannot_become_one_are_refused(monkeypatch: pytest.MonkeyPatch):
+    real = fused_network.group_calls
+
+    def fussy(mod: tvm.IRModule, groups: list[list[relax.Var]], variants: list[int]) -> GroupedModule:
+        if any(len(group) > 2 for group in groups):
+            raise ModelError("cannot fuse three calls")
+        return real(mod, groups, variants)
+
+    monkeypatch.setattr(fused_network, "group_calls", fussy)
+    result = tvm_spm.tune(CHAIN, "spm/edge-256", trials=TRIALS)
+    assert result.verified is True
+    assert len(result.groups) == 1
+    assert result.plan is not None
+    assert [refused.reason for refused in result.plan.unscheduled] == ["cannot fuse three calls"]
 
 
 def test_interrupt_while_groups_are_priced(monkeypatch: pytest.MonkeyPatch):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import tvm
 import tvm_ffi
-from tvm import relax, tirx
+from tvm import relax, s_tir, tirx
 
 from cost_model.attention_work import Attention
 from schedules.affine import Affine, Piece, affine_of
@@ -217,7 +217,8 @@ def _is_call_tir(value: object) -> bool:
 def _site(
     mod: tvm.IRModule, bindings: tuple[relax.Var, relax.Var, relax.Var], calls: tuple[relax.Call, relax.Call]
 ) -> AttentionSite:
-    scores, context = (_product(mod[call.args[0]]) for call in calls)
+    # Both calls may be of one function, whose parameters then stand for different tensors.
+    scores, context = _product(mod[calls[0].args[0]]), _product(s_tir.renew_defs(mod[calls[1].args[0]]))
     position = next(i for i, arg in enumerate(calls[1].args[1].fields) if arg.same_as(bindings[1]))
     probabilities = context.inputs[position]
     if context.right.source.same_as(probabilities):

@@ -129,6 +129,20 @@ def test_any_layout(q: Shape, k: Shape, v: Shape, mask: Shape | None, transposed
     check(mod, AttentionMapping(query_tile=4, key_tile=3), draw(mod, np.random.default_rng(0), 0.3))
 
 
+def test_both_products_may_be_one_function():
+    # Without a scale, which would be part of the first.
+    builder, params = relax.BlockBuilder(), [relax.Var(name, R.Tensor((3, 10, 10), "float32")) for name in "qkv"]
+    with builder.function("main", params):
+        with builder.dataflow():
+            scores = builder.emit(relax.op.matmul(params[0], params[1]))
+            probabilities = builder.emit(relax.op.nn.softmax(scores, axis=-1))
+            result = builder.emit_output(relax.op.matmul(probabilities, params[2]))
+        builder.emit_func_output(result)
+    mod = builder.get()
+    assert len([f for f in extract(mod).mod.functions.values() if isinstance(f, tvm.tirx.PrimFunc)]) == 2
+    check(mod, AttentionMapping(query_tile=4, key_tile=3), draw(mod, np.random.default_rng(3), 0.0))
+
+
 def test_whole_chunks_hidden_by_a_mask():
     # The first chunks hold nothing but hidden keys: the maximum is about -1e9 until the last key comes.
     shape = (1, 2, 12, 32)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,12 +30,15 @@ from tvm_spm.mapspace_tiles import snap_factor
 from tvm_spm.units import ceil_div
 from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Workload
 
-CHUNKS = (8, 56)
-"""SPM tiles that are searched first, best bound first, and next; then all others. Each time array tiles are listed
-anew, for the best mapping so far and the SPM tiles at hand."""
+FIRST_FLOORS = 8
+"""SPM tiles that are searched first, best bound first; then all others. Both times array tiles are listed anew, for
+the best mapping so far and the SPM tiles at hand."""
 
 CHUNK_FLOORS = 64
 """SPM tiles between two looks at the clock."""
+
+CHUNK_PES = 256
+"""Unrollings that a thread takes at a time."""
 
 NUM_GROUPS = 8
 """Groups of SPM tiles that bound an array tile."""
@@ -100,11 +105,11 @@ class BalancedSearch:
         if (tables.num_spm == 0).any():
             return math.inf
         floors = self._list_floors(tables)
-        at, chunks = 0, iter(CHUNKS)
+        at = 0
         while at < len(floors):
             if self.stop():
                 return max(physical, float(floors["bound"][at]))
-            end = at + next(chunks, len(floors))
+            end = FIRST_FLOORS if at == 0 else len(floors)
             chunk = floors[at:end][floors["bound"][at:end] < self._limit()]
             if not self._search_floors(tables, chunk):
                 return max(physical, float(floors["bound"][at]))
@@ -142,14 +147,21 @@ class BalancedSearch:
 
     def _list_arrays(self, tables: Tables, pes: Ints, hops: Ints, around: NDArray[np.float64]) -> NDArray[np.void]:
         """Array tiles that the bound leaves, best bound first."""
-        room, start, parts = 1 << 16, 0, [np.zeros(0, dtype=BALANCED_ARRAY_FIELDS)]
-        found = np.zeros(room, dtype=BALANCED_ARRAY_FIELDS)
-        while start < len(pes):
-            num, left = list_arrays(self.problem, tables, pes, hops, around, self._limit(), start, found)
-            if left == start:
-                found = np.zeros(4 * len(found), dtype=BALANCED_ARRAY_FIELDS)
-            parts.append(found[:num].copy())
-            start = left
+        limit = self._limit()
+
+        def part(first: int) -> NDArray[np.void]:
+            end, parts = min(len(pes), first + CHUNK_PES), [np.zeros(0, dtype=BALANCED_ARRAY_FIELDS)]
+            found = np.zeros(1 << 13, dtype=BALANCED_ARRAY_FIELDS)
+            while first < end:
+                num, left = list_arrays(self.problem, tables, pes[:end], hops, around, limit, first, found)
+                parts.append(found[:num].copy())
+                if left == first:
+                    found = np.zeros(4 * len(found), dtype=BALANCED_ARRAY_FIELDS)
+                first = left
+            return np.concatenate(parts)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            parts = list(pool.map(part, range(0, len(pes), CHUNK_PES)))
         arrays = np.concatenate(parts)
         return arrays[np.argsort(arrays["bound"], kind="stable")]
 

@@ -135,6 +135,8 @@ def bound_array(
     hops: int,
     reduction_pes: int,
     fitting: int,
+    rf: Ints,
+    array: Ints,
     around: NDArray[np.float64],
     scratch: Ints,
     moved_pj: NDArray[np.float64],
@@ -148,9 +150,11 @@ def bound_array(
         hops: Of the reduction network.
         reduction_pes: PEs whose results are summed.
         fitting: See ``fitting_buffers``.
+        rf: Elements of a PE.
+        array: Elements of all PEs, all 0 if not all dims are given.
         around: Floors under groups of SPM tiles, see ``list_arrays``.
         scratch: ``(ARRAY_FIELDS, 8)``.
-        moved_pj: Scratch of 8.
+        moved_pj: Scratch of 15.
 
     Returns:
         (bound on the objective, energy of moving every tile once, cycles of all passes).
@@ -162,7 +166,10 @@ def bound_array(
             scratch[field, d] = counts[d, field]
         cycles *= counts[d, LEAST_TIME]
         all_steps *= counts[d, LEAST_STEPS]
-    least_pj, times = 0.0, moved_pj[4:]
+    least_pj, times, once_cycles, most, num_tiles = 0.0, moved_pj[3:6], moved_pj[6:9], moved_pj[9:12], moved_pj[12:]
+    most_time = 1.0
+    for d in range(NUM_DIMS):
+        most_time *= min(rf[d], tables.share[d])
     for operand in range(3):
         elem_pj, delivery_pj = rf_prices(problem, operand)
         elems = spanned(problem, tables, operand, workload.dims, scratch[LEAST_ALL], scratch[MOST_ALL])
@@ -188,9 +195,19 @@ def bound_array(
         else:
             own = spanned(problem, tables, operand, tables.share, scratch[LEAST_STEPS], scratch[MOST_STEPS])
             own *= irrelevant_product(problem, operand, scratch[LEAST_STEPS])
+        once_cycles[operand] = own / irrelevant_product(problem, operand, scratch[LEAST_STEPS])
+        once_cycles[operand] /= arch.noc_elems_per_cycle
         times[operand] = own / arch.noc_elems_per_cycle
         if operand == O:
             times[operand] += all_steps * hops
+        most[operand], num_tiles[operand] = 0.0, np.inf
+        if array[0] > 0:
+            most[operand] = math.ceil(tile_elems(workload, operand, array) / arch.noc_elems_per_cycle)
+            most[operand] += hops if operand == O else 0
+            num_tiles[operand] = 1.0
+            for d in range(NUM_DIMS):
+                if workload.is_relevant[operand, d]:
+                    num_tiles[operand] *= scratch[MOST_STEPS, d]
         least_pj += once_pj
         # what a kept operand saves
         moved_pj[operand] -= once_pj
@@ -202,14 +219,24 @@ def bound_array(
             class_pj -= moved_pj[kept]
         for double in range(8):
             if fitting >> double & 1:
-                hidden, shown = 0.0, 0.0
+                hidden, shown, slot, behind = 0.0, 0.0, most_time, 0.0
                 for operand in range(3):
                     if operand != kept:
                         if double >> operand & 1:
-                            hidden = max(hidden, times[operand])
+                            hidden, slot = max(hidden, times[operand]), max(slot, most[operand])
                         else:
-                            shown = max(shown, times[operand])
-                class_cycles = min(class_cycles, max(cycles + shown, hidden))
+                            shown, behind = max(shown, times[operand]), max(behind, most[operand])
+                if not double >> O & 1:
+                    # partial sums may come in too
+                    behind += most[O]
+                slots = max(cycles + shown, hidden)
+                if kept != NONE and array[0] > 0:
+                    # steps that bring in what then stays last as long as that takes at least
+                    slots += max(0.0, once_cycles[kept] - num_tiles[kept] * (slot + behind))
+                class_cycles = min(class_cycles, slots)
+        if kept != NONE:
+            # what stays comes in, or leaves, once at least
+            class_cycles = max(class_cycles, once_cycles[kept])
         whole = math.ceil(class_cycles * (1.0 - 1e-12) - SLACK)
         for group in around:
             bound = min(bound, objective_of(problem, group[0] + class_pj, max(group[1], group[2] + whole)))
@@ -253,7 +280,8 @@ def list_arrays(
     if num_dims == 0:
         return 0, len(pes)
     counts = np.ones((NUM_DIMS, ARRAY_FIELDS), dtype=np.int64)
-    scratch, moved_pj = np.empty((ARRAY_FIELDS, NUM_DIMS), dtype=np.int64), np.empty(8, dtype=np.float64)
+    scratch, moved_pj = np.empty((ARRAY_FIELDS, NUM_DIMS), dtype=np.int64), np.empty(15, dtype=np.float64)
+    array, no_array = np.zeros(NUM_DIMS, dtype=np.int64), np.zeros(NUM_DIMS, dtype=np.int64)
     # the largest RF tile of every dim that fits beside those given, by the number of dims given
     most = np.ones((NUM_DIMS + 1, NUM_DIMS), dtype=np.int64)
     rf = np.ones(NUM_DIMS, dtype=np.int64)
@@ -272,8 +300,8 @@ def list_arrays(
                 reduction_pes *= p[d]
         if not _bound_rest(problem, tables, p, dims, 0, num_dims, rf, most[0], counts):
             continue
-        bound, _, _ = bound_array(problem, tables, counts, hops[unrolling], reduction_pes, ANY_FITTING,
-                                  around, scratch, moved_pj)  # fmt: skip
+        bound, _, _ = bound_array(problem, tables, counts, hops[unrolling], reduction_pes, ANY_FITTING, rf,
+                                  no_array, around, scratch, moved_pj)  # fmt: skip
         if bound >= limit:
             continue
         depth, rf[dims[0]] = 0, 0
@@ -295,14 +323,16 @@ def list_arrays(
                 fitting = allowed_buffers(problem, fitting)
                 if fitting == 0:
                     continue
+                for dim in range(NUM_DIMS):
+                    array[dim] = p[dim] * rf[dim]
             else:
                 for dim in range(NUM_DIMS):
                     most[depth + 1, dim] = most[depth, dim]
                 if not _bound_rest(problem, tables, p, dims, depth + 1, num_dims, rf, most[depth + 1], counts):
                     continue
             bound, least_pj, least_cycles = bound_array(problem, tables, counts, hops[unrolling], reduction_pes,
-                                                        fitting, around, scratch,
-                                                        moved_pj)  # fmt: skip
+                                                        fitting, rf, array if is_leaf else no_array, around,
+                                                        scratch, moved_pj)  # fmt: skip
             if bound >= limit:
                 continue
             if is_leaf:

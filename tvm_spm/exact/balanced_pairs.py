@@ -15,7 +15,6 @@ from tvm_spm.exact.balanced_tables import (
     ALL_TILES,
     CUT_FIELDS,
     FIRST,
-    FULL_PASSES,
     FULL_STEPS,
     LAST,
     LAST_TIME,
@@ -51,14 +50,17 @@ Floats = NDArray[np.float64]
     MOST_BYTES,
     STEP_PJ,
     PIECE_PJ,
-) = range(13)
+    KEPT_LOADS,
+    KEPT_TILES,
+) = range(15)
 """Per operand: energy if it moves with every step, once per SPM tile, once per core; cycles and bytes of all its tiles
 (outputs: leaving), of the first of each pass (outputs: the last), of partial sums read back; of the largest tile;
-energy per step, and per piece of a PE (outputs: what the first entry of each tile saves)."""
+energy per step, and per piece of a PE (outputs: what the first entry of each tile saves); cycles of all tiles, and
+tiles, if each moves once per pass."""
 
-PAIR_FIELDS = 13
+PAIR_FIELDS = 15
 
-PASS_TIME, PASS_LAST_TIME, MOST_TIME, NUM_FULL_PASSES = range(4)
+PASS_TIME, PASS_LAST_TIME, MOST_TIME = range(3)
 
 
 class Pair(NamedTuple):
@@ -69,11 +71,10 @@ class Pair(NamedTuple):
         passes: SPM tiles of the first core per dim.
         tiles: SPM tiles of all cores per dim.
         loops: Iterations of the SPM loops in a full tile per dim.
-        whole: Full array tiles in a full SPM tile per dim.
         array: Elements of a full array tile, none beyond the SPM tile.
         rf: Elements of a PE.
         operands: ``(PAIR_FIELDS, 3)``.
-        times: Cycles of the first core: all steps, the last steps of all passes, the longest step; full passes.
+        times: Cycles of the first core: all steps, the last steps of all passes, the longest step.
         cycles: ``(5, 8)`` by the operand that stays and by buffers: a floor under all passes of the first core.
     """
 
@@ -81,7 +82,6 @@ class Pair(NamedTuple):
     passes: Ints
     tiles: Ints
     loops: Ints
-    whole: Ints
     array: Ints
     rf: Ints
     operands: Floats
@@ -95,7 +95,7 @@ def make_pair() -> Pair:
     return Pair(
         np.ones((CUT_FIELDS, NUM_DIMS), np.int64), np.ones(NUM_DIMS, np.int64), np.ones(NUM_DIMS, np.int64),
         np.ones(NUM_DIMS, np.int64), np.ones(NUM_DIMS, np.int64), np.ones(NUM_DIMS, np.int64),
-        np.ones(NUM_DIMS, np.int64), np.zeros((PAIR_FIELDS, 3), np.float64), np.zeros(4, np.float64),
+        np.zeros((PAIR_FIELDS, 3), np.float64), np.zeros(3, np.float64),
         np.zeros((SINGLE_STEP + 1, 8), np.float64),
     )  # fmt: skip
 
@@ -113,7 +113,7 @@ def set_pair(problem: Problem, tables: Tables, floor: BalancedFloor, pes: Ints, 
             pair.cuts[field, d] = row[field]
         tiles, array = tables.tiles[d, floor.at[d]], pes[d] * pair.rf[d]
         pair.passes[d], pair.tiles[d] = tiles[PASSES], tiles[ALL_TILES]
-        pair.loops[d], pair.whole[d] = -(-floor.spm[d] // array), floor.spm[d] // array
+        pair.loops[d] = -(-floor.spm[d] // array)
         pair.array[d] = min(array, floor.spm[d])
     return True
 
@@ -124,7 +124,7 @@ def measure_pair(
 ) -> None:
     """Energy and time of all that the pair may move."""
     workload, arch, cuts = problem.workload, problem.arch, pair.cuts
-    time, last_time, steps, full_steps, most, full_passes = 1.0, 1.0, 1.0, 1.0, 1.0, 1.0
+    time, last_time, steps, full_steps, most = 1.0, 1.0, 1.0, 1.0, 1.0
     accumulates = False
     for d in range(NUM_DIMS):
         time *= cuts[TIME, d]
@@ -132,11 +132,10 @@ def measure_pair(
         steps *= cuts[STEPS, d]
         full_steps *= cuts[FULL_STEPS, d]
         most *= min(pair.rf[d], pair.array[d])
-        full_passes *= tables.tiles[d, floor.at[d], FULL_PASSES]
         if workload.is_reduction[d] and pair.passes[d] > 1:
             accumulates = True
     pair.times[PASS_TIME], pair.times[PASS_LAST_TIME] = time, last_time
-    pair.times[MOST_TIME], pair.times[NUM_FULL_PASSES] = most, full_passes
+    pair.times[MOST_TIME] = most
     rate = arch.noc_elems_per_cycle
     for operand in range(3):
         elem_pj, delivery_pj = rf_prices(problem, operand)
@@ -165,10 +164,16 @@ def measure_pair(
             once = spanned(problem, tables, operand, tables.share, cuts[STEPS], cuts[STEPS])
             own = once * irrelevant_product(problem, operand, cuts[STEPS])
         width = workload.elem_bits[operand] / 8.0
+        passes = irrelevant_product(problem, operand, pair.passes)
+        kept_tiles = passes
+        for d in range(NUM_DIMS):
+            if workload.is_relevant[operand, d]:
+                kept_tiles *= cuts[STEPS, d]
+        numbers[KEPT_TILES], numbers[KEPT_LOADS] = kept_tiles, once * passes / rate
         largest = tile_elems(workload, operand, pair.array)
         edges = FIRST if operand != O else LAST
         ends = spanned(problem, tables, operand, cuts[edges], pair.passes, pair.passes)
-        ends *= irrelevant_product(problem, operand, pair.passes)
+        ends *= passes
         numbers[MOST_LOAD] = math.ceil(largest / rate)
         numbers[MOST_BYTES] = largest * width
         numbers[LOADS] = own / rate + full_steps * (numbers[MOST_LOAD] - largest / rate)
@@ -184,6 +189,7 @@ def measure_pair(
         if operand == O:
             numbers[MOST_LOAD] += hops
             numbers[LOADS] += steps * hops
+            numbers[KEPT_LOADS] += kept_tiles * hops
             numbers[FIRSTS] += floor.num_passes * hops
 
 
@@ -202,22 +208,20 @@ def bound_pair(problem: Problem, floor: BalancedFloor, pair: Pair, fitting: int,
 
     Infinite if there are none.
     """
-    is_resident, is_possible, swaps = kept != NONE, kept == SINGLE_STEP, 1.0
+    is_resident, is_possible = kept != NONE, kept == SINGLE_STEP
     for d in range(NUM_DIMS):
         if pair.loops[d] > 1:
             if problem.kind[d] == kept:
                 is_possible = True
             else:
                 is_resident = False
-        if problem.kind[d] != kept:
-            swaps *= pair.whole[d]
     if not is_possible or (kept == SINGLE_STEP) != is_single_step(pair):
         return np.inf
     least = np.inf
     for double in range(8):
         pair.cycles[kept, double] = np.inf
         if fitting >> double & 1:
-            cycles = _passes_cycles(problem, floor, pair, kept, double, is_resident, swaps)
+            cycles = _passes_cycles(problem, floor, pair, kept, double, is_resident)
             pair.cycles[kept, double] = cycles
             least = min(least, cycles)
     bound = np.inf
@@ -250,7 +254,7 @@ def _moves(floor: BalancedFloor, keeps: int, kept: int, is_resident: bool, opera
 
 @compiled_lean
 def _passes_cycles(
-    problem: Problem, floor: BalancedFloor, pair: Pair, kept: int, double: int, is_resident: bool, swaps: float
+    problem: Problem, floor: BalancedFloor, pair: Pair, kept: int, double: int, is_resident: bool
 ) -> float:
     """A floor under the cycles of all passes of the first core, with these RF buffers.
 
@@ -267,10 +271,12 @@ def _passes_cycles(
     hidden, shown, hidden_bytes, shown_bytes, fill, fill_bytes = times[PASS_TIME], 0.0, 0.0, 0.0, 0.0, 0.0
     slot, slot_bytes, behind, behind_bytes = times[MOST_TIME], 0.0, 0.0, 0.0
     for operand in range(2):
-        if operand == kept:
+        if operand == kept and is_resident:
             continue
         fill = max(fill, operands[FIRSTS, operand])
         fill_bytes += operands[FIRST_BYTES, operand]
+        if operand == kept:
+            continue
         loads = max(0.0, operands[LOADS, operand] - operands[FIRSTS, operand] - rounding)
         num_bytes = operands[LOAD_BYTES, operand] - operands[FIRST_BYTES, operand]
         if double >> operand & 1:
@@ -307,8 +313,10 @@ def _passes_cycles(
         slot = max(slot, slot_bytes / port + 1.0)
         behind = max(behind, behind_bytes / port + 1.0)
     total = fill + drain + hidden + shown + stages
-    if kept != NONE and not is_resident and swaps > 1.0:
-        total += times[NUM_FULL_PASSES] * (swaps - 1.0) * max(0.0, operands[MOST_LOAD, kept] - slot - behind)
+    if kept != NONE and not is_resident:
+        # what stays for a while is swapped in a few slots, which last as long as that takes at least
+        moved = max(0.0, operands[KEPT_LOADS, kept] - operands[FIRSTS, kept] - rounding)
+        total += max(0.0, moved - (operands[KEPT_TILES, kept] - floor.num_passes) * (slot + behind))
     return total
 
 

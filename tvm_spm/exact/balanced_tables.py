@@ -19,10 +19,10 @@ from tvm_spm.exact.problem import Problem
 from tvm_spm.mapping_batch import NUM_DIMS
 from tvm_spm.mapspace_tiles import num_tiles, tile_at
 
-PASSES, FULL_PASSES, ALL_TILES = 0, 1, 2
-"""Of an SPM tile: tiles and full tiles of the first core; tiles of all cores."""
+PASSES, ALL_TILES = 0, 1
+"""Of an SPM tile: tiles of the first core, and of all cores."""
 
-TILE_FIELDS = 3
+TILE_FIELDS = 2
 
 TIME, STEPS, FULL_STEPS, FIRST, LAST, LAST_TIME, ALL_STEPS, PIECES, PIECES_DRAM, PIECES_ONCE = range(10)
 """Of an SPM tile, PEs and an RF tile. On the first core: cycles, 0 if the RF tile is not balanced; array tiles, and
@@ -86,7 +86,6 @@ def ceil_of(a: int, b: int) -> int:
 def fill_tile(extent: int, cores: int, share: int, tile: int, row: Ints) -> None:
     """Count the SPM tiles of a dim."""
     row[PASSES] = ceil_of(share, tile)
-    row[FULL_PASSES] = share // tile
     row[ALL_TILES] = (cores - 1) * row[PASSES] + ceil_of(extent - (cores - 1) * share, tile)
 
 

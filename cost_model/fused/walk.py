@@ -97,7 +97,7 @@ def walk_core(flat: FlatGroup, rates: Rates, share: Share, most_chunks: int, wal
         stride[axis] = num_tiles
         num_tiles *= count[axis]
     num_kept = len(share.kept)
-    history = np.empty((num_tiles if num_kept else 0, num_kept, num_layers + num_reads, most_rank, 2), np.int64)
+    history = np.empty((num_tiles if num_kept else 0, num_layers + num_reads, most_rank, 2), np.int64)
     for layer in range(num_layers):
         clear(walk.layer_spans[layer])
     for read in range(num_reads):
@@ -123,17 +123,16 @@ def walk_core(flat: FlatGroup, rates: Rates, share: Share, most_chunks: int, wal
             new[layer] = needed[layer]
             layer_rank = flat.layer[layer, RANK]
             nothing = is_empty(needed[layer], layer_rank)
+            if num_kept:
+                if nothing:
+                    _inherit(history, tile, layer, share.kept, index, stride, layer_rank)
+                else:
+                    history[tile, layer] = needed[layer]
             for k in range(num_kept):
                 axis = share.kept[k]
-                if index[axis] > 0:
-                    before = history[tile - stride[axis], k, layer]
-                    if nothing:
-                        history[tile, k, layer] = before
-                    else:
-                        history[tile, k, layer] = needed[layer]
-                        raise_box(needed[layer], before, flat.layer_moves[layer], axis, layer_rank, new[layer])
-                else:
-                    history[tile, k, layer] = needed[layer]
+                if index[axis] > 0 and not nothing:
+                    before = history[tile - stride[axis], layer]
+                    raise_box(needed[layer], before, flat.layer_moves[layer], axis, layer_rank, new[layer])
             if not nothing:
                 _note(needed[layer], layer_rank, walk.layer_extents[layer], walk.layer_spans[layer])
             if nothing or is_empty(new[layer], layer_rank):
@@ -158,12 +157,8 @@ def walk_core(flat: FlatGroup, rates: Rates, share: Share, most_chunks: int, wal
             is_chunked = k_stop - k_first > k_tile
             if is_idle and num_kept:
                 for read in range(flat.layer[layer, FIRST_READ], flat.layer[layer, STOP_READ]):
-                    for k in range(num_kept):
-                        if index[share.kept[k]] > 0:
-                            before = history[tile - stride[share.kept[k]], k, num_layers + read]
-                            history[tile, k, num_layers + read] = before
-                        else:
-                            clear(history[tile, k, num_layers + read])
+                    read_rank = flat.read[read, READ_RANK]
+                    _inherit(history, tile, num_layers + read, share.kept, index, stride, read_rank)
             num_chunks = -(-(k_stop - k_first) // k_tile)
             for chunk in range(min(num_chunks, most_chunks)):
                 k_at, times = k_first + chunk * k_tile, 1
@@ -189,19 +184,15 @@ def walk_core(flat: FlatGroup, rates: Rates, share: Share, most_chunks: int, wal
                     if num_kept and is_external:
                         is_raised = flat.read[read, IS_CONST] == 0 and role != WEIGHT
                         is_raised = is_raised and not (is_chunked and flat.read[read, USES_K])
+                        if nothing:
+                            _inherit(history, tile, num_layers + read, share.kept, index, stride, read_rank)
+                        else:
+                            history[tile, num_layers + read] = box
                         for k in range(num_kept):
                             axis = share.kept[k]
-                            seen = history[tile, k, num_layers + read]
-                            if index[axis] > 0:
-                                before = history[tile - stride[axis], k, num_layers + read]
-                                if nothing:
-                                    seen[:] = before
-                                elif is_raised:
-                                    raise_box(box, before, flat.read_moves[read], axis, read_rank, fresh)
-                            elif nothing:
-                                clear(seen)
-                            if not nothing:
-                                seen[:] = box
+                            if index[axis] > 0 and is_raised and not nothing:
+                                before = history[tile - stride[axis], num_layers + read]
+                                raise_box(box, before, flat.read_moves[read], axis, read_rank, fresh)
                     if nothing:
                         continue
                     walk.reads[read, USED_ELEMS] += times * box_elems(box, read_rank)
@@ -256,6 +247,16 @@ def walk_core(flat: FlatGroup, rates: Rates, share: Share, most_chunks: int, wal
         if axis >= 0:
             index[axis] += 1
     return walk.counters[NUM_STAGES]
+
+
+@kernel
+def _inherit(history: Ints, tile: int, slot: int, kept: Ints, index: Ints, stride: Ints, rank: int) -> None:
+    """What a tile does not need is there as long as a tile before it had it."""
+    clear(history[tile, slot])
+    for k in range(len(kept)):
+        axis = kept[k]
+        if index[axis] > 0 and not is_empty(history[tile - stride[axis], slot], rank):
+            history[tile, slot] = history[tile - stride[axis], slot]
 
 
 @kernel

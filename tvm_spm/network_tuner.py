@@ -7,7 +7,7 @@ import time
 from collections.abc import Hashable, Iterator
 from collections.abc import Mapping as StringMapping
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ from tvm_spm.saved_run import save_workloads
 from tvm_spm.scheduled_network import ScheduledNetwork, make_schedule, schedule_network
 from tvm_spm.task_tuner import TaskOutcome, TunerOptions, tune_workload
 from tvm_spm.tuning_result import GroupResult, TaskResult, TuningResult, total_cost
-from tvm_spm.warm_up import compile_all, is_compiled
+from tvm_spm.warm_up import Compilation, is_compiled
 from tvm_spm.workload import HostCall, VectorWork, Workload
 
 if TYPE_CHECKING:
@@ -106,20 +106,26 @@ def tune_network(
     log = RunLog.open(options.workdir, arch, model_name=_name_of(mod), model_sha256=_hash_of(extraction))
     if options.workdir is not None:
         save_workloads(options.workdir, arch, _named_workloads(extraction))
-    if not is_compiled():
-        with clock.phase("compile"):
-            progress.phase("compile (first run only)", total=2, unit="parts")
-            compile_all(progress.step)
     # A measurer cannot time groups, and costs of different sources cannot be compared.
     is_fused = options.fusion and measurer is None
-    with clock.phase("search"):
-        until = should_stop.share(FUSION_PARTS) if is_fused else should_stop
-        outcomes, hosted = _tune_tasks(extraction, arch, options, log, executor, measurer, progress, until)
-    mappings = {index: outcome.best.mapping for index, outcome in outcomes.items()}
     plan, scheduler = None, None
-    if is_fused:
-        with clock.phase("fusion"):
-            plan, scheduler = _plan(extraction, arch, options, outcomes, progress, should_stop)
+    with ExitStack() as until_planned:
+        compilation = None if is_compiled() else until_planned.enter_context(Compilation())
+        if compilation is not None:
+            with clock.phase("compile"):
+                progress.phase("compile (first run only)", total=2, unit="parts")
+                compilation.finish_search(progress.step)
+        with clock.phase("search"):
+            until = should_stop.share(FUSION_PARTS) if is_fused else should_stop
+            outcomes, hosted = _tune_tasks(extraction, arch, options, log, executor, measurer, progress, until)
+        if is_fused:
+            if compilation is not None:
+                with clock.phase("compile"):
+                    progress.phase("compile (first run only)", total=1, unit="parts")
+                    compilation.finish_groups()
+            with clock.phase("fusion"):
+                plan, scheduler = _plan(extraction, arch, options, outcomes, progress, should_stop)
+    mappings = {index: outcome.best.mapping for index, outcome in outcomes.items()}
     with clock.phase("schedule"):
         fused = scheduler.fuse(plan.groups) if plan and scheduler else FusedNetwork.unfused(extraction)
     network = schedule_network(

@@ -88,17 +88,6 @@ class Compilation:
         self._other.wait()
 
 
-def compile_all(report: Callable[[str], None] = lambda text: None) -> None:
-    """Compile, or load, everything.
-
-    Args:
-        report: Told when a part is ready.
-    """
-    with Compilation() as compilation:
-        compilation.finish_search(report)
-        compilation.finish_groups()
-
-
 def _compile_exact() -> None:
     exact_search(_toy(), load_arch("edge-256"))
 

@@ -120,10 +120,9 @@ class _Writer:
         """The whole body."""
         loops = self.regions.loops
         layers = [self._layer(index) for index in self.group.layers]
-        binds = [*self.regions.binds, *self.places.binds]
-        table = tirx.decl_buffer([max(1, len(binds))], "int32", "bounds", scope="global.rf")
-        self.held.append(table)
-        stmt = sequence([*opaque(binds, table), *layers])
+        assigned, table = opaque([*self.regions.binds, *self.places.binds])
+        self.held += table
+        stmt = sequence([*assigned, *layers])
         for axis in reversed(range(len(loops.tiles))):
             if loops.num_tiles[axis] > 1:
                 notes = {"spm.level": "tile", "spm.axis": axis}

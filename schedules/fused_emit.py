@@ -95,23 +95,33 @@ def sequence(stmts: Sequence[tirx.Stmt | None]) -> tirx.Stmt | None:
     return tirx.SeqStmt(found)
 
 
-def opaque(binds: Sequence[tirx.Bind], table: tirx.Buffer) -> list[tirx.Stmt]:
+def opaque(binds: Sequence[tirx.Bind]) -> tuple[list[tirx.Stmt], list[tirx.Buffer]]:
     """Give variables their values by way of a table, except where these are sums and products.
 
     TVM puts the values of variables into each other to simplify what they are used for; with minima and maxima of
-    each other that takes minutes.
+    each other that takes minutes. Remainders are no entries: they index buffers, and TVM cuts buffers to the range that
+    it knows of an index, which would be unknown.
+
+    Returns:
+        The statements, and the table if there is one.
     """
+    num_entries = sum(_chooses(bind.value) for bind in binds)
+    if num_entries == 0:
+        return list(binds), []
+    table = tirx.decl_buffer([num_entries], "int32", "bounds", scope="global.rf")
     stmts: list[tirx.Stmt] = []
-    for at, bind in enumerate(binds):
+    at = 0
+    for bind in binds:
         if _chooses(bind.value):
             stmts.append(tirx.BufferStore(table, bind.value, [number(at)]))
             bind = tirx.Bind(bind.var, tirx.BufferLoad(table, [number(at)]))
+            at += 1
         stmts.append(bind)
-    return stmts
+    return stmts, [table]
 
 
 def _chooses(value: Expr) -> bool:
-    if isinstance(value, (tirx.Min, tirx.Max, tirx.Select, tirx.FloorMod)):
+    if isinstance(value, (tirx.Min, tirx.Max, tirx.Select)):
         return True
     return hasattr(value, "a") and hasattr(value, "b") and (_chooses(value.a) or _chooses(value.b))
 

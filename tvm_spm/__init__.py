@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from tvm_spm.mapping import Mapping
     from tvm_spm.mapspace import MapSpace
     from tvm_spm.rejection import Rejection
+    from tvm_spm.search_result import SearchResult
     from tvm_spm.trial import Trial
     from tvm_spm.tuner import evaluate, search, tune
-    from tvm_spm.tuning_result import SearchResult, TaskResult, TuningResult
+    from tvm_spm.tuning_result import TaskResult, TuningResult
     from tvm_spm.workload import Dims, Operand, Task, Workload
 
 __version__ = "0.1.0"
@@ -30,7 +31,7 @@ _HOME = {
     "Mapping": "mapping",
     "Operand": "workload",
     "Rejection": "rejection",
-    "SearchResult": "tuning_result",
+    "SearchResult": "search_result",
     "SpmError": "errors",
     "Task": "workload",
     "TaskResult": "tuning_result",

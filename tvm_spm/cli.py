@@ -22,7 +22,7 @@ from tvm_spm.result_text import console, print_result
 from tvm_spm.workload import Workload
 
 if TYPE_CHECKING:
-    from tvm_spm.tuning_result import SearchResult
+    from tvm_spm.search_result import SearchResult
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 search_app = typer.Typer(no_args_is_help=True, help="Find the best mapping of one layer.")

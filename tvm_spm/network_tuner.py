@@ -59,9 +59,8 @@ class NetworkOptions:
     fusion: bool = True
 
 
-FUSION_PARTS = 2
-"""Into how many equal parts a time limit is cut; the search for mappings of layers gets one, and what it leaves and
-the others go to fusion."""
+TIME_PARTS = 2
+"""A time limit is cut in so many equal parts: one for the mappings of layers; what that leaves is for fusion."""
 
 
 class Clock:
@@ -116,7 +115,7 @@ def tune_network(
                 progress.phase("compile (first run only)", total=2, unit="parts")
                 compilation.finish_search(progress.step)
         with clock.phase("search"):
-            until = should_stop.share(FUSION_PARTS) if is_fused else should_stop
+            until = should_stop.share(TIME_PARTS) if is_fused else should_stop
             outcomes, hosted = _tune_tasks(extraction, arch, options, log, executor, measurer, progress, until)
         if is_fused:
             if compilation is not None:

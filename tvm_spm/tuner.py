@@ -22,8 +22,9 @@ from tvm_spm.mapspace import MapSpace
 from tvm_spm.measurer import Measurer
 from tvm_spm.progress import ProgressBar
 from tvm_spm.published import MODEL_NAME, published_search
+from tvm_spm.search_result import SearchResult
 from tvm_spm.task_tuner import TunerOptions, screen_workload, tune_workload
-from tvm_spm.tuning_result import SearchResult, TuningResult
+from tvm_spm.tuning_result import TuningResult
 from tvm_spm.workload import Workload
 
 if TYPE_CHECKING:
@@ -231,13 +232,14 @@ def tune(
         target: ``spm/<accelerator>`` as text or as a TVM target, an accelerator, or the path of its file.
         objective: ``edp``, ``energy`` or ``latency``: of each task, and of the whole network where layers are fused.
         trials: Mappings measured per task; default 64.
-        time_limit_s: For the search; verification comes on top.
+        time_limit_s: For the search, of which fusion may use half; verification comes on top.
         seed: Same seed, same result (as long as no time limit strikes).
         workdir: Keeps the log of trials and TVM's tuning database; a later run with it continues.
         executor: Runs measurements, for example a process pool or a Dask executor; in this process if None.
         measurer: Says how long a mapping takes, for example RTL simulation or a board; the simulator if None.
-        fusion: Whether several layers may run as one, tile by tile, where the plan of the whole network gains by it.
-            Element-wise layers are fused with the layer before them in any case.
+        fusion: Whether several layers may run as one, tile by tile, where the plan of the whole network gains by it;
+            not with a ``measurer``, which cannot time groups. Element-wise layers are fused with the layer before them
+            in any case.
         shapes: Shapes of inputs whose dims the model leaves open.
         progress: Show a progress bar if stderr is a terminal.
 

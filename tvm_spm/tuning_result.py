@@ -1,4 +1,4 @@
-"""What tuning and searching give back: costs, tables, schedules and executables."""
+"""What tuning gives back: costs, tables, schedules and executables."""
 
 from __future__ import annotations
 
@@ -23,59 +23,6 @@ if TYPE_CHECKING:
 
     from tvm_spm.network_fusion import NetworkPlan
     from tvm_spm.verify import Verification
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SearchResult:
-    """The best mapping of one workload that a search found.
-
-    Attributes:
-        mapping: The best mapping.
-        cost: Its cost by the model the search used.
-        default_cost: Cost of the untuned default mapping by the same model.
-        objective: What was minimised.
-        lower_bound: No mapping of the searched space can be below this value of the objective.
-        certified: Whether ``cost`` meets ``lower_bound``.
-        num_evaluated: Mappings priced.
-        space: The space the bound and the certificate speak of.
-    """
-
-    mapping: Mapping
-    cost: Cost
-    default_cost: Cost
-    objective: str
-    lower_bound: float
-    certified: bool
-    num_evaluated: int
-    space: str
-
-    @property
-    def gap(self) -> float:
-        """How far the result may be above the optimum: 0.05 means at most 5 %."""
-        return self.cost.objective(self.objective) / self.lower_bound - 1 if self.lower_bound else float("inf")
-
-    def as_dict(self) -> dict[str, object]:
-        """Plain data for JSON."""
-        return {
-            "mapping": self.mapping.line(),
-            "cycles": self.cost.cycles,
-            "energy_pj": self.cost.energy_pj,
-            "edp_pj_cycles": self.cost.edp_pj_cycles,
-            "utilization": self.cost.utilization,
-            "bound_by": self.cost.bound_by,
-            "objective": self.objective,
-            "lower_bound": self.lower_bound,
-            "gap": self.gap,
-            "certified": self.certified,
-            "num_evaluated": self.num_evaluated,
-            "space": self.space,
-            "gain_over_default": self.default_cost.objective(self.objective) / self.cost.objective(self.objective),
-            "model": self.cost.model,
-        }
-
-    def __str__(self) -> str:
-        proof = "certified optimum" if self.certified else f"at most {self.gap:.1%} above the lower bound"
-        return f"{self.mapping}\n{self.cost}\n{self.num_evaluated:,} mappings evaluated; {proof} of {self.space}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,6 +38,7 @@ LAYERS = (
     ("tvm_spm.mapspace",),
     ("tvm_spm.constraints",),
     ("tvm_spm.legality", "tvm_spm.legality_batch"),
+    ("tvm_spm.search_result",),
     ("tvm_spm.cost",),
     ("tvm_spm.mapping_batch", "tvm_spm.rejection"),
     ("tvm_spm.group",),

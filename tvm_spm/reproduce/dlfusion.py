@@ -14,11 +14,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from tvm_spm.report.plan_picture import DrawnGroup, draw_plan
 from tvm_spm.reproduce.dlfusion_halo import halo_rows, halo_tables
 from tvm_spm.reproduce.dlfusion_setup import (
     ARCH_NAME,
     CALIBRATION,
     CORE_COUNTS,
+    DTYPE,
     EXACT,
     HEURISTIC,
     NETWORKS,
@@ -220,7 +222,8 @@ def calibration_table(frame: pd.DataFrame) -> PaperTable:
 
 
 def draw(frame: pd.DataFrame, out_dir: Path) -> list[Path]:
-    """Draws the speedups of every network as ``dlfusion_speedups.svg`` and ``.png``."""
+    """Draws the speedups of every network, and the exact plan of each: layers, groups and cores."""
+    from tvm_spm.reproduce.dlfusion_networks import network_graph
     from tvm_spm.reproduce.dlfusion_picture import ratio_bars
     from tvm_spm.reproduce.picture import save
 
@@ -234,7 +237,23 @@ def draw(frame: pd.DataFrame, out_dir: Path) -> list[Path]:
         title=f"Fusion and cores on the model {ARCH_NAME}, {SPM_KIB[1]} KiB per core, fp16, batch 1",
         band=(PAPER_LEAST_SPEEDUP, PAPER_MOST_SPEEDUP, f"measured by {PAPER} (range, quoted)"),
     )
-    return save(figure, out_dir, "dlfusion_speedups")
+    paths = save(figure, out_dir, "dlfusion_speedups")
+    for network in speedups:
+        run = _run(frame, network, EXACT)
+        path = out_dir / f"dlfusion_plan_{network}.svg"
+        title = f"{network}, exact plan on the model {ARCH_NAME}: {speedups[network][EXACT]:.2f}x over no optimisation"
+        draw_plan(network_graph(network, DTYPE), _drawn(str(run["mapping"])), path, title=title)
+        paths.append(path)
+    return paths
+
+
+def _drawn(blocks: str) -> list[DrawnGroup]:
+    """The blocks of a row, written ``first-last@cores``."""
+    found = []
+    for block in blocks.split():
+        first, last, cores = map(int, block.replace("@", "-").split("-"))
+        found.append(DrawnGroup(first=first, stop=last + 1, num_cores=cores))
+    return found
 
 
 def _networks(frame: pd.DataFrame, spm_kib: int = SPM_KIB[1]) -> list[str]:

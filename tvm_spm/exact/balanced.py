@@ -37,6 +37,9 @@ the best mapping so far and the SPM tiles at hand."""
 CHUNK_FLOORS = 64
 """SPM tiles between two looks at the clock."""
 
+THREAD_FLOORS = 8
+"""SPM tiles that a thread takes at a time."""
+
 CHUNK_PES = 256
 """Unrollings that a thread takes at a time."""
 
@@ -175,15 +178,22 @@ class BalancedSearch:
         at: int,
     ) -> NDArray[np.void]:
         """Classes of mappings that the bound leaves below a chunk of SPM tiles, best bound first."""
-        room, counters = 1 << 14, np.zeros(2, dtype=np.int64)
-        stop = min(len(floors), at + CHUNK_FLOORS)
-        while True:
-            found = np.zeros(room, dtype=BALANCED_CANDIDATE_FIELDS)
-            num = join(self.problem, tables, pes, hops, floors, arrays, at, stop, self._limit(), found, counters)
-            if num >= 0:
-                self.num_bounded += int(counters[0])
-                return found[:num][np.argsort(found["bound"][:num], kind="stable")].copy()
-            room *= 4
+        limit, end = self._limit(), min(len(floors), at + CHUNK_FLOORS)
+
+        def part(first: int) -> tuple[NDArray[np.void], int]:
+            room, stop = 1 << 13, min(end, first + THREAD_FLOORS)
+            while True:
+                found, counters = np.zeros(room, dtype=BALANCED_CANDIDATE_FIELDS), np.zeros(2, dtype=np.int64)
+                num = join(self.problem, tables, pes, hops, floors, arrays, first, stop, limit, found, counters)
+                if num >= 0:
+                    return found[:num].copy(), int(counters[0])
+                room *= 8
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            parts = list(pool.map(part, range(at, end, THREAD_FLOORS)))
+        self.num_bounded += sum(count for _, count in parts)
+        found = np.concatenate([found for found, _ in parts])
+        return found[np.argsort(found["bound"], kind="stable")]
 
     def _price(
         self,

@@ -23,7 +23,7 @@ from tvm_spm.exact.balanced_tables import (
 )
 from tvm_spm.exact.boxes import tile_elems
 from tvm_spm.exact.compiled import compiled, compiled_lean
-from tvm_spm.exact.pass_time import NONE, I, Ints, O, W
+from tvm_spm.exact.pass_time import ALL_RF, NONE, I, Ints, O, W
 from tvm_spm.exact.problem import Problem
 from tvm_spm.exact.spm_tiles import objective_of
 from tvm_spm.mapping_batch import NUM_DIMS
@@ -40,6 +40,9 @@ BALANCED_ARRAY_FIELDS = np.dtype(
 )
 """PEs as an index of unrollings, RF tile, buffers that fit, and floors under its traffic and cycles."""
 
+
+FIRST_WIDTH = 4
+"""RF tiles along a dim that are judged at once to begin with; doubles if all are left out, halves if not."""
 
 ANY_FITTING = 255
 """Any operands may have two RF buffers."""
@@ -77,6 +80,14 @@ def spanned(problem: Problem, tables: Tables, projection: int, extents: Ints, le
             smallest = min(smallest, span)
         total *= smallest
     return total
+
+
+@compiled_lean
+def spanned_whole(problem: Problem, tables: Tables, projection: int, least: Ints, most: Ints) -> float:
+    """``spanned`` of a whole tensor."""
+    if tables.elems[projection] > 0.0:
+        return float(tables.elems[projection])
+    return spanned(problem, tables, projection, problem.workload.dims, least, most)
 
 
 @compiled_lean
@@ -127,7 +138,7 @@ def rf_prices(problem: Problem, operand: int) -> tuple[float, float]:
     )
 
 
-@compiled
+@compiled_lean
 def bound_array(
     problem: Problem,
     tables: Tables,
@@ -172,7 +183,7 @@ def bound_array(
         most_time *= min(rf[d], tables.share[d])
     for operand in range(3):
         elem_pj, delivery_pj = rf_prices(problem, operand)
-        elems = spanned(problem, tables, operand, workload.dims, scratch[LEAST_ALL], scratch[MOST_ALL])
+        elems = spanned_whole(problem, tables, operand, scratch[LEAST_ALL], scratch[MOST_ALL])
         if operand == O:
             # results cross as often as they enter, partial sums one time less per tile
             crossings = 2.0 * irrelevant_product(problem, O, scratch[LEAST_ALL]) - 1.0
@@ -181,7 +192,7 @@ def bound_array(
             moved_pj[O] = elems * (crossings * price + (crossings + 1.0) / 2.0 * hop_pj)
             once_pj = elems * (price + hop_pj)
         else:
-            pieces = spanned(problem, tables, operand, workload.dims, scratch[LEAST_PIECES], scratch[MOST_PIECES])
+            pieces = spanned_whole(problem, tables, operand, scratch[LEAST_PIECES], scratch[MOST_PIECES])
             moved_pj[operand] = (
                 elem_pj * elems * irrelevant_product(problem, operand, scratch[LEAST_ALL])
                 + delivery_pj * pieces * irrelevant_product(problem, operand, scratch[LEAST_PIECES])
@@ -217,7 +228,8 @@ def bound_array(
         class_cycles, class_pj = np.inf, least_pj + moving_pj
         if kept != NONE:
             class_pj -= moved_pj[kept]
-        for double in range(8):
+        # with all buffers double, a sum is least; only what swaps add depends on more
+        for double in range(ALL_RF if fitting >> ALL_RF & 1 and array[0] == 0 else 0, 8):
             if fitting >> double & 1:
                 hidden, shown, slot, behind = 0.0, 0.0, most_time, 0.0
                 for operand in range(3):
@@ -238,8 +250,9 @@ def bound_array(
             # what stays comes in, or leaves, once at least
             class_cycles = max(class_cycles, once_cycles[kept])
         whole = math.ceil(class_cycles * (1.0 - 1e-12) - SLACK)
-        for group in around:
-            bound = min(bound, objective_of(problem, group[0] + class_pj, max(group[1], group[2] + whole)))
+        for group in range(len(around)):
+            group_cycles = max(around[group, 1], around[group, 2] + whole)
+            bound = min(bound, objective_of(problem, around[group, 0] + class_pj, group_cycles))
         least_cycles = min(least_cycles, whole)
     return bound, least_pj, least_cycles
 
@@ -271,7 +284,6 @@ def list_arrays(
     Returns:
         (how many of the former, first PEs left).
     """
-    workload = problem.workload
     num, dims, num_dims = 0, np.empty(NUM_DIMS, dtype=np.int64), 0
     for d in range(NUM_DIMS):
         if tables.share[d] > 1:
@@ -279,6 +291,12 @@ def list_arrays(
             num_dims += 1
     if num_dims == 0:
         return 0, len(pes)
+    # dims with few tiles first, so that much is known when there are many to choose from
+    for index in range(1, num_dims):
+        for place in range(index, 0, -1):
+            if tables.share[dims[place - 1]] > tables.share[dims[place]]:
+                dims[place - 1], dims[place] = dims[place], dims[place - 1]
+    width = np.empty(NUM_DIMS, dtype=np.int64)
     counts = np.ones((NUM_DIMS, ARRAY_FIELDS), dtype=np.int64)
     scratch, moved_pj = np.empty((ARRAY_FIELDS, NUM_DIMS), dtype=np.int64), np.empty(15, dtype=np.float64)
     array, no_array = np.zeros(NUM_DIMS, dtype=np.int64), np.zeros(NUM_DIMS, dtype=np.int64)
@@ -288,66 +306,106 @@ def list_arrays(
     if fitting_buffers(problem, rf) == 0:
         return 0, len(pes)
     for unrolling in range(start, len(pes)):
-        before = num
-        p, reduction_pes = pes[unrolling], 1
-        rf[:] = 1
-        for d in range(NUM_DIMS):
-            most[0, d] = -(-tables.share[d] // p[d])
-            row = tables.arrays_upto[tables.array_start[d, p[d]]]
-            for field in range(ARRAY_FIELDS):
-                counts[d, field] = row[field]
-            if workload.is_reduction[d]:
-                reduction_pes *= p[d]
-        if not _bound_rest(problem, tables, p, dims, 0, num_dims, rf, most[0], counts):
+        end = _list_unrolling(problem, tables, pes[unrolling], hops[unrolling], unrolling, dims, num_dims, around,
+                              limit, counts, scratch, moved_pj, most, width, array, no_array, rf, found,
+                              num)  # fmt: skip
+        if end < 0:
+            return num, unrolling
+        num = end
+    return num, len(pes)
+
+
+@compiled_lean
+def _list_unrolling(
+    problem: Problem,
+    tables: Tables,
+    p: Ints,
+    hops: int,
+    unrolling: int,
+    dims: Ints,
+    num_dims: int,
+    around: NDArray[np.float64],
+    limit: float,
+    counts: Ints,
+    scratch: Ints,
+    moved_pj: NDArray[np.float64],
+    most: Ints,
+    width: Ints,
+    array: Ints,
+    no_array: Ints,
+    rf: Ints,
+    found: NDArray[np.void],
+    num: int,
+) -> int:
+    """Append the array tiles of one unrolling; returns the entries in use, -1 if there is no room."""
+    workload = problem.workload
+    reduction_pes = 1
+    rf[:] = 1
+    for d in range(NUM_DIMS):
+        most[0, d] = -(-tables.share[d] // p[d])
+        row = tables.arrays_upto[tables.array_start[d, p[d]]]
+        for field in range(ARRAY_FIELDS):
+            counts[d, field] = row[field]
+        if workload.is_reduction[d]:
+            reduction_pes *= p[d]
+    if not _bound_rest(problem, tables, p, dims, 0, num_dims, rf, most[0], counts):
+        return num
+    bound, _, _ = bound_array(problem, tables, counts, hops, reduction_pes, ANY_FITTING, rf,
+                              no_array, around, scratch, moved_pj)  # fmt: skip
+    if bound >= limit:
+        return num
+    depth, rf[dims[0]], width[0] = 0, 0, FIRST_WIDTH
+    while depth >= 0:
+        d = dims[depth]
+        rf[d] += 1
+        if rf[d] > most[depth, d]:
+            rf[d] = 1
+            depth -= 1
             continue
-        bound, _, _ = bound_array(problem, tables, counts, hops[unrolling], reduction_pes, ANY_FITTING, rf,
-                                  no_array, around, scratch, moved_pj)  # fmt: skip
-        if bound >= limit:
+        fitting = fitting_buffers(problem, rf)
+        if fitting == 0:
+            most[depth, d] = 0
             continue
-        depth, rf[dims[0]] = 0, 0
-        while depth >= 0:
-            d = dims[depth]
-            rf[d] += 1
-            if rf[d] > most[depth, d]:
-                rf[d] = 1
-                depth -= 1
-                continue
-            row = tables.arrays[tables.array_start[d, p[d]] + rf[d] - 1]
-            if row[LEAST_TIME] == 0:
-                continue
-            for field in range(ARRAY_FIELDS):
-                counts[d, field] = row[field]
-            fitting = fitting_buffers(problem, rf)
-            is_leaf = depth == num_dims - 1
-            if is_leaf:
-                fitting = allowed_buffers(problem, fitting)
-                if fitting == 0:
-                    continue
-                for dim in range(NUM_DIMS):
-                    array[dim] = p[dim] * rf[dim]
-            else:
-                for dim in range(NUM_DIMS):
-                    most[depth + 1, dim] = most[depth, dim]
-                if not _bound_rest(problem, tables, p, dims, depth + 1, num_dims, rf, most[depth + 1], counts):
-                    continue
-            bound, least_pj, least_cycles = bound_array(problem, tables, counts, hops[unrolling], reduction_pes,
+        # RF tiles from this one on at once, if they are likely to be left out
+        last = min(rf[d] + width[depth] - 1, most[depth, d])
+        is_one, is_leaf = last == rf[d], depth == num_dims - 1 and last == rf[d]
+        row = (tables.arrays if is_one else tables.arrays_upto)[tables.array_start[d, p[d]] + last - 1]
+        if row[LEAST_TIME] == 0:
+            rf[d] = last
+            continue
+        for field in range(ARRAY_FIELDS):
+            counts[d, field] = row[field]
+        for dim in range(NUM_DIMS):
+            most[depth + 1, dim] = most[depth, dim]
+            array[dim] = p[dim] * rf[dim]
+        is_left = _bound_rest(problem, tables, p, dims, depth + 1, num_dims, rf, most[depth + 1], counts)
+        if is_leaf:
+            fitting = allowed_buffers(problem, fitting)
+            is_left = is_left and fitting != 0
+        bound, least_pj, least_cycles = np.inf, 0.0, 0.0
+        if is_left:
+            bound, least_pj, least_cycles = bound_array(problem, tables, counts, hops, reduction_pes,
                                                         fitting, rf, array if is_leaf else no_array, around,
                                                         scratch, moved_pj)  # fmt: skip
-            if bound >= limit:
-                continue
-            if is_leaf:
-                if num == len(found):
-                    return before, unrolling
-                entry = found[num]
-                entry.pes, entry.fitting, entry.least_pj = unrolling, fitting, least_pj
-                entry.least_cycles, entry.bound = int(least_cycles), bound
-                for dim in range(NUM_DIMS):
-                    entry.rf[dim] = rf[dim]
-                num += 1
-            else:
-                depth += 1
-                rf[dims[depth]] = 0
-    return num, len(pes)
+        if bound >= limit:
+            rf[d] = last
+            width[depth] *= 2
+        elif not is_one:
+            rf[d] -= 1
+            width[depth] //= 2
+        elif is_leaf:
+            if num == len(found):
+                return -1
+            entry = found[num]
+            entry.pes, entry.fitting, entry.least_pj = unrolling, fitting, least_pj
+            entry.least_cycles, entry.bound = int(least_cycles), bound
+            for dim in range(NUM_DIMS):
+                entry.rf[dim] = rf[dim]
+            num += 1
+        else:
+            depth += 1
+            rf[dims[depth]], width[depth] = 0, FIRST_WIDTH
+    return num
 
 
 @compiled_lean
@@ -358,20 +416,25 @@ def _bound_rest(
 
     ``most`` has upper bounds of them, and is lowered.
     """
+    bits = problem.limits.rf_bits
+    elems_i, elems_w, elems_o = (
+        tile_elems(problem.workload, I, rf), tile_elems(problem.workload, W, rf), tile_elems(problem.workload, O, rf)
+    )  # fmt: skip
+    room = 8 * problem.limits.rf_bytes - elems_i * bits[I] - elems_w * bits[W] - elems_o * bits[O]
+    if room < 0:
+        return False
     for index in range(start, stop):
         d = dims[index]
-        rf[d] = most[d]
-        if fitting_buffers(problem, rf) == 0:
-            low, high = 1, most[d] - 1
-            while low < high:
-                middle = (low + high + 1) // 2
-                rf[d] = middle
-                if fitting_buffers(problem, rf) == 0:
-                    high = middle - 1
-                else:
-                    low = middle
-            most[d] = low
+        # a dim is on one axis of a tensor at most, so that elements are linear in its tile
+        rf[d] = 2
+        step = (
+            (tile_elems(problem.workload, I, rf) - elems_i) * bits[I]
+            + (tile_elems(problem.workload, W, rf) - elems_w) * bits[W]
+            + (tile_elems(problem.workload, O, rf) - elems_o) * bits[O]
+        )
         rf[d] = 1
+        if step > 0:
+            most[d] = min(most[d], 1 + room // step)
         row = tables.arrays_upto[tables.array_start[d, pes[d]] + most[d] - 1]
         for field in range(ARRAY_FIELDS):
             counts[d, field] = row[field]

@@ -17,7 +17,7 @@ from tvm_spm.exact.balanced_pairs import (
     set_pair,
     whole_cycles,
 )
-from tvm_spm.exact.balanced_tables import ALL_TILES, Tables
+from tvm_spm.exact.balanced_tables import ALL_TILES, TIME, Tables
 from tvm_spm.exact.compiled import compiled, compiled_lean
 from tvm_spm.exact.finish import SINGLE_STEP, is_maximal, is_ordered, next_order
 from tvm_spm.exact.pass_time import ALL_RF, Ints, O
@@ -114,6 +114,12 @@ def join(
             for d in range(NUM_DIMS):
                 pair.rf[d] = array.rf[d]
             if not set_pair(problem, tables, floor, pes[array.pes], pair) or is_single_step(pair):
+                continue
+            time = floor.num_passes * (problem.arch.mac_stages - 1)
+            product = 1
+            for d in range(NUM_DIMS):
+                product *= pair.cuts[TIME, d]
+            if _quick_bound(problem, floor, array.least_pj, float(max(array.least_cycles, product + time))) >= limit:
                 continue
             counters[1] += 1
             measure_pair(problem, tables, floor, hops[array.pes], _reduction_pes(problem, pes[array.pes]), pair)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tvm_spm.exact.balanced_arrays import irrelevant_product, rf_prices, spanned
+from tvm_spm.exact.balanced_arrays import irrelevant_product, rf_prices, spanned, spanned_whole
 from tvm_spm.exact.balanced_floors import SLACK, BalancedFloor
 from tvm_spm.exact.balanced_tables import (
     ALL_STEPS,
@@ -139,7 +139,7 @@ def measure_pair(
     rate = arch.noc_elems_per_cycle
     for operand in range(3):
         elem_pj, delivery_pj = rf_prices(problem, operand)
-        elems = spanned(problem, tables, operand, workload.dims, cuts[ALL_STEPS], cuts[ALL_STEPS])
+        elems = spanned_whole(problem, tables, operand, cuts[ALL_STEPS], cuts[ALL_STEPS])
         repeats = irrelevant_product(problem, operand, cuts[ALL_STEPS])
         repeats_dram = irrelevant_product(problem, operand, pair.tiles)
         repeats_once = irrelevant_product(problem, operand, tables.cores)
@@ -152,7 +152,7 @@ def measure_pair(
             numbers[DRAM_PJ] = repeats_dram * numbers[STEP_PJ] - numbers[PIECE_PJ]
             numbers[ONCE_PJ] = repeats_once * numbers[STEP_PJ] - numbers[PIECE_PJ]
         else:
-            pieces = spanned(problem, tables, operand, workload.dims, cuts[PIECES], cuts[PIECES])
+            pieces = spanned_whole(problem, tables, operand, cuts[PIECES], cuts[PIECES])
             step, piece = elem_pj * elems, delivery_pj * pieces
             numbers[STEP_PJ], numbers[PIECE_PJ] = step, piece
             numbers[FULL_PJ] = step * repeats + piece * irrelevant_product(problem, operand, cuts[PIECES])

@@ -56,6 +56,7 @@ class Tables(NamedTuple):
         axis_start: First row of ``inside`` per axis.
         inside: Per axis and SPM tiles of its dims: elements inside the tensor of all tiles; tiles that span the whole
             axis; tiles that span a part of it.
+        elems: Elements of I, W, O if tiles of any size span each just once, else 0.
         is_strided: Per axis, whether neighbours are further apart than one element.
     """
 
@@ -73,6 +74,7 @@ class Tables(NamedTuple):
     arrays_upto: Ints
     axis_start: Ints
     inside: NDArray[np.float64]
+    elems: NDArray[np.float64]
     is_strided: NDArray[np.bool_]
 
 
@@ -185,9 +187,15 @@ def make_tables(problem: Problem, rules: Rules, cores: Ints, most_pes: int) -> T
         for term in range(problem.workload.term_start[axis], problem.workload.term_start[axis + 1]):
             if problem.workload.term_coefficient[term] != 1:
                 is_strided[axis] = True
+    elems = np.ones(3, dtype=np.float64)
+    for operand in range(3):
+        for axis in range(problem.workload.axis_start[operand], problem.workload.axis_start[operand + 1]):
+            first = problem.workload.term_start[axis]
+            is_apart = problem.workload.term_start[axis + 1] - first == 1 and not is_strided[axis]
+            elems[operand] *= dims[problem.workload.term_dim[first]] if is_apart else 0
     return Tables(
         cores, int(cores.prod()), share, num_spm, spm, tiles, cut_start, cuts, least_time, array_start, arrays,
-        arrays_upto, axis_start, inside, is_strided,
+        arrays_upto, axis_start, inside, elems, is_strided,
     )  # fmt: skip
 
 

@@ -33,12 +33,13 @@ BALANCED_ARRAY_FIELDS = np.dtype(
         ("pes", np.int64),
         ("rf", np.int32, NUM_DIMS),
         ("fitting", np.int64),
-        ("least_pj", np.float64),
-        ("least_cycles", np.int64),
+        ("class_pj", np.float64, NONE + 1),
+        ("class_cycles", np.float64, NONE + 1),
         ("bound", np.float64),
     ]
 )
-"""PEs as an index of unrollings, RF tile, buffers that fit, and floors under its traffic and cycles."""
+"""PEs as an index of unrollings, RF tile, buffers that fit; by the operand that the innermost SPM loop leaves in place,
+floors under the energy of the RFs' traffic and the cycles of all passes; and a floor under the objective."""
 
 
 FIRST_WIDTH = 4
@@ -151,8 +152,8 @@ def bound_array(
     around: NDArray[np.float64],
     scratch: Ints,
     moved_pj: NDArray[np.float64],
-) -> tuple[float, float, float]:
-    """Floors under all mappings with an array tile, or with some of its dims given.
+) -> float:
+    """A floor under the objective of all mappings with an array tile, or with some of its dims given.
 
     Args:
         problem: What is searched.
@@ -165,10 +166,7 @@ def bound_array(
         array: Elements of all PEs, all 0 if not all dims are given.
         around: Floors under groups of SPM tiles, see ``list_arrays``.
         scratch: ``(ARRAY_FIELDS, 8)``.
-        moved_pj: Scratch of 15.
-
-    Returns:
-        (bound on the objective, energy of moving every tile once, cycles of all passes).
+        moved_pj: Scratch of 23; the last 8 are set to what ``class_pj`` and ``class_cycles`` of an array tile are.
     """
     workload, arch = problem.workload, problem.arch
     cycles, all_steps = 1.0, 1.0
@@ -177,7 +175,7 @@ def bound_array(
             scratch[field, d] = counts[d, field]
         cycles *= counts[d, LEAST_TIME]
         all_steps *= counts[d, LEAST_STEPS]
-    least_pj, times, once_cycles, most, num_tiles = 0.0, moved_pj[3:6], moved_pj[6:9], moved_pj[9:12], moved_pj[12:]
+    least_pj, times, once_cycles, most, num_tiles = 0.0, moved_pj[3:6], moved_pj[6:9], moved_pj[9:12], moved_pj[12:15]
     most_time = 1.0
     for d in range(NUM_DIMS):
         most_time *= min(rf[d], tables.share[d])
@@ -222,7 +220,7 @@ def bound_array(
         least_pj += once_pj
         # what a kept operand saves
         moved_pj[operand] -= once_pj
-    bound, least_cycles = np.inf, np.inf
+    bound = np.inf
     moving_pj = moved_pj[I] + moved_pj[W] + moved_pj[O]
     for kept in range(NONE + 1):
         class_cycles, class_pj = np.inf, least_pj + moving_pj
@@ -253,8 +251,8 @@ def bound_array(
         for group in range(len(around)):
             group_cycles = max(around[group, 1], around[group, 2] + whole)
             bound = min(bound, objective_of(problem, around[group, 0] + class_pj, group_cycles))
-        least_cycles = min(least_cycles, whole)
-    return bound, least_pj, least_cycles
+        moved_pj[15 + kept], moved_pj[19 + kept] = class_pj, whole
+    return bound
 
 
 @compiled
@@ -298,7 +296,7 @@ def list_arrays(
                 dims[place - 1], dims[place] = dims[place], dims[place - 1]
     width = np.empty(NUM_DIMS, dtype=np.int64)
     counts = np.ones((NUM_DIMS, ARRAY_FIELDS), dtype=np.int64)
-    scratch, moved_pj = np.empty((ARRAY_FIELDS, NUM_DIMS), dtype=np.int64), np.empty(15, dtype=np.float64)
+    scratch, moved_pj = np.empty((ARRAY_FIELDS, NUM_DIMS), dtype=np.int64), np.empty(23, dtype=np.float64)
     array, no_array = np.zeros(NUM_DIMS, dtype=np.int64), np.zeros(NUM_DIMS, dtype=np.int64)
     # the largest RF tile of every dim that fits beside those given, by the number of dims given
     most = np.ones((NUM_DIMS + 1, NUM_DIMS), dtype=np.int64)
@@ -350,7 +348,7 @@ def _list_unrolling(
             reduction_pes *= p[d]
     if not _bound_rest(problem, tables, p, dims, 0, num_dims, rf, most[0], counts):
         return num
-    bound, _, _ = bound_array(problem, tables, counts, hops, reduction_pes, ANY_FITTING, rf,
+    bound = bound_array(problem, tables, counts, hops, reduction_pes, ANY_FITTING, rf,
                               no_array, around, scratch, moved_pj)  # fmt: skip
     if bound >= limit:
         return num
@@ -382,9 +380,9 @@ def _list_unrolling(
         if is_leaf:
             fitting = allowed_buffers(problem, fitting)
             is_left = is_left and fitting != 0
-        bound, least_pj, least_cycles = np.inf, 0.0, 0.0
+        bound = np.inf
         if is_left:
-            bound, least_pj, least_cycles = bound_array(problem, tables, counts, hops, reduction_pes,
+            bound = bound_array(problem, tables, counts, hops, reduction_pes,
                                                         fitting, rf, array if is_leaf else no_array, around,
                                                         scratch, moved_pj)  # fmt: skip
         if bound >= limit:
@@ -397,8 +395,9 @@ def _list_unrolling(
             if num == len(found):
                 return -1
             entry = found[num]
-            entry.pes, entry.fitting, entry.least_pj = unrolling, fitting, least_pj
-            entry.least_cycles, entry.bound = int(least_cycles), bound
+            entry.pes, entry.fitting, entry.bound = unrolling, fitting, bound
+            for kept in range(NONE + 1):
+                entry.class_pj[kept], entry.class_cycles[kept] = moved_pj[15 + kept], moved_pj[19 + kept]
             for dim in range(NUM_DIMS):
                 entry.rf[dim] = rf[dim]
             num += 1

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from tvm_spm.exact.balanced_arrays import allowed_buffers, fitting_buffers
 from tvm_spm.exact.balanced_floors import BalancedFloor, dma_limit
 from tvm_spm.exact.balanced_pairs import (
+    Floats,
     Pair,
     bound_pair,
     is_single_step,
@@ -20,7 +21,7 @@ from tvm_spm.exact.balanced_pairs import (
 from tvm_spm.exact.balanced_tables import ALL_TILES, TIME, Tables
 from tvm_spm.exact.compiled import compiled, compiled_lean
 from tvm_spm.exact.finish import SINGLE_STEP, is_maximal, is_ordered, next_order
-from tvm_spm.exact.pass_time import ALL_RF, Ints, O
+from tvm_spm.exact.pass_time import ALL_RF, NONE, Ints, O
 from tvm_spm.exact.problem import ENERGY, Problem
 from tvm_spm.exact.spm_tiles import objective_of
 from tvm_spm.mapping_batch import NO_DIM, NUM_DIMS, MappingBatch
@@ -42,12 +43,23 @@ def _reduction_pes(problem: Problem, pes: Ints) -> int:
 
 @compiled_lean
 def _quick_bound(problem: Problem, floor: BalancedFloor, moved_pj: float, cycles: float) -> float:
-    """A floor from the least traffic and cycles of an array tile."""
+    """A floor from the least traffic of the RFs and the least cycles of all passes."""
     bound = np.inf
     for keeps in range(2):
-        all_cycles = max(float(floor.dma[keeps]), float(floor.once) + cycles)
+        all_cycles = max(float(floor.dma[keeps]), floor.once + cycles)
         bound = min(bound, objective_of(problem, floor.energy_pj[keeps] + moved_pj, all_cycles))
     return bound
+
+
+@compiled_lean
+def _may_be_better(
+    problem: Problem, floor: BalancedFloor, class_pj: Floats, class_cycles: Floats, least_cycles: float, limit: float
+) -> bool:
+    """Whether any class of mappings of an array tile may be below a limit."""
+    for kept in range(NONE + 1):
+        if _quick_bound(problem, floor, class_pj[kept], max(class_cycles[kept], least_cycles)) < limit:
+            return True
+    return False
 
 
 @compiled
@@ -70,9 +82,11 @@ def join(
         How many, or -1 if there is no room.
     """
     num, pair, num_pes = 0, make_pair(), len(pes)
-    least_pj, least_cycles = np.inf, np.inf
+    least_pj, least_cycles = np.full(NONE + 1, np.inf), np.full(NONE + 1, np.inf)
     for row in range(len(arrays)):
-        least_pj, least_cycles = min(least_pj, arrays[row].least_pj), min(least_cycles, float(arrays[row].least_cycles))
+        for kept in range(NONE + 1):
+            least_pj[kept] = min(least_pj[kept], arrays[row].class_pj[kept])
+            least_cycles[kept] = min(least_cycles[kept], arrays[row].class_cycles[kept])
     for index in range(start, stop):
         floor = floors[index]
         if floor.bound >= limit:
@@ -102,14 +116,14 @@ def join(
                     return -1
                 _note(found, num, index, unrolling, pair.rf, SINGLE_STEP, bound)
                 num += 1
-        if _quick_bound(problem, floor, least_pj, least_cycles) >= limit:
+        if not _may_be_better(problem, floor, least_pj, least_cycles, 0.0, limit):
             continue
         for row in range(len(arrays)):
             array = arrays[row]
             if array.bound >= limit:
                 break
             counters[0] += 1
-            if _quick_bound(problem, floor, array.least_pj, float(array.least_cycles)) >= limit:
+            if not _may_be_better(problem, floor, array.class_pj, array.class_cycles, 0.0, limit):
                 continue
             for d in range(NUM_DIMS):
                 pair.rf[d] = array.rf[d]
@@ -119,7 +133,7 @@ def join(
             product = 1
             for d in range(NUM_DIMS):
                 product *= pair.cuts[TIME, d]
-            if _quick_bound(problem, floor, array.least_pj, float(max(array.least_cycles, product + time))) >= limit:
+            if not _may_be_better(problem, floor, array.class_pj, array.class_cycles, float(product + time), limit):
                 continue
             counters[1] += 1
             measure_pair(problem, tables, floor, hops[array.pes], _reduction_pes(problem, pes[array.pes]), pair)

@@ -1,4 +1,4 @@
-"""Layers and machines so small that every perfect mapping can be priced."""
+"""Layers and machines so small that every mapping of a space can be priced."""
 
 from __future__ import annotations
 
@@ -32,19 +32,21 @@ def draw_machine(rng: Generator, cores: int) -> Arch:
     )
 
 
-def draw_small(seed: int, *, most_mappings: int, least_mappings: int = 128) -> tuple[Workload, Arch]:
-    """A layer and a machine of one to four cores with at most so many perfect mappings, capacities not regarded."""
+def draw_small(
+    seed: int, *, most_mappings: int, least_mappings: int = 128, perfect: bool = True
+) -> tuple[Workload, Arch]:
+    """A layer and a machine of one to four cores with at most so many mappings, capacities not regarded."""
     rng = np.random.default_rng(seed)
     while True:
         workload = draw_workload(rng, most=int(rng.integers(2, 7)))
         arch = draw_machine(rng, int(rng.choice([1, 1, 2, 4])))
-        if least_mappings <= MapSpace(workload=workload, arch=arch, perfect=True).num_mappings <= most_mappings:
+        if least_mappings <= MapSpace(workload=workload, arch=arch, perfect=perfect).num_mappings <= most_mappings:
             return workload, arch
 
 
-def price_all(workload: Workload, arch: Arch) -> tuple[list[Mapping], BatchCost]:
-    """Every legal perfect mapping, and its cost."""
-    mappings = list(MapSpace(workload=workload, arch=arch, perfect=True).enumerate())
+def price_all(workload: Workload, arch: Arch, *, perfect: bool = True) -> tuple[list[Mapping], BatchCost]:
+    """Every legal mapping, perfect or with any factors, and its cost."""
+    mappings = list(MapSpace(workload=workload, arch=arch, perfect=perfect).enumerate())
     return mappings, evaluate_batch(workload, arch, encode(mappings), num_threads=1)
 
 

@@ -24,7 +24,9 @@ from tvm_spm.workload import Workload
 if TYPE_CHECKING:
     from tvm_spm.search_result import SearchResult
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+HELP = "Find how a network runs best on an accelerator with scratchpad memory, and show that it computes the same."
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=HELP)
 search_app = typer.Typer(no_args_is_help=True, help="Find the best mapping of one layer.")
 app.add_typer(search_app, name="search")
 
@@ -85,8 +87,13 @@ def tune(
     as_json: JsonOption = False,
 ) -> None:
     """Tune, verify and time every layer of a network."""
+    from tvm_spm.report.plan_picture import check_picture
     from tvm_spm.tuner import tune as run
 
+    if plot is not None:
+        if not fusion:
+            raise SpmError("--plot draws the layers that run as one; leave out --no-fusion")
+        check_picture(plot)
     result = run(
         model,
         target,
@@ -219,7 +226,10 @@ def replay(
     if as_json:
         _print(json.dumps(rows, indent=1))
     else:
-        table = Table("task", "cycles in the log", "cycles now", "same")
+        table = Table("task")
+        for heading in ("cycles in the log", "cycles now"):
+            table.add_column(heading, justify="right")
+        table.add_column("same")
         for row in rows:
             table.add_row(
                 str(row["name"]), f"{row['logged_cycles']:,}", f"{row['cycles']:,}", "yes" if row["same"] else "NO"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from rich.console import Console
@@ -10,27 +12,63 @@ from rich.table import Table
 from tvm_spm.tuning_result import TaskResult, TuningResult
 from tvm_spm.units import format_capacity, format_energy, format_seconds, format_si
 
+FOLDED = 22
+"""Characters that a column of text gets at least; what is longer goes on in the next line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        heading: Its first line.
+        justify: Text stands left, numbers stand right.
+        folds: Whether long text goes on in the next line; a number never does.
+        rank: Columns of the highest rank are left out first where the terminal is narrow; rank 0 always stays.
+    """
+
+    heading: str
+    justify: Literal["left", "right"] = "right"
+    folds: bool = False
+    rank: int = 0
+
+
+def choose_columns(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> list[int]:
+    """Indices of the columns that fit in so many characters, in their order."""
+    needed = []
+    for index, column in enumerate(columns):
+        longest = max(len(text) for text in (column.heading, *(row[index] for row in rows)))
+        needed.append(min(longest, FOLDED) if column.folds else longest)
+    shown = list(range(len(columns)))
+    # A column has a blank and a line at its left and a blank at its right; the table ends with a line.
+    while 1 + sum(needed[index] + 3 for index in shown) > width:
+        last = max(shown, key=lambda index: columns[index].rank)
+        if columns[last].rank == 0:
+            break
+        shown.remove(last)
+    return shown
+
 
 def print_result(result: TuningResult) -> None:
     """Print the table of tasks, the sums over the network, and what was left out."""
-    table = Table(title=f"{result.arch}", title_justify="left")
-    for heading, justify in _COLUMNS:
-        table.add_column(heading, justify=justify, overflow="fold")
+    rows = []
     for task in result.tasks:
         verdict = {True: "yes", False: "NO", None: "not run"}[task.verified]
-        table.add_row(
-            task.task.name,
-            _count_text(result, task),
-            "vector unit" if task.mapping is None else task.mapping.brief(),
-            f"{task.cost.cycles:,}",
-            f"{task.cost.utilization:.0%}",
-            task.cost.bound_by,
-            format_energy(task.cost.energy_pj),
-            f"{task.cost.edp_pj_cycles:.3g}",
-            f"{task.gain(result.objective):.2f}x",
-            "network" if task.mapping is None else verdict,
+        rows.append(
+            (
+                task.task.name,
+                _count_text(result, task),
+                "vector unit" if task.mapping is None else task.mapping.brief(),
+                f"{task.cost.cycles:,}",
+                f"{task.cost.utilization:.0%}",
+                task.cost.bound_by,
+                format_energy(task.cost.energy_pj),
+                f"{task.cost.edp_pj_cycles:.3g}",
+                f"{task.gain(result.objective):.2f}x",
+                "network" if task.mapping is None else verdict,
+            )
         )
-    console().print(table)
+    _print_table(f"{result.arch}", _COLUMNS, rows)
     if result.groups:
         _print_groups(result)
     total, default = result.cost, result.default_cost
@@ -66,12 +104,9 @@ def _count_text(result: TuningResult, task: TaskResult) -> str:
 
 
 def _print_groups(result: TuningResult) -> None:
-    table = Table(title="layers that run as one", title_justify="left")
-    for heading, justify in _GROUP_COLUMNS:
-        table.add_column(heading, justify=justify, overflow="fold")
-    for group in result.groups:
-        table.add_row(
-            " > ".join(group.names),
+    rows = [
+        (
+            "\n> ".join(group.names),
             str(group.count),
             str(group.mapping.num_cores),
             group.tile,
@@ -84,7 +119,25 @@ def _print_groups(result: TuningResult) -> None:
             f"{group.gain(result.objective):.2f}x",
             {True: "yes", False: "NO", None: "not run"}[group.verified],
         )
-    console().print(table)
+        for group in result.groups
+    ]
+    _print_table("layers that run as one", _GROUP_COLUMNS, rows)
+
+
+def _print_table(title: str, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    """A table as wide as the terminal; what it leaves out there stands under it."""
+    out = console()
+    shown = choose_columns(columns, rows, out.width)
+    table = Table(title=title, title_justify="left")
+    for index in shown:
+        column = columns[index]
+        table.add_column(column.heading, justify=column.justify, overflow="fold", no_wrap=not column.folds)
+    for row in rows:
+        table.add_row(*(row[index] for index in shown))
+    out.print(table, highlight=False, markup=False)
+    hidden = [column.heading for index, column in enumerate(columns) if index not in shown]
+    if hidden:
+        out.print(f"in a wider terminal and with --json also: {', '.join(hidden)}", highlight=False, markup=False)
 
 
 def _fusion_text(result: TuningResult) -> str:
@@ -101,32 +154,32 @@ def _fusion_text(result: TuningResult) -> str:
     )
 
 
-_GROUP_COLUMNS: tuple[tuple[str, Literal["left", "right"]], ...] = (
-    ("layers", "left"),
-    ("count", "right"),
-    ("cores", "right"),
-    ("tile", "left"),
-    ("overlap", "left"),
-    ("SPM", "right"),
-    ("recomputed", "right"),
-    ("cycles", "right"),
-    ("util.", "right"),
-    ("energy", "right"),
-    ("gain", "right"),
-    ("verified", "left"),
+_GROUP_COLUMNS = (
+    Column(heading="layers", justify="left", folds=True),
+    Column(heading="count"),
+    Column(heading="cores"),
+    Column(heading="tile", justify="left"),
+    Column(heading="overlap", justify="left", folds=True, rank=1),
+    Column(heading="SPM", rank=3),
+    Column(heading="recomputed", rank=4),
+    Column(heading="cycles"),
+    Column(heading="util.", rank=2),
+    Column(heading="energy"),
+    Column(heading="gain"),
+    Column(heading="verified", justify="left"),
 )
 
-_COLUMNS: tuple[tuple[str, Literal["left", "right"]], ...] = (
-    ("task", "left"),
-    ("count", "right"),
-    ("mapping (DRAM order | SPM tile | PE rows x cols | RF tile)", "left"),
-    ("cycles", "right"),
-    ("util.", "right"),
-    ("bound by", "left"),
-    ("energy", "right"),
-    ("EDP", "right"),
-    ("gain", "right"),
-    ("verified", "left"),
+_COLUMNS = (
+    Column(heading="task", justify="left", folds=True),
+    Column(heading="count"),
+    Column(heading="mapping (DRAM order | SPM tile | PE rows x cols | RF tile)", justify="left", folds=True),
+    Column(heading="cycles"),
+    Column(heading="util.", rank=2),
+    Column(heading="bound by", justify="left", rank=3),
+    Column(heading="energy", rank=1),
+    Column(heading="EDP", rank=4),
+    Column(heading="gain"),
+    Column(heading="verified", justify="left"),
 )
 
 

@@ -46,7 +46,9 @@ def format_energy(energy_pj: float) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """Duration for progress and tables: ``2 m 05 s``, ``44.9 ms``."""
+    """Duration for progress and tables: ``2 m 05 s``, ``44.9 ms``, ``3.78 us``."""
+    if 0 < seconds < 1e-3:
+        return f"{1e6 * seconds:.3g} us"
     if 0 < seconds < 1:
         return f"{1000 * seconds:.3g} ms"
     if seconds < 60:

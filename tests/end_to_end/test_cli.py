@@ -213,6 +213,21 @@ def test_dynamic_shape(tmp_path: Path):
     )
 
 
+def test_picture_that_cannot_be_drawn_is_refused_before_tuning(model: str, tmp_path: Path):
+    """Refused at once: nothing on stdout, and no work directory begun."""
+    workdir = tmp_path / "work"
+
+    def refused(picture: Path, *more: str) -> str:
+        return mistake("tune", model, *QUICK, "--workdir", str(workdir), "--plot", str(picture), *more)
+
+    pdf, lost = tmp_path / "plan.pdf", tmp_path / "no" / "plan.svg"
+    assert refused(pdf) == f"{pdf}: a picture is an .svg or a .png file"
+    assert refused(lost) == f"{lost}: cannot write: no directory {str(lost.parent)!r}"
+    said = refused(tmp_path / "plan.svg", "--no-fusion")
+    assert said == "--plot draws the layers that run as one; leave out --no-fusion"
+    assert not workdir.exists()
+
+
 def test_zero_channels():
     shape = ("--C", "4", "--OY", "4", "--OX", "4", "--FY", "1", "--FX", "1")
     assert mistake("search", "conv2d", "--K", "0", *shape) == "conv2d: K = 0: must be an integer >= 1"

@@ -8,7 +8,8 @@ from tvm_spm.units import format_bytes, format_capacity, format_energy, format_s
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0.0, "0.0 s"), (0.0449, "44.9 ms"), (12.34, "12.3 s"), (125, "2 m 05 s")]
+    ("seconds", "text"),
+    [(0.0, "0.0 s"), (3.78e-6, "3.78 us"), (0.0449, "44.9 ms"), (12.34, "12.3 s"), (125, "2 m 05 s")],
 )
 def test_seconds(seconds: float, text: str):
     assert format_seconds(seconds) == text

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 PER_ROW = 14
 """Layers of a path side by side before the picture goes on below."""
 
+MIN_WIDTH = 5
+"""Width of a picture in layers, however few there are: the title needs it."""
+
 _BOX = (0.82, 0.46)
 """Width and height of a layer; the distance between two layers is 1."""
 
@@ -35,6 +38,18 @@ class DrawnGroup:
     num_cores: int
 
 
+def check_picture(path: str | Path) -> None:
+    """Refuse the name of a picture that cannot be drawn, before the work whose result it shows.
+
+    Raises:
+        SpmError: The suffix is of another kind of file, or there is no such directory.
+    """
+    if Path(path).suffix not in (".svg", ".png"):
+        raise SpmError(f"{path}: a picture is an .svg or a .png file")
+    if not Path(path).parent.is_dir():
+        raise SpmError(f"{path}: cannot write: no directory {str(Path(path).parent)!r}")
+
+
 def draw_plan(graph: LayerGraph, groups: Sequence[DrawnGroup], path: str | Path, *, title: str) -> None:
     """Draw a plan into an ``.svg`` or ``.png`` file.
 
@@ -42,16 +57,15 @@ def draw_plan(graph: LayerGraph, groups: Sequence[DrawnGroup], path: str | Path,
     names the cores; a layer that runs alone has a white box.
 
     Raises:
-        SpmError: The file cannot be written, or has another suffix.
+        SpmError: As ``check_picture``, or the file cannot be written.
     """
-    if Path(path).suffix not in (".svg", ".png"):
-        raise SpmError(f"{path}: a picture is an .svg or a .png file")
+    check_picture(path)
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     places = _places(graph)
-    width = 1 + max(x for x, _ in places)
+    width = max(MIN_WIDTH, 1 + max(x for x, _ in places))
     height = 1 - min(y for _, y in places)
     figure = Figure(figsize=(1.25 * width + 0.4, 0.95 * height + 0.9), layout="constrained")
     FigureCanvasAgg(figure)

@@ -86,7 +86,8 @@ def search(
             ``dmazerunner`` is the published model of Dave et al., searched over its own tilings.
         searcher: ``exact``, ``evolutionary`` or ``random``; with the model ``dmazerunner`` only ``exact``, or
             ``dmazerunner-pruned`` for the authors' own pruned search.
-        perfect: Only for ``exact``: only factors that divide. Otherwise also others, and the bound is a physical one.
+        perfect: Only for ``exact``: only factors that divide. Otherwise any factors, with the smallest tiles for their
+            numbers of iterations; certified too.
         constraints: What every mapping must keep to; see ``tvm_spm.constraints``.
         energy_cap_pj: Only for ``exact`` with ``analytical``: no mapping may need more energy.
         trials: Mappings priced by ``model``, but for ``exact`` with ``analytical``, which prices what it must; default

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from cost_model.batched import evaluate_batch
 from cost_model.bounds import lower_bound
 from tvm_spm.arch import Arch
-from tvm_spm.constraints_batch import COLS, CORES, ROWS, Rules
+from tvm_spm.constraints_batch import ANY_BUFFERS, COLS, CORES, ROWS, Rules
 from tvm_spm.cost import OBJECTIVES
-from tvm_spm.exact.balanced_arrays import BALANCED_ARRAY_FIELDS
+from tvm_spm.exact.balanced_array_list import BALANCED_ARRAY_FIELDS
 from tvm_spm.exact.balanced_floors import BALANCED_FLOOR_FIELDS
 from tvm_spm.exact.balanced_join import BALANCED_CANDIDATE_FIELDS
 from tvm_spm.exact.balanced_kernel import join, list_arrays, list_floors, list_mappings, make_tables
@@ -40,8 +40,11 @@ CHUNK_FLOORS = 64
 THREAD_FLOORS = 8
 """SPM tiles that a thread takes at a time."""
 
-CHUNK_PES = 256
-"""Unrollings that a thread takes at a time."""
+BLOCK_PES, ENERGY_PES = 4096, 256
+"""Unrollings whose array tiles are listed at once; fewer if cycles do not matter, so that hardly any is left out."""
+
+CHUNKS_PER_BLOCK = 16
+"""Parts of a block, one per thread at a time."""
 
 NUM_GROUPS = 8
 """Groups of SPM tiles that bound an array tile."""
@@ -127,6 +130,19 @@ class BalancedSearch:
         pairs, hops = self._unrollings(tables.share, *around[:, [0, 2]].min(axis=0).tolist())
         if len(pairs) == 0:
             return True
+        size = ENERGY_PES if self.problem.objective == ENERGY else BLOCK_PES
+        for first in range(0, len(pairs), size):
+            block = pairs[first : first + size], hops[first : first + size]
+            if not self._search_block(tables, floors, around, *block):
+                return False
+        return True
+
+    def _search_block(
+        self, tables: Tables, floors: NDArray[np.void], around: NDArray[np.float64], pairs: Ints, hops: Ints
+    ) -> bool:
+        """Search some SPM tiles with some unrollings; False if told to stop."""
+        if self.stop():
+            return False
         pes = pairs[:, 0] * pairs[:, 1]
         arrays = self._list_arrays(tables, pes, hops, around)
         for at in range(0, len(floors), CHUNK_FLOORS):
@@ -145,15 +161,19 @@ class BalancedSearch:
             floors = np.zeros(room, dtype=BALANCED_FLOOR_FIELDS)
             num = list_floors(self.problem, tables, 0.0, least_time, self._limit(), floors, least)
             if num >= 0:
-                return floors[:num][np.argsort(floors["bound"][:num], kind="stable")].copy()
+                floors = floors[:num]
+                if self.rules.double[0] != ANY_BUFFERS:
+                    floors["fitting"] &= 1 << int(self.rules.double[0])
+                floors = floors[floors["fitting"] != 0]
+                return floors[np.argsort(floors["bound"], kind="stable")]
             room *= 4
 
     def _list_arrays(self, tables: Tables, pes: Ints, hops: Ints, around: NDArray[np.float64]) -> NDArray[np.void]:
         """Array tiles that the bound leaves, best bound first."""
-        limit = self._limit()
+        limit, size = self._limit(), ceil_div(len(pes), CHUNKS_PER_BLOCK)
 
         def part(first: int) -> NDArray[np.void]:
-            end, parts = min(len(pes), first + CHUNK_PES), [np.zeros(0, dtype=BALANCED_ARRAY_FIELDS)]
+            end, parts = min(len(pes), first + size), [np.zeros(0, dtype=BALANCED_ARRAY_FIELDS)]
             found = np.zeros(1 << 13, dtype=BALANCED_ARRAY_FIELDS)
             while first < end:
                 num, left = list_arrays(self.problem, tables, pes[:end], hops, around, limit, first, found)
@@ -164,7 +184,7 @@ class BalancedSearch:
             return np.concatenate(parts)
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            parts = list(pool.map(part, range(0, len(pes), CHUNK_PES)))
+            parts = list(pool.map(part, range(0, len(pes), size)))
         arrays = np.concatenate(parts)
         return arrays[np.argsort(arrays["bound"], kind="stable")]
 

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 import cost_model.arrays
 from tvm_spm import legality_batch, mapspace_tiles
 from tvm_spm.constraints_batch import Rules
-from tvm_spm.exact import balanced_arrays, balanced_floors, balanced_join, balanced_tables
+from tvm_spm.exact import balanced_array_list, balanced_floors, balanced_join, balanced_tables
 from tvm_spm.exact.balanced_tables import Tables
 from tvm_spm.exact.pass_time import Ints
 from tvm_spm.exact.problem import Problem
 from tvm_spm.mapping_batch import MappingBatch
 
 _make_tables, _list_floors = balanced_tables.make_tables, balanced_floors.list_floors
-_list_arrays, _join, _list_mappings = balanced_arrays.list_arrays, balanced_join.join, balanced_join.list_mappings
+_list_arrays, _join, _list_mappings = balanced_array_list.list_arrays, balanced_join.join, balanced_join.list_mappings
 
 _SHARED = ("boxes", "compiled", "finish", "pass_time", "problem", "spm_tiles", "timeline", "contention")
 

@@ -37,6 +37,7 @@ from schedules.fused_regions import (
 )
 from schedules.fused_vector import vector_stage
 from tvm_spm.group import Group, GroupMapping
+from tvm_spm.target import EXACT_BUFFERS
 from tvm_spm.workload import DIM_NAMES, Axis
 
 
@@ -89,7 +90,7 @@ def schedule_group(fused: FusedFunction, group: Group, mapping: GroupMapping) ->
         raise ScheduleError(f"the mapping is for {len(mapping.k_tile)} layers, the group has {len(layers)}")
     regions = regions_of(group, mapping)
     writer = _Writer(group=group, mapping=mapping, codes=codes, regions=regions, fused=fused)
-    return fused.func.with_body(writer.code())
+    return fused.func.with_body(writer.code()).with_attr(EXACT_BUFFERS, 1)
 
 
 def _with_narrow_indices(func: tirx.PrimFunc) -> tirx.PrimFunc:

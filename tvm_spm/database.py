@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import tvm
@@ -42,15 +43,33 @@ def commit(
             by function alone.
         ArchError: The accelerator is not known.
     """
+    commit_all(directory, [(func, schedule, cycles)], target)
+
+
+def commit_all(
+    directory: str | Path,
+    found: Sequence[tuple[tirx.PrimFunc, s_tir.Schedule, int]],
+    target: str | Path | Arch | tvm.target.Target,
+) -> None:
+    """Add schedules with their functions and cycles, as ``commit``; one that is there already is left out.
+
+    Raises:
+        WorkdirError: As ``commit``.
+        ArchError: The accelerator is not known.
+    """
     accelerator = target_of(target)
-    seconds = cycles / arch_of(accelerator).clock_hz
     database = _open(directory)
     _require_target(database, accelerator, directory)
-    workload = database.commit_workload(_module(func))
-    record = meta_schedule.database.TuningRecord(
-        schedule.trace, workload, [seconds], accelerator, meta_schedule.arg_info.ArgInfo.from_prim_func(func)
-    )
-    database.commit_tuning_record(record)
+    for func, schedule, cycles in found:
+        seconds = cycles / arch_of(accelerator).clock_hz
+        workload = database.commit_workload(_module(func))
+        known = database.get_top_k(workload, 1)
+        if known and float(known[0].run_secs[0]) == seconds and str(known[0].trace) == str(schedule.trace):
+            continue
+        arguments = meta_schedule.arg_info.ArgInfo.from_prim_func(func)
+        database.commit_tuning_record(
+            meta_schedule.database.TuningRecord(schedule.trace, workload, [seconds], accelerator, arguments)
+        )
 
 
 def apply(mod: tvm.IRModule, directory: str | Path, target: str | Path | Arch | tvm.target.Target) -> tvm.IRModule:

@@ -13,7 +13,7 @@ import numpy as np
 import schedules
 from tvm_spm import frontend, verify
 from tvm_spm.arch import Arch
-from tvm_spm.database import commit
+from tvm_spm.database import commit_all
 from tvm_spm.fused_network import FusedNetwork
 from tvm_spm.mapping import Mapping
 from tvm_spm.progress import ProgressBar
@@ -81,6 +81,7 @@ def schedule_network(
     module = fused.module.clone()
     scheduled: dict[int, tvm.s_tir.Schedule] = {}
     refused: dict[int, str] = {}
+    committed: list[tuple[tvm.tirx.PrimFunc, tvm.s_tir.Schedule, int]] = []
     with phase("schedule"):
         for name, index in extraction.functions:
             if index not in mappings or index in refused:
@@ -92,11 +93,12 @@ def schedule_network(
                     refused[index] = made
                     continue
                 scheduled[index] = made
-                if workdir is not None:
-                    commit(workdir, func, made, cycles=cycles[index], target=target)
+                committed.append((func, made, cycles[index]))
             # Functions of one task are structurally equal, so one schedule serves all; each keeps its own symbol.
             if name in fused.names_alone:
                 module[name] = scheduled[index].mod["main"].with_attr("global_symbol", name)
+        if workdir is not None:
+            commit_all(workdir, committed, target)
     progress.phase("verify", total=len(scheduled) + len(fused.distinct) + 1, unit="checks")
     first_use = {index: name for name, index in reversed(extraction.functions)}
     verifications: dict[int, Verification] = {}

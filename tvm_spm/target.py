@@ -15,6 +15,10 @@ from tvm_spm.target_tiles import exact_tiles
 PIPELINE = "spm"
 """Name of the TIR pipeline."""
 
+EXACT_BUFFERS = "spm.exact_buffers"
+"""Attribute of a function whose buffers in SPM and RF already have the extents that its code uses."""
+
+_COMPACTION = "s_tir.CompactBufferAllocation"
 _KIND = "ext_dev"
 _DEVICE = "spm"
 HOST = {"kind": "llvm", "opt-level": 2}
@@ -95,12 +99,43 @@ def _bind_to_host(mod: tvm.IRModule) -> tvm.IRModule:
     return tvm.IRModule(functions, attrs=mod.attrs)
 
 
+def _has_exact_buffers(func: object) -> bool:
+    return isinstance(func, tvm.tirx.PrimFunc) and func.attrs is not None and EXACT_BUFFERS in func.attrs
+
+
+def _compaction() -> tvm.transform.Pass:
+    """The first passes of TVM's pipeline, up to the one that shrinks buffers to what is used of them."""
+    passes = tvm.s_tir.transform
+    return tvm.transform.Sequential(
+        [
+            passes.CanonicalizeLoop(),
+            passes.LowerCrossThreadReduction(),
+            passes.LowerInitBlock(),
+            passes.PlanAndUpdateBufferAllocationLocation(),
+            passes.ConvertBlocksToOpaque(),
+            passes.LiftThreadBinding(),
+            passes.ManifestSharedMemoryLocalStage(),
+            passes.CompactBufferAllocation(),
+        ]
+    )
+
+
 def _pipeline() -> tuple[tvm.transform.Pass, object, object]:
     lower, finalize_host, finalize_device = get_tir_pipeline("s_tir")
 
     @tvm.transform.module_pass(opt_level=0, name="tvm_spm.lower")
-    def lower_for_spm(mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
-        return lower(_bind_to_host(mod))
+    def lower_for_spm(mod: tvm.IRModule, context: tvm.transform.PassContext) -> tvm.IRModule:
+        bound = _bind_to_host(mod)
+        exact = {name: func for name, func in bound.functions.items() if _has_exact_buffers(func)}
+        if not exact:
+            return lower(bound)
+        # What TVM knows of an index would cut these buffers to ranges in terms of variables that are not there yet.
+        others = {name: func for name, func in bound.functions.items() if name not in exact}
+        compacted = _compaction()(tvm.IRModule(others, attrs=bound.attrs))
+        disabled = [*context.disabled_pass, _COMPACTION]
+        config = dict(context.config.items())
+        with tvm.transform.PassContext(opt_level=context.opt_level, disabled_pass=disabled, config=config):
+            return lower(tvm.IRModule({**compacted.functions, **exact}, attrs=bound.attrs))
 
     return lower_for_spm, finalize_host, finalize_device
 

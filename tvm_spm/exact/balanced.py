@@ -30,17 +30,13 @@ from tvm_spm.mapspace_tiles import snap_factor
 from tvm_spm.units import ceil_div
 from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Workload
 
-FIRST_FLOORS = 8
-"""SPM tiles that are searched first, best bound first; then all others. Both times array tiles are listed anew, for
-the best mapping so far and the SPM tiles at hand."""
-
 CHUNK_FLOORS = 64
 """SPM tiles between two looks at the clock."""
 
 THREAD_FLOORS = 8
 """SPM tiles that a thread takes at a time."""
 
-BLOCK_PES, ENERGY_PES = 4096, 256
+BLOCK_PES, ENERGY_PES = 2048, 256
 """Unrollings whose array tiles are listed at once; fewer if cycles do not matter, so that hardly any is left out."""
 
 CHUNKS_PER_BLOCK = 16
@@ -111,31 +107,16 @@ class BalancedSearch:
         if (tables.num_spm == 0).any():
             return math.inf
         floors = self._list_floors(tables)
-        at = 0
-        while at < len(floors):
-            if self.stop():
-                return max(physical, float(floors["bound"][at]))
-            end = FIRST_FLOORS if at == 0 else len(floors)
-            chunk = floors[at:end][floors["bound"][at:end] < self._limit()]
-            if not self._search_floors(tables, chunk):
-                return max(physical, float(floors["bound"][at]))
-            at = end
-        return math.inf
-
-    def _search_floors(self, tables: Tables, floors: NDArray[np.void]) -> bool:
-        """Search some SPM tiles; False if told to stop."""
         if len(floors) == 0:
-            return True
+            return math.inf
         around = _groups_of(floors)
         pairs, hops = self._unrollings(tables.share, *around[:, [0, 2]].min(axis=0).tolist())
-        if len(pairs) == 0:
-            return True
         size = ENERGY_PES if self.problem.objective == ENERGY else BLOCK_PES
         for first in range(0, len(pairs), size):
             block = pairs[first : first + size], hops[first : first + size]
             if not self._search_block(tables, floors, around, *block):
-                return False
-        return True
+                return max(physical, float(floors["bound"][0]))
+        return math.inf
 
     def _search_block(
         self, tables: Tables, floors: NDArray[np.void], around: NDArray[np.float64], pairs: Ints, hops: Ints
@@ -270,7 +251,8 @@ class BalancedSearch:
             return np.zeros((0, 2, NUM_DIMS), dtype=np.int64), np.zeros(0, dtype=np.int64)
         pairs, all_hops = np.concatenate(found), np.concatenate(hops)
         pes = pairs[:, 0] * pairs[:, 1]
-        order = np.lexsort((all_hops, *pes.T[::-1]))
+        # the most PEs first, as they are likely to be the fastest
+        order = np.lexsort((all_hops, *pes.T[::-1], -np.prod(pes, axis=1)))
         pairs, all_hops, pes = pairs[order], all_hops[order], pes[order]
         is_new = np.ones(len(pes), dtype=np.bool_)
         is_new[1:] = (pes[1:] != pes[:-1]).any(axis=1)

@@ -5,7 +5,7 @@ the array; two layers for part of its space) are quoted from runs of the release
 measured here, and only known for ``edge-256``. Compared: EDP above the floor of ``cost_model.bounds.lower_bound``, at
 batch 1, int16: our certified optimum with perfect factors and with any factors, and two baselines: the default mapping,
 and the best of as many random mappings as the search with any factors priced (median and range of five seeds).
-Budget: none, each search runs until its proof is complete. Expected time: 20 s on ``edge-256``, a minute and a half on
+Budget: none, each search runs until its proof is complete. Expected time: 20 s on ``edge-256``, one minute on
 ``dmazerunner-256``, and once a minute more to compile; ``--quick`` runs three layers.
 
 Differences from the original setup: each tool prices by its own model, so that a percentage says how far a tool gets

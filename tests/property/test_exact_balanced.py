@@ -71,10 +71,10 @@ def test_optimum_is_that_of_pricing_every_mapping(seed: int):
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(seeds)
 def test_optimum_is_that_of_pricing_every_mapping_of_larger_spaces(seed: int):
-    check_optimum(seed, most_mappings=40000, least_mappings=2000)
+    check_optimum(seed, most_mappings=20000, least_mappings=1000)
 
 
 @settings(deadline=None, max_examples=10)

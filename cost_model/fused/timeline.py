@@ -6,6 +6,7 @@ import numpy as np
 
 from cost_model.fused.flat import Ints
 from cost_model.fused.state import LOAD_CYCLES, LOAD_WAIT, NUM_LOADS, STORE_CHANNEL, STORE_ENGINE
+from cost_model.simulator.heap import sift_down
 from cost_model.simulator.state import inlined, kernel
 
 STEP, PLACE, FIRST_LOAD, DMA_END, NEXT_STAGE, NEXT_SINK, STORED, WAIT, CHANNEL, ENGINE, IS_STORE, CORE_FIELDS = range(
@@ -18,21 +19,6 @@ which start at ``FIRST_LOAD``. ``NEXT_STAGE`` and ``NEXT_SINK`` have not compute
 """
 
 _NEVER = 1 << 62
-
-
-@kernel
-def _sift_down(heap: Ints, size: int) -> None:
-    """Restore the order of a binary heap whose root has grown."""
-    item, at = heap[0], 0
-    while 2 * at + 1 < size:
-        child = 2 * at + 1
-        if child + 1 < size and heap[child + 1] < heap[child]:
-            child += 1
-        if heap[child] >= item:
-            break
-        heap[at] = heap[child]
-        at = child
-    heap[at] = item
 
 
 @kernel
@@ -126,7 +112,7 @@ def run_cores(
         core, row = cores[number], spans[kind[number]]
         grant = max(time, free[0])
         free[0] = grant + core[CHANNEL]
-        _sift_down(free, len(free))
+        sift_down(free, len(free))
         core[DMA_END] = grant + core[ENGINE]
         if core[IS_STORE]:
             stored[number, core[STORED]] = core[DMA_END]
@@ -149,4 +135,4 @@ def run_cores(
                 ends[number], loaded[number], stored[number],
             )  # fmt: skip
             finished[number] = max(core[DMA_END], ends[number, row[1] - 1])
-        _sift_down(waiting, num_cores)
+        sift_down(waiting, num_cores)

@@ -12,6 +12,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from cost_model.simulator.core import advance, serve
+from cost_model.simulator.heap import sift_down
 from cost_model.simulator.nest import build_nest, open_ledger, place_core
 from cost_model.simulator.pe_array import PASS_FIELDS
 from cost_model.simulator.state import (
@@ -24,7 +25,6 @@ from cost_model.simulator.state import (
     Problem,
     Tensors,
     inlined,
-    kernel,
 )
 from cost_model.simulator.undisturbed import run_undisturbed
 from tvm_spm.mapping_batch import NUM_DIMS, MappingBatch
@@ -35,21 +35,6 @@ CYCLES, MAC_CYCLES, PASS_CYCLES_SUM, TOTALS, COUNTS = 0, 1, 2, 3, 3 + TOTAL_FIEL
 RESULT_FIELDS = COUNTS + PASS_FIELDS
 
 _NO_REQUEST = np.iinfo(np.int64).max
-
-
-@kernel
-def _sift_down(heap: Ints, size: int) -> None:
-    """Restore the order of a binary heap whose root has grown."""
-    item, at = heap[0], 0
-    while 2 * at + 1 < size:
-        child = 2 * at + 1
-        if child + 1 < size and heap[child + 1] < heap[child]:
-            child += 1
-        if heap[child] >= item:
-            break
-        heap[at] = heap[child]
-        at = child
-    heap[at] = item
 
 
 @inlined
@@ -66,12 +51,12 @@ def _run_cores(problem: Problem, tensors: Tensors, nest: Nest, cores: NDArray[np
         core = cores[number]
         if core.num_served < core.num_transfers:
             free[0] = serve(core, ledger, max(time, free[0]))
-            _sift_down(free, len(free))
+            sift_down(free, len(free))
         is_waiting = advance(problem, tensors, nest, core, ledger)
         if core.clock < time:
             raise RuntimeError("a core went back in time")
         waiting[0] = core.clock * num_cores + number if is_waiting else _NO_REQUEST
-        _sift_down(waiting, num_cores)
+        sift_down(waiting, num_cores)
 
 
 @inlined

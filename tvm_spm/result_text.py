@@ -91,7 +91,7 @@ def print_result(result: TuningResult) -> None:
     if result.plan is not None:
         lines += [f"not fused: {' > '.join(r.names)}: {r.reason}" for r in result.plan.unscheduled]
         counts = [f"{count:,} by {kind}" for kind, count in result.plan.num_refused().items()]
-        lines += [f"different groups that cannot run: {', '.join(counts)}"] if counts else []
+        lines += [f"groups that do not fit or cannot run: {', '.join(counts)}"] if counts else []
     lines += [f"left on the host: {call.name}: {call.reason}" for call in result.host_calls]
     lines.append("seconds: " + ", ".join(f"{name} {value:.1f}" for name, value in result.seconds))
     console().print("\n".join(lines), soft_wrap=True, highlight=False, markup=False)

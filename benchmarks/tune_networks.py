@@ -1,4 +1,6 @@
-"""Tune every network that ships with this package or with ``onnx``, and show where the time goes.
+"""Tune every network that ships with this package or with ``onnx``, layer by layer, and show where the time goes.
+
+``benchmarks/fusion_networks.py`` shows what fusion adds.
 
 Source: ours; nothing published is compared. Budget: the default of ``tvm-spm tune``. Each network runs in a process of
 its own, as a user would start it. Expected time: about half an hour for all on two cores; ``--quick`` runs SqueezeNet
@@ -34,7 +36,7 @@ def light_model(name: str) -> str:
 
 def tune(label: str, model: str, target: str, extra: list[str]) -> dict[str, object]:
     """One row: the command's own JSON, and the wall time of the whole process."""
-    command = [sys.executable, "-m", "tvm_spm.cli", "tune", model, "--target", target, "--json", *extra]
+    command = [sys.executable, "-m", "tvm_spm.cli", "tune", model, "--target", target, "--no-fusion", "--json", *extra]
     start = time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
     wall_s = time.monotonic() - start

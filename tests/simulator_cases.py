@@ -82,7 +82,7 @@ def random_mapping(rng: random.Random, workload: Workload, arch: Arch, *, perfec
             picked[name][d] = value
     subset = [tuple(o for o in Operand if rng.random() < 0.5) for _ in range(2)]
     return Mapping(
-        **{name: Dims(**values) for name, values in picked.items()},  # type: ignore[arg-type]
+        **{name: Dims(**values) for name, values in picked.items()},
         dram_order=tuple(rng.sample(DIM_NAMES, len(DIM_NAMES))), spm_order=tuple(rng.sample(DIM_NAMES, len(DIM_NAMES))),
         spm_double=subset[0], rf_double=subset[1], spill=True,
     )  # fmt: skip

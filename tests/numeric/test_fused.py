@@ -113,7 +113,7 @@ def whole(name: str, **choices: object) -> GroupMapping:
         cores=(1,) * len(group.sink_shape), tile=group.sink_shape, inner=tuple(inner),
         k_tile=tuple(1 if work is None else work.dims.K for work in works),
     )  # fmt: skip
-    return replace(plain, **choices)  # type: ignore[arg-type]
+    return replace(plain, **choices)
 
 
 def test_kept_rows_lie_in_a_ring():

@@ -93,7 +93,7 @@ def test_another_mapping_is_noticed(change: dict[str, object], difference: str):
     assert found.startswith(difference)
 
 
-def changed(func: tirx.PrimFunc, name: str, change) -> tirx.PrimFunc:  # type: ignore[no-untyped-def]
+def changed(func: tirx.PrimFunc, name: str, change) -> tirx.PrimFunc:
     """The function with one of its blocks changed."""
 
     def visit(realize: s_tir.SBlockRealize) -> tirx.Stmt:

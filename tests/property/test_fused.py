@@ -76,7 +76,7 @@ def single_layer(workload: Workload) -> Group:
     b = Builder(dtype=workload.I.dtype)
 
     def tensor(name: str, projection: object, *, const: bool = False) -> int:
-        return b.tensor(name, tuple(a.extent for a in projection.axes), const=const, dtype=projection.dtype)  # type: ignore[attr-defined]
+        return b.tensor(name, tuple(a.extent for a in projection.axes), const=const, dtype=projection.dtype)
 
     reads = [
         Read(tensor=tensor("x", workload.I), role="I", accesses=(workload.I.axes,)),

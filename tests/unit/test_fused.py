@@ -27,7 +27,7 @@ def plain(group: Group, **changes: object) -> GroupMapping:
         cores=(1,) * len(group.sink_shape), tile=group.sink_shape, inner=inner,
         k_tile=tuple(1 if layer.workload is None else layer.workload.dims.K for layer in layers),
     )  # fmt: skip
-    return replace(mapping, **changes)  # type: ignore[arg-type]
+    return replace(mapping, **changes)
 
 
 @pytest.mark.parametrize("cores", [1, 2, 4])
@@ -100,13 +100,13 @@ def test_refusals_name_both_sides():
     assert "conv" in too_large.subject
     idle = refuse_group_mapping(group, arch, plain(group, cores=(1, 1, 1, 3), tile=(1, 64, 1, 19)))
     assert idle is None or idle.reason != "idle-core"
-    assert refuse_group_mapping(group, arch, plain(group, cores=(1, 1, 8, 1))).reason == "cores"  # type: ignore[union-attr]
+    assert refuse_group_mapping(group, arch, plain(group, cores=(1, 1, 8, 1))).reason == "cores"
     split = refuse_group_mapping(group, load_arch("vta-1x16x16"), plain(group))
     assert split is not None
     assert "split scratchpad" in str(split)
     inner = Mapping(spm=Dims(K=1))
     small = conv_chain(2, 2, 2, size=4)
-    assert refuse_group_mapping(small, arch, plain(small, inner=(inner, inner))).reason == "tile"  # type: ignore[union-attr]
+    assert refuse_group_mapping(small, arch, plain(small, inner=(inner, inner))).reason == "tile"
 
 
 def test_equal_groups_have_equal_keys():

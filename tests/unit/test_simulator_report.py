@@ -247,7 +247,7 @@ def _show(workload: Workload, arch: Arch, mapping: Mapping) -> object:
 @pytest.mark.parametrize("function", [explain, timeline, _show, evaluate])
 def test_an_illegal_mapping_is_refused(function: object):
     with pytest.raises(MappingError, match=r"illegal mapping.*: SPM tile of OX exceeds a core's share: needs 4"):
-        function(column(2), TOY, Mapping(spm=Dims(OX=4)))  # type: ignore[operator]
+        function(column(2), TOY, Mapping(spm=Dims(OX=4)))
 
 
 @pytest.mark.parametrize("function", [explain, timeline, _show, evaluate])
@@ -256,7 +256,7 @@ def test_a_mapping_for_another_workload_is_refused(function: object):
     with pytest.raises(
         MappingError, match=r"DRAM order without K: needs 3 iterations, has 1 .*add K to the DRAM order"
     ):
-        function(Workload.matmul(m=2, k=1, n=3, dtype="int8"), TOY, ONE_PASS)  # type: ignore[operator]
+        function(Workload.matmul(m=2, k=1, n=3, dtype="int8"), TOY, ONE_PASS)
 
 
 def test_sizes_of_zero_are_refused():

@@ -75,9 +75,9 @@ def draw_plan(graph: LayerGraph, groups: Sequence[DrawnGroup], path: str | Path,
     axes.set_axis_off()
     axes.set_title(title, loc="left", fontsize=10)
     _draw_edges(axes, graph, places)
-    colors = mpl.colormaps["tab20"].colors  # type: ignore[attr-defined]
+    colormap = mpl.colormaps["tab20"]
     for position, group in enumerate(groups):
-        _draw_group(axes, graph, group, places, colors[position % len(colors)])
+        _draw_group(axes, graph, group, places, colormap(position % colormap.N)[:3])
     try:
         figure.savefig(path, metadata={"Date": None} if Path(path).suffix == ".svg" else None, dpi=110)
     except OSError as error:

@@ -87,7 +87,7 @@ def tune(
     as_json: JsonOption = False,
 ) -> None:
     """Tune, verify and time every layer of a network."""
-    from tvm_spm.report.plan_picture import check_picture
+    from tvm_spm.report.output_file import check_picture
     from tvm_spm.tuner import tune as run
 
     if plot is not None:
@@ -198,9 +198,12 @@ def show(
 ) -> None:
     """Show the best mapping of a task: its nest, its cost, and where cycles and energy go; and the fused groups."""
     from tvm_spm.saved_run import best_trial, load_plan
+    from tvm_spm.show import show_text
 
+    _check_outputs(trace, plot)
     _, workload, arch, trial = best_trial(workdir, task, objective.value)
-    _print_mapping(workload, arch, trial.mapping, trace, plot)
+    _print(show_text(workload, arch, trial.mapping))
+    _write_timeline(workload, arch, trial.mapping, trace, plot)
     fused = [group for group in load_plan(workdir) if len(group.layers) > 1]
     if fused:
         _print("\n".join(["", "layers that run as one:", *(f"  {group}" for group in fused)]))
@@ -299,8 +302,10 @@ def _search(
     *,
     as_json: bool,
 ) -> None:
+    from tvm_spm.show import show_text
     from tvm_spm.tuner import search as run
 
+    _check_outputs(trace, plot)
     result = run(
         workload,
         load_arch(target),
@@ -312,9 +317,13 @@ def _search(
         time_limit_s=time_limit,
         seed=seed,
     )
-    _print(json.dumps(result.as_dict(), indent=1) if as_json else _search_text(workload, target, result))
-    if trace is not None or plot is not None:
-        _print_mapping(workload, load_arch(target), result.mapping, trace, plot)
+    if as_json:
+        _print(json.dumps(result.as_dict(), indent=1))
+    else:
+        _print(_search_text(workload, target, result))
+        if trace is not None or plot is not None:
+            _print(f"\n{show_text(workload, load_arch(target), result.mapping)}")
+    _write_timeline(workload, load_arch(target), result.mapping, trace, plot)
 
 
 def _constraints(clauses: list[str] | None, name: str | None) -> Constraints:
@@ -327,19 +336,29 @@ def _constraints(clauses: list[str] | None, name: str | None) -> Constraints:
     return found + dataflow_constraints(base, strict=kind != "replicated")
 
 
-def _print_mapping(workload: Workload, arch: Arch, mapping: Mapping, trace: Path | None, plot: Path | None) -> None:
-    from tvm_spm.report.timeline import timeline
-    from tvm_spm.show import show_text
+def _check_outputs(trace: Path | None, plot: Path | None) -> None:
+    """Refuse files that cannot be written, before the search."""
+    from tvm_spm.report.output_file import check_picture, check_writable
 
-    _print(show_text(workload, arch, mapping))
-    if trace is not None or plot is not None:
-        events = timeline(workload, arch, mapping)
-        if trace is not None:
-            events.write_trace(trace)
-            _print(f"\nwrote {trace}")
-        if plot is not None:
-            events.plot(plot)
-            _print(f"\nwrote {plot}")
+    if trace is not None:
+        check_writable(trace)
+    if plot is not None:
+        check_picture(plot)
+
+
+def _write_timeline(workload: Workload, arch: Arch, mapping: Mapping, trace: Path | None, plot: Path | None) -> None:
+    """Write what is asked for; stdout is for the result, so what was written is said on stderr."""
+    if trace is None and plot is None:
+        return
+    from tvm_spm.report.timeline import timeline
+
+    events = timeline(workload, arch, mapping)
+    if trace is not None:
+        events.write_trace(trace)
+        typer.echo(f"wrote {trace}", err=True)
+    if plot is not None:
+        events.plot(plot)
+        typer.echo(f"wrote {plot}", err=True)
 
 
 def _search_text(workload: Workload, target: str, result: SearchResult) -> str:

@@ -210,9 +210,23 @@ def measure(
         for mapping, program in zip(mappings, code, strict=True)
     ]
     measurements = measurer.measure(requests)
+    _check_answers(measurements, measurer.name)
     if len(measurements) != len(requests):
         raise MeasureError(f"{measurer.name}: {len(measurements)} answers to {len(requests)} requests")
     return [cost_of(request, found, measurer.name) for request, found in zip(requests, measurements, strict=True)]
+
+
+def _check_answers(measurements: object, name: str) -> None:
+    """A measurer is a user's code; what it returns may be anything."""
+    if not isinstance(measurements, Sequence) or isinstance(measurements, (str, bytes)):
+        raise MeasureError(
+            f"{name}: measure returned {measurements!r:.200}; must be a list with one Measurement per request"
+        )
+    for position, found in enumerate(measurements, start=1):
+        if not isinstance(found, Measurement):
+            raise MeasureError(
+                f"{name}: answer {position} of {len(measurements)} is {found!r:.200}; must be a Measurement"
+            )
 
 
 def cost_of(request: MeasureRequest, measurement: Measurement, name: str) -> Cost:

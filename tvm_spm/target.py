@@ -80,6 +80,11 @@ def arch_of(target: str | tvm.target.Target) -> Arch:
     if isinstance(target, str):
         name = target.removeprefix("spm/")
         return _registered[name] if name in _registered else load_arch(target)
+    if not isinstance(target, tvm.target.Target):
+        raise ArchError(
+            f"target = {target!r}: must be 'spm/<accelerator>' as text or as a TVM target, an accelerator, or the path "
+            "of its file"
+        )
     attrs = target.attrs
     if target.kind.name != _KIND or str(attrs.get("device", "")) != _DEVICE:
         known = ", ".join(f"spm/{name}" for name in sorted(_registered))

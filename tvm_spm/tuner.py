@@ -12,9 +12,21 @@ from cost_model.bounds import lower_bound
 from cost_model.simulator import SimulatorModel
 from tvm_spm import legality
 from tvm_spm.arch import Arch, load_arch
+from tvm_spm.arguments import (
+    check_choice,
+    check_count,
+    check_energy,
+    check_executor,
+    check_flag,
+    check_measurer,
+    check_path,
+    check_seconds,
+    check_shapes,
+    check_type,
+)
 from tvm_spm.constraints import ANYTHING, Constraints
 from tvm_spm.cost import OBJECTIVES, Cost, CostModel
-from tvm_spm.errors import MappingError, SpmError, did_you_mean
+from tvm_spm.errors import MappingError, SpmError
 from tvm_spm.exact import exact_search
 from tvm_spm.interrupt import StopRequest, stop_on_interrupt
 from tvm_spm.mapping import Mapping
@@ -52,7 +64,9 @@ def evaluate(workload: Workload, arch: Arch | str | Path, mapping: Mapping, *, m
         MappingError: The mapping is not legal; says which rule it breaks.
         SpmError: Unknown model.
     """
-    accelerator = load_arch(arch)
+    check_type("workload", workload, Workload, "a Workload")
+    check_type("mapping", mapping, Mapping, "a Mapping")
+    accelerator = _load_arch(arch)
     rejection = legality.check(workload, accelerator, mapping)
     if rejection is not None:
         raise MappingError(f"illegal mapping: {rejection}")
@@ -99,12 +113,17 @@ def search(
         NoMappingError: Nothing is legal; the text counts the reasons.
         SpmError: Unknown objective, model or searcher.
     """
-    _check_choice("objective", objective, OBJECTIVES)
-    _check_choice("model", model, (*_MODELS, MODEL_NAME))
-    _check_choice("searcher", searcher, PUBLISHED_SEARCHERS if model == MODEL_NAME else SEARCHERS)
+    check_type("workload", workload, Workload, "a Workload")
+    check_choice("objective", objective, OBJECTIVES)
+    check_choice("model", model, (*_MODELS, MODEL_NAME))
+    check_choice("searcher", searcher, PUBLISHED_SEARCHERS if model == MODEL_NAME else SEARCHERS)
+    check_flag("perfect", perfect)
+    check_type("constraints", constraints, Constraints, "Constraints, such as Constraints.parse(['SPM.K=32'])")
+    _check_budget(trials, time_limit_s, seed)
+    check_energy("energy_cap_pj", energy_cap_pj)
     if energy_cap_pj is not None and (model, searcher) != ("analytical", "exact"):
         raise SpmError(f"energy_cap_pj = {energy_cap_pj:g}: only for searcher 'exact' with model 'analytical'")
-    accelerator = load_arch(arch)
+    accelerator = _load_arch(arch)
     with stop_on_interrupt(time_limit_s) as should_stop:
         if model == MODEL_NAME:
             return _search_published(workload, accelerator, objective, constraints, should_stop, searcher)
@@ -251,10 +270,19 @@ def tune(
         SpmError: A wrong argument, an unreadable model or accelerator, a work directory of another run, or no legal
             mapping for any task.
     """
+    from tvm_spm.frontend import check_model
     from tvm_spm.network_tuner import NetworkOptions, tune_network
     from tvm_spm.target import arch_of
 
-    _check_choice("objective", objective, OBJECTIVES)
+    check_choice("objective", objective, OBJECTIVES)
+    _check_budget(trials, time_limit_s, seed)
+    check_path("workdir", workdir)
+    check_executor(executor)
+    check_measurer(measurer)
+    check_flag("fusion", fusion)
+    check_flag("progress", progress)
+    check_shapes(shapes)
+    check_model(mod)
     options = NetworkOptions(
         objective=objective,
         task=TunerOptions() if trials is None else TunerOptions(trials=trials),
@@ -262,7 +290,7 @@ def tune(
         workdir=None if workdir is None else Path(workdir),
         fusion=fusion,
     )
-    arch = arch_of(target) if not isinstance(target, (Arch, Path)) else load_arch(target)
+    arch = load_arch(target) if isinstance(target, (Arch, Path)) else arch_of(target)
     with ProgressBar(options.task.trials, enabled=None if progress else False) as bar:
         with stop_on_interrupt(time_limit_s) as should_stop:
             return tune_network(
@@ -271,11 +299,18 @@ def tune(
             )  # fmt: skip
 
 
+def _load_arch(arch: Arch | str | Path) -> Arch:
+    check_type("arch", arch, (Arch, str, Path), "an accelerator, its name or the path of its file")
+    return load_arch(arch)
+
+
+def _check_budget(trials: int | None, time_limit_s: float | None, seed: int) -> None:
+    if trials is not None:
+        check_count("trials", trials, at_least=1)
+    check_seconds("time_limit_s", time_limit_s)
+    check_count("seed", seed, at_least=0)
+
+
 def _cost_model(name: str) -> CostModel:
-    _check_choice("model", name, tuple(_MODELS))
+    check_choice("model", name, tuple(_MODELS))
     return _MODELS[name]()
-
-
-def _check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise SpmError(f"unknown {what} {value!r}: {did_you_mean(value, choices)}")

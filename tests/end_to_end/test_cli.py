@@ -228,15 +228,46 @@ def test_picture_that_cannot_be_drawn_is_refused_before_tuning(model: str, tmp_p
     assert not workdir.exists()
 
 
+SHAPE = ("--K", "16", "--C", "16", "--OY", "8", "--OX", "8", "--FY", "3", "--FX", "3", "--arch", "edge-256")
+
+
+@pytest.mark.parametrize("option", ["--plot", "--trace"])
+def test_files_that_cannot_be_written_are_refused_before_a_search(tmp_path: Path, option: str):
+    (tmp_path / "folder.svg").mkdir()
+    (tmp_path / "file").write_text("kept")
+    for path, reason in (
+        (tmp_path / "folder.svg", "Is a directory"),
+        (tmp_path / "no" / "plan.svg", f"no directory '{tmp_path / 'no'}'"),
+        (tmp_path / "file" / "plan.svg", f"no directory '{tmp_path / 'file'}'"),
+        (tmp_path / f"{'long' * 80}.svg", "File name too long"),
+    ):
+        shown = mistake("search", "conv2d", *SHAPE, option, str(path))
+        assert shown.startswith(f"{path}: cannot write: {reason}")
+    shown = mistake("tune", str(two_layers(tmp_path / "two.onnx")), "--plot", str(tmp_path / "folder.svg"))
+    assert shown.startswith(f"{tmp_path / 'folder.svg'}: cannot write: Is a directory")
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_json_is_all_of_stdout_beside_pictures(model: str, tmp_path: Path):
+    trace, plot = tmp_path / "trace.json", tmp_path / "plot.svg"
+    done = run("search", "conv2d", *SHAPE, "--trace", str(trace), "--plot", str(plot), "--json")
+    assert json.loads(done.stdout)["certified"] is True
+    assert done.stderr.splitlines() == [f"wrote {trace}", f"wrote {plot}"]
+    assert json.loads(trace.read_text())["traceEvents"]
+    assert "<svg" in plot.read_text()
+    plan = tmp_path / "plan.svg"
+    done = run("tune", model, "--target", "spm/edge-256", *QUICK, "--plot", str(plan), "--json")
+    assert json.loads(done.stdout)["totals"]["verified"] is True
+    assert "<svg" in plan.read_text()
+
+
 def test_zero_channels():
     shape = ("--C", "4", "--OY", "4", "--OX", "4", "--FY", "1", "--FX", "1")
     assert mistake("search", "conv2d", "--K", "0", *shape) == "conv2d: K = 0: must be an integer >= 1"
 
 
 def test_search_json():
-    shape = ("--K", "16", "--C", "16", "--OY", "8", "--OX", "8", "--FY", "3", "--FX", "3")
-    options = ("--arch", "edge-256", "--trials", "2000", "--json")
-    found = json.loads(run("search", "conv2d", *shape, *options).stdout)
+    found = json.loads(run("search", "conv2d", *SHAPE, "--trials", "2000", "--json").stdout)
     assert found["lower_bound"] <= found["edp_pj_cycles"]
     assert found["gain_over_default"] >= 1
     assert found["model"] == "analytical"

@@ -47,6 +47,7 @@ LAYERS = (
     ("tvm_spm.mapping",),
     ("tvm_spm.arch",),
     ("tvm_spm.workload",),
+    ("tvm_spm.arguments",),
     ("tvm_spm.units", "tvm_spm.errors", "tvm_spm.interrupt"),
 )
 MAY_IMPORT_TVM = {

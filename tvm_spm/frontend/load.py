@@ -15,6 +15,20 @@ from tvm_spm.frontend.onnx_import import Shapes, choose_shapes, import_onnx, rea
 from tvm_spm.models import build_model, models
 
 
+def check_model(model: object) -> None:
+    """Refuse what is no model at all, whatever it holds.
+
+    Raises:
+        ModelError: Of another type, or an empty path.
+    """
+    if not isinstance(model, (tvm.IRModule, onnx.ModelProto, str, Path)) or model == "":
+        shown = repr(model) if model is None or isinstance(model, str) else f"{model!r:.100} ({type(model).__name__})"
+        raise ModelError(
+            f"mod = {shown}: must be a Relax module, an onnx.ModelProto, the path of an ONNX file or the name of a "
+            f"built-in model ({', '.join(models())})"
+        )
+
+
 def load_model(
     model: str | Path | onnx.ModelProto | tvm.IRModule,
     *,
@@ -33,6 +47,7 @@ def load_model(
     Raises:
         ModelError: No such model, it cannot be read or imported, or dims of its inputs are unknown.
     """
+    check_model(model)
     given: Shapes = dict(shapes or {})
     if isinstance(model, tvm.IRModule):
         return _bind_shapes(model, given)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from tvm_spm.errors import SpmError
 from tvm_spm.layer_graph import Layer, LayerGraph
+from tvm_spm.report.output_file import check_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,18 +37,6 @@ class DrawnGroup:
     first: int
     stop: int
     num_cores: int
-
-
-def check_picture(path: str | Path) -> None:
-    """Refuse the name of a picture that cannot be drawn, before the work whose result it shows.
-
-    Raises:
-        SpmError: The suffix is of another kind of file, or there is no such directory.
-    """
-    if Path(path).suffix not in (".svg", ".png"):
-        raise SpmError(f"{path}: a picture is an .svg or a .png file")
-    if not Path(path).parent.is_dir():
-        raise SpmError(f"{path}: cannot write: no directory {str(Path(path).parent)!r}")
 
 
 def draw_plan(graph: LayerGraph, groups: Sequence[DrawnGroup], path: str | Path, *, title: str) -> None:

@@ -1,0 +1,159 @@
+"""Checks of what a caller passes to the public functions: the same rules, and one sentence, as on the command line."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable, Sequence
+from collections.abc import Mapping as StringMapping
+
+from tvm_spm.errors import SpmError, did_you_mean
+
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def check_choice(what: str, value: object, choices: tuple[str, ...]) -> None:
+    """Refuse what is none of the choices.
+
+    Raises:
+        SpmError: Suggests the nearest choice.
+    """
+    if not isinstance(value, str):
+        raise SpmError(f"{what} = {_shown(value)}: must be text; {did_you_mean('', choices)}")
+    if value not in choices:
+        raise SpmError(f"unknown {what} {value!r}: {did_you_mean(value, choices)}")
+
+
+def check_count(what: str, value: object, *, at_least: int) -> None:
+    """Refuse what is no whole number of at least so many.
+
+    Raises:
+        SpmError: Names the argument, its value and the least allowed.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise SpmError(f"{what} = {_shown(value)}: must be a whole number >= {at_least}")
+    if value < at_least:
+        raise SpmError(f"{what} = {value}: must be >= {at_least}")
+
+
+def check_seconds(what: str, value: object) -> None:
+    """Refuse what is no time; None is no limit, and 0 does the least that gives a result.
+
+    Raises:
+        SpmError: Negative, not finite, or no number.
+    """
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        raise SpmError(f"{what} = {_shown(value)}: must be a finite number of seconds >= 0; leave it out for no limit")
+
+
+def check_energy(what: str, value: object) -> None:
+    """Refuse what is no energy; None is no cap.
+
+    Raises:
+        SpmError: Not above 0, not finite, or no number.
+    """
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise SpmError(f"{what} = {_shown(value)}: must be a finite number > 0 of pJ; leave it out for no cap")
+
+
+def check_flag(what: str, value: object) -> None:
+    """Refuse what is neither True nor False: any text would count as True.
+
+    Raises:
+        SpmError: Names the argument and its value.
+    """
+    if not isinstance(value, bool):
+        raise SpmError(f"{what} = {_shown(value)}: must be True or False")
+
+
+def check_path(what: str, value: object) -> None:
+    """Refuse what is no path; None is none.
+
+    Raises:
+        SpmError: Names the argument and its value.
+    """
+    if value is not None and (not isinstance(value, (str, os.PathLike)) or not os.fspath(value)):
+        raise SpmError(f"{what} = {_shown(value)}: must be the path of a directory, or None")
+
+
+def check_type(what: str, value: object, types: type | tuple[type, ...], must_be: str) -> None:
+    """Refuse what has none of the types.
+
+    Args:
+        what: The argument.
+        value: Its value.
+        types: Those allowed.
+        must_be: The same in words.
+
+    Raises:
+        SpmError: Names the argument, its value and what it must be.
+    """
+    if not isinstance(value, types):
+        raise SpmError(f"{what} = {_shown(value)}: must be {must_be}")
+
+
+def check_executor(value: object) -> None:
+    """Refuse what takes no work; None is this process.
+
+    Raises:
+        SpmError: There is no method ``submit``, or it is the class and not one of its objects.
+    """
+    if value is not None and not _has_method(value, "submit"):
+        raise SpmError(
+            f"executor = {_shown(value)}: has no method 'submit'; pass a concurrent.futures.Executor, "
+            "such as ProcessPoolExecutor(), or None"
+        )
+
+
+def check_measurer(value: object) -> None:
+    """Refuse what cannot measure; None is the simulator.
+
+    Raises:
+        SpmError: There is no method ``measure``, or no name that can stand in a log.
+    """
+    if value is None:
+        return
+    if not _has_method(value, "measure"):
+        raise SpmError(f"measurer = {_shown(value)}: has no method 'measure'; see tvm_spm.measurer.Measurer")
+    name = getattr(value, "name", None)
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise SpmError(f"measurer.name = {_shown(name)}: must be one or more of letters, digits, '-' and '_'")
+
+
+def check_shapes(value: object) -> None:
+    """Refuse what gives no shapes of inputs; None gives none.
+
+    Raises:
+        SpmError: Not a mapping of names to whole numbers of at least 1; names the input.
+    """
+    if value is None:
+        return
+    if not isinstance(value, StringMapping):
+        raise SpmError(
+            f"shapes = {_shown(value)}: must map names of inputs to shapes, such as {{'x': (1, 3, 224, 224)}}"
+        )
+    for name, shape in value.items():
+        if not isinstance(name, str):
+            raise SpmError(f"shapes: {_shown(name)} is no name of an input")
+        is_shape = isinstance(shape, Sequence) and not isinstance(shape, (str, bytes))
+        if not is_shape or not all(isinstance(dim, int) and not isinstance(dim, bool) and dim >= 1 for dim in shape):
+            raise SpmError(f"shapes[{name!r}] = {_shown(shape)}: must be whole numbers >= 1, such as (1, 3, 224, 224)")
+
+
+def _has_method(value: object, name: str) -> bool:
+    method: Callable[..., object] | None = getattr(value, name, None)
+    return callable(method) and not isinstance(value, type)
+
+
+def _shown(value: object) -> str:
+    """A value in a message: short, and with its type where that is what is wrong."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        text = repr(value)
+    else:
+        text = f"{value!r} ({type(value).__name__})"
+    return text if len(text) <= 120 else f"{text[:117]}..."

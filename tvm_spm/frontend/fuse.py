@@ -7,6 +7,7 @@ from tvm import relax, te
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from tvm_spm.errors import ModelError
+from tvm_spm.frontend.transposed import TransposedConvolutions
 
 TVM_ERRORS = (
     ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError,
@@ -36,6 +37,7 @@ def fuse(mod: tvm.IRModule) -> tvm.IRModule:
         transform.CanonicalizeBindings(),
         _rewrite(_ExpandDims),
         _rewrite(_TransposedMatmul),
+        _rewrite(TransposedConvolutions),
         transform.DeadCodeElimination(),
         transform.LegalizeOps(),
         transform.AnnotateTIROpPattern(),

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cost_model.batched import evaluate_batch
+from cost_model.batched import BatchCost, evaluate_batch
 from cost_model.features import Estimate
 from cost_model.learned import XGBoostRanker
+from tvm_spm.agreement import check_agreement
 from tvm_spm.arch import Arch
 from tvm_spm.constraints import ANYTHING, Constraints
 from tvm_spm.cost import Cost
@@ -110,6 +111,7 @@ def tune_workload(
 
     Raises:
         NoMappingError: Nothing in the map space is legal; the text counts the reasons.
+        DisagreementError: The simulator and the analytical model differ where they must be equal.
     """
     space = MapSpace(workload=workload, arch=arch, constraints=constraints, allow_spill=constraints.wants_spill)
     default_mapping = space.require_default()
@@ -122,12 +124,13 @@ def tune_workload(
         fresh = [mapping for mapping in dict.fromkeys(mappings) if mapping not in seen]
         if not fresh:
             return
-        predicted = predict(encode(fresh))
+        estimated = predict.cost(encode(fresh))
         who = SimulatorMeasurer() if measurer is None else measurer
         programs = None if measurer is None else [program_of(mapping) for mapping in fresh]
-        for mapping, guess, cost in zip(
-            fresh, predicted, _measure(workload, arch, fresh, who, programs, executor), strict=True
-        ):
+        costs = _measure(workload, arch, fresh, who, programs, executor)
+        if isinstance(who, SimulatorMeasurer):
+            check_agreement(workload, arch, fresh, costs, estimated)
+        for mapping, guess, cost in zip(fresh, predict.objective_of(estimated), costs, strict=True):
             measurement = Measured(mapping=mapping, predicted=float(guess), cost=cost)
             measured.append(measurement)
             seen.add(mapping)
@@ -250,14 +253,22 @@ class _Predictor:
     def __init__(self, workload: Workload, arch: Arch, objective: str) -> None:
         self._workload, self._arch, self._objective = workload, arch, objective
 
-    def estimate(self, batch: MappingBatch) -> Estimate:
+    def cost(self, batch: MappingBatch) -> BatchCost:
         """Cycles and energy."""
-        cost = evaluate_batch(self._workload, self._arch, batch)
+        return evaluate_batch(self._workload, self._arch, batch)
+
+    def estimate(self, batch: MappingBatch) -> Estimate:
+        """The same as features."""
+        cost = self.cost(batch)
         return Estimate(cycles=cost.cycles.astype(np.float64), energy_pj=cost.energy_pj)
 
+    def objective_of(self, cost: BatchCost) -> NDArray[np.float64]:
+        """Of each mapping."""
+        cycles = cost.cycles.astype(np.float64)
+        return {"latency": cycles, "energy": cost.energy_pj, "edp": cycles * cost.energy_pj}[self._objective]
+
     def __call__(self, batch: MappingBatch) -> NDArray[np.float64]:
-        cycles, energy_pj = self.estimate(batch)
-        return {"latency": cycles, "energy": energy_pj, "edp": cycles * energy_pj}[self._objective]
+        return self.objective_of(self.cost(batch))
 
 
 class _Pool:

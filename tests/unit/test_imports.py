@@ -29,7 +29,7 @@ LAYERS = (
     ("tvm_spm.target",),
     ("tvm_spm.show",),
     ("tvm_spm.network_fusion",),
-    ("tvm_spm.report", "tvm_spm.measurer", "tvm_spm.published"),
+    ("tvm_spm.report", "tvm_spm.measurer", "tvm_spm.published", "tvm_spm.agreement"),
     ("tvm_spm.group_search",),
     ("tvm_spm.group_probe", "tvm_spm.group_timing"),
     ("tvm_spm.group_candidates",),

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import permutations, product
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from cost_model.arrays import ArchArrays, WorkloadArrays
@@ -33,6 +28,7 @@ from cost_model.simulator.pe_array import (
 from cost_model.simulator.state import NEST_FIELDS, Ints, Tensors, pack_problem, pack_tensors
 from tvm_spm.arch import Arch
 from tvm_spm.cost import Energy
+from tvm_spm.jit import entry
 from tvm_spm.legality_batch import check_batch
 from tvm_spm.mapping import Mapping
 from tvm_spm.mapping_batch import NO_DIM, NUM_DIMS, MappingBatch, decode, encode
@@ -45,32 +41,22 @@ _RF_DOUBLE = (0b000, 0b011, 0b111)
 """Which operands have two RF buffers: none, those that come in, all."""
 
 
-def _compile(source_hash: str) -> Callable[..., None]:
-    """Compile; the hash joins the key of numba's cache, which watches only the file of this function."""
-
-    @njit(cache=True, nogil=True, error_model="numpy")
-    def fill_records(
-        problem: NDArray[np.void], tensors: Tensors, batch: MappingBatch, dims: Ints, flags: Ints, records: Ints
-    ) -> None:
-        if len(source_hash) == 0:
-            raise RuntimeError("no source")
-        nest = np.empty(1, dtype=NEST_FIELDS)[0]
-        for row in range(len(batch.spm)):
-            build_nest(problem[0], batch, row, nest)
-            nest.fold = 1
-            for shape in range(len(dims)):
-                pass_record(problem[0], tensors, nest, dims[shape], flags[shape], records[row, shape])
-
-    compiled: Callable[..., Any] = fill_records
-    return compiled
-
-
-def _source_hash() -> str:
-    sources = sorted((Path(__file__).parent / "simulator").glob("*.py"))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
-
-
-_fill_records = _compile(_source_hash())
+@entry
+def _fill_records(
+    problems: NDArray[np.void],
+    tensors: Tensors,
+    batch: MappingBatch,
+    nests: NDArray[np.void],
+    dims: Ints,
+    flags: Ints,
+    records: Ints,
+) -> None:
+    problem, nest = problems[0], nests[0]
+    for row in range(len(batch.spm)):
+        build_nest(problem, batch, row, nest)
+        nest.fold = 1
+        for shape in range(len(dims)):
+            pass_record(problem, tensors, nest, dims[shape], flags[shape], records[row, shape])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +142,15 @@ def _records(workload: Workload, arch: Arch, batch: MappingBatch, shapes: tuple[
         [LOADS_I + LOADS_W + O_LEAVES + (READS_O if accumulates else 0) for _, accumulates in shapes], dtype=np.int64
     )
     records = np.zeros((batch.num_mappings, len(shapes), PASS_FIELDS), dtype=np.int64)
-    _fill_records(pack_problem(arrays, ArchArrays.of(arch)), pack_tensors(arrays), batch, dims, flags, records)
+    _fill_records(
+        pack_problem(arrays, ArchArrays.of(arch)),
+        pack_tensors(arrays),
+        batch,
+        np.zeros(1, NEST_FIELDS),
+        dims,
+        flags,
+        records,
+    )
     return records
 
 

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from cost_model.batched_compile import compiled
 from cost_model.batched_core import CHANNEL, CYCLES, PROLOGUE, core_times
 from cost_model.batched_energy import energy_pj
 from cost_model.batched_nest import NEST_FIELDS, Nest, build_nest, clipped_range
@@ -22,6 +17,7 @@ from cost_model.batched_pass import LOOP_FIELDS, MAX_KINDS, PASS_FIELDS, STEP_FI
 from cost_model.batched_problem import Ints, Problem, num_cut_indices, problem_of
 from cost_model.batched_transfers import Scratch
 from tvm_spm.arch import Arch
+from tvm_spm.jit import entry, lean
 from tvm_spm.mapping_batch import NUM_DIMS, MappingBatch
 from tvm_spm.units import ceil_div
 from tvm_spm.workload import DIM_NAMES, Workload
@@ -99,7 +95,7 @@ def _scratch(workload: Workload, arch: Arch) -> Scratch:
     )
 
 
-@compiled
+@lean
 def _contended_cycles(problem: Problem, nest: Nest, scratch: Scratch) -> int:
     """Cycles until the last core is done, from all kinds of cores: see ``analytical.contended_cycles``."""
     places = scratch.places
@@ -138,39 +134,23 @@ def _contended_cycles(problem: Problem, nest: Nest, scratch: Scratch) -> int:
     return max(late_start, problem.launch_cycles + -(-held // problem.channels))
 
 
-def _compile(source_hash: str) -> Callable[..., None]:
-    """Compile the model; the hash joins the key of numba's cache, which watches only the file of this function."""
+@entry
+def evaluate_rows(
+    problems: NDArray[np.void],
+    batch: MappingBatch,
+    begin: int,
+    end: int,
+    nests: NDArray[np.void],
+    scratch: Scratch,
+    cycles: Ints,
+    energies_pj: NDArray[np.float64],
+) -> None:
+    """Fills the last two arguments for the rows ``begin`` to ``end`` of a batch; ``nests`` is room for one record."""
+    problem, nest = problems[0], nests[0]
+    for row in range(begin, end):
+        build_nest(problem, batch, row, nest)
+        energies_pj[row] = energy_pj(problem, nest, scratch.tiles)
+        cycles[row] = _contended_cycles(problem, nest, scratch)
 
-    @njit(cache=True, nogil=True, error_model="numpy")
-    def evaluate_rows(
-        problems: NDArray[np.void],
-        batch: MappingBatch,
-        begin: int,
-        end: int,
-        nests: NDArray[np.void],
-        scratch: Scratch,
-        cycles: Ints,
-        energies_pj: NDArray[np.float64],
-    ) -> None:
-        if len(source_hash) == 0:
-            raise RuntimeError("no source")
-        problem, nest = problems[0], nests[0]
-        for row in range(begin, end):
-            build_nest(problem, batch, row, nest)
-            energies_pj[row] = energy_pj(problem, nest, scratch.tiles)
-            cycles[row] = _contended_cycles(problem, nest, scratch)
-
-    compiled: Callable[..., Any] = evaluate_rows
-    return compiled
-
-
-def _source_hash() -> str:
-    folder = Path(__file__).parent
-    sources = [folder / "arrays.py", *sorted(folder.glob("batched*.py"))]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
-
-
-evaluate_rows = _compile(_source_hash())
-"""Fills the last two arguments for the rows ``begin`` to ``end`` of a batch."""
 
 __all__ = ["BatchCost", "evaluate_batch"]

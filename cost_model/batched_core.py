@@ -10,7 +10,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from cost_model.batched_compile import compiled, inlined
 from cost_model.batched_nest import Nest, clipped_range
 from cost_model.batched_pass import Loops, PassRecord, add_loop, fill_pass, port_cycles, set_edges
 from cost_model.batched_problem import I, Ints, O, Problem, W
@@ -24,6 +23,7 @@ from cost_model.batched_transfers import (
     cut_runs,
     fill_transfers,
 )
+from tvm_spm.jit import lean, small
 from tvm_spm.mapping_batch import NUM_DIMS
 
 CYCLES, PROLOGUE, CHANNEL = 0, 1, 2
@@ -37,7 +37,7 @@ _START, _END = -1, -1
 """Positions of the tick before the first and after the last pass: outside every loop, so that everything moves."""
 
 
-@compiled
+@lean
 def core_times(problem: Problem, nest: Nest, first: Ints, extent: Ints, scratch: Scratch, times: Ints) -> None:
     """Fill ``times`` with those of the core that owns ``extent`` elements from ``first`` on along each dim."""
     loops = scratch.loops[0]
@@ -63,7 +63,7 @@ def core_times(problem: Problem, nest: Nest, first: Ints, extent: Ints, scratch:
     times[CYCLES] = problem.launch_cycles + cycles
 
 
-@inlined
+@small
 def _pass_cycles(problem: Problem, nest: Nest, record: PassRecord, tick_in: int, tick_out: int, is_partial: int) -> int:
     """Cycles of a pass with its fill and drain, between two ticks."""
     fill, fill_bytes = 0, 0
@@ -83,7 +83,7 @@ def _pass_cycles(problem: Problem, nest: Nest, record: PassRecord, tick_in: int,
     )
 
 
-@inlined
+@small
 def _fill_pass_cycles(
     problem: Problem, nest: Nest, loops: Loops, passes: NDArray[np.void], tick_in: int, tick_out: int, cycles: Ints
 ) -> None:
@@ -93,7 +93,7 @@ def _fill_pass_cycles(
             cycles[mask, is_partial] = _pass_cycles(problem, nest, passes[mask], tick_in, tick_out, is_partial)
 
 
-@inlined
+@small
 def _moved(nest: Nest, tick_in: int, tick_out: int) -> tuple[int, int, int, int, int, int, int, int]:
     """What the DMA engine does between two ticks, as 0 or 1.
 
@@ -110,7 +110,7 @@ def _moved(nest: Nest, tick_in: int, tick_out: int) -> tuple[int, int, int, int,
     return stores_before, leaves, stores_behind, i, w, o, i * nest.spm_double[I], w * nest.spm_double[W]
 
 
-@inlined
+@small
 def _slot_cycles(
     transfers: Ints,
     moved: tuple[int, int, int, int, int, int, int, int],
@@ -142,12 +142,12 @@ def _slot_cycles(
     return max(cycles, beside) + behind, held
 
 
-@inlined
+@small
 def _code(scratch: Scratch, loops: Loops, loop: int, run: int, operand: int) -> int:
     return scratch.runs[RUN_KIND, loop, run] * loops.stride[operand, loop]
 
 
-@inlined
+@small
 def _code_at(scratch: Scratch, loops: Loops, loop: int, index: int, operand: int) -> int:
     run = loops.num_runs[loop] - 1
     while scratch.runs[RUN_FIRST, loop, run] > index:
@@ -155,7 +155,7 @@ def _code_at(scratch: Scratch, loops: Loops, loop: int, index: int, operand: int
     return _code(scratch, loops, loop, run, operand)
 
 
-@inlined
+@small
 def _pair(scratch: Scratch, loop: int, num_runs: int, number: int) -> tuple[int, int, int, int]:
     """Kind ``number`` of two neighbouring indices: inside a run if even, else the last of a run and the next.
 
@@ -169,7 +169,7 @@ def _pair(scratch: Scratch, loop: int, num_runs: int, number: int) -> tuple[int,
     return 1, first + length - 1, run, min(run + 1, num_runs - 1)
 
 
-@compiled
+@lean
 def _timeline(problem: Problem, nest: Nest, loops: Loops, scratch: Scratch, prologue: int) -> tuple[int, int]:
     """(cycles, channel cycles) from the first load on: see ``slots.representative_slots``."""
     states, transfers, passes, double_o = scratch.states, scratch.transfers, scratch.passes, nest.spm_double[O]
@@ -283,7 +283,7 @@ def _timeline(problem: Problem, nest: Nest, loops: Loops, scratch: Scratch, prol
     return total, held
 
 
-@inlined
+@small
 def _stand(scratch: Scratch, loops: Loops, loop: int, num_states: int) -> int:
     """Let one more loop stand in any of its runs."""
     states, runs, count, red = scratch.states, scratch.runs, loops.count[loop], loops.red[loop]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from cost_model.batched_compile import compiled, inlined
 from cost_model.batched_nest import Nest, ceil_div, clipped_range
 from cost_model.batched_problem import CLIPPED, WHOLE, I, Ints, O, Problem, W
+from tvm_spm.jit import lean, small
 from tvm_spm.mapping_batch import NUM_DIMS
 
 FIRST, SIZE, COUNT = 0, 1, 2
@@ -14,7 +14,7 @@ ALONG, COMBINED = 0, 1
 """Tables of tiles along one dim, and of their combinations over the dims of one axis so far."""
 
 
-@compiled
+@lean
 def energy_pj(problem: Problem, nest: Nest, tiles: Ints) -> float:
     """Total energy; ``tiles`` is scratch of ``(2, 3, tiles)``."""
     words_i, words_w, words_o = problem.words[I], problem.words[W], problem.words[O]
@@ -46,7 +46,7 @@ def energy_pj(problem: Problem, nest: Nest, tiles: Ints) -> float:
     return mac_pj + rf_pj + noc_pj + spm_pj + dram_pj + vector_pj
 
 
-@inlined
+@small
 def _summed(problem: Problem, axis: int, trips: Ints) -> int:
     """Elements that an axis spans, padding included, summed over ``trips`` tiles per dim."""
     begin, end = problem.term_start[axis], problem.term_start[axis + 1]
@@ -61,7 +61,7 @@ def _summed(problem: Problem, axis: int, trips: Ints) -> int:
     return all_tiles + spans
 
 
-@inlined
+@small
 def _array_elems(problem: Problem, nest: Nest, operand: int) -> int:
     """Elements of all distinct array tiles."""
     elems = 1
@@ -73,7 +73,7 @@ def _array_elems(problem: Problem, nest: Nest, operand: int) -> int:
     return elems
 
 
-@compiled
+@lean
 def _rf_elems(problem: Problem, nest: Nest, operand: int) -> tuple[int, int]:
     """(elements that cross to the PEs, deliveries) over all loads of one operand."""
     crossed, delivered = 1, 1
@@ -95,7 +95,7 @@ def _rf_elems(problem: Problem, nest: Nest, operand: int) -> tuple[int, int]:
     return crossed, delivered
 
 
-@inlined
+@small
 def _dram_repeats(problem: Problem, nest: Nest, operand: int) -> int:
     """How often each tile passes between DRAM and SPM."""
     repeats = 1
@@ -106,7 +106,7 @@ def _dram_repeats(problem: Problem, nest: Nest, operand: int) -> int:
     return repeats
 
 
-@compiled
+@lean
 def _moved_elems(problem: Problem, nest: Nest, projection: int, tiles: Ints) -> int:
     """Elements inside the tensor over all its SPM tiles."""
     elems = 1
@@ -118,7 +118,7 @@ def _moved_elems(problem: Problem, nest: Nest, projection: int, tiles: Ints) -> 
     return elems
 
 
-@compiled
+@lean
 def _clipped_elems(problem: Problem, axis: int, nest: Nest, tiles: Ints) -> int:
     """Elements inside the tensor that one axis spans, summed over all SPM tiles."""
     tiles[COMBINED, FIRST, 0], tiles[COMBINED, SIZE, 0], tiles[COMBINED, COUNT, 0] = problem.axis_offset[axis], 1, 1
@@ -143,7 +143,7 @@ def _clipped_elems(problem: Problem, axis: int, nest: Nest, tiles: Ints) -> int:
     return total
 
 
-@compiled
+@lean
 def _list_tiles(problem: Problem, d: int, nest: Nest, tiles: Ints) -> int:
     """Fill ``tiles`` with the SPM tiles of one dim over all cores; those that are clipped nowhere are one entry."""
     num, inner_first, inner_count = 0, 0, 0

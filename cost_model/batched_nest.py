@@ -6,8 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
-from cost_model.batched_compile import compiled, inlined
 from cost_model.batched_problem import Ints, Problem
+from tvm_spm.jit import lean, small
 from tvm_spm.mapping_batch import NUM_DIMS, MappingBatch
 
 NEST_FIELDS = np.dtype(
@@ -99,19 +99,19 @@ class Nest(Protocol):
     reduction_pes: int
 
 
-@inlined
+@small
 def floor_div(a: int, b: int) -> int:
     """``a // b`` for ``0 <= a < 2**52`` and ``b > 0``; the quotient of doubles is exact enough and much faster."""
     return int(a / b)
 
 
-@inlined
+@small
 def ceil_div(a: int, b: int) -> int:
     """``ceil(a / b)`` for ``0 <= a < 2**52`` and ``b > 0``."""
     return int((a + b - 1) / b)
 
 
-@compiled
+@lean
 def build_nest(problem: Problem, batch: MappingBatch, row: int, nest: Nest) -> None:
     """Fill ``nest`` from one row of a batch."""
     nest.num_cores = 1
@@ -142,7 +142,7 @@ def build_nest(problem: Problem, batch: MappingBatch, row: int, nest: Nest) -> N
     _place_loops(problem, batch, row, nest)
 
 
-@inlined
+@small
 def _count_tiles(nest: Nest, d: int, extent: int, pes: int) -> None:
     """Trip counts of one dim: those of a full core, times their number, and those of a smaller last core."""
     spm, array, rf = nest.spm[d], nest.array[d], nest.rf[d]
@@ -177,7 +177,7 @@ def _count_tiles(nest: Nest, d: int, extent: int, pes: int) -> None:
     nest.num_first_pes_of_cores[d] = first_of_core
 
 
-@inlined
+@small
 def _array_tiles(tile: int, array: int, rf: int, pes: int) -> tuple[int, int, int]:
     """(array tiles, pieces of single PEs, those of the first array tile) of one SPM tile of one dim."""
     whole = floor_div(tile, array)
@@ -188,7 +188,7 @@ def _array_tiles(tile: int, array: int, rf: int, pes: int) -> tuple[int, int, in
     return whole + 1, whole * pes + edge_pes, pes if whole > 0 else edge_pes
 
 
-@inlined
+@small
 def _place_loops(problem: Problem, batch: MappingBatch, row: int, nest: Nest) -> None:
     """Keep the loops that iterate in a full tile, and find what each operand's loads depend on."""
     for operand in range(3):
@@ -226,7 +226,7 @@ def _place_loops(problem: Problem, batch: MappingBatch, row: int, nest: Nest) ->
     nest.num_spm = position - nest.num_dram
 
 
-@inlined
+@small
 def tile_elems(problem: Problem, projection: int, size: Ints) -> int:
     """Elements of the bounding box of a tile, padding included."""
     elems = 1
@@ -238,7 +238,7 @@ def tile_elems(problem: Problem, projection: int, size: Ints) -> int:
     return elems
 
 
-@inlined
+@small
 def clipped_range(problem: Problem, d: int, first: int, extent: int, tile: int) -> tuple[int, int]:
     """[low, high): the full tiles of a part of dim ``d`` that stay inside all tensors wherever the other dims are."""
     low = ceil_div(max(0, problem.clip_low[d] - first), tile)

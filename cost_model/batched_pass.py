@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cost_model.arrays import UNBOUNDED
-from cost_model.batched_compile import compiled, inlined
 from cost_model.batched_nest import Nest, floor_div, tile_elems
 from cost_model.batched_problem import Ints, O, Problem
+from tvm_spm.jit import lean, small
 from tvm_spm.mapping_batch import NUM_DIMS
 
 MAX_KINDS = 1 << NUM_DIMS
@@ -95,7 +95,7 @@ class Loops(Protocol):
     size: Ints
 
 
-@inlined
+@small
 def add_loop(loops: Loops, d: int, extent: int, tile: int, red: int, position: int) -> int:
     """Append the loop over the tiles of one dim.
 
@@ -112,7 +112,7 @@ def add_loop(loops: Loops, d: int, extent: int, tile: int, red: int, position: i
     return whole
 
 
-@inlined
+@small
 def set_edges(loops: Loops, mask: int, extent: Ints, tile: Ints) -> None:
     """Let ``loops.size`` be full or edge tiles as the mask says."""
     for loop in range(loops.num_loops):
@@ -123,7 +123,7 @@ def set_edges(loops: Loops, mask: int, extent: Ints, tile: Ints) -> None:
             loops.size[d] = tile[d]
 
 
-@compiled
+@lean
 def fill_pass(
     problem: Problem,
     nest: Nest,
@@ -161,7 +161,7 @@ def fill_pass(
         record.cycles[0], record.cycles[1] = _sum_slots(problem.port_bytes_per_cycle, nest, loops, steps, ways)
 
 
-@inlined
+@small
 def _sum_slots(port: float, nest: Nest, loops: Loops, steps: NDArray[np.void], ways: Ints) -> tuple[int, int]:
     """Cycles of all steps if outputs start fresh, and if they start as partial sums: see ``representative_slots``."""
     inner = loops.num_loops - 1
@@ -205,7 +205,7 @@ def _sum_slots(port: float, nest: Nest, loops: Loops, steps: NDArray[np.void], w
     return fresh + (b if inner_red == 1 else a) + last, partial + b + last
 
 
-@inlined
+@small
 def _stand(ways: Ints, num_kinds: int, count: int, bit: int, red: int) -> int:
     """Let one more loop stand at any of its indices: ``ways[mask, is_partial]`` counts the index vectors of a kind."""
     short = count - 1 if bit > 0 else count
@@ -221,13 +221,13 @@ def _stand(ways: Ints, num_kinds: int, count: int, bit: int, red: int) -> int:
     return num_kinds * 2 if bit > 0 else num_kinds
 
 
-@inlined
+@small
 def port_cycles(port: float, num_bytes: int) -> int:
     """Cycles that an SPM port of ``port`` bytes per cycle needs for transfers at the same time."""
     return 0 if port == UNBOUNDED else int(math.ceil(num_bytes / port))
 
 
-@compiled
+@lean
 def _slot_cycles(
     port: float, nest: Nest, steps: NDArray[np.void], tick_in: int, tick_out: int, before: int, at: int, after: int
 ) -> tuple[int, int]:
@@ -262,7 +262,7 @@ def _slot_cycles(
     return fresh, rest + max(shown, output, port_cycles(port, output_bytes))
 
 
-@inlined
+@small
 def _fill_steps(problem: Problem, nest: Nest, tile: Ints, loops: Loops, steps: NDArray[np.void]) -> None:
     """One record per combination of loops that are at their edge tile."""
     for d in range(NUM_DIMS):

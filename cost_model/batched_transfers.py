@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cost_model.batched_compile import compiled, inlined
 from cost_model.batched_nest import Nest
 from cost_model.batched_pass import Loops
 from cost_model.batched_problem import WHOLE, Ints, O, Problem
+from tvm_spm.jit import lean, small
 
 FINAL, SPILL_ENGINE, FINAL_ENGINE = 3, 4, 5
 """Rows of transfers after those of I, W and partial O: a final store, and how long stores keep the DMA engine."""
@@ -64,7 +64,7 @@ class Scratch(NamedTuple):
     tiles: Ints
 
 
-@inlined
+@small
 def cut_runs(runs: Ints, loops: Loops, loop: int, low: int, high: int, split_last: int) -> None:
     """Cut the indices of a loop into runs; those in [low, high) are clipped nowhere and share a transfer."""
     num, kinds, at, count, red = 0, 0, 0, loops.count[loop], loops.red[loop]
@@ -85,7 +85,7 @@ def cut_runs(runs: Ints, loops: Loops, loop: int, low: int, high: int, split_las
     loops.num_runs[loop], loops.num_kinds[loop] = num, kinds
 
 
-@inlined
+@small
 def _combine_axis(
     problem: Problem, nest: Nest, loops: Loops, first: Ints, extent: Ints, axis: int, runs: Ints, spans: Ints
 ) -> int:
@@ -128,7 +128,7 @@ def _combine_axis(
     return num
 
 
-@inlined
+@small
 def _fill_boxes(
     problem: Problem, nest: Nest, loops: Loops, first: Ints, extent: Ints, projection: int, scratch: Scratch
 ) -> int:
@@ -161,7 +161,7 @@ def _fill_boxes(
     return num
 
 
-@inlined
+@small
 def _transfer_cycles(problem: Problem, elems: int, bursts: int, elem_bits: int) -> int:
     """DMA cycles of one tile; a tile wholly in padding moves nothing and takes no time."""
     if elems == 0:
@@ -170,7 +170,7 @@ def _transfer_cycles(problem: Problem, elems: int, bursts: int, elem_bits: int) 
     return int(math.ceil(bursts * problem.burst_startup_cycles + num_bytes / problem.dma_bytes_per_cycle))
 
 
-@compiled
+@lean
 def fill_transfers(
     problem: Problem, nest: Nest, loops: Loops, first: Ints, extent: Ints, operand: int, scratch: Scratch
 ) -> None:
@@ -200,7 +200,7 @@ def fill_transfers(
         transfers[FINAL_ENGINE, code] = max(transfers[FINAL_ENGINE, code], transfers[FINAL, code])
 
 
-@compiled
+@lean
 def _add_extra(
     problem: Problem,
     nest: Nest,

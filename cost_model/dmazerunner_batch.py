@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from cost_model.dmazerunner_nest import NUM_LOOPS, PublishedMachine, PublishedNest
+from tvm_spm.jit import entry, kernel
 from tvm_spm.workload import Operand
 
 MAX_AXES = 4
@@ -103,7 +103,7 @@ def batch_best(nest: PublishedNest, machine: PublishedMachine, factors: NDArray[
     return BatchCost(cycles, energy, edp)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def make_scratch() -> Scratch:
     """Uninitialised arrays for ``tiling_best``."""
     return Scratch(
@@ -118,7 +118,7 @@ def make_scratch() -> Scratch:
     )
 
 
-@njit(cache=True, nogil=True)
+@entry
 def _batch_best(
     tables: Tables, factors: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
@@ -130,7 +130,7 @@ def _batch_best(
     return cycles, energy, edp
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def axis_span(tables: Tables, operand: int, axis: int, tile: NDArray[np.int64]) -> int:
     """Elements of one axis that a tile spans."""
     span = 1
@@ -139,7 +139,7 @@ def axis_span(tables: Tables, operand: int, axis: int, tile: NDArray[np.int64]) 
     return span
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def footprint(tables: Tables, operand: int, tile: NDArray[np.int64]) -> int:
     """Elements of the bounding box of a tile."""
     elems = 1
@@ -148,7 +148,7 @@ def footprint(tables: Tables, operand: int, tile: NDArray[np.int64]) -> int:
     return elems
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _bursts(tables: Tables, operand: int, tile: NDArray[np.int64]) -> tuple[int, int]:
     elems, num, is_open = 1, 1, True
     for axis in range(tables.num_axes[operand] - 1, -1, -1):
@@ -161,7 +161,7 @@ def _bursts(tables: Tables, operand: int, tile: NDArray[np.int64]) -> tuple[int,
     return num, elems
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _reuse_classes(
     tables: Tables, factors: NDArray[np.int64], free: NDArray[np.int64], classes: NDArray[np.int64], row: int
 ) -> int:
@@ -199,7 +199,7 @@ def _reuse_classes(
     return num
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def spm_pass_cycles(
     noc: NDArray[np.int64], rf_pass: int, stall: int, num_passes: int, reused: int, reuse: int, kept: int
 ) -> int:
@@ -225,7 +225,7 @@ def spm_pass_cycles(
     return cycles
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def fill_transfers(tables: Tables, scratch: Scratch) -> None:
     """Fills what one DMA transfer of each operand's SPM tile costs."""
     for operand in range(3):
@@ -235,7 +235,7 @@ def fill_transfers(tables: Tables, scratch: Scratch) -> None:
         scratch.fetch_pj[operand] = num_bursts * elems * tables.dram_pj
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _fill_visits(tables: Tables, scratch: Scratch, factors: NDArray[np.int64], pes: int, output_pes: int) -> int:
     """Fills what each operand costs per visit of the PE array; returns the cycles of a spatial reduction."""
     reduction = 0
@@ -251,7 +251,7 @@ def _fill_visits(tables: Tables, scratch: Scratch, factors: NDArray[np.int64], p
     return reduction
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def last_wait_cycles(noc: NDArray[np.int64], reused: int, reuse: int, kept: int) -> int:
     """How much longer the kept operand takes to leave or enter the RFs than what is sent in every RF pass."""
     if kept == NO_OPERAND:
@@ -263,7 +263,7 @@ def last_wait_cycles(noc: NDArray[np.int64], reused: int, reuse: int, kept: int)
     return max(0, noc[kept] - always_sent)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def spm_pass_pj(scratch: Scratch, reduction_pj: float, num_passes: int, reused: int, reuse: int, kept: int) -> float:
     """NoC and SPM energy of one SPM pass, without the operand that stays in the RFs."""
     total = 0.0
@@ -277,7 +277,7 @@ def spm_pass_pj(scratch: Scratch, reduction_pj: float, num_passes: int, reused: 
     return total
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def dram_pj(
     scratch: Scratch, reduction_pj: float, num_passes: int, output_passes: int, moved: int, visits: int, kept: int
 ) -> float:
@@ -293,7 +293,7 @@ def dram_pj(
     return total
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def layer_cycles(
     scratch: Scratch, num_passes: int, moved: int, visits: int, spm_cycles: int, keep_first: int, keep_last: int
 ) -> int:
@@ -309,7 +309,7 @@ def layer_cycles(
     return base * num_passes + visits * (max(0, first - base) + max(0, last - base))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def tiling_best(tables: Tables, scratch: Scratch, factors: NDArray[np.int64]) -> tuple[int, float, float]:
     """Least cycles, energy (pJ) and EDP of one tiling (4, 7) over all loop orders."""
     num_spm_passes, num_rf_passes, rf_pass, pes, output_pes, output_passes = 1, 1, 1, 1, 1, 1

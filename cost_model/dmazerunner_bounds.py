@@ -13,7 +13,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from cost_model.dmazerunner_batch import (
     NO_OPERAND,
@@ -31,6 +30,7 @@ from cost_model.dmazerunner_batch import (
 )
 from cost_model.dmazerunner_lattice import UNREACHED, ArrayTiles, Floats, Ints, Lattice, Splits
 from cost_model.dmazerunner_nest import NUM_LOOPS
+from tvm_spm.jit import entry, kernel
 
 ROUNDING_PJ = 1.0
 """Taken off every energy bound: the model rounds energies, and floats are added in another order."""
@@ -62,7 +62,7 @@ class PerMac(NamedTuple):
     energy_pj: Floats
 
 
-@njit(cache=True, nogil=True)
+@entry
 def per_mac(layer: Layer) -> PerMac:
     """The values of each tile as an array tile; infinite if it has no split. Not yet the least over divisors."""
     num_tiles = len(layer.sizes)
@@ -83,7 +83,7 @@ def per_mac(layer: Layer) -> PerMac:
     return PerMac(cycles, energy)
 
 
-@njit(cache=True, nogil=True)
+@entry
 def bound_spm_tiles(layer: Layer, least: PerMac, tiles: Ints) -> Floats:
     """A value that no tiling with the given SPM tile is below, one per tile."""
     scratch, bounds = make_scratch(), np.full(len(tiles), np.inf)
@@ -107,7 +107,7 @@ def bound_spm_tiles(layer: Layer, least: PerMac, tiles: Ints) -> Floats:
     return bounds
 
 
-@njit(cache=True, nogil=True)
+@entry
 def search_spm_tiles(layer: Layer, tiles: Ints, bounds: Floats, best_value: float, best: Ints) -> tuple[int, float]:
     """Prices what may be below ``best_value`` under some SPM tiles, given in ascending order of their bounds.
 
@@ -141,7 +141,7 @@ def search_spm_tiles(layer: Layer, tiles: Ints, bounds: Floats, best_value: floa
     return num_priced, best_value
 
 
-@njit(cache=True, nogil=True)
+@entry
 def tilings_at(layer: Layer, tiles: Ints, numbers: Ints) -> Ints:
     """Factors (n, 4, 7) of the given tilings, by SPM tile and number among the tilings with that SPM tile.
 
@@ -167,7 +167,7 @@ def tilings_at(layer: Layer, tiles: Ints, numbers: Ints) -> Ints:
     return factors
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _price_splits(
     layer: Layer,
     scratch: Scratch,
@@ -192,7 +192,7 @@ def _price_splits(
     return num_priced, best_value
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _bound_orders(
     layer: Layer, scratch: Scratch, outer: Ints, inner: Ints, output_passes: int, rf_pass: int, stall: int
 ) -> float:
@@ -215,7 +215,7 @@ def _bound_orders(
     return least
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _bound(layer: Layer, cycles: int, moving_pj: float) -> float:
     tables = layer.tables
     energy = (layer.macs * tables.mac_pj + 4 * layer.macs * tables.rf_pj + moving_pj) * SHRINK - ROUNDING_PJ
@@ -224,7 +224,7 @@ def _bound(layer: Layer, cycles: int, moving_pj: float) -> float:
     return energy if layer.metric == 1 else float(cycles)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _most_reuse(tables: Tables, factors: Ints, operand: int) -> int:
     """Product of the loops that an operand does not depend on."""
     product = 1
@@ -234,7 +234,7 @@ def _most_reuse(tables: Tables, factors: Ints, operand: int) -> int:
     return product
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _use_array_tile(layer: Layer, scratch: Scratch, tile: int) -> None:
     """Fills the NoC cycles, and the least energy of one visit, of each operand."""
     for operand in range(3):
@@ -244,7 +244,7 @@ def _use_array_tile(layer: Layer, scratch: Scratch, tile: int) -> None:
         scratch.visit_pj[operand] = delivered * layer.tables.noc_pj + noc * layer.tables.spm_pj
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _use_spm_tile(layer: Layer, scratch: Scratch, tile: int, outer: Ints) -> tuple[int, int]:
     """Fills the DRAM factors and what the DMA transfers cost; returns the SPM passes, and those with other outputs."""
     num_passes, output_passes = 1, 1
@@ -258,7 +258,7 @@ def _use_spm_tile(layer: Layer, scratch: Scratch, tile: int, outer: Ints) -> tup
     return num_passes, output_passes
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _number(lattice: Lattice, digits: Ints) -> int:
     """Number of the tile with these divisors."""
     number = 0
@@ -267,7 +267,7 @@ def _number(lattice: Lattice, digits: Ints) -> int:
     return number
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _next_divisor(layer: Layer, tile: int, digits: Ints) -> bool:
     """Moves the digits to the next tile that divides ``tile``."""
     for loop in range(NUM_LOOPS - 1, -1, -1):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from cost_model.dmazerunner_batch import Tables, footprint, make_scratch, tiling_best
 from cost_model.dmazerunner_nest import NUM_LOOPS
+from tvm_spm.jit import entry, kernel
 
 DRAM, SPM, RF, SPATIAL = 0, 1, 2, 3
 """Rows of a tiling."""
@@ -36,12 +36,12 @@ class Space(NamedTuple):
     min_spm_bytes: float
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _rf_elems(tables: Tables, tile: NDArray[np.int64]) -> int:
     return footprint(tables, 0, tile) + footprint(tables, 1, tile) + footprint(tables, 2, tile)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _spm_bytes(tables: Tables, space: Space, tile: NDArray[np.int64]) -> int:
     """Bytes of the three tiles, or -1 if their whole banks do not fit."""
     banks, total = 0, 0
@@ -52,7 +52,7 @@ def _spm_bytes(tables: Tables, space: Space, tile: NDArray[np.int64]) -> int:
     return total if banks <= space.num_banks else -1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _start(space: Space, odometer: NDArray[np.int64], fixed_whole: bool) -> None:
     """Sets all loops to their first divisor; rows of ``odometer`` are bound, digit, number of digits, divisor row."""
     for loop in range(NUM_LOOPS):
@@ -62,7 +62,7 @@ def _start(space: Space, odometer: NDArray[np.int64], fixed_whole: bool) -> None
         odometer[COUNT, loop] = 1 if fixed_whole and space.whole_at_dram[loop] else space.divisor_count[row]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _next(odometer: NDArray[np.int64], fits: bool) -> bool:
     """Moves to the next tuple of divisors. Footprints grow with every digit, so what does not fit ends its own loop."""
     loop = NUM_LOOPS - 1
@@ -82,7 +82,7 @@ def _next(odometer: NDArray[np.int64], fits: bool) -> bool:
     return False
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _read(space: Space, odometer: NDArray[np.int64], factors: NDArray[np.int64], level: int, fixed_whole: bool) -> None:
     """Writes the divisors to one level and what they leave of the bounds to the level outside it."""
     for loop in range(NUM_LOOPS):
@@ -95,7 +95,7 @@ def _read(space: Space, odometer: NDArray[np.int64], factors: NDArray[np.int64],
         factors[level - 1, loop] = space.divisors[row, mirrored]
 
 
-@njit(cache=True, nogil=True)
+@entry
 def search_spatial(
     tables: Tables, space: Space, spatial: NDArray[np.int64], metric: int, best_value: float
 ) -> tuple[int, float, NDArray[np.int64]]:

@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from cost_model.dmazerunner_nest import NUM_LOOPS, PublishedMachine, PublishedNest
 from cost_model.dmazerunner_space import Prunes, divisors, spatial_rows
+from tvm_spm.jit import entry, kernel
 from tvm_spm.workload import Operand
 
 Ints = NDArray[np.int64]
@@ -142,7 +142,7 @@ def _footprints(nest: PublishedNest, operand: Operand, sizes: Ints) -> Ints:
     return elems
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _tile_of(lattice: Lattice, a: Ints, b: Ints) -> int:
     """Number of the tile that is the product of two tiles, -1 if it does not divide the bounds."""
     tile = 0
@@ -154,7 +154,7 @@ def _tile_of(lattice: Lattice, a: Ints, b: Ints) -> int:
     return tile
 
 
-@njit(cache=True, nogil=True)
+@entry
 def _pair_up(lattice: Lattice, spatial: Ints, rf: Ints, num_tiles: int) -> tuple[Ints, NDArray[np.int32]]:
     start = np.zeros(num_tiles + 1, np.int64)
     for p in range(len(spatial)):
@@ -174,7 +174,7 @@ def _pair_up(lattice: Lattice, spatial: Ints, rf: Ints, num_tiles: int) -> tuple
     return start, pairs
 
 
-@njit(cache=True, nogil=True)
+@entry
 def _least(
     start: Ints, pairs: NDArray[np.int32], reached: Ints, elems: Ints, rf_pass_cycles: Ints
 ) -> tuple[Ints, Ints, Ints]:

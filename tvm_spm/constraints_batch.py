@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from tvm_spm.constraints import BUFFER_LEVELS, FACTOR_LEVELS, LOOP_LEVELS, UNLIMITED, Bound, Constraints
+from tvm_spm.jit import entry, kernel
 from tvm_spm.mapping_batch import NO_DIM, NUM_DIMS, MappingBatch
 from tvm_spm.workload import DIM_NAMES, Workload
 
@@ -67,7 +67,7 @@ def allows_rows(rules: Rules, batch: MappingBatch) -> NDArray[np.bool_]:
     return allowed
 
 
-@njit(cache=True)
+@kernel
 def _is_ordered(outside: NDArray[np.bool_], order: NDArray[np.int8], is_loop: NDArray[np.bool_]) -> bool:
     for i in range(NUM_DIMS):
         if order[i] == NO_DIM:
@@ -78,7 +78,7 @@ def _is_ordered(outside: NDArray[np.bool_], order: NDArray[np.int8], is_loop: ND
     return True
 
 
-@njit(cache=True)
+@kernel
 def _allows(rules: Rules, batch: MappingBatch, row: int, loops: NDArray[np.bool_]) -> bool:
     numbers = np.empty(6, dtype=np.int64)
     for d in range(NUM_DIMS):
@@ -100,7 +100,7 @@ def _allows(rules: Rules, batch: MappingBatch, row: int, loops: NDArray[np.bool_
     )
 
 
-@njit(cache=True)
+@entry
 def _allows_rows(rules: Rules, batch: MappingBatch, allowed: NDArray[np.bool_]) -> None:
     loops = np.empty((2, NUM_DIMS), dtype=np.bool_)
     for row in range(allowed.shape[0]):

@@ -11,12 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from tvm_spm.errors import PlanError
 from tvm_spm.fusion_plan import FrontPoint, PlannedGroup
 from tvm_spm.fusion_table import OptionTable, Picks
+from tvm_spm.jit import entry, kernel
 
 Ints = NDArray[np.int64]
 
@@ -119,7 +119,7 @@ def _join_words(words: list[int]) -> int:
     return energy
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _compare(left: Ints, right: Ints) -> int:
     for word in range(left.size):
         if left[word] != right[word]:
@@ -127,7 +127,7 @@ def _compare(left: Ints, right: Ints) -> int:
     return 0
 
 
-@njit(cache=True, nogil=True)
+@entry
 def _merge(
     cycles: Ints, energy: Ints, groups: Int32s, option: Int32s, rest: Int32s, tail_cycles: Ints, tail_energy: Ints,
     tail_groups: Int32s, added_cycles: int, added_energy: Ints, flat: int,

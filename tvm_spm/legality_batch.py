@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from tvm_spm.arch import Arch
+from tvm_spm.jit import entry, kernel
 from tvm_spm.mapping_batch import NO_DIM, NUM_DIMS, MappingBatch
 from tvm_spm.rejection import REASONS
 from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Operand, Workload
@@ -84,7 +84,7 @@ def count_reasons(codes: NDArray[np.int8]) -> dict[str, int]:
     return {reason: int(counts[1 + i]) for i, reason in enumerate(REASONS) if counts[1 + i]}
 
 
-@njit(cache=True)
+@kernel
 def tile_elems(limits: Limits, operand: int, tile: NDArray[np.int64]) -> int:
     """Elements of the bounding box of one operand's tile, at most ``HUGE_ELEMS``."""
     elems = 1
@@ -98,7 +98,7 @@ def tile_elems(limits: Limits, operand: int, tile: NDArray[np.int64]) -> int:
     return elems
 
 
-@njit(cache=True)
+@kernel
 def fits_spm(limits: Limits, tile: NDArray[np.int64], doubled: int) -> bool:
     """Whether the tiles of all operands and their second buffers fit the scratchpad."""
     total = 0
@@ -111,7 +111,7 @@ def fits_spm(limits: Limits, tile: NDArray[np.int64], doubled: int) -> bool:
     return limits.is_split or total <= limits.spm_bytes[0]
 
 
-@njit(cache=True)
+@kernel
 def fits_rf(limits: Limits, tile: NDArray[np.int64], doubled: int) -> bool:
     """Whether the tiles of all operands and their second buffers fit one PE."""
     total = 0
@@ -121,7 +121,7 @@ def fits_rf(limits: Limits, tile: NDArray[np.int64], doubled: int) -> bool:
     return total <= limits.rf_bytes
 
 
-@njit(cache=True)
+@kernel
 def spills(limits: Limits, core_tile: NDArray[np.int64], spm: NDArray[np.int64], order: NDArray[np.int8]) -> bool:
     """Whether some reduction loop at DRAM runs outside the innermost DRAM loop that moves the output tile."""
     reduction_outside = False
@@ -137,7 +137,7 @@ def spills(limits: Limits, core_tile: NDArray[np.int64], spm: NDArray[np.int64],
     return False
 
 
-@njit(cache=True)
+@kernel
 def _exceeds(factors: NDArray[np.int64], available: int) -> bool:
     product = 1
     for d in range(NUM_DIMS):
@@ -147,7 +147,7 @@ def _exceeds(factors: NDArray[np.int64], available: int) -> bool:
     return False
 
 
-@njit(cache=True)
+@kernel
 def _names(order: NDArray[np.int8], dim: int) -> bool:
     for position in range(NUM_DIMS):
         if order[position] == dim:
@@ -155,7 +155,7 @@ def _names(order: NDArray[np.int8], dim: int) -> bool:
     return False
 
 
-@njit(cache=True)
+@kernel
 def _idle_core(limits: Limits, cores: NDArray[np.int64], core_tile: NDArray[np.int64]) -> bool:
     for d in range(NUM_DIMS):
         if -(-limits.extents[d] // core_tile[d]) != cores[d]:
@@ -163,7 +163,7 @@ def _idle_core(limits: Limits, cores: NDArray[np.int64], core_tile: NDArray[np.i
     return False
 
 
-@njit(cache=True)
+@kernel
 def _order_code(batch: MappingBatch, row: int, core_tile: NDArray[np.int64]) -> bool:
     for d in range(NUM_DIMS):
         if core_tile[d] > batch.spm[row, d] and not _names(batch.dram_order[row], d):
@@ -174,7 +174,7 @@ def _order_code(batch: MappingBatch, row: int, core_tile: NDArray[np.int64]) -> 
     return False
 
 
-@njit(cache=True)
+@kernel
 def _first_broken(limits: Limits, batch: MappingBatch, row: int, core_tile: NDArray[np.int64]) -> int:
     cores, spm, rf = batch.cores[row], batch.spm[row], batch.rf[row]
     if _exceeds(cores, limits.num_cores):
@@ -206,7 +206,7 @@ def _first_broken(limits: Limits, batch: MappingBatch, row: int, core_tile: NDAr
     return 0
 
 
-@njit(cache=True)
+@entry
 def _check_rows(limits: Limits, batch: MappingBatch, codes: NDArray[np.int8]) -> None:
     core_tile = np.empty(NUM_DIMS, dtype=np.int64)
     for row in range(codes.shape[0]):

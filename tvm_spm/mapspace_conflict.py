@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from tvm_spm import legality
@@ -15,10 +14,10 @@ from tvm_spm.arch import Arch
 from tvm_spm.constraints import Constraint, Constraints
 from tvm_spm.constraints_batch import ANY_BUFFERS, COLS, CORES, DRAM, RF, ROWS, SPM
 from tvm_spm.errors import SpmError
+from tvm_spm.jit import entry, kernel
 from tvm_spm.mapping import Mapping
 from tvm_spm.mapping_batch import NUM_DIMS
 from tvm_spm.mapspace_knobs import Knobs, bound_rf, bound_tile, enforce_order, may_split
-from tvm_spm.mapspace_source import compiled, source_hash
 from tvm_spm.mapspace_tiles import snap_factor, snap_tile, tile_above
 from tvm_spm.rejection import Rejection
 from tvm_spm.units import ceil_div
@@ -200,7 +199,7 @@ def _least_choices(knobs: Knobs, d: int) -> list[tuple[int, ...]]:
     return [tuple(int(value) for value in row[:5]) for row in found[:num]]
 
 
-@compiled
+@kernel
 def _add_choice(found: NDArray[np.int64], num: int, choice: NDArray[np.int64]) -> int:
     for i in range(num):
         if (found[i] <= choice).all():
@@ -214,7 +213,7 @@ def _add_choice(found: NDArray[np.int64], num: int, choice: NDArray[np.int64]) -
     return kept + 1
 
 
-@compiled
+@kernel
 def _fill_choices(knobs: Knobs, d: int, found: NDArray[np.int64]) -> int:
     """The sixth column is whether the dim loops at DRAM: an order may be impossible for two such loops."""
     rules, limits = knobs.rules, knobs.limits
@@ -250,14 +249,6 @@ def _fill_choices(knobs: Knobs, d: int, found: NDArray[np.int64]) -> int:
     return num
 
 
-def _compile(source: str) -> Callable[[Knobs, int, NDArray[np.int64]], int]:
-    @njit(cache=True)
-    def fill_least_choices(knobs: Knobs, d: int, found: NDArray[np.int64]) -> int:
-        if len(source) == 0:
-            raise RuntimeError("no source")
-        return _fill_choices(knobs, d, found)
-
-    return fill_least_choices
-
-
-_fill_least_choices = _compile(source_hash())
+@entry
+def _fill_least_choices(knobs: Knobs, d: int, found: NDArray[np.int64]) -> int:
+    return _fill_choices(knobs, d, found)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from tvm_spm.constraints_batch import ANY_BUFFERS, COLS, CORES, DRAM, RF, ROWS, SPM
+from tvm_spm.jit import entry, kernel
 from tvm_spm.mapping_batch import NUM_DIMS
 from tvm_spm.mapspace_knobs import Knobs
-from tvm_spm.mapspace_source import compiled, source_hash
 from tvm_spm.mapspace_tiles import is_rf, num_tiles, tile_at
 
 _NUM_BUFFERINGS = 8
@@ -122,7 +120,7 @@ def _choices(knobs: Knobs, d: int) -> NDArray[np.int64]:
     return table
 
 
-@compiled
+@kernel
 def _num_divisors(number: int) -> int:
     count, i = 0, 1
     while i * i <= number:
@@ -132,7 +130,7 @@ def _num_divisors(number: int) -> int:
     return count
 
 
-@compiled
+@kernel
 def _add_rf_choices(spm: int, num_pes: int, perfect: bool, low: int, high: int, counts: NDArray[np.int64]) -> None:
     """Count RF tiles: ``counts[0]`` without and ``counts[1]`` with a loop at SPM."""
     share = -(-spm // num_pes)
@@ -149,7 +147,7 @@ def _add_rf_choices(spm: int, num_pes: int, perfect: bool, low: int, high: int, 
             counts[0] += 1
 
 
-@compiled
+@kernel
 def _fill_table(
     extent: int, perfect: bool, low: NDArray[np.int64], high: NDArray[np.int64], table: NDArray[np.int64]
 ) -> None:
@@ -176,19 +174,11 @@ def _fill_table(
                 table[cores - 1, rows - 1, cols - 1] = by_pes[rows * cols]
 
 
-def _compile(source: str) -> Callable[..., None]:
-    @njit(cache=True)
-    def fill_choices(
-        extent: int, perfect: bool, low: NDArray[np.int64], high: NDArray[np.int64], table: NDArray[np.int64]
-    ) -> None:
-        if len(source) == 0:
-            raise RuntimeError("no source")
-        _fill_table(extent, perfect, low, high, table)
-
-    return fill_choices
-
-
-_fill_choices = _compile(source_hash())
+@entry
+def _fill_choices(
+    extent: int, perfect: bool, low: NDArray[np.int64], high: NDArray[np.int64], table: NDArray[np.int64]
+) -> None:
+    _fill_table(extent, perfect, low, high, table)
 
 
 def _collect(available: int, num_factors: int) -> tuple[list[int], NDArray[np.int64]]:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from tvm_spm.arch import Arch
 from tvm_spm.constraints import Bound, Constraints
 from tvm_spm.constraints_batch import COLS, CORES, DRAM, RF, ROWS, SPM, Rules, rules_of
+from tvm_spm.jit import entry, kernel
 from tvm_spm.legality_batch import Limits, limits_of
 from tvm_spm.mapping_batch import NUM_DIMS
-from tvm_spm.mapspace_source import compiled, source_hash
 from tvm_spm.mapspace_tiles import snap_factor, snap_rf, snap_tile, tile_above, tile_below
 from tvm_spm.workload import DIM_NAMES, Workload
 
@@ -90,7 +89,7 @@ def _axis_bounds(rows_dims: tuple[str, ...], cols_dims: tuple[str, ...]) -> Iter
                 yield axis, name, 1, 1
 
 
-@compiled
+@kernel
 def bound_rf(rules: Rules, d: int, spm: int, num_pes: int, wanted: int, perfect: bool) -> int:
     """The largest RF tile up to ``wanted`` within the limits of a dim, else the smallest one; 0 if there is none."""
     low, high = rules.low[RF, d], rules.high[RF, d]
@@ -107,7 +106,7 @@ def bound_rf(rules: Rules, d: int, spm: int, num_pes: int, wanted: int, perfect:
     return 0
 
 
-@compiled
+@kernel
 def _admits(rules: Rules, d: int, core_tile: int, num_pes: int, tile: int, perfect: bool) -> bool:
     num_passes = -(-core_tile // tile)
     if not rules.low[SPM, d] <= tile <= rules.high[SPM, d]:
@@ -117,7 +116,7 @@ def _admits(rules: Rules, d: int, core_tile: int, num_pes: int, tile: int, perfe
     return bound_rf(rules, d, tile, num_pes, 1, perfect) > 0
 
 
-@compiled
+@kernel
 def bound_below(rules: Rules, d: int, core_tile: int, num_pes: int, tile: int, perfect: bool) -> int:
     """The next smaller SPM tile within the limits of a dim; 0 if there is none."""
     while tile > 0:
@@ -127,7 +126,7 @@ def bound_below(rules: Rules, d: int, core_tile: int, num_pes: int, tile: int, p
     return 0
 
 
-@compiled
+@kernel
 def bound_tile(rules: Rules, d: int, core_tile: int, num_pes: int, wanted: int, perfect: bool) -> int:
     """The largest SPM tile up to ``wanted`` within the limits of a dim, else the smallest one; 0 if there is none."""
     if num_pes > core_tile or (perfect and core_tile % num_pes):
@@ -148,7 +147,7 @@ def bound_tile(rules: Rules, d: int, core_tile: int, num_pes: int, wanted: int, 
     return 0
 
 
-@compiled
+@kernel
 def may_split(knobs: Knobs, d: int, cores: int) -> bool:
     """Whether a dim can have a factor across cores."""
     if cores > 1 and knobs.limits.is_reduction[d]:
@@ -159,7 +158,7 @@ def may_split(knobs: Knobs, d: int, cores: int) -> bool:
     return cores <= extent and snap_factor(extent, cores, knobs.perfect) == cores
 
 
-@compiled
+@kernel
 def _fill_all_left(knobs: Knobs) -> None:
     rules, limits = knobs.rules, knobs.limits
     for d in range(NUM_DIMS):
@@ -179,20 +178,12 @@ def _fill_all_left(knobs: Knobs) -> None:
                         knobs.least_cores[d] = cores
 
 
-def _compile(source: str) -> Callable[[Knobs], None]:
-    @njit(cache=True)
-    def fill_left(knobs: Knobs) -> None:
-        if len(source) == 0:
-            raise RuntimeError("no source")
-        _fill_all_left(knobs)
-
-    return fill_left
+@entry
+def _fill_left(knobs: Knobs) -> None:
+    _fill_all_left(knobs)
 
 
-_fill_left = _compile(source_hash())
-
-
-@compiled
+@kernel
 def repair_bound_cores(knobs: Knobs, first: int, cores: NDArray[np.int64], core_tile: NDArray[np.int64]) -> None:
     """As ``_repair_cores`` where some dims have limits: each dim leaves the others what they cannot do without."""
     limits = knobs.limits
@@ -218,7 +209,7 @@ def repair_bound_cores(knobs: Knobs, first: int, cores: NDArray[np.int64], core_
         is_done[d] = True
 
 
-@compiled
+@kernel
 def repair_bound_axes(
     knobs: Knobs,
     first: int,
@@ -250,7 +241,7 @@ def repair_bound_axes(
         is_done[d] = True
 
 
-@compiled
+@kernel
 def _pick_pair(
     knobs: Knobs, d: int, cores: int, rows: NDArray[np.int64], cols: NDArray[np.int64], num_rows: int, num_cols: int
 ) -> None:
@@ -264,7 +255,7 @@ def _pick_pair(
     rows[d], cols[d] = best_rows, best_cols
 
 
-@njit(cache=True)
+@entry
 def enforce_order(
     outside: NDArray[np.bool_], is_reduction: NDArray[np.bool_], grouped: bool, order: NDArray[np.int8], num_loops: int
 ) -> None:

@@ -7,6 +7,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from tvm_spm.constraints_batch import ANY_BUFFERS, COLS, ROWS
+from tvm_spm.jit import kernel
 from tvm_spm.legality_batch import fits_rf, fits_spm, spills
 from tvm_spm.mapping_batch import NO_DIM, NUM_DIMS, MappingBatch
 from tvm_spm.mapspace_knobs import (
@@ -18,7 +19,6 @@ from tvm_spm.mapspace_knobs import (
     repair_bound_axes,
     repair_bound_cores,
 )
-from tvm_spm.mapspace_source import compiled
 from tvm_spm.mapspace_tiles import snap_factor, snap_rf, snap_tile, tile_below
 
 
@@ -36,13 +36,13 @@ def empty_batch(num_mappings: int) -> MappingBatch:
     return MappingBatch(ones(), ones(), ones(), ones(), ones(), orders(), orders(), flags, flags.copy(), spill)
 
 
-@compiled
+@kernel
 def pick_below(rng: Generator, limit: int) -> int:
     """A random integer from 0 up to, not including, ``limit``."""
     return int(rng.random() * limit)
 
 
-@compiled
+@kernel
 def _cap_product(rng: Generator, factors: NDArray[np.int64], available: int) -> None:
     """Give up random factors until the product is available."""
     first = pick_below(rng, NUM_DIMS)
@@ -57,7 +57,7 @@ def _cap_product(rng: Generator, factors: NDArray[np.int64], available: int) -> 
         factors[(first + i) % NUM_DIMS] = 1
 
 
-@compiled
+@kernel
 def _repair_cores(knobs: Knobs, rng: Generator, cores: NDArray[np.int64], core_tile: NDArray[np.int64]) -> None:
     limits = knobs.limits
     for d in range(NUM_DIMS):
@@ -67,7 +67,7 @@ def _repair_cores(knobs: Knobs, rng: Generator, cores: NDArray[np.int64], core_t
         core_tile[d] = -(-limits.extents[d] // cores[d])
 
 
-@compiled
+@kernel
 def repair_axes(
     knobs: Knobs, rng: Generator, rows: NDArray[np.int64], cols: NDArray[np.int64], core_tile: NDArray[np.int64]
 ) -> None:
@@ -85,7 +85,7 @@ def repair_axes(
             cols[d] = min(cols[d], core_tile[d] // rows[d])
 
 
-@compiled
+@kernel
 def _snap_dim(knobs: Knobs, batch: MappingBatch, row: int, d: int, core_tile: int, wanted: int) -> None:
     num_pes = batch.rows[row, d] * batch.cols[row, d]
     if knobs.is_bound[d]:
@@ -98,7 +98,7 @@ def _snap_dim(knobs: Knobs, batch: MappingBatch, row: int, d: int, core_tile: in
     batch.rf[row, d] = snap_rf(batch.spm[row, d], num_pes, batch.rf[row, d], knobs.perfect)
 
 
-@compiled
+@kernel
 def _shrink_rf(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator) -> None:
     rf = batch.rf[row]
     while not fits_rf(knobs.limits, rf, batch.rf_double[row]):
@@ -123,7 +123,7 @@ def _shrink_rf(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator) -> N
             batch.rf_double[row] &= batch.rf_double[row] - 1
 
 
-@compiled
+@kernel
 def _choose_whole(
     knobs: Knobs,
     batch: MappingBatch,
@@ -154,7 +154,7 @@ def _choose_whole(
                     break
 
 
-@compiled
+@kernel
 def _shrink_spm_once(
     knobs: Knobs,
     batch: MappingBatch,
@@ -197,7 +197,7 @@ def _shrink_spm_once(
     return False
 
 
-@compiled
+@kernel
 def _repair_order(
     knobs: Knobs,
     rng: Generator,
@@ -236,7 +236,7 @@ def _repair_order(
         enforce_order(outside, knobs.limits.is_reduction, grouped, order, count)
 
 
-@compiled
+@kernel
 def repair_row(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator) -> None:
     """Move a row to a point of the space nearby, small enough for the memories if that is possible at all."""
     core_tile = np.empty(NUM_DIMS, dtype=np.int64)

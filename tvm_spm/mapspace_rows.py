@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
-from numba import njit
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from tvm_spm.jit import entry, kernel
 from tvm_spm.mapping_batch import NO_DIM, NUM_DIMS, MappingBatch
 from tvm_spm.mapspace_knobs import Knobs
 from tvm_spm.mapspace_repair import pick_below, repair_axes, repair_row
-from tvm_spm.mapspace_source import compiled, source_hash
 from tvm_spm.mapspace_tiles import random_rf, random_tile, snap_factor, snap_tile, tile_above, tile_below
 
 NUM_MUTATIONS = 9
@@ -20,7 +17,7 @@ BUFFERING = 7
 """The mutation that always has something to change."""
 
 
-@compiled
+@kernel
 def _shuffle(rng: Generator, order: NDArray[np.int8]) -> None:
     for i in range(NUM_DIMS):
         order[i] = i
@@ -29,7 +26,7 @@ def _shuffle(rng: Generator, order: NDArray[np.int8]) -> None:
         order[i], order[j] = order[j], order[i]
 
 
-@compiled
+@kernel
 def _draw_factor(rng: Generator, limit: int) -> int:
     """Often all that is left, so that samples fill an axis; any smaller factor now and then."""
     draw = rng.random()
@@ -38,7 +35,7 @@ def _draw_factor(rng: Generator, limit: int) -> int:
     return limit if draw < 0.75 else 1 + pick_below(rng, limit)
 
 
-@compiled
+@kernel
 def _draw_row(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator) -> None:
     limits, order = knobs.limits, batch.dram_order[row]
     core_tile = np.empty(NUM_DIMS, dtype=np.int64)
@@ -73,7 +70,7 @@ def _draw_row(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator) -> No
     repair_row(knobs, batch, row, rng)
 
 
-@compiled
+@kernel
 def _random_dim(knobs: Knobs, rng: Generator) -> int:
     d = pick_below(rng, NUM_DIMS)
     while knobs.limits.extents[d] == 1:
@@ -81,7 +78,7 @@ def _random_dim(knobs: Knobs, rng: Generator) -> int:
     return d
 
 
-@compiled
+@kernel
 def _mutate_axis(
     rng: Generator,
     factors: NDArray[np.int64],
@@ -100,7 +97,7 @@ def _mutate_axis(
     factors[d] = _draw_factor(rng, min(max(1, budget), core_tile[d] // others[d]))
 
 
-@compiled
+@kernel
 def _swap(rng: Generator, order: NDArray[np.int8]) -> None:
     count = 0
     while count < NUM_DIMS and order[count] != NO_DIM:
@@ -111,7 +108,7 @@ def _swap(rng: Generator, order: NDArray[np.int8]) -> None:
         order[i], order[j] = order[j], order[i]
 
 
-@compiled
+@kernel
 def _mutate_spm(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator, core_tile: NDArray[np.int64]) -> None:
     d, spm = _random_dim(knobs, rng), batch.spm[row]
     num_pes, draw = batch.rows[row, d] * batch.cols[row, d], rng.random()
@@ -131,7 +128,7 @@ def _mutate_spm(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator, cor
         )
 
 
-@compiled
+@kernel
 def _mutate_rf(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator) -> None:
     d, rf = _random_dim(knobs, rng), batch.rf[row]
     share = -(-batch.spm[row, d] // (batch.rows[row, d] * batch.cols[row, d]))
@@ -146,7 +143,7 @@ def _mutate_rf(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator) -> N
         rf[d] = random_tile(rng, share, 1, knobs.perfect)
 
 
-@compiled
+@kernel
 def _mutate_row(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator) -> None:
     limits = knobs.limits
     kind = pick_below(rng, NUM_MUTATIONS) if limits.extents.max() > 1 else BUFFERING
@@ -178,7 +175,7 @@ def _mutate_row(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator) -> 
     repair_row(knobs, batch, row, rng)
 
 
-@compiled
+@kernel
 def _cross_row(knobs: Knobs, batch: MappingBatch, other: MappingBatch, row: int, rng: Generator) -> None:
     for d in range(NUM_DIMS):
         if rng.random() < 0.5:
@@ -197,46 +194,36 @@ def _cross_row(knobs: Knobs, batch: MappingBatch, other: MappingBatch, row: int,
     repair_row(knobs, batch, row, rng)
 
 
-def _compile(source: str) -> tuple[Callable[..., None], ...]:
-    @njit(cache=True)
-    def draw_rows(knobs: Knobs, batch: MappingBatch, rng: Generator) -> None:
-        """Fill rows of ``empty_batch`` with random points of the space; each legal one can come up."""
-        if len(source) == 0:
-            raise RuntimeError("no source")
-        for row in range(batch.spill.shape[0]):
-            _draw_row(knobs, batch, row, rng)
+@entry
+def draw_rows(knobs: Knobs, batch: MappingBatch, rng: Generator) -> None:
+    """Fill rows of ``empty_batch`` with random points of the space; each legal one can come up."""
+    for row in range(batch.spill.shape[0]):
+        _draw_row(knobs, batch, row, rng)
 
-    @njit(cache=True)
-    def mutate_rows(knobs: Knobs, batch: MappingBatch, rng: Generator) -> None:
-        """Change each row in one or two ways, at times more."""
-        if len(source) == 0:
-            raise RuntimeError("no source")
-        for row in range(batch.spill.shape[0]):
+
+@entry
+def mutate_rows(knobs: Knobs, batch: MappingBatch, rng: Generator) -> None:
+    """Change each row in one or two ways, at times more."""
+    for row in range(batch.spill.shape[0]):
+        _mutate_row(knobs, batch, row, rng)
+        while rng.random() < 0.4:
             _mutate_row(knobs, batch, row, rng)
-            while rng.random() < 0.4:
-                _mutate_row(knobs, batch, row, rng)
-
-    @njit(cache=True)
-    def cross_rows(knobs: Knobs, batch: MappingBatch, other: MappingBatch, rng: Generator) -> None:
-        """Give each row some dims, and at times the orders and the buffering, of the same row of ``other``."""
-        if len(source) == 0:
-            raise RuntimeError("no source")
-        for row in range(batch.spill.shape[0]):
-            _cross_row(knobs, batch, other, row, rng)
-
-    return draw_rows, mutate_rows, cross_rows
 
 
-draw_rows, mutate_rows, cross_rows = _compile(source_hash())
+@entry
+def cross_rows(knobs: Knobs, batch: MappingBatch, other: MappingBatch, rng: Generator) -> None:
+    """Give each row some dims, and at times the orders and the buffering, of the same row of ``other``."""
+    for row in range(batch.spill.shape[0]):
+        _cross_row(knobs, batch, other, row, rng)
 
 
-@njit(cache=True)
+@kernel
 def _mix(value: np.uint64, number: np.uint64) -> np.uint64:
     value = (value ^ number) * np.uint64(0x9E3779B97F4A7C15)
     return value ^ (value >> np.uint64(32))
 
 
-@njit(cache=True)
+@entry
 def hash_rows(batch: MappingBatch, hashes: NDArray[np.uint64]) -> None:
     """A 64-bit fingerprint per row, over all its numbers."""
     for row in range(hashes.shape[0]):

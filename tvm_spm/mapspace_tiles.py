@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.random import Generator
 
+from tvm_spm.jit import entry, kernel
 
-@njit(cache=True)
+
+@kernel
 def _root(n: int) -> int:
     root = int(np.sqrt(n))
     while root * root > n:
@@ -17,7 +18,7 @@ def _root(n: int) -> int:
     return root
 
 
-@njit(cache=True)
+@entry
 def num_tiles(extent: int) -> int:
     """How many distinct ``ceil(extent / factor)`` there are."""
     n = extent - 1
@@ -27,7 +28,7 @@ def num_tiles(extent: int) -> int:
     return 2 * root + (0 if n // root == root else 1)
 
 
-@njit(cache=True)
+@entry
 def tile_at(extent: int, index: int) -> int:
     """The tile with rank ``index``, from 0, among the distinct ``ceil(extent / factor)``, ascending.
 
@@ -41,7 +42,7 @@ def tile_at(extent: int, index: int) -> int:
     return 1 + n // (num_tiles(extent) - index)
 
 
-@njit(cache=True)
+@kernel
 def _rank(extent: int, tile: int) -> int:
     n, v = extent - 1, tile - 1
     if v <= _root(n):
@@ -49,7 +50,7 @@ def _rank(extent: int, tile: int) -> int:
     return num_tiles(extent) - n // v
 
 
-@njit(cache=True)
+@entry
 def is_tile(extent: int, tile: int, step: int, perfect: bool) -> bool:
     """Whether ``tile`` is one of the choices; perfect ones divide the extent and are multiples of ``step``."""
     if tile < step or tile > extent:
@@ -59,7 +60,7 @@ def is_tile(extent: int, tile: int, step: int, perfect: bool) -> bool:
     return tile == 1 or 1 + (extent - 1) // ((extent - 1) // (tile - 1)) == tile
 
 
-@njit(cache=True)
+@entry
 def snap_tile(extent: int, wanted: int, step: int, perfect: bool) -> int:
     """The largest choice that is at most ``wanted``, or the smallest one there is.
 
@@ -84,7 +85,7 @@ def snap_tile(extent: int, wanted: int, step: int, perfect: bool) -> int:
     return 1 + n // (n // (step - 1))
 
 
-@njit(cache=True)
+@entry
 def tile_below(extent: int, tile: int, step: int, perfect: bool) -> int:
     """The next smaller choice, or 0 if there is none."""
     if tile <= step:
@@ -93,7 +94,7 @@ def tile_below(extent: int, tile: int, step: int, perfect: bool) -> int:
     return below if below < tile else 0
 
 
-@njit(cache=True)
+@entry
 def tile_above(extent: int, tile: int, step: int, perfect: bool) -> int:
     """The next larger choice, or ``tile`` if there is none."""
     if tile >= extent:
@@ -106,7 +107,7 @@ def tile_above(extent: int, tile: int, step: int, perfect: bool) -> int:
     return snap_tile(extent, tile, tile + 1, perfect)
 
 
-@njit(cache=True)
+@kernel
 def random_tile(rng: Generator, extent: int, step: int, perfect: bool) -> int:
     """One of the choices, each equally likely."""
     if not perfect:
@@ -127,7 +128,7 @@ def random_tile(rng: Generator, extent: int, step: int, perfect: bool) -> int:
     return chosen * step
 
 
-@njit(cache=True)
+@entry
 def snap_factor(extent: int, wanted: int, perfect: bool) -> int:
     """The largest factor up to ``wanted`` that leaves none of its parts without work."""
     factor = min(extent, wanted)
@@ -138,7 +139,7 @@ def snap_factor(extent: int, wanted: int, perfect: bool) -> int:
     return factor
 
 
-@njit(cache=True)
+@entry
 def snap_rf(spm: int, num_pes: int, wanted: int, perfect: bool) -> int:
     """The largest RF tile up to ``wanted``; at least 1.
 
@@ -151,13 +152,13 @@ def snap_rf(spm: int, num_pes: int, wanted: int, perfect: bool) -> int:
     return tile
 
 
-@njit(cache=True)
+@entry
 def is_rf(spm: int, num_pes: int, tile: int, perfect: bool) -> bool:
     """Whether an RF tile is one of the choices."""
     return is_tile(-(-spm // num_pes), tile, 1, perfect) and tile * (num_pes - 1) < spm
 
 
-@njit(cache=True)
+@kernel
 def random_rf(rng: Generator, spm: int, num_pes: int, perfect: bool) -> int:
     """One of the RF tiles."""
     return snap_rf(spm, num_pes, random_tile(rng, -(-spm // num_pes), 1, perfect), perfect)

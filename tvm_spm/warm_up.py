@@ -1,6 +1,6 @@
 """The first run compiles: much of it in a second process, so that two cores share the wait.
 
-Compiled code is kept on disk (numba's cache), so later runs only load it.
+Compiled code is kept on disk (``jit``), so later runs only load it.
 """
 
 from __future__ import annotations
@@ -10,41 +10,27 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, cast
 
 import numpy as np
 
-from cost_model import batched
+from cost_model.batched import evaluate_batch, evaluate_rows
 from cost_model.fused import compiled as fused
-from cost_model.simulator import events, simulate_batch
+from cost_model.simulator import simulate_batch
+from cost_model.simulator.events import simulate_rows
 from tvm_spm.arch import load_arch
-from tvm_spm.exact import exact_search, kernel
+from tvm_spm.exact import exact_search
+from tvm_spm.exact.join import join
 from tvm_spm.group import Group
 from tvm_spm.group_search import group_search
+from tvm_spm.jit import is_on_disk
 from tvm_spm.layer_graph import Layer, LayerGraph, Read, Tensor
 from tvm_spm.mapspace import MapSpace
 from tvm_spm.workload import Workload
 
 
-class _CacheStats(Protocol):
-    cache_path: str
-
-
-class _Dispatcher(Protocol):
-    stats: _CacheStats
-
-
 def is_compiled() -> bool:
-    """Whether the code of an earlier run is on disk."""
-    return all(
-        any(Path(cast(_Dispatcher, function).stats.cache_path).glob(f"*{name}-*.nbi"))
-        for name, function in (
-            ("evaluate_rows", batched.evaluate_rows),
-            ("simulate_rows", events.simulate_rows),
-            ("search_floors", kernel.search_floors),
-            ("probe", fused.probe_tiles),
-        )
-    )
+    """Whether the code of an earlier run of the same sources is on disk."""
+    return all(is_on_disk(function) for function in (evaluate_rows, simulate_rows, join, fused.probe_tiles))
 
 
 class Compilation:
@@ -99,7 +85,7 @@ def _compile_models() -> None:
     assert default is not None
     batch = space.sample(rng, 4)
     space.check(space.cross(space.mutate(batch, rng), batch, rng))
-    batched.evaluate_batch(workload, arch, batch)
+    evaluate_batch(workload, arch, batch)
     simulate_batch(workload, arch, [default])
 
 

@@ -15,7 +15,7 @@ from cost_model.fused.flat import (
     FlatGroup,
     Ints,
 )
-from cost_model.simulator.state import kernel
+from tvm_spm.jit import kernel
 
 FAR = 1 << 40
 """Beyond every index."""

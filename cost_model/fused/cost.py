@@ -35,7 +35,7 @@ from cost_model.fused.state import (
     shares_of,
 )
 from cost_model.simulator.pe_array import MAC_CYCLES, PASS_CYCLES, PASS_FIELDS
-from cost_model.simulator.state import Tensors, pack_problem, pack_tensors
+from cost_model.simulator.state import NEST_FIELDS, Tensors, pack_problem, pack_tensors
 from tvm_spm.arch import Arch
 from tvm_spm.cost import Cost
 from tvm_spm.group import Group, GroupMapping
@@ -184,7 +184,7 @@ def inner_records(workload: Workload, arch: Arch, inner: Mapping, dims: Ints) ->
     """Records of passes of one mapping over stages."""
     problem, tensors = packed(workload, arch)
     records = np.zeros((len(dims), PASS_FIELDS), np.int64)
-    pass_records(problem, tensors, encode([inner]), 0, dims, records)
+    pass_records(problem, tensors, encode([inner]), 0, np.zeros(1, NEST_FIELDS), dims, records)
     return records
 
 

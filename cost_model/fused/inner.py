@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from cost_model.fused.flat import Ints
 from cost_model.fused.passes import record_pass
 from cost_model.simulator.pe_array import CROSSED, DELIVERED, LEFT_ELEMS, PASS_CYCLES, PASS_FIELDS
-from cost_model.simulator.state import NEST_FIELDS, Nest, O, Problem, Tensors, inlined, kernel
+from cost_model.simulator.state import Nest, O, Problem, Tensors
+from tvm_spm.jit import kernel, part
 from tvm_spm.mapping_batch import NUM_DIMS
 
 NUM_UNROLLINGS = 5
@@ -256,13 +257,12 @@ def pass_pj(record: Ints, prices: NDArray[np.float64], macs: int, reduction_pes:
     return energy_pj
 
 
-@inlined
+@part
 def choose_inner(
-    problem: NDArray[np.void], tensors: Tensors, pe_rows: int, pe_cols: int, rf_bytes: int,
-    prices: NDArray[np.float64], objective: int, dims: Ints, choices: Ints,
+    problem: Problem, tensors: Tensors, pe_rows: int, pe_cols: int, rf_bytes: int,
+    prices: NDArray[np.float64], objective: int, nest: Nest, dims: Ints, choices: Ints,
 ) -> None:  # fmt: skip
-    """Fill one choice per row of ``dims``."""
-    nest = np.empty(1, dtype=NEST_FIELDS)[0]
+    """Fill one choice per row of ``dims``; ``nest`` is overwritten."""
     row_options = np.empty((48, NUM_DIMS), np.int64)
     col_options = np.empty((48, NUM_DIMS), np.int64)
     found = np.empty((NUM_UNROLLINGS, 2, NUM_DIMS), np.int64)
@@ -274,9 +274,7 @@ def choose_inner(
     for row in range(len(dims)):
         num_rows = _axis_options(dims[row], pe_rows, row_options)
         num_cols = _axis_options(dims[row], pe_cols, col_options)
-        num = _list_unrollings(
-            problem[0], tensors, dims[row], row_options, num_rows, col_options, num_cols, found, scores
-        )
+        num = _list_unrollings(problem, tensors, dims[row], row_options, num_rows, col_options, num_cols, found, scores)
         best, macs = np.inf, 1
         for d in range(NUM_DIMS):
             macs *= dims[row, d]
@@ -285,17 +283,17 @@ def choose_inner(
             reduction_pes = 1
             for d in range(NUM_DIMS):
                 pes[d] = found[unrolling, 0, d] * found[unrolling, 1, d]
-                if problem[0].is_reduction[d]:
+                if problem.is_reduction[d]:
                     reduction_pes *= pes[d]
             for kept in range(3):
                 for double in (7, 0):
                     order = _ORDERS[kept]
                     if not _grow(
-                        problem[0], tensors, dims[row], pes, order, double, rf_bytes, prices, objective, rf, size
+                        problem, tensors, dims[row], pes, order, double, rf_bytes, prices, objective, rf, size
                     ):
                         continue
-                    _set_nest(problem[0], dims[row], found[unrolling], rf, order, double, nest)
-                    record_pass(problem[0], tensors, nest, dims[row], record)
+                    _set_nest(problem, dims[row], found[unrolling], rf, order, double, nest)
+                    record_pass(problem, tensors, nest, dims[row], record)
                     value = float(record[PASS_CYCLES])
                     if objective != LATENCY:
                         energy_pj = pass_pj(record, prices, macs, reduction_pes)

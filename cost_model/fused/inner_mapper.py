@@ -24,6 +24,7 @@ from cost_model.fused.inner import (
     PRICES,
 )
 from cost_model.simulator.pe_array import PASS_FIELDS
+from cost_model.simulator.state import NEST_FIELDS
 from tvm_spm.arch import Arch
 from tvm_spm.mapping import Mapping
 from tvm_spm.mapping_batch import NO_DIM, NUM_DIMS, MappingBatch
@@ -70,7 +71,7 @@ class InnerMapper:
             choices = np.empty((len(wanted), INNER_FIELDS), np.int64)
             choose_inners(
                 problem, tensors, self.arch.pe.rows, self.arch.pe.cols, self.arch.levels.RF.capacity_bytes,
-                self._prices[number], self._objective, np.array(wanted, np.int64), choices,
+                self._prices[number], self._objective, np.zeros(1, NEST_FIELDS), np.array(wanted, np.int64), choices,
             )  # fmt: skip
             for shape, choice in zip(wanted, choices, strict=True):
                 self._choices[number, shape] = choice
@@ -89,7 +90,7 @@ class InnerMapper:
             choice = self.choose(number, [main])[0]
             dims = np.array(wanted, np.int64)
             largest = np.maximum(dims.max(axis=0), main)
-            pass_records(problem, tensors, _batch(choice, largest), 0, dims, found)
+            pass_records(problem, tensors, _batch(choice, largest), 0, np.zeros(1, NEST_FIELDS), dims, found)
             for shape, record in zip(wanted, found, strict=True):
                 self._records[number, main, shape] = record
         return [self._records[number, main, shape] for shape in shapes]

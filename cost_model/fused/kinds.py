@@ -16,10 +16,10 @@ from cost_model.fused.flat import (
     FlatGroup,
     Ints,
 )
-from cost_model.simulator.state import inlined
+from tvm_spm.jit import part
 
 
-@inlined
+@part
 def fill_signatures(flat: FlatGroup, chunks: Ints, needed: Ints, loops: Ints, box: Ints, signatures: Ints) -> None:
     """One row per core; cores with equal rows have equal stages and transfers.
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cost_model.fused.flat import Ints
 from cost_model.simulator.nest import build_nest
 from cost_model.simulator.pe_array import LOADS_I, LOADS_W, O_LEAVES, pass_record
-from cost_model.simulator.state import NEST_FIELDS, Nest, Problem, Tensors, inlined, kernel
+from cost_model.simulator.state import Nest, Problem, Tensors
+from tvm_spm.jit import kernel, part
 from tvm_spm.mapping_batch import MappingBatch
 
 EDGES = LOADS_I | LOADS_W | O_LEAVES
@@ -20,13 +18,12 @@ def record_pass(problem: Problem, tensors: Tensors, nest: Nest, dims: Ints, reco
     pass_record(problem, tensors, nest, dims, EDGES, record)
 
 
-@inlined
+@part
 def fill_records(
-    problem: NDArray[np.void], tensors: Tensors, batch: MappingBatch, row: int, dims: Ints, records: Ints
+    problem: Problem, tensors: Tensors, batch: MappingBatch, row: int, nest: Nest, dims: Ints, records: Ints
 ) -> None:
-    """One record per row of ``dims``, all with the same mapping."""
-    nest = np.empty(1, dtype=NEST_FIELDS)[0]
-    build_nest(problem[0], batch, row, nest)
+    """One record per row of ``dims``, all with the same mapping; ``nest`` is overwritten."""
+    build_nest(problem, batch, row, nest)
     nest.fold = True
     for shape in range(len(dims)):
-        record_pass(problem[0], tensors, nest, dims[shape], records[shape])
+        record_pass(problem, tensors, nest, dims[shape], records[shape])

@@ -34,7 +34,7 @@ from cost_model.fused.state import (
     Walk,
 )
 from cost_model.fused.walk import walk_core
-from cost_model.simulator.state import inlined, kernel
+from tvm_spm.jit import kernel, part
 from tvm_spm.mapping_batch import NUM_DIMS
 
 SINGLE_BYTES, DOUBLE_BYTES, MACS, WEIGHT_ELEMS, VECTOR, DMA_CYCLES, ONCE_CYCLES, DRAM_BITS, ONCE_BITS, TILES, STAGES = (
@@ -135,7 +135,7 @@ def clear_walk(walk: Walk) -> None:
     walk.store_extents[:] = 0
 
 
-@inlined
+@part
 def probe_shares(
     flat: FlatGroup, rates: Rates, bank_bytes: int, chunk: Ints, tile: Ints, kept: Ints, k_tile: Ints, walk: Walk,
     found: Ints,

@@ -7,7 +7,7 @@ import numpy as np
 from cost_model.fused.flat import Ints
 from cost_model.fused.state import LOAD_CYCLES, LOAD_WAIT, NUM_LOADS, STORE_CHANNEL, STORE_ENGINE
 from cost_model.simulator.heap import sift_down
-from cost_model.simulator.state import inlined, kernel
+from tvm_spm.jit import kernel, part
 
 STEP, PLACE, FIRST_LOAD, DMA_END, NEXT_STAGE, NEXT_SINK, STORED, WAIT, CHANNEL, ENGINE, IS_STORE, CORE_FIELDS = range(
     12
@@ -64,7 +64,7 @@ def _compute(
     core[NEXT_STAGE] = max(core[NEXT_STAGE], upto + 1)
 
 
-@inlined
+@part
 def run_cores(
     stages: Ints, loads: Ints, cycles: Ints, spans: Ints, kind: Ints, launch_cycles: int, num_channels: int,
     is_double: bool, finished: Ints,

@@ -69,7 +69,7 @@ from cost_model.fused.state import (
     Share,
     Walk,
 )
-from cost_model.simulator.state import kernel
+from tvm_spm.jit import kernel
 from tvm_spm.mapping_batch import NUM_DIMS
 
 NO_ROOM = -1

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from cost_model.simulator.passes import load, look_at, store, work
-from cost_model.simulator.state import BUSY_CYCLES, Core, Ledger, Nest, O, Problem, Tensors, inlined, kernel
+from cost_model.simulator.state import BUSY_CYCLES, Core, Ledger, Nest, O, Problem, Tensors
+from tvm_spm.jit import kernel, part
 
 
 @kernel
@@ -29,7 +30,7 @@ def serve(core: Core, ledger: Ledger, grant: int) -> int:
     return grant + core.channel_cycles[served]
 
 
-@inlined
+@part
 def _open_slot(problem: Problem, tensors: Tensors, nest: Nest, core: Core, ledger: Ledger) -> None:
     """Queue the transfers of the next slot: beside the pass last entered, and after it."""
     core.slots_left -= 1
@@ -64,7 +65,7 @@ def _open_slot(problem: Problem, tensors: Tensors, nest: Nest, core: Core, ledge
             _queue(core, core.loads[operand], core.loads[operand])
 
 
-@inlined
+@part
 def _step(nest: Nest, core: Core) -> None:
     """The next index of the DRAM loops."""
     loop = nest.num_dram_loops - 1

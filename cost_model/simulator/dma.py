@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from cost_model.simulator.state import Ints, Problem, Tensors, kernel
+from cost_model.simulator.state import Ints, Problem, Tensors
+from tvm_spm.jit import kernel
 
 
 @kernel

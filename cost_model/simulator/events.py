@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from cost_model.simulator.core import advance, serve
@@ -16,17 +10,15 @@ from cost_model.simulator.heap import sift_down
 from cost_model.simulator.nest import build_nest, open_ledger, place_core
 from cost_model.simulator.pe_array import PASS_FIELDS
 from cost_model.simulator.state import (
-    CORE_FIELDS,
-    NEST_FIELDS,
     TOTAL_FIELDS,
     Ints,
     Ledger,
     Nest,
     Problem,
     Tensors,
-    inlined,
 )
 from cost_model.simulator.undisturbed import run_undisturbed
+from tvm_spm.jit import entry, part
 from tvm_spm.mapping_batch import NUM_DIMS, MappingBatch
 
 CYCLES, MAC_CYCLES, PASS_CYCLES_SUM, TOTALS, COUNTS = 0, 1, 2, 3, 3 + TOTAL_FIELDS
@@ -37,7 +29,7 @@ RESULT_FIELDS = COUNTS + PASS_FIELDS
 _NO_REQUEST = np.iinfo(np.int64).max
 
 
-@inlined
+@part
 def _run_cores(problem: Problem, tensors: Tensors, nest: Nest, cores: NDArray[np.void], ledger: Ledger) -> None:
     """Serve requests first come, first served, each on the channel that is free earliest."""
     num_cores = len(cores)
@@ -59,24 +51,25 @@ def _run_cores(problem: Problem, tensors: Tensors, nest: Nest, cores: NDArray[np
         sift_down(waiting, num_cores)
 
 
-@inlined
+@part
 def _simulate(
     problem: Problem,
     tensors: Tensors,
     batch: MappingBatch,
     row: int,
     fold: bool,
+    nest: Nest,
+    all_cores: NDArray[np.void],
     result: Ints,
     extra_elems: Ints,
 ) -> None:
-    nest = np.empty(1, dtype=NEST_FIELDS)[0]
     build_nest(problem, batch, row, nest)
     nest.fold = fold
     ledger = open_ledger(problem, tensors, nest)
     num_cores = 1
     for d in range(NUM_DIMS):
         num_cores *= nest.cores[d]
-    cores = np.empty(num_cores, dtype=CORE_FIELDS)
+    cores = all_cores[:num_cores]
     if fold and num_cores <= problem.num_channels:
         for number in range(num_cores):
             place_core(problem, nest, number, cores[number])
@@ -102,29 +95,32 @@ def _simulate(
         extra_elems[extra] = ledger.extra_elems[extra]
 
 
-def _compile(source_hash: str) -> Callable[..., None]:
-    """Compile the engine; the hash joins the key of numba's cache, which watches only the file of this function."""
+@entry
+def simulate_rows(
+    problems: NDArray[np.void],
+    tensors: Tensors,
+    batch: MappingBatch,
+    fold: bool,
+    nests: NDArray[np.void],
+    cores: NDArray[np.void],
+    results: Ints,
+    extra_elems: Ints,
+) -> None:
+    """Simulate every row of a batch.
 
-    @njit(cache=True, nogil=True, error_model="numpy")
-    def simulate_rows(
-        problem: NDArray[np.void], tensors: Tensors, batch: MappingBatch, fold: bool, results: Ints, extra_elems: Ints
-    ) -> None:
-        if len(source_hash) == 0:
-            raise RuntimeError("no source")
-        for row in range(len(results)):
-            _simulate(problem[0], tensors, batch, row, fold, results[row], extra_elems[row])
+    Args:
+        problems: One record of ``PROBLEM_FIELDS``.
+        tensors: The projections of the workload.
+        batch: Legal mappings.
+        fold: Count repetition instead of walking it.
+        nests: Room for one record of ``NEST_FIELDS``; the caller holds it while its views are in use.
+        cores: Likewise for records of ``CORE_FIELDS``, at least as many as a mapping uses cores.
+        results: Filled, ``RESULT_FIELDS`` numbers a row.
+        extra_elems: Filled, elements moved per extra of the epilogue.
+    """
+    for row in range(len(results)):
+        _simulate(problems[0], tensors, batch, row, fold, nests[0], cores, results[row], extra_elems[row])
 
-    compiled: Callable[..., Any] = simulate_rows
-    return compiled
-
-
-def _source_hash() -> str:
-    sources = sorted(Path(__file__).parent.glob("*.py")) + [Path(__file__).parent.parent / "arrays.py"]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
-
-
-simulate_rows = _compile(_source_hash())
-"""Simulate every row of a batch: ``(problem, tensors, batch, fold, results, extra_elems)``; fills the last two."""
 
 __all__ = [
     "COUNTS", "CYCLES", "MAC_CYCLES", "PASS_CYCLES_SUM", "RESULT_FIELDS", "TOTALS", "simulate_rows",

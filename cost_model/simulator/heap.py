@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from cost_model.simulator.state import kernel
+from tvm_spm.jit import kernel
 
 
 @kernel

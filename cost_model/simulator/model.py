@@ -23,7 +23,17 @@ from cost_model.simulator.events import (
     simulate_rows,
 )
 from cost_model.simulator.pe_array import CROSSED, DELIVERED, LEFT_ELEMS
-from cost_model.simulator.state import BUSY_CYCLES, DRAM_BYTES, FINAL_ELEMS, MOVED, Tensors, pack_problem, pack_tensors
+from cost_model.simulator.state import (
+    BUSY_CYCLES,
+    CORE_FIELDS,
+    DRAM_BYTES,
+    FINAL_ELEMS,
+    MOVED,
+    NEST_FIELDS,
+    Tensors,
+    pack_problem,
+    pack_tensors,
+)
 from cost_model.vector import vector_cost
 from tvm_spm.arch import Arch
 from tvm_spm.cost import Cost, Energy
@@ -112,9 +122,11 @@ def _run(
     problem, tensors = _pack(workload, arch)
     results = np.zeros((len(mappings), RESULT_FIELDS), dtype=np.int64)
     extra_elems = np.zeros((len(mappings), len(workload.epilogue.extras)), dtype=np.int64)
+    most_cores = int(batch.cores.prod(axis=1).max(initial=1))
 
     def run(rows: slice) -> None:
-        simulate_rows(problem, tensors, batch.take(rows), fold, results[rows], extra_elems[rows])
+        nests, cores = np.zeros(1, dtype=NEST_FIELDS), np.zeros(most_cores, dtype=CORE_FIELDS)
+        simulate_rows(problem, tensors, batch.take(rows), fold, nests, cores, results[rows], extra_elems[rows])
 
     threads = min(num_threads or os.cpu_count() or 1, len(mappings) // _ROWS_PER_THREAD)
     if threads > 1:

@@ -14,13 +14,12 @@ from cost_model.simulator.state import (
     Nest,
     Problem,
     Tensors,
-    inlined,
-    kernel,
 )
+from tvm_spm.jit import kernel, part
 from tvm_spm.mapping_batch import NUM_DIMS, MappingBatch
 
 
-@inlined
+@part
 def build_nest(problem: Problem, batch: MappingBatch, row: int, nest: Nest) -> None:
     """Fill ``nest`` from one row of a batch."""
     red_rows, red_cols = 1, 1
@@ -56,7 +55,7 @@ def build_nest(problem: Problem, batch: MappingBatch, row: int, nest: Nest) -> N
         nest.rf_double[operand] = batch.rf_double[row] >> operand & 1
 
 
-@inlined
+@part
 def open_ledger(problem: Problem, tensors: Tensors, nest: Nest) -> Ledger:
     """An empty ledger: per dim, SPM tiles are full, the last of a full chunk, or the last of the last chunk."""
     kind_stride = np.zeros(NUM_DIMS, dtype=np.int64)

@@ -17,8 +17,8 @@ from cost_model.simulator.state import (
     O,
     Problem,
     Tensors,
-    kernel,
 )
+from tvm_spm.jit import kernel
 from tvm_spm.mapping_batch import NUM_DIMS
 
 

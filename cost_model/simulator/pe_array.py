@@ -12,7 +12,8 @@ import math
 import numpy as np
 
 from cost_model.arrays import UNBOUNDED
-from cost_model.simulator.state import ODOMETER_FIELDS, I, Ints, Nest, O, Odometer, Problem, Tensors, W, inlined, kernel
+from cost_model.simulator.state import I, Ints, Nest, O, Odometer, Problem, Tensors, W
+from tvm_spm.jit import kernel, part
 from tvm_spm.mapping_batch import NUM_DIMS
 
 LOADS_I, LOADS_W, READS_O, O_LEAVES = 1, 2, 4, 8
@@ -27,7 +28,7 @@ _MACS, _IN_CYCLES, _OUT_CYCLES, _ELEMS, _HEARD, _BYTES = 0, 1, 4, 5, 8, 11
 """Columns of a step record; all but the first and the out cycles are three columns each."""
 
 
-@inlined
+@part
 def pass_record(problem: Problem, tensors: Tensors, nest: Nest, tile: Ints, flags: int, record: Ints) -> None:
     """Fill ``record`` with the cycles and counts of a pass over an SPM ``tile``.
 
@@ -39,8 +40,7 @@ def pass_record(problem: Problem, tensors: Tensors, nest: Nest, tile: Ints, flag
         flags: What happens at the edges of the pass.
         record: ``PASS_FIELDS`` numbers, overwritten.
     """
-    odometer = np.zeros(1, dtype=ODOMETER_FIELDS)[0]
-    _set_loops(nest, tile, odometer)
+    odometer = _loops_of(nest, tile)
     steps = _step_table(problem, tensors, nest, tile, odometer)
     last = odometer.num_kinds - 1
     for column in range(PASS_FIELDS):
@@ -59,25 +59,26 @@ def pass_record(problem: Problem, tensors: Tensors, nest: Nest, tile: Ints, flag
         record[PASS_CYCLES] += max(steps[last, _OUT_CYCLES], _port_cycles(problem, steps[last, _BYTES + O]))
 
 
-@inlined
-def _set_loops(nest: Nest, tile: Ints, odometer: Odometer) -> None:
+@part
+def _loops_of(nest: Nest, tile: Ints) -> Odometer:
     """Find the SPM loops that iterate over this tile."""
-    odometer.num_loops, odometer.num_kinds = 0, 1
-    for operand in range(3):
-        odometer.position[operand] = -1
+    dim, count, edge_bit = np.empty(NUM_DIMS, np.int64), np.empty(NUM_DIMS, np.int64), np.zeros(NUM_DIMS, np.int64)
+    position = np.full(3, -1, np.int64)
+    num_loops, num_kinds = 0, 1
     for loop in range(nest.num_dram_loops, nest.num_loops):
-        d, at = nest.loops[loop], odometer.num_loops
+        d = nest.loops[loop]
         if tile[d] <= nest.array[d]:
             continue
         for operand in range(3):
             if loop <= nest.rf_position[operand]:
-                odometer.position[operand] = at
-        odometer.dim[at] = d
-        odometer.loop_count[at] = -(-tile[d] // nest.array[d])
+                position[operand] = num_loops
+        dim[num_loops] = d
+        count[num_loops] = -(-tile[d] // nest.array[d])
         if tile[d] % nest.array[d] != 0:
-            odometer.edge_bit[at] = odometer.num_kinds
-            odometer.num_kinds *= 2
-        odometer.num_loops += 1
+            edge_bit[num_loops] = num_kinds
+            num_kinds *= 2
+        num_loops += 1
+    return Odometer(num_loops, num_kinds, dim, count, np.zeros(NUM_DIMS, np.int64), edge_bit, position)
 
 
 @kernel
@@ -92,7 +93,7 @@ def _tile_elems(tensors: Tensors, projection: int, size: Ints) -> int:
     return elems
 
 
-@inlined
+@part
 def _step_table(problem: Problem, tensors: Tensors, nest: Nest, tile: Ints, odometer: Odometer) -> Ints:
     """One record per combination of loops that are at their smaller last tile."""
     steps = np.empty((odometer.num_kinds, _STEP_FIELDS), dtype=np.int64)
@@ -149,7 +150,7 @@ def _port_cycles(problem: Problem, num_bytes: int) -> int:
     return int(math.ceil(num_bytes / problem.port_bytes_per_cycle))
 
 
-@inlined
+@part
 def _fill_cycles(problem: Problem, steps: Ints, flags: int, record: Ints) -> int:
     """Cycles before the first step, and its loads added to the record."""
     cycles, num_bytes = 0, 0
@@ -173,7 +174,7 @@ def _repeats(nest: Nest, odometer: Odometer, loop: int) -> int:
     return 1
 
 
-@inlined
+@part
 def _add_slot(problem: Problem, nest: Nest, odometer: Odometer, steps: Ints, flags: int, record: Ints) -> None:
     """Add the slots of all steps that the index stands for."""
     index, count, edge_bit, position = odometer.loop_index, odometer.loop_count, odometer.edge_bit, odometer.position

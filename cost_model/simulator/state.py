@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from cost_model.arrays import ArchArrays, WorkloadArrays
@@ -14,12 +13,6 @@ from tvm_spm.mapping_batch import NUM_DIMS
 I, W, O, FIRST_EXTRA = 0, 1, 2, 3  # noqa: E741 (the operands' own letters)
 
 Ints = NDArray[np.int64]
-
-kernel = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
-"""Decorates functions that only compiled code calls; without wrappers they compile faster."""
-
-inlined = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, inline="always")
-"""Decorates kernels with one caller: they are compiled as a part of it, not once more on their own."""
 
 MAX_TRANSFERS = 8
 """A slot has at most a store, a load of each operand beside the pass, and the same after it."""
@@ -33,7 +26,6 @@ MOVED, FINAL_ELEMS, DRAM_BYTES, BUSY_CYCLES, TOTAL_FIELDS = 0, 3, 4, 8, 9
 _NUMBERS = {
     "problem": ("launch_cycles", "mac_stages", "num_channels", "out_bits", "num_ops_per_elem"),
     "nest": ("num_dram_loops", "num_loops", "hop_cycles", "fold"),
-    "odometer": ("num_loops", "num_kinds"),
     "core": (
         "repeats", "moved", "moves", "is_first_sum", "is_last_sum", "size_kind",
         "clock", "pass_end", "pass_cycles", "num_beside", "num_transfers", "num_served", "passes_left", "slots_left",
@@ -122,8 +114,8 @@ NEST_FIELDS = _record(
 )  # fmt: skip
 
 
-class Odometer(Protocol):
-    """A record of ``ODOMETER_FIELDS``: the SPM loops that iterate in one pass, outer to inner.
+class Odometer(NamedTuple):
+    """The SPM loops that iterate in one pass, outer to inner.
 
     Attributes:
         num_loops: Of them.
@@ -142,11 +134,6 @@ class Odometer(Protocol):
     loop_index: Ints
     edge_bit: Ints
     position: Ints
-
-
-ODOMETER_FIELDS = _record(
-    "odometer", dim=NUM_DIMS, loop_count=NUM_DIMS, loop_index=NUM_DIMS, edge_bit=NUM_DIMS, position=3
-)
 
 
 class Core(Protocol):

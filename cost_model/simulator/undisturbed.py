@@ -9,11 +9,12 @@ from __future__ import annotations
 import numpy as np
 
 from cost_model.simulator.passes import load, look_at, store, work
-from cost_model.simulator.state import BUSY_CYCLES, Core, Ints, Ledger, Nest, O, Problem, Tensors, inlined, kernel
+from cost_model.simulator.state import BUSY_CYCLES, Core, Ints, Ledger, Nest, O, Problem, Tensors
+from tvm_spm.jit import kernel, part
 from tvm_spm.mapping_batch import NUM_DIMS
 
 
-@inlined
+@part
 def run_undisturbed(problem: Problem, tensors: Tensors, nest: Nest, core: Core, ledger: Ledger) -> None:
     """Run a core from its first slot to its last."""
     num_loops = nest.num_dram_loops
@@ -90,7 +91,7 @@ def _go_to(core: Core, index: Ints, num_loops: int, offset: int) -> bool:
     return False
 
 
-@inlined
+@part
 def _alike(tensors: Tensors, nest: Nest, core: Core, loop: int) -> tuple[int, int]:
     """First and last of the iterations of a DRAM loop that are alike; (-1, -1) if no two are."""
     d, count = nest.loops[loop], core.loop_count[loop]

@@ -20,7 +20,7 @@ from tvm_spm.cost import OBJECTIVES
 from tvm_spm.errors import NoMappingError
 from tvm_spm.exact import exact_search
 from tvm_spm.exact.balanced import BalancedSearch, _groups_of
-from tvm_spm.exact.balanced_kernel import make_tables
+from tvm_spm.exact.balanced_tables import make_tables
 from tvm_spm.exact.problem import make_problem
 from tvm_spm.mapping import Mapping
 from tvm_spm.mapping_batch import decode, encode

@@ -48,7 +48,7 @@ LAYERS = (
     ("tvm_spm.arch",),
     ("tvm_spm.workload",),
     ("tvm_spm.arguments",),
-    ("tvm_spm.units", "tvm_spm.errors", "tvm_spm.interrupt"),
+    ("tvm_spm.units", "tvm_spm.errors", "tvm_spm.interrupt", "tvm_spm.jit"),
 )
 MAY_IMPORT_TVM = {
     "tvm_spm.target", "tvm_spm.frontend", "schedules", "tvm_spm.verify", "tvm_spm.runtime", "tvm_spm.models",

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from tvm_spm.constraints_batch import ANY_BUFFERS
 from tvm_spm.exact.boxes import tile_elems
-from tvm_spm.exact.compiled import compiled, compiled_inside, compiled_lean
 from tvm_spm.exact.pass_time import (
     ALL_RF,
     COMPUTE,
@@ -29,6 +28,7 @@ from tvm_spm.exact.pass_time import (
 from tvm_spm.exact.problem import ENERGY, LATENCY, Problem
 from tvm_spm.exact.spm_tiles import objective_of
 from tvm_spm.exact.unrollings import divisors_of
+from tvm_spm.jit import entry, kernel, lean
 from tvm_spm.mapping_batch import NUM_DIMS
 from tvm_spm.units import ceil_div
 from tvm_spm.workload import Workload
@@ -115,7 +115,7 @@ def make_shapes(workload: Workload) -> Shapes:
     return Shapes(table, row, np.array([len(divisors) for divisors in lists], dtype=np.int64))
 
 
-@compiled_lean
+@lean
 def shape_of(problem: Problem, shapes: Shapes, tile: Ints) -> int:
     """Number of a tile among all tuples of divisors of the extents."""
     shape = 0
@@ -132,7 +132,7 @@ def shape_of(problem: Problem, shapes: Shapes, tile: Ints) -> int:
     return shape
 
 
-@compiled_lean
+@entry
 def single_energies(problem: Problem, shapes: Shapes, floors: NDArray[np.void], single_pj: NDArray[np.float64]) -> None:
     """Per shape the least energy of the SPM tiles of this shape; shapes without one keep what they have."""
     for index in range(len(floors)):
@@ -142,7 +142,7 @@ def single_energies(problem: Problem, shapes: Shapes, floors: NDArray[np.void], 
             single_pj[shape] = min(single_pj[shape], floor.energy_pj[keeps])
 
 
-@compiled_lean
+@lean
 def _fits(problem: Problem, rf: Ints, num_bytes: Ints) -> bool:
     """Whether single buffers fit a PE; sets the bytes of each."""
     total = 0
@@ -153,7 +153,7 @@ def _fits(problem: Problem, rf: Ints, num_bytes: Ints) -> bool:
     return total <= problem.limits.rf_bytes
 
 
-@compiled_lean
+@lean
 def _is_wanted(problem: Problem, rf: Ints) -> bool:
     """Whether the constraints allow an RF tile."""
     for d in range(NUM_DIMS):
@@ -162,7 +162,7 @@ def _is_wanted(problem: Problem, rf: Ints) -> bool:
     return True
 
 
-@compiled_lean
+@lean
 def _fill_array(problem: Problem, pes: Ints, hops: int, rf: Ints, num_bytes: Ints, entry: ArrayTile) -> None:
     workload, arch, words = problem.workload, problem.arch, problem.words
     entry.num_pes, entry.reduction_pes, entry.num_steps = 1, 1, 1
@@ -205,7 +205,7 @@ def _fill_array(problem: Problem, pes: Ints, hops: int, rf: Ints, num_bytes: Int
             entry.fitting = 1
 
 
-@compiled
+@kernel
 def _price_array(problem: Problem, entry: ArrayTile, least_energy_pj: float, single_energy_pj: float) -> None:
     """What follows from the tile prices: energy by the operand that stays, and a bound under any SPM tile.
 
@@ -242,7 +242,7 @@ def _price_array(problem: Problem, entry: ArrayTile, least_energy_pj: float, sin
     entry.bound = min(entry.bound, objective_of(problem, single_pj, launch + steps * entry.step[COMPUTE]))
 
 
-@compiled_lean
+@lean
 def _dominates(a: ArrayTile, b: ArrayTile, by_hops: bool) -> bool:
     """Whether ``a`` is as good as ``b``, both with the same array tile, in every respect."""
     if a.reduction_pes > b.reduction_pes or a.in_pj[I] > b.in_pj[I] or a.in_pj[W] > b.in_pj[W]:
@@ -254,7 +254,7 @@ def _dominates(a: ArrayTile, b: ArrayTile, by_hops: bool) -> bool:
     return a.step[COMPUTE] == b.step[COMPUTE] and a.step[OUT] == b.step[OUT]
 
 
-@compiled_inside
+@entry
 def list_arrays(
     problem: Problem,
     pairs: Ints,
@@ -343,7 +343,7 @@ def list_arrays(
     return kept
 
 
-@compiled_lean
+@lean
 def _insert(problem: Problem, entries: NDArray[np.void], num: int, shape: int, heads: Ints, links: Ints) -> int:
     """Keep the entry at ``num`` unless one of its shape dominates it; unmark those that it dominates."""
     entry, by_hops = entries[num], problem.arch.num_cores == 1

@@ -16,11 +16,10 @@ from cost_model.bounds import lower_bound
 from tvm_spm.arch import Arch
 from tvm_spm.constraints_batch import ANY_BUFFERS, COLS, CORES, ROWS, Rules
 from tvm_spm.cost import OBJECTIVES
-from tvm_spm.exact.balanced_array_list import BALANCED_ARRAY_FIELDS
-from tvm_spm.exact.balanced_floors import BALANCED_FLOOR_FIELDS
-from tvm_spm.exact.balanced_join import BALANCED_CANDIDATE_FIELDS
-from tvm_spm.exact.balanced_kernel import join, list_arrays, list_floors, list_mappings, make_tables
-from tvm_spm.exact.balanced_tables import Tables
+from tvm_spm.exact.balanced_array_list import BALANCED_ARRAY_FIELDS, list_arrays
+from tvm_spm.exact.balanced_floors import BALANCED_FLOOR_FIELDS, list_floors
+from tvm_spm.exact.balanced_join import BALANCED_CANDIDATE_FIELDS, join, list_mappings
+from tvm_spm.exact.balanced_tables import Tables, make_tables
 from tvm_spm.exact.pass_time import Ints
 from tvm_spm.exact.problem import EDP, ENERGY, LATENCY, Problem
 from tvm_spm.exact.spm_tiles import TOLERANCE

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from tvm_spm.exact.balanced_arrays import allowed_buffers, bound_array, fitting_buffers
 from tvm_spm.exact.balanced_tables import ARRAY_FIELDS, LEAST_TIME, Tables
 from tvm_spm.exact.boxes import tile_elems
-from tvm_spm.exact.compiled import compiled, compiled_lean
 from tvm_spm.exact.pass_time import NONE, I, Ints, O, W
 from tvm_spm.exact.problem import Problem
+from tvm_spm.jit import entry, lean
 from tvm_spm.mapping_batch import NUM_DIMS
 
 BALANCED_ARRAY_FIELDS = np.dtype(
@@ -34,7 +34,7 @@ ANY_FITTING = 255
 """Any operands may have two RF buffers."""
 
 
-@compiled
+@entry
 def list_arrays(
     problem: Problem,
     tables: Tables,
@@ -92,7 +92,7 @@ def list_arrays(
     return num, len(pes)
 
 
-@compiled_lean
+@lean
 def _list_unrolling(
     problem: Problem,
     tables: Tables,
@@ -186,7 +186,7 @@ def _list_unrolling(
     return num
 
 
-@compiled_lean
+@lean
 def _bound_rest(
     problem: Problem, tables: Tables, pes: Ints, dims: Ints, start: int, stop: int, rf: Ints, most: Ints, counts: Ints
 ) -> bool:

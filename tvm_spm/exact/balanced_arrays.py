@@ -22,14 +22,14 @@ from tvm_spm.exact.balanced_tables import (
     Tables,
 )
 from tvm_spm.exact.boxes import tile_elems
-from tvm_spm.exact.compiled import compiled_lean
 from tvm_spm.exact.pass_time import ALL_RF, NONE, I, Ints, O, W
 from tvm_spm.exact.problem import Problem
 from tvm_spm.exact.spm_tiles import objective_of
+from tvm_spm.jit import lean
 from tvm_spm.mapping_batch import NUM_DIMS
 
 
-@compiled_lean
+@lean
 def spanned(problem: Problem, tables: Tables, projection: int, extents: Ints, least: Ints, most: Ints) -> float:
     """Elements that tiles span, summed over all tiles of a tensor that add up to ``extents``; at least.
 
@@ -63,7 +63,7 @@ def spanned(problem: Problem, tables: Tables, projection: int, extents: Ints, le
     return total
 
 
-@compiled_lean
+@lean
 def spanned_whole(problem: Problem, tables: Tables, projection: int, least: Ints, most: Ints) -> float:
     """``spanned`` of a whole tensor."""
     if tables.elems[projection] > 0.0:
@@ -71,7 +71,7 @@ def spanned_whole(problem: Problem, tables: Tables, projection: int, least: Ints
     return spanned(problem, tables, projection, problem.workload.dims, least, most)
 
 
-@compiled_lean
+@lean
 def irrelevant_product(problem: Problem, projection: int, counts: Ints) -> float:
     """Product over the dims that a tensor does not depend on."""
     product = 1.0
@@ -81,7 +81,7 @@ def irrelevant_product(problem: Problem, projection: int, counts: Ints) -> float
     return product
 
 
-@compiled_lean
+@lean
 def fitting_buffers(problem: Problem, rf: Ints) -> int:
     """Bit ``b`` is set if the operands with the bits ``b`` may have two RF buffers; 0 if not even one fits."""
     bytes_i, bytes_w, bytes_o = 0, 0, 0
@@ -100,7 +100,7 @@ def fitting_buffers(problem: Problem, rf: Ints) -> int:
     return fitting
 
 
-@compiled_lean
+@lean
 def allowed_buffers(problem: Problem, fitting: int) -> int:
     """Those of ``fitting_buffers`` that the constraints leave, and that make a difference."""
     if problem.wanted.rf_double != ANY_BUFFERS:
@@ -108,7 +108,7 @@ def allowed_buffers(problem: Problem, fitting: int) -> int:
     return fitting & 1 if problem.objective == 1 else fitting
 
 
-@compiled_lean
+@lean
 def rf_prices(problem: Problem, operand: int) -> tuple[float, float]:
     """Energy of one element that crosses the network, and of one that a PE receives."""
     arch = problem.arch
@@ -119,7 +119,7 @@ def rf_prices(problem: Problem, operand: int) -> tuple[float, float]:
     )
 
 
-@compiled_lean
+@lean
 def bound_array(
     problem: Problem,
     tables: Tables,

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tvm_spm.exact.balanced_tables import ALL_TILES, PASSES, Tables
-from tvm_spm.exact.compiled import compiled, compiled_lean
 from tvm_spm.exact.pass_time import I, Ints, O, W
 from tvm_spm.exact.problem import Problem
 from tvm_spm.exact.spm_tiles import objective_of
 from tvm_spm.exact.timeline import store_cycles, transfer_cycles
+from tvm_spm.jit import entry, kernel, lean
 from tvm_spm.legality_batch import fits_spm
 from tvm_spm.mapping_batch import NUM_DIMS
 
@@ -67,7 +67,7 @@ class BalancedFloor(Protocol):
     bound: float
 
 
-@compiled_lean
+@lean
 def _sum_tensor(problem: Problem, tables: Tables, projection: int, at: Ints) -> tuple[float, float]:
     """(elements inside the tensor, bursts) of all SPM tiles of a tensor, each moved once."""
     workload = problem.workload
@@ -86,13 +86,13 @@ def _sum_tensor(problem: Problem, tables: Tables, projection: int, at: Ints) -> 
     return elems, 1.0 if is_inner else whole + parts
 
 
-@compiled_lean
+@lean
 def dma_cycles(problem: Problem, bits: int, elems: float, bursts: float) -> float:
     """Cycles of all transfers of a tensor, fractions not rounded up."""
     return bursts * problem.arch.burst_startup_cycles + elems * bits / 8 / problem.arch.dma_bytes_per_cycle
 
 
-@compiled_lean
+@lean
 def _fill_floor(problem: Problem, tables: Tables, floor: BalancedFloor) -> None:
     """All but what comes before the first and after the last pass, and the bound."""
     workload, arch, words = problem.workload, problem.arch, problem.words
@@ -137,14 +137,14 @@ def _fill_floor(problem: Problem, tables: Tables, floor: BalancedFloor) -> None:
         floor.dma[keeps] = dma_limit(problem, tables, cycles_o + repeats_i * cycles_i + repeats_w * cycles_w)
 
 
-@compiled_lean
+@lean
 def dma_limit(problem: Problem, tables: Tables, cycles: float) -> int:
     """Cycles until all channels in use are done, if they share the work evenly."""
     at_once = min(tables.num_cores, problem.arch.dram_channels)
     return problem.arch.launch_cycles + int(math.ceil(cycles / at_once * (1.0 - 1e-12) - SLACK))
 
 
-@compiled
+@kernel
 def _once_cycles(problem: Problem, tables: Tables, spm: Ints) -> int:
     """Cycles of the first core before its first and after its last pass."""
     workload, arch = problem.workload, problem.arch
@@ -158,7 +158,7 @@ def _once_cycles(problem: Problem, tables: Tables, spm: Ints) -> int:
     return cycles + store_cycles(workload, arch, first, tile)[1]
 
 
-@compiled
+@entry
 def list_floors(
     problem: Problem,
     tables: Tables,
@@ -224,7 +224,7 @@ def list_floors(
             return num
 
 
-@compiled_lean
+@lean
 def bound_floor(problem: Problem, floor: BalancedFloor, once: int, least_moved_pj: float, least_time: int) -> float:
     """A floor under the objective of all mappings with an SPM tile."""
     cycles = max(least_time, floor.num_passes) + floor.num_passes * (problem.arch.mac_stages - 1)

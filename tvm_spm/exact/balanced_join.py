@@ -19,11 +19,11 @@ from tvm_spm.exact.balanced_pairs import (
     whole_cycles,
 )
 from tvm_spm.exact.balanced_tables import ALL_TILES, TIME, Tables
-from tvm_spm.exact.compiled import compiled, compiled_lean
 from tvm_spm.exact.finish import SINGLE_STEP, is_maximal, is_ordered, next_order
 from tvm_spm.exact.pass_time import ALL_RF, NONE, Ints, O
 from tvm_spm.exact.problem import ENERGY, Problem
 from tvm_spm.exact.spm_tiles import objective_of
+from tvm_spm.jit import entry, kernel, lean
 from tvm_spm.mapping_batch import NO_DIM, NUM_DIMS, MappingBatch
 
 BALANCED_CANDIDATE_FIELDS = np.dtype(
@@ -32,7 +32,7 @@ BALANCED_CANDIDATE_FIELDS = np.dtype(
 """An SPM tile, PEs, an RF tile, and the operand that the innermost SPM loop leaves in place."""
 
 
-@compiled_lean
+@lean
 def _reduction_pes(problem: Problem, pes: Ints) -> int:
     product = 1
     for d in range(NUM_DIMS):
@@ -41,7 +41,7 @@ def _reduction_pes(problem: Problem, pes: Ints) -> int:
     return product
 
 
-@compiled_lean
+@lean
 def _quick_bound(problem: Problem, floor: BalancedFloor, moved_pj: float, cycles: float) -> float:
     """A floor from the least traffic of the RFs and the least cycles of all passes."""
     bound = np.inf
@@ -51,7 +51,7 @@ def _quick_bound(problem: Problem, floor: BalancedFloor, moved_pj: float, cycles
     return bound
 
 
-@compiled_lean
+@lean
 def _may_be_better(
     problem: Problem, floor: BalancedFloor, class_pj: Floats, class_cycles: Floats, least_cycles: float, limit: float
 ) -> bool:
@@ -62,7 +62,7 @@ def _may_be_better(
     return False
 
 
-@compiled
+@entry
 def join(
     problem: Problem,
     tables: Tables,
@@ -147,7 +147,7 @@ def join(
     return num
 
 
-@compiled_lean
+@lean
 def _note(found: NDArray[np.void], num: int, floor: int, pes: int, rf: Ints, kept: int, bound: float) -> None:
     candidate = found[num]
     candidate.floor, candidate.pes, candidate.kept, candidate.bound = floor, pes, kept, bound
@@ -155,7 +155,7 @@ def _note(found: NDArray[np.void], num: int, floor: int, pes: int, rf: Ints, kep
         candidate.rf[d] = rf[d]
 
 
-@compiled
+@entry
 def list_mappings(
     problem: Problem,
     tables: Tables,
@@ -197,7 +197,7 @@ def list_mappings(
     return num, len(candidates)
 
 
-@compiled
+@kernel
 def _list_candidate(
     problem: Problem,
     tables: Tables,
@@ -248,7 +248,7 @@ def _list_candidate(
             return num
 
 
-@compiled_lean
+@lean
 def _list_order(
     problem: Problem,
     tables: Tables,
@@ -299,7 +299,7 @@ def _list_order(
     return num
 
 
-@compiled_lean
+@lean
 def _dram_repeats(
     problem: Problem, tables: Tables, floor: BalancedFloor, outer: Ints, num_outer: int, operand: int
 ) -> float:

@@ -27,11 +27,11 @@ from tvm_spm.exact.balanced_tables import (
     Tables,
 )
 from tvm_spm.exact.boxes import tile_elems
-from tvm_spm.exact.compiled import compiled, compiled_lean
 from tvm_spm.exact.finish import SINGLE_STEP
 from tvm_spm.exact.pass_time import NONE, Ints, O
 from tvm_spm.exact.problem import Problem
 from tvm_spm.exact.spm_tiles import objective_of
+from tvm_spm.jit import kernel, lean
 from tvm_spm.mapping_batch import NUM_DIMS
 
 Floats = NDArray[np.float64]
@@ -89,7 +89,7 @@ class Pair(NamedTuple):
     cycles: Floats
 
 
-@compiled
+@kernel
 def make_pair() -> Pair:
     """Scratch for one pair."""
     return Pair(
@@ -100,7 +100,7 @@ def make_pair() -> Pair:
     )  # fmt: skip
 
 
-@compiled_lean
+@lean
 def set_pair(problem: Problem, tables: Tables, floor: BalancedFloor, pes: Ints, pair: Pair) -> bool:
     """Look the counts of a pair up, ``pair.rf`` given; False if an RF tile is not balanced in this SPM tile."""
     for d in range(NUM_DIMS):
@@ -118,7 +118,7 @@ def set_pair(problem: Problem, tables: Tables, floor: BalancedFloor, pes: Ints, 
     return True
 
 
-@compiled_lean
+@lean
 def measure_pair(
     problem: Problem, tables: Tables, floor: BalancedFloor, hops: int, reduction_pes: int, pair: Pair
 ) -> None:
@@ -193,7 +193,7 @@ def measure_pair(
             numbers[FIRSTS] += floor.num_passes * hops
 
 
-@compiled_lean
+@lean
 def is_single_step(pair: Pair) -> bool:
     """Whether all passes are a single step."""
     for d in range(NUM_DIMS):
@@ -202,7 +202,7 @@ def is_single_step(pair: Pair) -> bool:
     return True
 
 
-@compiled_lean
+@lean
 def bound_pair(problem: Problem, floor: BalancedFloor, pair: Pair, fitting: int, kept: int) -> float:
     """A floor under the objective of all mappings whose innermost SPM loop leaves operand ``kept``; sets its cycles.
 
@@ -234,13 +234,13 @@ def bound_pair(problem: Problem, floor: BalancedFloor, pair: Pair, fitting: int,
     return bound
 
 
-@compiled_lean
+@lean
 def whole_cycles(once: int, cycles: float) -> float:
     """Cycles from the launch on."""
     return once + math.ceil(cycles * (1.0 - 1e-12) - SLACK)
 
 
-@compiled_lean
+@lean
 def _moves(floor: BalancedFloor, keeps: int, kept: int, is_resident: bool, operand: int) -> int:
     """How often an operand moves at least, as the index of an energy."""
     if kept != SINGLE_STEP and operand != kept:
@@ -252,7 +252,7 @@ def _moves(floor: BalancedFloor, keeps: int, kept: int, is_resident: bool, opera
     return DRAM_PJ
 
 
-@compiled_lean
+@lean
 def _passes_cycles(
     problem: Problem, floor: BalancedFloor, pair: Pair, kept: int, double: int, is_resident: bool
 ) -> float:
@@ -320,7 +320,7 @@ def _passes_cycles(
     return total
 
 
-@compiled_lean
+@lean
 def order_pj(
     problem: Problem,
     tables: Tables,

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from tvm_spm.constraints_batch import DRAM, RF, SPM, Rules
 from tvm_spm.exact.boxes import inside_elems
-from tvm_spm.exact.compiled import compiled, compiled_lean
 from tvm_spm.exact.pass_time import Ints
 from tvm_spm.exact.problem import Problem
+from tvm_spm.jit import entry, kernel, lean
 from tvm_spm.mapping_batch import NUM_DIMS
 from tvm_spm.mapspace_tiles import num_tiles, tile_at
 
@@ -78,20 +78,20 @@ class Tables(NamedTuple):
     is_strided: NDArray[np.bool_]
 
 
-@compiled_lean
+@lean
 def ceil_of(a: int, b: int) -> int:
     """Round up."""
     return -(-a // b)
 
 
-@compiled_lean
+@lean
 def fill_tile(extent: int, cores: int, share: int, tile: int, row: Ints) -> None:
     """Count the SPM tiles of a dim."""
     row[PASSES] = ceil_of(share, tile)
     row[ALL_TILES] = (cores - 1) * row[PASSES] + ceil_of(extent - (cores - 1) * share, tile)
 
 
-@compiled_lean
+@lean
 def fill_cut(extent: int, cores: int, share: int, tile: int, pes: int, rf: int, row: Ints) -> None:
     """Count the array tiles of a dim and the pieces of its PEs."""
     row[:] = 0
@@ -122,13 +122,13 @@ def fill_cut(extent: int, cores: int, share: int, tile: int, pes: int, rf: int, 
                 row[LAST_TIME] += parts * min(rf, last)
 
 
-@compiled_lean
+@lean
 def is_balanced(extent: int, tile: int) -> bool:
     """Whether no smaller tile has as few pieces."""
     return tile == 1 or ceil_of(extent, tile - 1) > ceil_of(extent, tile)
 
 
-@compiled
+@entry
 def make_tables(problem: Problem, rules: Rules, cores: Ints, most_pes: int) -> Tables:
     """Count everything for one choice of factors across cores."""
     dims = problem.workload.dims
@@ -199,7 +199,7 @@ def make_tables(problem: Problem, rules: Rules, cores: Ints, most_pes: int) -> T
     )  # fmt: skip
 
 
-@compiled_lean
+@lean
 def _gather(cut: Ints, array: Ints) -> None:
     """Let an array tile stand for one more SPM tile."""
     is_new = array[LEAST_TIME] == 0
@@ -212,7 +212,7 @@ def _gather(cut: Ints, array: Ints) -> None:
         array[most] = max(array[most], cut[count])
 
 
-@compiled_lean
+@lean
 def _lower(array: Ints, least: Ints) -> None:
     """Let the least of all RF tiles regard one more."""
     if array[LEAST_TIME] == 0:
@@ -224,7 +224,7 @@ def _lower(array: Ints, least: Ints) -> None:
         least[field] = max(least[field], array[field])
 
 
-@compiled
+@kernel
 def _sum_axes(problem: Problem, cores: Ints, share: Ints, num_spm: Ints, spm: Ints) -> tuple[Ints, NDArray[np.float64]]:
     """``axis_start`` and ``inside``."""
     workload = problem.workload

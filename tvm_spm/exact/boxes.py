@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from cost_model.arrays import WorkloadArrays
-from tvm_spm.exact.compiled import compiled_lean
 from tvm_spm.exact.pass_time import Ints
+from tvm_spm.jit import lean
 
 
-@compiled_lean
+@lean
 def tile_elems(workload: WorkloadArrays, projection: int, tile: Ints) -> int:
     """Elements of the bounding box of a tile, padding included."""
     elems = 1
@@ -19,7 +19,7 @@ def tile_elems(workload: WorkloadArrays, projection: int, tile: Ints) -> int:
     return elems
 
 
-@compiled_lean
+@lean
 def inside_elems(workload: WorkloadArrays, axis: int, first: Ints, tile: Ints) -> int:
     """Elements inside the tensor that a tile spans on one axis."""
     start, span = workload.axis_offset[axis], 1
@@ -30,7 +30,7 @@ def inside_elems(workload: WorkloadArrays, axis: int, first: Ints, tile: Ints) -
     return max(0, min(workload.axis_extent[axis], start + span) - max(0, start))
 
 
-@compiled_lean
+@lean
 def unclipped_tiles(workload: WorkloadArrays, axis: int, d: int, first: int, extent: int, tile: int) -> tuple[int, int]:
     """[low, high): tiles of a part of dim ``d`` that stay inside the tensor wherever the other dims are."""
     coefficient, others = 1, 0

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from tvm_spm.exact.compiled import compiled_inside
 from tvm_spm.exact.pass_time import I, Ints, O, W
 from tvm_spm.exact.problem import Problem
 from tvm_spm.exact.timeline import fill_runs, fill_table, passes_cycles, store_cycles, tensor_cycles, transfer_cycles
+from tvm_spm.jit import part
 from tvm_spm.mapping_batch import NUM_DIMS
 
 
-@compiled_inside
+@part
 def contended_cycles(
     problem: Problem,
     cores: Ints,

@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tvm_spm.exact.array_tiles import ArrayTile
-from tvm_spm.exact.compiled import compiled, compiled_inside, compiled_lean
 from tvm_spm.exact.contention import contended_cycles
 from tvm_spm.exact.pass_time import ALL_RF, NONE, I, Ints, O, W, pass_cycles
 from tvm_spm.exact.problem import Problem
 from tvm_spm.exact.spm_tiles import TOLERANCE, Floor, objective_of, order_repeats
 from tvm_spm.exact.timeline import fill_table, passes_cycles
+from tvm_spm.jit import kernel, lean, part
 from tvm_spm.mapping_batch import NO_DIM, NUM_DIMS, MappingBatch
 
 SINGLE_STEP = 4
@@ -47,7 +47,7 @@ class Best(NamedTuple):
     num_bounded: Ints
 
 
-@compiled_lean
+@lean
 def next_order(order: Ints, low: int, high: int) -> bool:
     """The next permutation of ``order[low:high]`` in lexicographic order; after the last one the first."""
     pivot = high - 2
@@ -65,7 +65,7 @@ def next_order(order: Ints, low: int, high: int) -> bool:
     return pivot >= low
 
 
-@compiled_lean
+@lean
 def is_ordered(outside: NDArray[np.bool_], order: Ints, num_loops: int) -> bool:
     """Whether an order, outer to inner, is as the constraints ask."""
     for inner in range(1, num_loops):
@@ -75,7 +75,7 @@ def is_ordered(outside: NDArray[np.bool_], order: Ints, num_loops: int) -> bool:
     return True
 
 
-@compiled
+@kernel
 def make_tables(problem: Problem, floor: Floor, runs: Ints, room: int) -> Tables:
     """Timelines of all orders that finish outputs before they leave SPM, with as many SPM buffers as fit.
 
@@ -136,7 +136,7 @@ def make_tables(problem: Problem, floor: Floor, runs: Ints, room: int) -> Tables
             return tables
 
 
-@compiled_lean
+@lean
 def is_maximal(fitting: int, double: int) -> bool:
     """Whether no further operand can have two buffers.
 
@@ -150,7 +150,7 @@ def is_maximal(fitting: int, double: int) -> bool:
     return True
 
 
-@compiled_inside
+@part
 def finish(
     problem: Problem,
     pairs: Ints,
@@ -205,7 +205,7 @@ def finish(
             return
 
 
-@compiled_lean
+@lean
 def _is_wanted(outside: NDArray[np.bool_], order: Ints, kind: Ints, num_loops: int, kept: int) -> bool:
     """Whether an order belongs to the class; of neighbours of one kind only one order does."""
     if num_loops == 0:
@@ -219,7 +219,7 @@ def _is_wanted(outside: NDArray[np.bool_], order: Ints, kind: Ints, num_loops: i
     return is_ordered(outside, order, num_loops)
 
 
-@compiled_lean
+@lean
 def _price_order(
     array: ArrayTile,
     kept: int,
@@ -253,7 +253,7 @@ def _price_order(
     return resident
 
 
-@compiled_lean
+@lean
 def _any_better(
     problem: Problem, tables: Tables, moved_pj: NDArray[np.float64], least_cycles: Ints, best: Best
 ) -> bool:
@@ -264,7 +264,7 @@ def _any_better(
     return False
 
 
-@compiled_lean
+@lean
 def _fill_times(
     step: Ints,
     rate: float,
@@ -287,7 +287,7 @@ def _fill_times(
     return most
 
 
-@compiled_inside
+@part
 def _try_tables(
     problem: Problem,
     pairs: Ints,
@@ -327,7 +327,7 @@ def _try_tables(
         _write(pairs, floor, array, order, double, tables, row, best.row)
 
 
-@compiled_lean
+@lean
 def _write(
     pairs: Ints,
     floor: Floor,

@@ -6,18 +6,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tvm_spm.exact.array_tiles import ArrayTile
-from tvm_spm.exact.compiled import compiled_inside, compiled_lean
 from tvm_spm.exact.finish import SINGLE_STEP, Best, Tables, finish, make_tables
 from tvm_spm.exact.pass_time import COMPUTE, NONE, I, Ints, O, W, least_pass_cycles
 from tvm_spm.exact.problem import Problem
 from tvm_spm.exact.spm_tiles import TOLERANCE, Floor, objective_of
+from tvm_spm.jit import entry, lean
 from tvm_spm.mapping_batch import NUM_DIMS
 
 CANDIDATE_FIELDS = np.dtype([("bound", np.float64), ("array", np.int64), ("kept", np.int64), ("least_pass", np.int64)])
 """An array tile under an SPM tile, and the operand that the innermost SPM loop leaves in place."""
 
 
-@compiled_lean
+@entry
 def bound_floors(problem: Problem, floors: NDArray[np.void], least_moved_pj: float, most_pes: int) -> None:
     """Set the bound of every SPM tile: no array tile moves less or multiplies faster than given."""
     for index in range(len(floors)):
@@ -31,7 +31,7 @@ def bound_floors(problem: Problem, floors: NDArray[np.void], least_moved_pj: flo
             floor.bound = min(floor.bound, objective)
 
 
-@compiled_lean
+@lean
 def pair_bound(problem: Problem, floor: Floor, array: ArrayTile, kept: int, limit: float) -> tuple[float, int]:
     """(bound, floor under the cycles of a pass) of a class of mappings; infinite if it is empty.
 
@@ -63,7 +63,7 @@ def pair_bound(problem: Problem, floor: Floor, array: ArrayTile, kept: int, limi
     return _bound(problem, floor, array, kept, outer_kept, is_resident, once, least_pass), least_pass
 
 
-@compiled_lean
+@lean
 def _bound(
     problem: Problem,
     floor: Floor,
@@ -92,7 +92,7 @@ def _bound(
     return bound
 
 
-@compiled_lean
+@lean
 def _list_candidates(
     problem: Problem, floor: Floor, arrays: NDArray[np.void], limit: float, found: NDArray[np.void]
 ) -> int:
@@ -126,7 +126,7 @@ def _list_candidates(
     return num
 
 
-@compiled_lean
+@lean
 def _sink(found: NDArray[np.void], heap: Ints, place: int, size: int) -> None:
     """Restore a heap of candidates, least bound first and of equal ones the first found, whose ``place`` is new."""
     while True:
@@ -141,7 +141,7 @@ def _sink(found: NDArray[np.void], heap: Ints, place: int, size: int) -> None:
         place = least
 
 
-@compiled_lean
+@lean
 def _is_filled(tables: Tables) -> bool:
     for row in range(len(tables.num)):
         if tables.num[row] < 0:
@@ -149,7 +149,7 @@ def _is_filled(tables: Tables) -> bool:
     return True
 
 
-@compiled_inside
+@entry
 def join(
     problem: Problem,
     pairs: Ints,

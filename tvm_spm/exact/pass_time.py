@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from tvm_spm.exact.compiled import compiled_lean
+from tvm_spm.jit import lean
 
 Ints = NDArray[np.int64]
 
@@ -27,7 +27,7 @@ ALL_RF = 7
 """Bits of the operands with two RF buffers: all."""
 
 
-@compiled_lean
+@lean
 def port_cycles(num_bytes: int, rate: float) -> int:
     """Cycles of the SPM port; a rate of 0 is no bound."""
     if rate == 0.0 or num_bytes == 0:
@@ -35,7 +35,7 @@ def port_cycles(num_bytes: int, rate: float) -> int:
     return int(math.ceil(num_bytes / rate))
 
 
-@compiled_lean
+@lean
 def slot_cycles(step: Ints, rate: float, double: int, loads: int, swaps: bool, reads: bool, left: bool) -> int:
     """One step and what moves before the next.
 
@@ -75,7 +75,7 @@ def slot_cycles(step: Ints, rate: float, double: int, loads: int, swaps: bool, r
     return max(hidden, port_cycles(hidden_bytes, rate)) + max(shown, shown_output, port_cycles(shown_bytes, rate))
 
 
-@compiled_lean
+@lean
 def _fill_cycles(step: Ints, rate: float, moves: int) -> int:
     cycles, num_bytes = 0, 0
     for operand in range(3):
@@ -85,7 +85,7 @@ def _fill_cycles(step: Ints, rate: float, moves: int) -> int:
     return max(cycles, port_cycles(num_bytes, rate))
 
 
-@compiled_lean
+@lean
 def pass_cycles(
     step: Ints, rate: float, stages: int, double: int, count: Ints, kind: Ints, num_loops: int, flags: int
 ) -> int:
@@ -157,7 +157,7 @@ def pass_cycles(
     return total + slot_cycles(step, rate, double, 0, False, False, inner_out)
 
 
-@compiled_lean
+@lean
 def least_slot_cycles(step: Ints, rate: float, fitting: int, kept: int) -> int:
     """A floor under a step between two others if the innermost SPM loop leaves operand ``kept`` in place.
 
@@ -177,7 +177,7 @@ def least_slot_cycles(step: Ints, rate: float, fitting: int, kept: int) -> int:
     return least
 
 
-@compiled_lean
+@lean
 def least_pass_cycles(
     step: Ints, rate: float, stages: int, slot: int, kept: int, num_steps: int, num_swaps: int, resident: bool
 ) -> int:

@@ -18,14 +18,13 @@ from tvm_spm.constraints import Constraints
 from tvm_spm.constraints_batch import ANY_BUFFERS, CORES, DRAM, SPM, Rules, rules_of
 from tvm_spm.cost import OBJECTIVES, Cost
 from tvm_spm.errors import NoMappingError, SpmError, did_you_mean
-from tvm_spm.exact.array_tiles import ARRAY_FIELDS, least_pes, make_shapes
+from tvm_spm.exact.array_tiles import ARRAY_FIELDS, least_pes, list_arrays, make_shapes, single_energies
 from tvm_spm.exact.balanced import BalancedSearch
 from tvm_spm.exact.finish import Best
-from tvm_spm.exact.join import CANDIDATE_FIELDS
-from tvm_spm.exact.kernel import bound_floors, list_arrays, list_tiles, search_floors, single_energies
+from tvm_spm.exact.join import CANDIDATE_FIELDS, bound_floors, join
 from tvm_spm.exact.problem import ANYTHING, ENERGY, Problem, make_problem
 from tvm_spm.exact.relaxed import improve
-from tvm_spm.exact.spm_tiles import FLOOR_FIELDS, TOLERANCE
+from tvm_spm.exact.spm_tiles import FLOOR_FIELDS, TOLERANCE, list_tiles
 from tvm_spm.exact.unrollings import divisors_of, unrollings
 from tvm_spm.mapping import Mapping
 from tvm_spm.mapping_batch import NUM_DIMS, decode, encode
@@ -229,7 +228,7 @@ class _Search:
 
     def _search(self, arrays: NDArray[np.void], start: int, stop: int, num_classes: int) -> int:
         found = np.zeros(5 * len(arrays), dtype=CANDIDATE_FIELDS)
-        at: int = search_floors(
+        at: int = join(
             self.problem, self.pairs, self.floors, arrays, start, stop, num_classes, self.runs, found, self.best
         )
         return at

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tvm_spm.exact.boxes import inside_elems
-from tvm_spm.exact.compiled import compiled, compiled_inside, compiled_lean
 from tvm_spm.exact.pass_time import I, Ints, O, W
 from tvm_spm.exact.problem import Problem
 from tvm_spm.exact.timeline import store_cycles, tensor_cycles, transfer_cycles
+from tvm_spm.jit import entry, kernel, lean, part
 from tvm_spm.legality_batch import fits_spm
 from tvm_spm.mapping_batch import NUM_DIMS
 
@@ -72,7 +72,7 @@ TOLERANCE = 1e-12
 """Energies that differ by less than this share are equal: they are sums that may be added up in any order."""
 
 
-@compiled
+@kernel
 def inside_total(problem: Problem, projection: int, tile: Ints) -> float:
     """Elements inside the tensor of all SPM tiles of a projection, over all cores."""
     workload = problem.workload
@@ -98,7 +98,7 @@ def inside_total(problem: Problem, projection: int, tile: Ints) -> float:
     return total
 
 
-@compiled_lean
+@lean
 def objective_of(problem: Problem, energy_pj: float, cycles: float) -> float:
     """What is minimised; infinite above the energy cap, but for rounding."""
     if energy_pj > problem.energy_cap_pj * (1.0 + TOLERANCE):
@@ -108,7 +108,7 @@ def objective_of(problem: Problem, energy_pj: float, cycles: float) -> float:
     return energy_pj if problem.objective == 1 else float(cycles)
 
 
-@compiled_lean
+@lean
 def order_repeats(problem: Problem, cores: Ints, counts: Ints, order: Ints, num_loops: int, operand: int) -> int:
     """How often each tile of an operand passes between DRAM and SPM."""
     workload = problem.workload
@@ -126,7 +126,7 @@ def order_repeats(problem: Problem, cores: Ints, counts: Ints, order: Ints, num_
     return repeats
 
 
-@compiled_inside
+@part
 def fill_floor(problem: Problem, core_tile: Ints, runs: Ints, floor: Floor) -> None:
     """What all mappings with ``floor.cores`` and ``floor.spm`` have in common."""
     workload, arch, words = problem.workload, problem.arch, problem.words
@@ -186,7 +186,7 @@ def fill_floor(problem: Problem, core_tile: Ints, runs: Ints, floor: Floor) -> N
         _share_channels(problem, core_tile, runs, floor)
 
 
-@compiled
+@kernel
 def _share_channels(problem: Problem, core_tile: Ints, runs: Ints, floor: Floor) -> None:
     """Raise the floors to what the channels need for all cores, and for the first tiles of all."""
     workload, arch, tile = problem.workload, problem.arch, floor.spm.copy()
@@ -217,7 +217,7 @@ def _share_channels(problem: Problem, core_tile: Ints, runs: Ints, floor: Floor)
     floor.first_cycles += max(0, -(-total // arch.dram_channels) - most)
 
 
-@compiled_inside
+@entry
 def list_tiles(
     problem: Problem, core_choices: Ints, divisors: Ints, num_divisors: Ints, runs: Ints, floors: NDArray[np.void]
 ) -> int:

@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 
 from cost_model.arrays import ArchArrays, WorkloadArrays
 from tvm_spm.exact.boxes import inside_elems, unclipped_tiles
-from tvm_spm.exact.compiled import compiled, compiled_lean
 from tvm_spm.exact.pass_time import Ints, O
+from tvm_spm.jit import kernel, lean
 from tvm_spm.mapping_batch import NUM_DIMS
 
 WEIGHT, FLAGS, BESIDE, BEHIND = 0, 1, 2, 3
 """Rows of a table. Flags: I, W enter before the pass; outputs are partial sums; outputs leave after it."""
 
 
-@compiled_lean
+@lean
 def transfer_cycles(
     workload: WorkloadArrays, arch: ArchArrays, projection: int, bits: int, first: Ints, tile: Ints
 ) -> int:
@@ -40,7 +40,7 @@ def transfer_cycles(
     return int(math.ceil(bursts * arch.burst_startup_cycles + num_bytes / arch.dma_bytes_per_cycle))
 
 
-@compiled_lean
+@lean
 def store_cycles(workload: WorkloadArrays, arch: ArchArrays, first: Ints, tile: Ints) -> tuple[int, int]:
     """(channel cycles, engine cycles) of storing finished outputs."""
     cycles = transfer_cycles(workload, arch, O, workload.out_bits, first, tile)
@@ -52,7 +52,7 @@ def store_cycles(workload: WorkloadArrays, arch: ArchArrays, first: Ints, tile: 
     return cycles, max(cycles, int(math.ceil(elems * workload.num_ops_per_elem / arch.vector_ops_per_cycle)))
 
 
-@compiled_lean
+@lean
 def fill_runs(
     workload: WorkloadArrays, is_clipped: NDArray[np.bool_], d: int, first: int, extent: int, tile: int, starts: Ints
 ) -> int:
@@ -80,7 +80,7 @@ def fill_runs(
     return num_runs
 
 
-@compiled
+@kernel
 def tensor_cycles(
     workload: WorkloadArrays,
     arch: ArchArrays,
@@ -123,7 +123,7 @@ def tensor_cycles(
             return total
 
 
-@compiled_lean
+@lean
 def passes_cycles(table: Ints, num_entries: int, times: Ints) -> int:
     """Cycles of all passes and of the DMA work beside and behind them, given those of a pass by its flags."""
     cycles = 0
@@ -133,7 +133,7 @@ def passes_cycles(table: Ints, num_entries: int, times: Ints) -> int:
     return cycles
 
 
-@compiled_lean
+@lean
 def _is_still(index: Ints, order: Ints, position: int, num_loops: int) -> bool:
     """Whether all loops inside a position are at their first index."""
     for loop in range(position + 1, num_loops):
@@ -142,7 +142,7 @@ def _is_still(index: Ints, order: Ints, position: int, num_loops: int) -> bool:
     return True
 
 
-@compiled
+@kernel
 def _emit(
     workload: WorkloadArrays,
     arch: ArchArrays,
@@ -218,7 +218,7 @@ def _emit(
     return num_entries + 1
 
 
-@compiled
+@kernel
 def fill_table(
     workload: WorkloadArrays,
     arch: ArchArrays,

@@ -112,10 +112,10 @@ class Code:
                 raise ScheduleError(f"block {name}: a guard tests {len(self._dims(guard))} dims at once")
 
     def check_other(self, block: Placed, mac: Placed) -> None:
-        """A block that is no copy multiplies, starts sums, or computes an operand before the nest."""
+        """A block that is no copy multiplies or starts sums."""
         name = block.block.name_hint
         starts = name.endswith("_init") and block.block.writes[0].source.same_as(mac.block.writes[0].source)
-        if block.block.iter_vars and block.block != mac.block and not starts and name not in self.nest.prologue:
+        if block.block.iter_vars and block.block != mac.block and not starts:
             raise ScheduleError(f"block {name}: is no copy, and not timed")
 
     def copy(self, block: Placed, *, before: bool) -> tuple[int, Copy]:

@@ -25,7 +25,8 @@ class Nest:
         input_read: Index of I in ``block.reads``.
         weight_read: Index of W in ``block.reads``.
         pad_block: The block that pads I or copies it unchanged, if any; I of the workload is what that block reads.
-        prologue: Other blocks that compute I or W, in order; I and W of the workload are what they write.
+        prologue: Other blocks that compute I or W, in order; I and W of the workload are what they write. No program
+            of a mapping contains them: they are to be functions of their own (see ``frontend.prologue``).
         epilogue: Blocks that follow, in order; all are element-wise.
     """
 
@@ -214,9 +215,9 @@ def _epilogue(
     reaches_sum = _trace(reader, last, out, names, out, visited, extras)
     if not reaches_sum:
         raise _NotANestError("the output does not depend on the sum")
-    num_elems = last.num_iterations
     chain = tuple(block for block in reader.blocks if block.name in visited)
-    num_ops = sum(count_ops(block.store.value) for block in chain if block.num_iterations == num_elems)
+    # A block of fewer elements, say a scale per channel, is merged into the last one like any other.
+    num_ops = sum(count_ops(block.store.value) for block in chain)
     return chain, Epilogue(num_ops_per_elem=num_ops, extras=tuple(extra for _, extra in extras)), last.dtype
 
 

@@ -127,6 +127,8 @@ def _classify(found: _Found, name: str) -> int | str:
     work: Workload | VectorWork | str
     if isinstance(nest, Nest):
         work = nest.workload
+        if nest.prologue:
+            return f"block {nest.prologue[0]} computes an operand before the nest, which no function of its own does"
     elif nest.has_macs:
         return nest.reason
     elif relax.analysis.has_reshape_pattern(func):

@@ -7,6 +7,7 @@ from tvm import relax, te
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from tvm_spm.errors import ModelError
+from tvm_spm.frontend.prologue import Prologues
 from tvm_spm.frontend.transposed import TransposedConvolutions
 
 TVM_ERRORS = (
@@ -24,6 +25,8 @@ def first_line(error: BaseException) -> str:
 
 def fuse(mod: tvm.IRModule) -> tvm.IRModule:
     """Lower all operators to TIR and fuse each layer with its bias, activation and residual add.
+
+    What a function computes before its nest becomes a function of its own, so that it is counted.
 
     Constant folding is left out on purpose: it compiles every constant expression and takes most of the time.
 
@@ -43,6 +46,7 @@ def fuse(mod: tvm.IRModule) -> tvm.IRModule:
         transform.AnnotateTIROpPattern(),
         transform.FuseOps(),
         transform.FuseTIR(),
+        _rewrite(Prologues),
         transform.DeadCodeElimination(),
     ]
     try:

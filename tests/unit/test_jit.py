@@ -1,0 +1,134 @@
+"""Machine code follows every source it was made from, and kernels keep to what numba holds references for."""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tvm_spm import jit
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("tvm_spm", "cost_model", "schedules")
+DECORATORS = {"entry", "kernel", "lean", "small", "part"}
+
+FILES = {
+    "tvm_spm/__init__.py": "",
+    "cost_model/__init__.py": "",
+    "cost_model/far.py": "FACTOR = 2\n",
+    "cost_model/near.py": "from cost_model import far\n\ndef factor():\n    return far.FACTOR\n",
+    "tvm_spm/middle.py": (
+        "from cost_model.near import factor\nfrom tvm_spm.jit import kernel\n\nFACTOR = factor()\n\n"
+        "@kernel\ndef scaled(value):\n    return value * FACTOR\n"
+    ),
+    "tvm_spm/top.py": (
+        "from tvm_spm.jit import entry, is_on_disk\nfrom tvm_spm.middle import scaled\n\n"
+        "@entry\ndef scale(value):\n    return scaled(value)\n\n"
+        "if __name__ == '__main__':\n    print(is_on_disk(scale), scale(21), sum(scale.stats.cache_hits.values()))\n"
+    ),
+}
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A small tree with the same ``jit`` whose entry point depends on a constant three imports away."""
+    for name, text in FILES.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    shutil.copy(ROOT / "tvm_spm" / "jit.py", tmp_path / "tvm_spm")
+    return tmp_path
+
+
+def run(tree: Path, cache: Path | None = None) -> list[str]:
+    """Whether code was on disk, the result, and how often code was loaded instead of compiled."""
+    environment = {**os.environ, "PYTHONPATH": str(tree), "NUMBA_CACHE_DIR": str(cache or tree / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-m", "tvm_spm.top"], cwd=tree, env=environment, capture_output=True, text=True, check=True
+    )
+    return done.stdout.split()
+
+
+def test_a_constant_three_imports_away_changes_the_result(tree: Path):
+    assert run(tree) == ["False", "42", "0"]
+    assert run(tree) == ["True", "42", "1"]
+    far = tree / "cost_model" / "far.py"
+    stamp = far.stat()
+    far.write_text("FACTOR = 3\n")
+    os.utime(far, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert run(tree) == ["False", "63", "0"]
+    far.write_text("FACTOR = 2\n")
+    assert run(tree) == ["True", "42", "1"]
+
+
+def test_equal_trees_share_code(tree: Path, tmp_path_factory: pytest.TempPathFactory):
+    other = tmp_path_factory.mktemp("other") / "tree"
+    shutil.copytree(tree, other)
+    run(tree)
+    assert run(other, tree / "cache") == ["True", "42", "1"]
+
+
+def test_a_cache_that_cannot_be_written_costs_time_only(tree: Path):
+    blocked = tree / "blocked"
+    blocked.write_text("a file, not a folder")
+    assert run(tree, blocked) == ["False", "42", "0"]
+
+
+def test_unused_code_is_forgotten(tree: Path):
+    run(tree)
+    (folder,) = (tree / "cache" / "tvm_spm" / "compiled").iterdir()
+    old = folder.parent / ("0" * 32)
+    old.mkdir()
+    os.utime(old, (0, 0))
+    (tree / "cost_model" / "far.py").write_text("FACTOR = 5\n")
+    run(tree)
+    assert not old.exists()
+    assert folder.exists()
+
+
+def product_files() -> list[Path]:
+    return [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+def kernels(path: Path) -> list[ast.FunctionDef]:
+    """Functions that are compiled."""
+    return [
+        node
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef)
+        and any(isinstance(name, ast.Name) and name.id in DECORATORS for name in node.decorator_list)
+    ]
+
+
+def test_only_jit_imports_numba():
+    for path in product_files():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        if path.name != "jit.py":
+            assert not [name for name in names if name.split(".")[0] == "numba"], path
+
+
+def test_kernels_make_no_arrays_of_records():
+    """numba counts no reference for a view of one record, so arrays of records must be held by Python."""
+    found = [(path, kernel) for path in product_files() for kernel in kernels(path)]
+    assert len(found) > 150
+    for path, kernel in found:
+        for node in ast.walk(kernel):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                assert not node.attr.endswith("_FIELDS"), f"{path}: {kernel.name}"
+            is_call = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+            if is_call and node.func.attr in {"empty", "zeros", "ones", "full", "empty_like", "zeros_like"}:
+                dtypes = [*node.args[1:], *(word.value for word in node.keywords if word.arg == "dtype")]
+                names = [arg.id for arg in dtypes if isinstance(arg, ast.Name)]
+                assert not [name for name in names if name.endswith("_FIELDS")], f"{path}: {kernel.name}"
+
+
+def test_key_covers_what_is_imported_from_a_package(tmp_path: Path):
+    key = jit.source_key(ROOT / "cost_model" / "batched.py")
+    assert key == jit.source_key(ROOT / "cost_model" / "batched.py")
+    assert key != jit.source_key(ROOT / "cost_model" / "batched_core.py")

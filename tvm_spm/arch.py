@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
 import sys
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from tvm_spm.errors import ArchError, did_you_mean
-from tvm_spm.units import format_capacity, format_si
+from tvm_spm.input_file import read_regular
+from tvm_spm.units import format_capacity, format_si, shown
 from tvm_spm.workload import Operand
 
 if sys.version_info >= (3, 11):
@@ -22,11 +24,14 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+MAX_FILE_BYTES = 2**20
+"""Largest accelerator file."""
+
 _CONFIG = ConfigDict(extra="forbid")
 
 Count = Annotated[int, Field(ge=1, le=65536, strict=True)]
 CapacityBytes = Annotated[int, Field(ge=1, le=2**40, strict=True)]
-Rate = Annotated[float, Field(gt=0, le=1e9, strict=True)]
+Rate = Annotated[float, Field(ge=1e-6, le=1e9, strict=True)]
 Overhead = Annotated[float, Field(ge=0, le=1e9, strict=True)]
 EnergyPj = Annotated[float, Field(ge=0, le=1e9, strict=True)]
 Hertz = Annotated[float, Field(ge=1e3, le=1e12, strict=True)]
@@ -125,7 +130,7 @@ class Dma:
 
     clock_hz: Hertz
     startup_cycles: Overhead
-    cycles_per_byte: Annotated[float, Field(gt=0, le=1e6, strict=True)]
+    cycles_per_byte: Annotated[float, Field(ge=1e-9, le=1e6, strict=True)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
@@ -147,7 +152,7 @@ class VectorUnit:
 class Arch:
     """One accelerator. Energies are per word of ``word_bits``; other element widths scale them linearly."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
     description: str
     clock_hz: Hertz
     word_bits: Annotated[int, Field(ge=1, le=128, strict=True)]
@@ -180,6 +185,11 @@ class Arch:
         """Bytes per accelerator cycle once a burst runs: the slower of DMA engine and DRAM channel."""
         engine = self.dma.clock_hz / self.clock_hz / self.dma.cycles_per_byte
         return min(engine, self.levels.DRAM.channel_bytes_per_cycle)
+
+    @property
+    def has_energy(self) -> bool:
+        """Whether any energy is above 0; without one, all mappings need the same."""
+        return any(value for path, value in self.numbers() if path.endswith("_pj"))
 
     def sha256(self) -> str:
         """Hash of every number, not of name, description or sources."""
@@ -225,16 +235,15 @@ def load_arch(name_or_path: str | Path | Arch) -> Arch:
     if preset in archs():
         return parse_arch((_preset_dir() / f"{preset}.toml").read_text(encoding="utf-8"), origin=f"archs/{preset}.toml")
     path = Path(text)
-    if path.suffix != ".toml" and not path.exists():
+    if path.suffix != ".toml" and not os.path.exists(path):
         raise ArchError(
-            f"unknown accelerator {text!r}: {did_you_mean(preset, archs())} (or give the path of a .toml file)"
+            f"unknown accelerator {shown(text)}: {did_you_mean(preset, archs())} (or give the path of a .toml file)"
         )
+    content = read_regular(path, max_bytes=MAX_FILE_BYTES, error=ArchError)
     try:
-        content = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a UTF-8 text file"
-        raise ArchError(f"{path}: cannot read: {reason}") from error
-    return parse_arch(content, origin=str(path))
+        return parse_arch(content.decode(), origin=str(path))
+    except UnicodeDecodeError as error:
+        raise ArchError(f"{path}: cannot read: not a UTF-8 text file") from error
 
 
 def parse_arch(text: str, *, origin: str) -> Arch:
@@ -249,7 +258,9 @@ def parse_arch(text: str, *, origin: str) -> Arch:
     """
     try:
         data: dict[str, Any] = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError:
+        raise ArchError(f"{origin}: not valid TOML: brackets or tables are nested too deeply") from None
+    except ValueError as error:  # TOMLDecodeError, or Python's limit for the digits of a number
         raise ArchError(f"{origin}: not valid TOML: {error}") from error
     sources = data.pop("sources", {})
     if not isinstance(sources, dict) or not all(isinstance(v, str) for v in sources.values()):
@@ -309,8 +320,8 @@ def _explain(origin: str, data: dict[str, Any], problem: Any) -> str:  # noqa: A
     context = problem.get("ctx", {})
     bounds = [f"{sign} {context[name]:,.13g}" for name, sign in _BOUNDS.items() if name in context]
     if bounds:
-        return f"{origin}: {path} = {value!r}: must be {' and '.join(bounds)}"
-    return f"{origin}: {path} = {value!r}: {problem['msg'][:1].lower()}{problem['msg'][1:]}"
+        return f"{origin}: {path} = {shown(value)}: must be {' and '.join(bounds)}"
+    return f"{origin}: {path} = {shown(value)}: {problem['msg'][:1].lower()}{problem['msg'][1:]}"
 
 
 def _field_names(parts: list[str]) -> list[str]:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Callable, Sequence
 from collections.abc import Mapping as StringMapping
 
 from tvm_spm.errors import SpmError, did_you_mean
+from tvm_spm.units import shown
+
+MOST = 2**31 - 1
+"""Largest count, seed or number of seconds."""
+
+MOST_PJ = 1e30
+"""Largest cap of an energy."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -22,7 +28,7 @@ def check_choice(what: str, value: object, choices: tuple[str, ...]) -> None:
     if not isinstance(value, str):
         raise SpmError(f"{what} = {_shown(value)}: must be text; {did_you_mean('', choices)}")
     if value not in choices:
-        raise SpmError(f"unknown {what} {value!r}: {did_you_mean(value, choices)}")
+        raise SpmError(f"unknown {what} {shown(value)}: {did_you_mean(value, choices)}")
 
 
 def check_count(what: str, value: object, *, at_least: int) -> None:
@@ -34,7 +40,9 @@ def check_count(what: str, value: object, *, at_least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise SpmError(f"{what} = {_shown(value)}: must be a whole number >= {at_least}")
     if value < at_least:
-        raise SpmError(f"{what} = {value}: must be >= {at_least}")
+        raise SpmError(f"{what} = {_shown(value)}: must be >= {at_least}")
+    if value > MOST:
+        raise SpmError(f"{what} = {_shown(value)}: must be <= {MOST:,}")
 
 
 def check_seconds(what: str, value: object) -> None:
@@ -45,8 +53,10 @@ def check_seconds(what: str, value: object) -> None:
     """
     if value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-        raise SpmError(f"{what} = {_shown(value)}: must be a finite number of seconds >= 0; leave it out for no limit")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= MOST:
+        raise SpmError(
+            f"{what} = {_shown(value)}: must be a number of seconds >= 0 and <= {MOST:,}; leave it out for no limit"
+        )
 
 
 def check_energy(what: str, value: object) -> None:
@@ -57,8 +67,10 @@ def check_energy(what: str, value: object) -> None:
     """
     if value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise SpmError(f"{what} = {_shown(value)}: must be a finite number > 0 of pJ; leave it out for no cap")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= MOST_PJ:
+        raise SpmError(
+            f"{what} = {_shown(value)}: must be a number of pJ > 0 and <= {MOST_PJ:g}; leave it out for no cap"
+        )
 
 
 def check_flag(what: str, value: object) -> None:
@@ -142,7 +154,9 @@ def check_shapes(value: object) -> None:
             raise SpmError(f"shapes: {_shown(name)} is no name of an input")
         is_shape = isinstance(shape, Sequence) and not isinstance(shape, (str, bytes))
         if not is_shape or not all(isinstance(dim, int) and not isinstance(dim, bool) and dim >= 1 for dim in shape):
-            raise SpmError(f"shapes[{name!r}] = {_shown(shape)}: must be whole numbers >= 1, such as (1, 3, 224, 224)")
+            raise SpmError(
+                f"shapes[{shown(name)}] = {_shown(shape)}: must be whole numbers >= 1, such as (1, 3, 224, 224)"
+            )
 
 
 def _has_method(value: object, name: str) -> bool:
@@ -153,7 +167,5 @@ def _has_method(value: object, name: str) -> bool:
 def _shown(value: object) -> str:
     """A value in a message: short, and with its type where that is what is wrong."""
     if value is None or isinstance(value, (bool, int, float, str)):
-        text = repr(value)
-    else:
-        text = f"{value!r} ({type(value).__name__})"
-    return text if len(text) <= 120 else f"{text[:117]}..."
+        return shown(value)
+    return f"{shown(value)} ({type(value).__name__})"

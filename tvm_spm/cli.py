@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
-from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,7 +18,9 @@ from tvm_spm.constraints import Constraints
 from tvm_spm.constraints import dataflow as dataflow_constraints
 from tvm_spm.errors import NoMappingError, SpmError
 from tvm_spm.mapping import Mapping
-from tvm_spm.result_text import console, print_result
+from tvm_spm.result_text import print_result
+from tvm_spm.terminal import console, one_line, printable
+from tvm_spm.units import parse_whole, ratio, shown
 from tvm_spm.workload import Workload
 
 if TYPE_CHECKING:
@@ -235,7 +237,10 @@ def replay(
         table.add_column("same")
         for row in rows:
             table.add_row(
-                str(row["name"]), f"{row['logged_cycles']:,}", f"{row['cycles']:,}", "yes" if row["same"] else "NO"
+                one_line(str(row["name"])),
+                f"{row['logged_cycles']:,}",
+                f"{row['cycles']:,}",
+                "yes" if row["same"] else "NO",
             )
         console().print(table)
     if not rows or not all(row["same"] for row in rows):
@@ -266,21 +271,24 @@ def archs(
         return
     if name is None:
         for arch in chosen:
-            _print(f"{arch}\n    {arch.description}")
+            _print(f"{arch}\n    {one_line(arch.description)}")
         return
     sources = dict(chosen[0].sources)
-    table = Table("field", "value", "source", title=chosen[0].description, title_justify="left")
+    table = Table("field", "value", "source", title=one_line(chosen[0].description), title_justify="left")
     for path, value in chosen[0].numbers():
-        table.add_row(path, f"{value:,}", sources.get(path, "not given"))
+        table.add_row(path, f"{value:,}", one_line(sources.get(path, "not given")))
     console().print(table)
 
 
 def main() -> None:
     """Run the command line: exit code 0 for a result, 1 for none, 2 for a user's mistake, which gets one message."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name may hold characters that the terminal's encoding lacks.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except SpmError as error:
-        print(f"tvm-spm: {error}", file=sys.stderr)  # noqa: T201 (the command line's own output)
+        print(printable(f"tvm-spm: {error}"), file=sys.stderr)  # noqa: T201 (the command line's own output)
         raise SystemExit(1 if isinstance(error, NoMappingError) else 2) from None
     except KeyboardInterrupt:
         print("tvm-spm: stopped", file=sys.stderr)  # noqa: T201
@@ -362,19 +370,21 @@ def _write_timeline(workload: Workload, arch: Arch, mapping: Mapping, trace: Pat
 
 
 def _search_text(workload: Workload, target: str, result: SearchResult) -> str:
-    gain = result.default_cost.objective(result.objective) / result.cost.objective(result.objective)
+    gain = ratio(result.default_cost.objective(result.objective), result.cost.objective(result.objective))
     return f"{workload} on {target}\n\n{result}\n{gain:.2f}x better {result.objective} than the default mapping"
 
 
 def _parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
     name, separator, dims = text.rpartition("=")
-    parts = dims.split(",")
-    if not separator or not name or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
-        raise SpmError(f"--shape {text!r}: expected NAME=1,3,224,224 with whole numbers >= 1")
-    return name, tuple(int(part) for part in parts)
+    extents = [parse_whole(part.strip()) for part in dims.split(",")]
+    known = tuple(extent for extent in extents if extent)
+    if not separator or not name or len(known) != len(extents):
+        raise SpmError(f"--shape {shown(text)}: expected NAME=1,3,224,224 with whole numbers >= 1 of at most 18 digits")
+    return name, known
 
 
-_print: Callable[[str], None] = typer.echo
+def _print(text: str) -> None:
+    typer.echo(printable(text))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 
 from tvm_spm.errors import SpmError, did_you_mean
 from tvm_spm.mapping import Mapping
-from tvm_spm.workload import DIM_NAMES, Dims, Operand, Workload
+from tvm_spm.units import parse_whole, shown
+from tvm_spm.workload import DIM_NAMES, MAX_DIM, Dims, Operand, Workload
 
 FACTOR_LEVELS = ("cores", "DRAM", "SPM", "rows", "cols", "RF")
 """Where a dim has a number; a tile at SPM and RF, a factor elsewhere."""
@@ -268,13 +269,13 @@ def _parse(text: str) -> Constraint:
         letters = "" if found[2] == "none" else found[2]
         return DoubleBuffers(level=found[1], operands=tuple(o for o in Operand if o.name in letters))
     if found := re.fullmatch(r"(cores|DRAM|SPM|rows|cols|RF)\.(\w+)(=|<=|>=)(\d+)", text):
-        (dim,), value = _dims(found[2], ",", text), int(found[4])
-        if value < 1:
-            raise SpmError(f"constraint {text!r}: {found[4]} must be >= 1")
+        (dim,), value = _dims(found[2], ",", text), parse_whole(found[4])
+        if value is None or not 1 <= value <= MAX_DIM:
+            raise SpmError(f"constraint {shown(text)}: {found[4][:20]} must be >= 1 and <= {MAX_DIM:,}")
         low, high = value if found[3] != "<=" else 1, value if found[3] != ">=" else UNLIMITED
         return FactorRange(level=found[1], dim=dim, low=low, high=high)
     raise SpmError(
-        f"constraint {text!r}: expected rows=DIMS, rows!=DIMS, LEVEL.DIM=number (or <=, >=; LEVEL of "
+        f"constraint {shown(text)}: expected rows=DIMS, rows!=DIMS, LEVEL.DIM=number (or <=, >=; LEVEL of "
         f"{' '.join(FACTOR_LEVELS)}), LEVEL.order=DIM>DIM (or outer, inner; DRAM or SPM), SPM.double=IWO, "
         "RF.double=IWO, strict:DIM|DIM or replicated:DIM|DIM"
     )
@@ -284,9 +285,9 @@ def _dims(text: str, separator: str, clause: str) -> tuple[str, ...]:
     names = tuple(text.split(separator))
     for name in names:
         if name not in DIM_NAMES:
-            raise SpmError(f"constraint {clause!r}: unknown dim {name!r}; {did_you_mean(name, DIM_NAMES)}")
+            raise SpmError(f"constraint {shown(clause)}: unknown dim {name!r}; {did_you_mean(name, DIM_NAMES)}")
     if len(set(names)) != len(names):
-        raise SpmError(f"constraint {clause!r}: a dim is named twice")
+        raise SpmError(f"constraint {shown(clause)}: a dim is named twice")
     return names
 
 

@@ -6,9 +6,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tvm_spm.errors import MappingError
-from tvm_spm.units import ceil_div
-from tvm_spm.workload import DIM_NAMES, Dims, Operand, Workload
+from tvm_spm.errors import MappingError, WorkloadError
+from tvm_spm.units import ceil_div, parse_whole, shown
+from tvm_spm.workload import DIM_NAMES, MAX_DIM, Dims, Operand, Workload
+
+MAX_TEXT_CHARS = 10_000
+"""Longest text that ``Mapping.parse`` reads, many times what ``str`` prints."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +53,14 @@ class Mapping:
         for level, operands in (("SPM", self.spm_double), ("RF", self.rf_double)):
             if tuple(sorted(set(operands), key=lambda o: o.value)) != operands:
                 raise MappingError(f"{level} double-buffered operands {operands}: must be sorted I W O, each once")
+        for what, factors in (("cores", self.cores), ("rows", self.rows), ("cols", self.cols)):
+            if factors.product() > MAX_DIM:
+                raise MappingError(f"{what} {factors}: {shown(factors.product())} together: must be <= {MAX_DIM:,}")
+        for name, rows, cols, tile in zip(DIM_NAMES, self.rows, self.cols, self.rf, strict=True):
+            if rows * cols * tile > MAX_DIM:
+                raise MappingError(
+                    f"array tile of {name}: rows {rows} x cols {cols} x RF tile {tile}: must be <= {MAX_DIM:,}"
+                )
 
     @property
     def array(self) -> Dims:
@@ -109,26 +120,39 @@ class Mapping:
         Raises:
             MappingError: A clause is not understood; names it.
         """
+        if len(text) > MAX_TEXT_CHARS:
+            raise MappingError(f"mapping text of {len(text):,} characters: must be <= {MAX_TEXT_CHARS:,}")
         found: dict[str, object] = {}
         orders: dict[str, list[str]] = {"DRAM": [], "SPM": []}
+        loops: list[tuple[str, str, str]] = []
         for clause in _clauses(text):
-            loop = re.fullmatch(r"for (\w+) in (DRAM|SPM) by \d+", clause)
+            loop = re.fullmatch(r"for (\w+) in (DRAM|SPM) by ([0-9]+)", clause)
             if loop:
                 orders[loop[2]].append(loop[1])
+                loops.append((loop[2], loop[1], loop[3]))
                 continue
             head = re.fullmatch(r"(cores|rows|cols): (.*)", clause)
             if head:
+                _require_new(head[1], found)
                 found[head[1]] = _parse_dims(head[2], clause)
                 continue
             tile = re.fullmatch(r"(SPM|RF) tile: ([^,]*)(?:, double ([IWO]+))?(, spill)?", clause)
             if tile is None:
-                raise MappingError(f"mapping clause {clause!r}: expected 'cores:', 'for D in DRAM|SPM by n', "
+                raise MappingError(f"mapping clause {shown(clause)}: expected 'cores:', 'for D in DRAM|SPM by n', "
                                    "'SPM tile:', 'rows:', 'cols:' or 'RF tile:'")  # fmt: skip
             level = tile[1].lower()
+            _require_new(level, found)
             found[level] = _parse_dims(tile[2], clause)
             found[f"{level}_double"] = tuple(Operand[letter] for letter in tile[3] or "")
             found["spill"] = bool(found.get("spill")) or tile[4] is not None
-        return cls(dram_order=tuple(orders["DRAM"]), spm_order=tuple(orders["SPM"]), **found)  # type: ignore[arg-type]
+        mapping = cls(dram_order=tuple(orders["DRAM"]), spm_order=tuple(orders["SPM"]), **found)  # type: ignore[arg-type]
+        steps = {"DRAM": mapping.spm, "SPM": mapping.array}
+        for level, name, step in loops:
+            if parse_whole(step) != steps[level][name]:
+                raise MappingError(
+                    f"mapping clause 'for {name} in {level} by {shown(step)}': the tiles say {steps[level][name]}"
+                )
+        return mapping
 
     def canonical(self, workload: Workload) -> Mapping:
         """The same execution without loops that iterate once and tiles beyond the extent."""
@@ -155,15 +179,24 @@ def _clauses(text: str) -> Iterator[str]:
             yield re.sub(r"\s+", " ", clause.strip())
 
 
+def _require_new(name: str, found: dict[str, object]) -> None:
+    if name in found:
+        raise MappingError(f"mapping text: {name} is given twice")
+
+
 def _parse_dims(text: str, clause: str) -> Dims:
     if text.strip() == "1":
         return Dims()
     values: dict[str, int] = {}
     for item in text.split():
-        match = re.fullmatch(r"(\w+)=(\d+)", item)
-        if match is None or match[1] not in DIM_NAMES:
+        name, _, digits = item.partition("=")
+        value = parse_whole(digits)
+        if value is None or name not in DIM_NAMES:
             raise MappingError(
-                f"mapping clause {clause!r}: {item!r} is not DIM=number with DIM of {' '.join(DIM_NAMES)}"
+                f"mapping clause {shown(clause)}: {shown(item)} is not DIM=number with DIM of {' '.join(DIM_NAMES)}"
             )
-        values[match[1]] = int(match[2])
-    return Dims(**values)
+        values[name] = value
+    try:
+        return Dims(**values)
+    except WorkloadError as error:
+        raise MappingError(str(error)) from None

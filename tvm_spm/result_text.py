@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from rich.console import Console
 from rich.table import Table
 
+from tvm_spm.terminal import console, one_line, printable
 from tvm_spm.tuning_result import TaskResult, TuningResult
-from tvm_spm.units import format_capacity, format_energy, format_seconds, format_si
+from tvm_spm.units import format_capacity, format_energy, format_seconds, format_si, ratio
 
 FOLDED = 22
 """Characters that a column of text gets at least; what is longer goes on in the next line."""
@@ -56,7 +56,7 @@ def print_result(result: TuningResult) -> None:
         verdict = {True: "yes", False: "NO", None: "not run"}[task.verified]
         rows.append(
             (
-                task.task.name,
+                one_line(task.task.name),
                 _count_text(result, task),
                 "vector unit" if task.mapping is None else task.mapping.brief(),
                 f"{task.cost.cycles:,}",
@@ -79,8 +79,8 @@ def print_result(result: TuningResult) -> None:
         f"{format_energy(total.energy_pj)}, EDP {total.edp_pj_cycles:.4g} pJ x cycles, "
         f"utilization {total.utilization:.0%}",
         f"against the default mappings: {result.speedup_over('default'):.2f}x faster, "
-        f"{default.energy_pj / total.energy_pj:.2f}x less energy, "
-        f"{default.edp_pj_cycles / total.edp_pj_cycles:.2f}x lower EDP",
+        f"{ratio(default.energy_pj, total.energy_pj):.2f}x less energy, "
+        f"{ratio(default.edp_pj_cycles, total.edp_pj_cycles):.2f}x lower EDP",
         f"fusion: {_fusion_text(result)}",
         f"verified against the untuned module: {verdict}",
     ]
@@ -94,7 +94,7 @@ def print_result(result: TuningResult) -> None:
         lines += [f"groups that do not fit or cannot run: {', '.join(counts)}"] if counts else []
     lines += [f"left on the host: {call.name}: {call.reason}" for call in result.host_calls]
     lines.append("seconds: " + ", ".join(f"{name} {value:.1f}" for name, value in result.seconds))
-    console().print("\n".join(lines), soft_wrap=True, highlight=False, markup=False)
+    console().print("\n".join(one_line(line) for line in lines), soft_wrap=True)
 
 
 def _count_text(result: TuningResult, task: TaskResult) -> str:
@@ -106,7 +106,7 @@ def _count_text(result: TuningResult, task: TaskResult) -> str:
 def _print_groups(result: TuningResult) -> None:
     rows = [
         (
-            "\n> ".join(group.names),
+            "\n> ".join(one_line(name) for name in group.names),
             str(group.count),
             str(group.mapping.num_cores),
             group.tile,
@@ -133,11 +133,11 @@ def _print_table(title: str, columns: Sequence[Column], rows: Sequence[Sequence[
         column = columns[index]
         table.add_column(column.heading, justify=column.justify, overflow="fold", no_wrap=not column.folds)
     for row in rows:
-        table.add_row(*(row[index] for index in shown))
-    out.print(table, highlight=False, markup=False)
+        table.add_row(*(printable(row[index]) for index in shown))
+    out.print(table)
     hidden = [column.heading for index, column in enumerate(columns) if index not in shown]
     if hidden:
-        out.print(f"in a wider terminal and with --json also: {', '.join(hidden)}", highlight=False, markup=False)
+        out.print(f"in a wider terminal and with --json also: {', '.join(hidden)}")
 
 
 def _fusion_text(result: TuningResult) -> str:
@@ -147,10 +147,13 @@ def _fusion_text(result: TuningResult) -> str:
     num_groups = sum(group.count for group in result.groups)
     fused = sum(group.count * len(group.names) for group in result.groups)
     before, after = sum(unfused.dram_bytes), sum(total.dram_bytes)
+    latency, energy, edp = (
+        ratio(getattr(unfused, name), getattr(total, name)) for name in ("cycles", "energy_pj", "edp_pj_cycles")
+    )
     return (
         f"{fused} layers in {num_groups} group{'' if num_groups == 1 else 's'}; against layer by layer "
-        f"{unfused.cycles / total.cycles:.2f}x faster, {unfused.energy_pj / total.energy_pj:.2f}x less energy, "
-        f"{unfused.edp_pj_cycles / total.edp_pj_cycles:.2f}x lower EDP, {after / before - 1:+.0%} DRAM bytes"
+        f"{latency:.2f}x faster, {energy:.2f}x less energy, "
+        f"{edp:.2f}x lower EDP, {ratio(after, before) - 1:+.0%} DRAM bytes"
     )
 
 
@@ -181,9 +184,3 @@ _COLUMNS = (
     Column(heading="gain"),
     Column(heading="verified", justify="left"),
 )
-
-
-def console() -> Console:
-    """Standard output; wide enough for the tables where it is no terminal."""
-    terminal = Console()
-    return terminal if terminal.is_terminal else Console(width=160)

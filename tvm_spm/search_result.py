@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tvm_spm.cost import Cost
 from tvm_spm.mapping import Mapping
+from tvm_spm.units import finite, ratio
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +36,7 @@ class SearchResult:
     @property
     def gap(self) -> float:
         """How far the result may be above the optimum: 0.05 means at most 5 %."""
-        return self.cost.objective(self.objective) / self.lower_bound - 1 if self.lower_bound else float("inf")
+        return ratio(self.cost.objective(self.objective), self.lower_bound) - 1
 
     def as_dict(self) -> dict[str, object]:
         """Plain data for JSON."""
@@ -48,11 +49,13 @@ class SearchResult:
             "bound_by": self.cost.bound_by,
             "objective": self.objective,
             "lower_bound": self.lower_bound,
-            "gap": self.gap,
+            "gap": finite(self.gap),
             "certified": self.certified,
             "num_evaluated": self.num_evaluated,
             "space": self.space,
-            "gain_over_default": self.default_cost.objective(self.objective) / self.cost.objective(self.objective),
+            "gain_over_default": finite(
+                ratio(self.default_cost.objective(self.objective), self.cost.objective(self.objective))
+            ),
             "model": self.cost.model,
         }
 

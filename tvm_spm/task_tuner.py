@@ -16,6 +16,7 @@ from tvm_spm.agreement import check_agreement
 from tvm_spm.arch import Arch
 from tvm_spm.constraints import ANYTHING, Constraints
 from tvm_spm.cost import Cost
+from tvm_spm.countable import require_countable
 from tvm_spm.errors import NoMappingError
 from tvm_spm.exact import exact_search
 from tvm_spm.mapping import Mapping
@@ -110,9 +111,11 @@ def tune_workload(
         should_stop: Asked between batches.
 
     Raises:
-        NoMappingError: Nothing in the map space is legal; the text counts the reasons.
+        NoMappingError: Nothing in the map space is legal; the text counts the reasons. Or a mapping could take more
+            cycles than 64 bits count.
         DisagreementError: The simulator and the analytical model differ where they must be equal.
     """
+    require_countable(workload, arch)
     space = MapSpace(workload=workload, arch=arch, constraints=constraints, allow_spill=constraints.wants_spill)
     default_mapping = space.require_default()
     rng = np.random.default_rng([seed, len(known)])

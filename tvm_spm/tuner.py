@@ -26,6 +26,7 @@ from tvm_spm.arguments import (
 )
 from tvm_spm.constraints import ANYTHING, Constraints
 from tvm_spm.cost import OBJECTIVES, Cost, CostModel
+from tvm_spm.countable import require_countable
 from tvm_spm.errors import MappingError, SpmError
 from tvm_spm.exact import exact_search
 from tvm_spm.interrupt import StopRequest, stop_on_interrupt
@@ -67,6 +68,7 @@ def evaluate(workload: Workload, arch: Arch | str | Path, mapping: Mapping, *, m
     check_type("workload", workload, Workload, "a Workload")
     check_type("mapping", mapping, Mapping, "a Mapping")
     accelerator = _load_arch(arch)
+    require_countable(workload, accelerator)
     rejection = legality.check(workload, accelerator, mapping)
     if rejection is not None:
         raise MappingError(f"illegal mapping: {rejection}")
@@ -124,6 +126,8 @@ def search(
     if energy_cap_pj is not None and (model, searcher) != ("analytical", "exact"):
         raise SpmError(f"energy_cap_pj = {energy_cap_pj:g}: only for searcher 'exact' with model 'analytical'")
     accelerator = _load_arch(arch)
+    _require_energy(accelerator, objective)
+    require_countable(workload, accelerator)
     with stop_on_interrupt(time_limit_s) as should_stop:
         if model == MODEL_NAME:
             return _search_published(workload, accelerator, objective, constraints, should_stop, searcher)
@@ -291,6 +295,7 @@ def tune(
         fusion=fusion,
     )
     arch = load_arch(target) if isinstance(target, (Arch, Path)) else arch_of(target)
+    _require_energy(arch, objective)
     with ProgressBar(options.task.trials, enabled=None if progress else False) as bar:
         with stop_on_interrupt(time_limit_s) as should_stop:
             return tune_network(
@@ -309,6 +314,14 @@ def _check_budget(trials: int | None, time_limit_s: float | None, seed: int) -> 
         check_count("trials", trials, at_least=1)
     check_seconds("time_limit_s", time_limit_s)
     check_count("seed", seed, at_least=0)
+
+
+def _require_energy(arch: Arch, objective: str) -> None:
+    if objective != "latency" and not arch.has_energy:
+        raise SpmError(
+            f"{arch.name}: all energies are 0 pJ, so no mapping has a better {objective} by its energy; "
+            "give energies, or use objective 'latency'"
+        )
 
 
 def _cost_model(name: str) -> CostModel:

@@ -15,6 +15,7 @@ from tvm_spm.errors import SpmError, WorkdirError, did_you_mean
 from tvm_spm.group import GroupMapping
 from tvm_spm.mapping import Mapping
 from tvm_spm.saved_run import SavedGroup, save_plan
+from tvm_spm.units import finite, ratio
 from tvm_spm.workload import HostCall, Task, TaskGraph
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class TaskResult:
 
     def gain(self, objective: str) -> float:
         """Default over tuned value of the objective; above 1 is better."""
-        return self.default_cost.objective(objective) / self.cost.objective(objective)
+        return ratio(self.default_cost.objective(objective), self.cost.objective(objective))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +98,7 @@ class GroupResult:
 
         A group may lose here and still serve the network, whose energy and cycles are what counts.
         """
-        return self.alone_cost.objective(objective) / self.cost.objective(objective)
+        return ratio(self.alone_cost.objective(objective), self.cost.objective(objective))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,7 +201,7 @@ class TuningResult:
                 "bound_by": result.cost.bound_by,
                 "energy_pj": result.cost.energy_pj,
                 "edp_pj_cycles": result.cost.edp_pj_cycles,
-                "gain_over_default": result.gain(self.objective),
+                "gain_over_default": finite(result.gain(self.objective)),
                 # Vector work runs as imported, so the whole network is what checks it.
                 "verified": network if result.mapping is None else result.verified,
                 "model": result.cost.model,
@@ -227,7 +228,7 @@ class TuningResult:
                 "dram_bytes": sum(group.cost.dram_bytes),
                 "spm_bytes": group.spm_bytes,
                 "recompute_share": group.recompute_share,
-                "gain_over_alone": group.gain(self.objective),
+                "gain_over_alone": finite(group.gain(self.objective)),
                 "verified": group.verified,
             }
             for group in self.groups
@@ -271,9 +272,9 @@ class TuningResult:
             "energy_pj": cost.energy_pj,
             "edp_pj_cycles": cost.edp_pj_cycles,
             "utilization": cost.utilization,
-            "gain_over_default": default.objective(self.objective) / cost.objective(self.objective),
+            "gain_over_default": finite(ratio(default.objective(self.objective), cost.objective(self.objective))),
             "speedup_over_default": self.speedup_over("default"),
-            "gain_of_fusion": unfused.objective(self.objective) / cost.objective(self.objective),
+            "gain_of_fusion": finite(ratio(unfused.objective(self.objective), cost.objective(self.objective))),
             "speedup_of_fusion": unfused.cycles / cost.cycles,
             "dram_bytes": sum(cost.dram_bytes),
             "dram_bytes_unfused": sum(unfused.dram_bytes),

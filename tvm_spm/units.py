@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import reprlib
+
 KIB = 1024
+
+MOST_DIGITS = 18
+"""Whole numbers of so many digits fit 64 bits; texts with more are not even converted."""
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -13,6 +19,40 @@ def ceil_div(a: int, b: int) -> int:
 def bits_to_bytes(bits: int) -> int:
     """Whole bytes that hold ``bits``."""
     return ceil_div(bits, 8)
+
+
+def ratio(above: float, below: float) -> float:
+    """``above / below`` of amounts that may be 0: equal ones are 1, and anything is infinitely more than nothing."""
+    if below:
+        return above / below
+    return math.inf if above else 1.0
+
+
+def finite(value: float) -> float | None:
+    """The value for JSON, which has no infinity: ``None`` stands for one."""
+    return value if math.isfinite(value) else None
+
+
+def parse_whole(text: str) -> int | None:
+    """The number that ASCII digits write, at most ``MOST_DIGITS`` of them; ``None`` for any other text."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS else None
+
+
+class _Shown(reprlib.Repr):
+    """``repr`` cut to a length and a depth; Python refuses to print whole numbers of more than 4,300 digits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 80
+
+    def repr_int(self, x: int, level: int) -> str:
+        if abs(x) < 10**MOST_DIGITS:
+            return repr(x)
+        return f"{'-' if x < 0 else ''}(2**{abs(x).bit_length() - 1} or more)"
+
+
+shown = _Shown().repr
+"""``repr`` of any value for a message, however long, deep or large the value is."""
 
 
 def format_bytes(num_bytes: int) -> str:

@@ -9,13 +9,25 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from tvm_spm.errors import WorkloadError
-from tvm_spm.units import bits_to_bytes
+from tvm_spm.units import bits_to_bytes, shown
 
 DIM_NAMES = ("N", "G", "K", "C", "OY", "OX", "FY", "FX")
 """Loop dims in canonical order. ``G`` counts independent groups; all three operands depend on it."""
 
 REDUCTION_DIMS = ("C", "FY", "FX")
 """Dims that are summed over; the output does not depend on them."""
+
+MAX_DIM = 2**31 - 1
+"""Largest extent, tile or factor that a ``Dims`` holds, so that products of two fit 64 bits."""
+
+MAX_EXTENT = 2**24
+"""Largest extent of a loop dim of a ``Workload``: the searches keep tables of that length."""
+
+MAX_MACS = 2**50
+"""Most multiply-accumulates of one ``Workload``, and most elements of one of its tensors."""
+
+MAX_ELEM_BITS = 128
+"""Widest element."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +47,9 @@ class Dims:
         for name in DIM_NAMES:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise WorkloadError(f"dim {name} = {value!r}: must be an integer >= 1")
+                raise WorkloadError(f"dim {name} = {shown(value)}: must be an integer >= 1")
+            if value > MAX_DIM:
+                raise WorkloadError(f"dim {name} = {shown(value)}: must be <= {MAX_DIM:,}")
 
     def __getitem__(self, name: str) -> int:
         if name not in DIM_NAMES:
@@ -165,8 +179,26 @@ class Workload:
                 if seen & names:
                     raise WorkloadError(f"operand {operand.name}: dim {sorted(seen & names)[0]} indexes two axes")
                 seen |= names
-                if axis.extent < 1:
-                    raise WorkloadError(f"operand {operand.name}: axis extent {axis.extent}: must be >= 1")
+                _check_axis(f"operand {operand.name}", axis)
+        for dtype in (*(self.projection(operand).dtype for operand in Operand), self.out_dtype):
+            dtype_bits(dtype)
+        for name in DIM_NAMES:
+            if self.dims[name] > MAX_EXTENT:
+                raise WorkloadError(
+                    f"{self.kind}: extent {name} = {self.dims[name]:,}: must be <= {MAX_EXTENT:,}; split the layer "
+                    f"along {name}"
+                )
+        if self.macs > MAX_MACS:
+            raise WorkloadError(
+                f"{self.kind} {self.dims}: {shown(self.macs)} multiply-accumulates: must be <= {MAX_MACS:,}; "
+                "split the layer"
+            )
+        for projection in (*(self.projection(operand) for operand in Operand), *self.epilogue.extras):
+            if projection.tensor_elems() > MAX_MACS:
+                raise WorkloadError(
+                    f"{self.kind} {self.dims}: a tensor of {shown(projection.tensor_elems())} elements: must be "
+                    f"<= {MAX_MACS:,}; split the layer"
+                )
 
     def projection(self, operand: Operand) -> Projection:
         """The projection of one operand."""
@@ -376,21 +408,38 @@ def dtype_bits(dtype: str) -> int:
     """
     if dtype == "bool":
         return 8
-    match = re.fullmatch(r"(?:int|uint|float|bfloat)(\d+)", dtype)
-    if match is None or int(match[1]) == 0:
-        raise WorkloadError(f"dtype {dtype!r}: expected a name like 'int8', 'int16', 'float16' or 'float32'")
+    match = re.fullmatch(r"(?:int|uint|float|bfloat)([0-9]{1,3})", dtype)
+    if match is None or not 1 <= int(match[1]) <= MAX_ELEM_BITS:
+        raise WorkloadError(
+            f"dtype {shown(dtype)}: expected a name like 'int8', 'int16', 'float16' or 'float32' "
+            f"of at most {MAX_ELEM_BITS} bits"
+        )
     return int(match[1])
+
+
+def _check_axis(what: str, axis: Axis) -> None:
+    if axis.extent < 1:
+        raise WorkloadError(f"{what}: axis extent {shown(axis.extent)}: must be >= 1")
+    for name, value in (
+        ("extent", axis.extent),
+        ("offset", abs(axis.offset)),
+        *((f"step of {dim}", step) for dim, step in axis.terms),
+    ):
+        if value > MAX_DIM:
+            raise WorkloadError(f"{what}: axis {name} {shown(value)}: must be <= {MAX_DIM:,}")
 
 
 def _require_positive(what: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise WorkloadError(f"{what} = {value!r}: must be an integer >= 1")
+        raise WorkloadError(f"{what} = {shown(value)}: must be an integer >= 1")
+    if value > MAX_DIM:
+        raise WorkloadError(f"{what} = {shown(value)}: must be <= {MAX_DIM:,}")
 
 
 def _pair(what: str, value: int | tuple[int, ...], least: int) -> tuple[int, int]:
     pair = (value, value) if isinstance(value, int) else tuple(value)
-    if len(pair) != 2 or not all(isinstance(v, int) and v >= least for v in pair):
-        raise WorkloadError(f"{what} = {value!r}: must be one or two integers >= {least}")
+    if len(pair) != 2 or not all(isinstance(v, int) and least <= v <= MAX_DIM for v in pair):
+        raise WorkloadError(f"{what} = {shown(value)}: must be one or two integers >= {least} and <= {MAX_DIM:,}")
     return pair[0], pair[1]
 
 
@@ -398,8 +447,10 @@ def _padding(value: int | tuple[int, ...]) -> tuple[int, int, int, int]:
     sides = (value,) * 4 if isinstance(value, int) else tuple(value)
     if len(sides) == 2:
         sides = (sides[0], sides[1], sides[0], sides[1])
-    if len(sides) != 4 or not all(isinstance(v, int) and v >= 0 for v in sides):
-        raise WorkloadError(f"conv2d: padding = {value!r}: must be one, two or four integers >= 0")
+    if len(sides) != 4 or not all(isinstance(v, int) and 0 <= v <= MAX_DIM for v in sides):
+        raise WorkloadError(
+            f"conv2d: padding = {shown(value)}: must be one, two or four integers >= 0 and <= {MAX_DIM:,}"
+        )
     return sides[0], sides[1], sides[2], sides[3]
 
 

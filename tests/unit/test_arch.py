@@ -132,7 +132,7 @@ def test_sources_may_be_left_out():
         ("clock_hz = 500e6", "clock_hz = 1e13",
          "mine.toml: clock_hz = 10000000000000.0: must be <= 1,000,000,000,000"),
         ("op_pj = 0.075", "op_pj = -0.1", "mine.toml: mac.op_pj = -0.1: must be >= 0"),
-        ("cycles_per_byte = 0.24", "cycles_per_byte = 0", "mine.toml: dma.cycles_per_byte = 0: must be > 0"),
+        ("cycles_per_byte = 0.24", "cycles_per_byte = 0", "mine.toml: dma.cycles_per_byte = 0: must be >= 1e-09"),
         ("capacity_bytes = 512", "capacity_bytes = 0", "mine.toml: levels.RF.capacity_bytes = 0: must be >= 1"),
         ("channels = 1\n", "channels = 0\n", "mine.toml: levels.DRAM.channels = 0: must be >= 1"),
     ],

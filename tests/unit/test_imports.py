@@ -39,7 +39,7 @@ LAYERS = (
     ("tvm_spm.constraints",),
     ("tvm_spm.legality", "tvm_spm.legality_batch"),
     ("tvm_spm.search_result",),
-    ("tvm_spm.cost",),
+    ("tvm_spm.cost", "tvm_spm.countable"),
     ("tvm_spm.mapping_batch", "tvm_spm.rejection"),
     ("tvm_spm.group",),
     ("tvm_spm.halo",),
@@ -48,6 +48,7 @@ LAYERS = (
     ("tvm_spm.arch",),
     ("tvm_spm.workload",),
     ("tvm_spm.arguments",),
+    ("tvm_spm.input_file", "tvm_spm.terminal"),
     ("tvm_spm.units", "tvm_spm.errors", "tvm_spm.interrupt", "tvm_spm.jit"),
 )
 MAY_IMPORT_TVM = {

@@ -269,8 +269,8 @@ def test_reasons_are_checked_in_order():
 
 
 def test_absurd_tiles_are_refused_and_do_not_overflow():
-    # 10^6 in five dims: the products exceed 64 bits.
-    workload = Workload.conv2d(K=10**6, C=10**6, OY=10**6, OX=10**6, FY=1, FX=1, N=10**6)
+    # 2**10 in five dims: 2**50 multiply-accumulates are the most that a workload may have.
+    workload = Workload.conv2d(K=2**10, C=2**10, OY=2**10, OX=2**10, FY=1, FX=1, N=2**10)
     mapping = Mapping(spm=workload.dims, rf=workload.dims)
     assert verdict(workload, arch(), mapping)[0] == "spm-capacity"
 

@@ -169,7 +169,9 @@ def test_dtypes():
 def test_unknown_dtype(name: str):
     with pytest.raises(WorkloadError) as caught:
         dtype_bits(name)
-    assert str(caught.value) == f"dtype {name!r}: expected a name like 'int8', 'int16', 'float16' or 'float32'"
+    assert str(caught.value) == (
+        f"dtype {name!r}: expected a name like 'int8', 'int16', 'float16' or 'float32' of at most 128 bits"
+    )
 
 
 @pytest.mark.parametrize(
@@ -183,11 +185,14 @@ def test_unknown_dtype(name: str):
         ({"groups": 3}, "conv2d: groups = 3 does not divide K = 8"),
         ({"groups": 8}, "conv2d: groups = 8 does not divide C = 4"),
         ({"layout": "HWCN"}, "conv2d: layout 'HWCN': must be 'NCHW' or 'NHWC'"),
-        ({"stride": 0}, "conv2d: stride = 0: must be one or two integers >= 1"),
-        ({"stride": (1, 2, 3)}, "conv2d: stride = (1, 2, 3): must be one or two integers >= 1"),
-        ({"dilation": -1}, "conv2d: dilation = -1: must be one or two integers >= 1"),
-        ({"padding": -1}, "conv2d: padding = -1: must be one, two or four integers >= 0"),
-        ({"padding": (1, 2, 3)}, "conv2d: padding = (1, 2, 3): must be one, two or four integers >= 0"),
+        ({"stride": 0}, "conv2d: stride = 0: must be one or two integers >= 1 and <= 2,147,483,647"),
+        ({"stride": (1, 2, 3)}, "conv2d: stride = (1, 2, 3): must be one or two integers >= 1 and <= 2,147,483,647"),
+        ({"dilation": -1}, "conv2d: dilation = -1: must be one or two integers >= 1 and <= 2,147,483,647"),
+        ({"padding": -1}, "conv2d: padding = -1: must be one, two or four integers >= 0 and <= 2,147,483,647"),
+        (
+            {"padding": (1, 2, 3)},
+            "conv2d: padding = (1, 2, 3): must be one, two or four integers >= 0 and <= 2,147,483,647",
+        ),
         # 6 outputs with 3 taps need 8 columns; 6 + 1 + 0 = 7 give (7 - 3) + 1 = 5 outputs.
         (
             {"IX": 6, "padding": (0, 1, 0, 0)},

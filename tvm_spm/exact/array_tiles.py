@@ -366,5 +366,8 @@ def least_pes(problem: Problem, objective: float, least_energy_pj: float) -> int
     """Fewest PEs with which less than ``objective`` is possible."""
     if problem.objective == ENERGY or math.isinf(objective):
         return 1
+    if problem.objective != LATENCY and least_energy_pj == 0:
+        # Some mapping needs no energy, so any number of cycles has an EDP of 0.
+        return 1
     cycles = objective if problem.objective == LATENCY else objective / least_energy_pj
     return max(1, ceil_div(problem.workload.macs, (math.floor(cycles) + 1) * problem.arch.num_cores))

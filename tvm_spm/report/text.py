@@ -51,15 +51,19 @@ def _levels(breakdown: Breakdown) -> str:
     cost = breakdown.cost
     rows = [
         (f"{use.level} {use.operand}", f"{use.num_bytes:,}", format_capacity(use.num_bytes),
-         format_energy(use.energy_pj), f"{use.energy_pj / cost.energy_pj:.1%}")
+         format_energy(use.energy_pj), f"{_share(use.energy_pj, cost.energy_pj)}")
         for use in breakdown.levels
         if use.num_bytes
     ]  # fmt: skip
     for name, energy_pj in (("MACs", cost.energy.mac_pj), ("vector unit", cost.energy.vector_pj)):
         if energy_pj:
-            rows.append((name, "", "", format_energy(energy_pj), f"{energy_pj / cost.energy_pj:.1%}"))
+            rows.append((name, "", "", format_energy(energy_pj), f"{_share(energy_pj, cost.energy_pj)}"))
     rows.append(("all", "", "", format_energy(cost.energy_pj), "100.0%"))
     return table(("level", "bytes", "", "energy", "share"), rows)
+
+
+def _share(part: float, whole: float) -> str:
+    return f"{part / whole if whole else 0.0:.1%}"
 
 
 def table(heading: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

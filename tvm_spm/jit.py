@@ -105,14 +105,14 @@ def cache_folder() -> Path | None:
 
 
 def source_key(path: Path) -> str:
-    """Hash of a file of these packages and of all it imports from them, directly or through others."""
+    """Hash of a file of these packages, of all it imports from them, directly or not, and of numba's own settings."""
     seen, todo = {path}, [path]
     while todo:
         for found in _imports(todo.pop()):
             if found not in seen:
                 seen.add(found)
                 todo.append(found)
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(f"{config.BOUNDSCHECK} {config.OPT}".encode())
     for name in sorted(seen, key=str):
         digest.update(f"{name.relative_to(_ROOT)}\n{_digest(name)}\n".encode())
     return digest.hexdigest()

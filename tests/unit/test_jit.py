@@ -44,9 +44,9 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(tree: Path, cache: Path | None = None) -> list[str]:
+def run(tree: Path, cache: Path | None = None, **more: str) -> list[str]:
     """Whether code was on disk, the result, and how often code was loaded instead of compiled."""
-    environment = {**os.environ, "PYTHONPATH": str(tree), "NUMBA_CACHE_DIR": str(cache or tree / "cache")}
+    environment = {**os.environ, "PYTHONPATH": str(tree), "NUMBA_CACHE_DIR": str(cache or tree / "cache"), **more}
     done = subprocess.run(
         [sys.executable, "-m", "tvm_spm.top"], cwd=tree, env=environment, capture_output=True, text=True, check=True
     )
@@ -70,6 +70,12 @@ def test_equal_trees_share_code(tree: Path, tmp_path_factory: pytest.TempPathFac
     shutil.copytree(tree, other)
     run(tree)
     assert run(other, tree / "cache") == ["True", "42", "1"]
+
+
+def test_code_that_checks_bounds_is_kept_apart(tree: Path):
+    run(tree)
+    assert run(tree, NUMBA_BOUNDSCHECK="1") == ["False", "42", "0"]
+    assert run(tree) == ["True", "42", "1"]
 
 
 def test_a_cache_that_cannot_be_written_costs_time_only(tree: Path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections.abc
 import contextlib
 import io
+import traceback
 import warnings
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from tvm.relax.frontend.onnx import from_onnx
 
 from tvm_spm.errors import ModelError, did_you_mean
 from tvm_spm.frontend.fuse import TVM_ERRORS, first_line
-from tvm_spm.frontend.onnx_simplify import simplify
+from tvm_spm.frontend.onnx_fold import fold_constants
+from tvm_spm.frontend.onnx_simplify import is_weightless, simplify
 
 Shapes = collections.abc.Mapping[str, tuple[int, ...]]
 """Dims per input."""
@@ -64,18 +66,38 @@ def import_onnx(model: onnx.ModelProto, *, shapes: Shapes, origin: str) -> tvm.I
         raise ModelError(f"{origin}: not an ONNX model, or one without a single operator")
     inputs = _input_shapes(model.graph)
     chosen = choose_shapes(inputs, shapes, origin)
+    static = _with_shapes(model, chosen)
+    static = fold_constants(static, origin, keep_fills=is_weightless(static.graph))
     try:
-        simpler, num_weights = simplify(_with_shapes(model, chosen))
+        simpler, num_weights = simplify(static)
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             mod = from_onnx(simpler, shape_dict={name: list(shape) for name, shape in chosen.items()})
-    except KeyError as error:
-        raise ModelError(f"{origin}: cannot import: nothing before its use defines {error}") from error
     except TVM_ERRORS as error:
-        raise ModelError(f"{origin}: cannot import: {first_line(error)}") from error
+        raise ModelError(f"{origin}: cannot import: {_failed_at(error, static)}: {first_line(error)}") from error
     main = mod["main"]
     mod["main"] = main.with_attr("num_input", len(main.params) - num_weights)
     return mod
+
+
+def _failed_at(error: BaseException, model: onnx.ModelProto) -> str:
+    """The node that TVM's importer could not convert, as far as it can be told.
+
+    The importer names neither the node nor, for an operator that it does not know, where it stands; its own frame does.
+    """
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        node = frame.f_locals.get("node")
+        if frame.f_code.co_name == "_construct_nodes" and isinstance(node, onnx.NodeProto):
+            return _describe(node)
+    unknown = {word.strip() for word in first_line(error).rpartition(":")[2].split(",")}
+    nodes = [node for node in model.graph.node if node.op_type in unknown]
+    return _describe(nodes[0]) if nodes else "the model"
+
+
+def _describe(node: onnx.NodeProto) -> str:
+    name = node.name or next((output for output in node.output if output), "?")
+    operator = f"{node.domain}.{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
+    return f"node {name!r} (operator {operator})"
 
 
 def _input_shapes(graph: onnx.GraphProto) -> Inputs:

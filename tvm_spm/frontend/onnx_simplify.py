@@ -95,7 +95,7 @@ def simplify(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     values = {name: Value.of(numpy_helper.to_array(init)) for name, init in initial.items()}
     graph = _Graph(values=values, uses=uses)
     graph.images.update(value.name for value in source.input if len(value.type.tensor_type.shape.dim) == 4)
-    weightless = _is_weightless(source)
+    weightless = is_weightless(source)
     for node in source.node:
         if node.op_type in _KEEP_RANK and graph.images.intersection(node.input):
             graph.images.update(node.output)
@@ -114,7 +114,8 @@ _SUBGRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 _KEPT = "__output"
 
 
-def _is_weightless(source: onnx.GraphProto) -> bool:
+def is_weightless(source: onnx.GraphProto) -> bool:
+    """Whether a file describes weights by their shape only."""
     made = {node.output[0] for node in source.node if node.op_type == "ConstantOfShape"}
     return any(node.op_type in _WEIGHTED and node.input[1] in made for node in source.node)
 
@@ -316,7 +317,7 @@ def _written(
             weights.append(helper.make_tensor_value_info(name, kind, value.shape))
         else:
             constants.append(initial[name] if name in initial else numpy_helper.from_array(value.array, name))
-    kept = {node.output[0] for node in graph.nodes}
+    kept = {name for node in graph.nodes for name in node.output}
     outputs = [_output(value, kept) for value in model.graph.output]
     new = helper.make_graph(graph.nodes, model.graph.name or "graph", [*inputs, *weights], outputs, constants)
     # From IR version 4 on, constants need not be listed as inputs.

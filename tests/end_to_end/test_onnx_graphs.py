@@ -1,0 +1,238 @@
+"""Odd ONNX graphs: computed shapes are computed, every output of a node arrives, and invalid graphs are refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from tvm_spm import runtime
+from tvm_spm.errors import ModelError
+from tvm_spm.frontend import extract, load_model
+
+FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
+node = helper.make_node
+
+
+def model_of(nodes, shapes, outputs, constants, opset=13):
+    graph = helper.make_graph(
+        nodes, "small",
+        [helper.make_tensor_value_info(name, FLOAT, shape) for name, shape in shapes.items()],
+        [helper.make_tensor_value_info(name, kind, None) for name, kind in outputs.items()],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def weights(*shape):
+    return np.random.default_rng(7).standard_normal(shape).astype("float32")
+
+
+def branch(name, nodes, output):
+    return helper.make_graph(nodes, name, [], [helper.make_tensor_value_info(output, FLOAT, None)])
+
+
+ints = np.array
+COMPUTED = {
+    "reshape by a cast and sliced shape": (
+        [
+            node("Shape", ["x"], ["s"]), node("Cast", ["s"], ["s32"], to=TensorProto.INT32),
+            node("Slice", ["s32", "zero", "one"], ["n"]), node("Cast", ["n"], ["n64"], to=INT64),
+            node("Concat", ["n64", "rest"], ["t"], axis=0), node("Reshape", ["x", "t"], ["r"]),
+            node("MatMul", ["r", "w"], ["y"]),
+        ],
+        {"x": (2, 3, 4)},
+        {"zero": ints([0]), "one": ints([1]), "rest": ints([-1]), "w": weights(12, 5)},
+    ),
+    "shape of a reshaped tensor, twice": (
+        [
+            node("Shape", ["x"], ["s"]), node("Gather", ["s", "i"], ["n"]), node("Mul", ["n", "two"], ["m"]),
+            node("Concat", ["m", "rest"], ["t"], axis=0), node("Reshape", ["x", "t"], ["r"]),
+            node("Shape", ["r"], ["s2"]), node("Slice", ["s2", "one", "two"], ["k"]),
+            node("Concat", ["rest", "k", "one"], ["t2"], axis=0), node("Reshape", ["r", "t2"], ["y"]),
+        ],
+        {"x": (3, 8)},
+        {"i": ints([0]), "one": ints([1]), "two": ints([2]), "rest": ints([-1])},
+    ),
+    "pads from constants": (
+        [
+            node("ConstantOfShape", ["n"], ["z"], value=numpy_helper.from_array(ints([0]))),
+            node("Concat", ["z", "p"], ["a"], axis=0), node("Reshape", ["a", "sq"], ["b"]),
+            node("Transpose", ["b"], ["d"], perm=[1, 0]), node("Reshape", ["d", "rest"], ["pads"]),
+            node("Pad", ["x", "pads"], ["q"], mode="reflect"), node("MatMul", ["q", "w"], ["y"]),
+        ],
+        {"x": (2, 6)},
+        {"n": ints([2]), "p": ints([1, 3]), "sq": ints([2, 2]), "rest": ints([-1]), "w": weights(10, 3)},
+    ),
+    "grid from a range": (
+        [
+            node("Conv", ["x", "w"], ["f"]), node("Shape", ["f"], ["s"]), node("Gather", ["s", "last"], ["n"]),
+            node("Cast", ["n"], ["m"], to=FLOAT), node("Range", ["from", "m", "step"], ["r"]),
+            node("Add", ["r", "half"], ["g"]), node("Sub", ["g", "f"], ["y"]),
+        ],
+        {"x": (1, 2, 5, 6)},
+        {
+            "w": weights(3, 2, 1, 1), "last": ints(3), "from": np.float32(0), "step": np.float32(1),
+            "half": np.float32(0.5),
+        },
+    ),
+    "where and equal choose a shape": (
+        [
+            node("Shape", ["x"], ["s"]), node("Equal", ["t", "minus"], ["c"]),
+            node("ConstantOfShape", ["n"], ["ones"], value=numpy_helper.from_array(ints([1]))),
+            node("Where", ["c", "ones", "t"], ["u"]), node("Expand", ["x", "u"], ["y"]),
+        ],
+        {"x": (1, 3)},
+        {"t": ints([4, -1]), "minus": ints([-1]), "n": ints([2])},
+    ),
+    "branch on a fixed shape": (
+        [
+            node("Shape", ["x"], ["s"]), node("Gather", ["s", "i"], ["n"]), node("Equal", ["n", "one"], ["c"]),
+            node(
+                "If", ["c"], ["v"],
+                then_branch=branch("then", [node("Squeeze", ["x", "axes"], ["t"])], "t"),
+                else_branch=branch("else", [node("Identity", ["x"], ["e"])], "e"),
+            ),
+            node("MatMul", ["v", "w"], ["y"]),
+        ],
+        {"x": (1, 2, 4)},
+        {"i": ints(0), "one": ints(1), "axes": ints([0]), "w": weights(4, 3)},
+    ),
+    "resize to a computed size": (
+        [
+            node("Shape", ["x"], ["s"]), node("Slice", ["s", "zero", "two"], ["head"]),
+            node("Slice", ["s", "two", "four"], ["tail"]), node("Mul", ["tail", "two"], ["doubled"]),
+            node("Concat", ["head", "doubled"], ["sizes"], axis=0),
+            node("Resize", ["x", "", "", "sizes"], ["y"], mode="nearest", nearest_mode="floor",
+                 coordinate_transformation_mode="asymmetric"),
+        ],
+        {"x": (1, 2, 3, 4)},
+        {"zero": ints([0]), "two": ints([2]), "four": ints([4])},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_what_follows_from_fixed_shapes_is_computed(name):
+    nodes, shapes, constants = COMPUTED[name]
+    assert_computes(model_of(nodes, shapes, {"y": FLOAT}, constants))
+
+
+def assert_computes(model):
+    rng = np.random.default_rng(1)
+    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in model.graph.input}
+    data = {name: rng.standard_normal(shape).astype("float32") for name, shape in shapes.items()}
+    expected = ReferenceEvaluator(model).run(None, data)
+    found = runtime.run(runtime.build(extract(load_model(model)).mod, "edge-256"), list(data.values()))
+    assert len(found) == len(expected)
+    for got, want in zip(found, expected, strict=True):
+        assert got.dtype == want.dtype
+        # Sums of at most 12 products of normal numbers.
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+SEVERAL = {
+    "values and indices": (
+        [node("MatMul", ["x", "w"], ["a"]), node("TopK", ["a", "k"], ["v", "i"])],
+        {"v": FLOAT, "i": INT64},
+        {"k": ints([3])},
+    ),
+    "only the indices are used": (
+        [
+            node("MatMul", ["x", "w"], ["a"]), node("TopK", ["a", "k"], ["v", "i"]),
+            node("Cast", ["i"], ["f"], to=FLOAT),
+        ],
+        {"f": FLOAT},
+        {"k": ints([3])},
+    ),
+    "parts of a split": (
+        [node("MatMul", ["x", "w"], ["a"]), node("Split", ["a"], ["p", "q"], axis=1), node("Relu", ["q"], ["y"])],
+        {"p": FLOAT, "y": FLOAT},
+        {},
+    ),
+    "a dropout and its mask": (
+        [node("MatMul", ["x", "w"], ["a"]), node("Dropout", ["a"], ["y", "mask"])],
+        {"y": FLOAT, "mask": BOOL},
+        {},
+    ),
+    "one tensor under three names": (
+        [node("MatMul", ["x", "w"], ["a"]), node("Identity", ["a"], ["b"]), node("Identity", ["b"], ["c"])],
+        {"a": FLOAT, "b": FLOAT, "c": FLOAT},
+        {},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_every_output_of_a_node_arrives(name):
+    nodes, outputs, constants = SEVERAL[name]
+    assert_computes(model_of(nodes, {"x": (2, 8)}, outputs, constants | {"w": weights(8, 6)}))
+
+
+INVALID = {
+    "letter that no operand has": ([node("Einsum", ["x", "w"], ["y"], equation="baj,jk->bik")], "Einsum"),
+    "operands that the equation has not": ([node("Einsum", ["x", "w"], ["y"], equation="ij->i")], "Einsum"),
+    "inner extents that differ": ([node("MatMul", ["w", "x"], ["y"])], "MatMul"),
+    "shapes that do not broadcast": ([node("Add", ["x", "w"], ["y"])], "Add"),
+    "axis out of range": ([node("Softmax", ["x"], ["y"], axis=7)], "Softmax"),
+    "axes that are no permutation": ([node("Transpose", ["x"], ["y"], perm=[0, 2])], "Transpose"),
+    "parts that do not add up": ([node("Split", ["x", "i"], ["y", "z"], axis=1)], "Split"),
+    "two writers of one name": ([node("Relu", ["x"], ["y"]), node("Exp", ["x"], ["y"])], "single static assignment"),
+    "no such operator": ([node("Relux", ["x"], ["y"])], "Relux"),
+    "attribute of a wrong type": ([node("Concat", ["x", "x"], ["y"], axis="one")], "Concat"),
+}
+
+
+@pytest.mark.parametrize("name", INVALID)
+def test_invalid_graphs_are_refused_before_tvm_sees_them(name):
+    nodes, said = INVALID[name]
+    model = model_of(nodes, {"x": (2, 8)}, {"y": FLOAT}, {"w": weights(5, 6), "i": ints([3, 6])})
+    with pytest.raises(ModelError, match="small: cannot import: not a valid ONNX model") as caught:
+        load_model(model)
+    assert said in str(caught.value)
+
+
+UNDEFINED = {
+    "use before definition": [node("Relu", ["a"], ["y"]), node("Exp", ["x"], ["a"])],
+    "no definition": [node("Relu", ["a"], ["y"])],
+}
+
+
+@pytest.mark.parametrize("name", UNDEFINED)
+def test_a_name_that_nothing_defines_is_named(name):
+    model = model_of(UNDEFINED[name], {"x": (2, 8)}, {"y": FLOAT}, {})
+    with pytest.raises(ModelError, match="nothing before its use defines 'a'"):
+        load_model(model)
+
+
+UNKNOWN = {
+    "LSTM": node("LSTM", ["x", "w", "w"], ["y"], name="cell", hidden_size=4),
+    "MaxPool": node("MaxPool", ["x"], ["y", "where"], name="pool", kernel_shape=[2]),
+}
+
+
+@pytest.mark.parametrize("operator", UNKNOWN)
+def test_what_cannot_be_imported_is_named(operator):
+    model = model_of([UNKNOWN[operator]], {"x": (5, 1, 8)}, {"y": FLOAT}, {"w": weights(1, 16, 8)})
+    with pytest.raises(ModelError, match=rf"small: cannot import: node '\w+' \(operator {operator}\): "):
+        load_model(model)
+
+
+def test_wrong_declared_shapes_of_outputs_decide_nothing():
+    model = model_of([node("Relu", ["x"], ["y"])], {"x": (2, 8)}, {"y": FLOAT}, {})
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", FLOAT, [3, 7]))
+    assert_computes(model)
+
+
+def test_large_constants_keep_their_numbers():
+    # 150 x 120 = 18,000 elements are data, not something that shapes are computed from.
+    constants = {"w": weights(150, 120), "n": ints([1])}
+    nodes = [
+        node("Shape", ["x"], ["s"]), node("Concat", ["s", "n"], ["t"], axis=0), node("MatMul", ["x", "w"], ["a"]),
+        node("Unsqueeze", ["a", "n"], ["y"]),
+    ]  # fmt: skip
+    folded = extract(load_model(model_of(nodes, {"x": (1, 150)}, {"y": FLOAT}, constants)))
+    data = np.eye(1, 150, 3, dtype="float32")
+    (found,) = runtime.run(runtime.build(folded.mod, "edge-256"), [data])
+    np.testing.assert_array_equal(found.ravel(), constants["w"][3])

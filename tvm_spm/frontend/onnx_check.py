@@ -1,0 +1,106 @@
+"""Is an ONNX graph valid, and which shapes follow from those of its inputs; before TVM, which may crash, sees it."""
+
+from __future__ import annotations
+
+import math
+
+import onnx
+from onnx import checker, helper, shape_inference
+
+from tvm_spm.errors import ModelError
+
+LARGEST_KNOWN = 1 << 14
+"""Elements up to which a constant counts as known, as what shapes are computed from; larger ones are data."""
+
+
+def infer_shapes(skeleton: onnx.ModelProto, origin: str) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor for which all dims follow from those of the inputs.
+
+    Declared shapes of outputs and of what is between are not believed.
+
+    Args:
+        skeleton: From ``checked_skeleton``; the dims of its inputs are known.
+        origin: What errors call the model.
+
+    Raises:
+        ModelError: Shapes of tensors do not go together; names the operator.
+    """
+    try:
+        found = shape_inference.infer_shapes(_without_declared(skeleton), strict_mode=True, data_prop=True)
+    except (shape_inference.InferenceError, RuntimeError, ValueError) as error:
+        raise ModelError(f"{origin}: cannot import: not a valid ONNX model: {_one_line(error)}") from None
+    values = [*found.graph.input, *found.graph.value_info, *found.graph.output]
+    shapes = {value.name: _known_shape(value) for value in values}
+    return {name: shape for name, shape in shapes.items() if shape is not None}
+
+
+def checked_skeleton(model: onnx.ModelProto, origin: str) -> onnx.ModelProto:
+    """The model without the numbers of its large constants, which become inputs.
+
+    Args:
+        model: Any model.
+        origin: What errors call the model.
+
+    Raises:
+        ModelError: The graph breaks a rule of ONNX; names the operator.
+    """
+    graph = onnx.GraphProto(name=model.graph.name or "graph")
+    graph.node.extend(model.graph.node)
+    for node in graph.node:
+        # ONNX names the node in what it says of it, if it has a name.
+        node.name = node.name or next((name for name in node.output if name), "")
+    graph.input.extend(model.graph.input)
+    graph.output.extend(model.graph.output)
+    listed = {value.name for value in graph.input}
+    for constant in model.graph.initializer:
+        if math.prod(constant.dims) <= LARGEST_KNOWN and not constant.external_data:
+            graph.initializer.add().CopyFrom(constant)
+        elif constant.name not in listed:
+            graph.input.append(helper.make_tensor_value_info(constant.name, constant.data_type, constant.dims))
+    for sparse in model.graph.sparse_initializer:
+        graph.sparse_initializer.add().CopyFrom(sparse)
+    skeleton = helper.make_model(graph, opset_imports=model.opset_import, functions=model.functions)
+    skeleton.ir_version = model.ir_version
+    _check(skeleton, origin)
+    return skeleton
+
+
+def _check(skeleton: onnx.ModelProto, origin: str) -> None:
+    """Run ONNX's own checker; that it wants a shape for every output is the only rule left out."""
+    defined = {value.name for value in (*skeleton.graph.input, *skeleton.graph.initializer)}
+    defined |= {sparse.values.name for sparse in skeleton.graph.sparse_initializer}
+    for node in skeleton.graph.node:
+        missing = next((name for name in node.input if name and name not in defined), None)
+        if missing is not None:
+            raise ModelError(f"{origin}: cannot import: nothing before its use defines {missing!r} ({node.op_type})")
+        defined.update(node.output)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(skeleton)
+    for value in copy.graph.output:
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.shape.SetInParent()
+    try:
+        checker.check_model(copy)
+    except (checker.ValidationError, RuntimeError, ValueError) as error:
+        raise ModelError(f"{origin}: cannot import: not a valid ONNX model: {_one_line(error)}") from None
+
+
+def _without_declared(skeleton: onnx.ModelProto) -> onnx.ModelProto:
+    for value in skeleton.graph.output:
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField("shape")
+    return skeleton
+
+
+def _known_shape(value: onnx.ValueInfoProto) -> tuple[int, ...] | None:
+    tensor = value.type.tensor_type
+    if not value.type.HasField("tensor_type") or not tensor.HasField("shape"):
+        return None
+    if not all(dim.HasField("dim_value") for dim in tensor.shape.dim):
+        return None
+    return tuple(int(dim.dim_value) for dim in tensor.shape.dim)
+
+
+def _one_line(error: BaseException) -> str:
+    """What ONNX says, whose first line rarely names the operator."""
+    return " ".join(str(error).split())[:300]

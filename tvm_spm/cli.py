@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 HELP = "Find how a network runs best on an accelerator with scratchpad memory, and show that it computes the same."
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=HELP)
-search_app = typer.Typer(no_args_is_help=True, help="Find the best mapping of one layer.")
+search_app = typer.Typer(no_args_is_help=True, help="Find the best mapping of one layer in a stated space.")
 app.add_typer(search_app, name="search")
 
 

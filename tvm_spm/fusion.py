@@ -1,4 +1,4 @@
-"""Cuts a network into fused groups, with a proof: no plan of the whole space is better.
+"""Cuts a network into fused groups, with a proof: no plan of the space below is better, at the prices given.
 
 The space: the layers stand in one fixed order in which every layer comes after those it reads. A group is an interval
 ``first .. stop - 1`` of that order, so no path leaves a group and comes back; an interval without options is no group.

@@ -63,7 +63,7 @@ class GroupSearchResult:
 def group_search(
     group: Group, arch: Arch, *, cores: Sequence[int] | None = None, objective: str = "edp"
 ) -> GroupSearchResult:
-    """Pareto-optimal mappings of a group among those enumerated; the same on every run.
+    """Pareto-optimal mappings of a group among those timed, the most promising of those enumerated; repeatable.
 
     Args:
         group: Consecutive layers, or one.

@@ -232,9 +232,9 @@ def _check_answers(measurements: object, name: str) -> None:
 def cost_of(request: MeasureRequest, measurement: Measurement, name: str) -> Cost:
     """A measurement as a cost.
 
-    What was not measured comes from the analytical model, whose traffic and energy are exact for what a mapping asks
-    for: bytes, energy by part (scaled to the measured energy, if there is one), and the cycles of launch and MACs; all
-    other measured cycles count as stalls of the DMA.
+    What was not measured comes from the analytical model, which counts what a mapping asks for: bytes, energy by part
+    (scaled to the measured energy, if there is one), and the cycles of launch and MACs; all other measured cycles count
+    as stalls of the DMA.
     """
     if measurement.cost is not None:
         return measurement.cost

@@ -1,4 +1,4 @@
-"""Which layers of a network run as one: prices of all groups, the best plan, and its refinement until it is stable."""
+"""Which layers of a network run as one: prices of groups, the best plan of them, and its refinement until stable."""
 
 from __future__ import annotations
 
@@ -244,7 +244,7 @@ def plan_network(
     report: Callable[[], None],
     max_group: int = MAX_GROUP,
 ) -> NetworkPlan:
-    """The best plan whose groups all can be scheduled.
+    """The best plan of the groups and mappings that were priced, all of which can be scheduled.
 
     The groups of the best plan are searched more finely and the plan is made again, until neither changes. A group that
     cannot be scheduled is refused, and so are equal ones.

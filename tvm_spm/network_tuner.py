@@ -1,4 +1,4 @@
-"""Tune a whole network: its tasks one by one, then schedules, database, and the proof that they compute the same."""
+"""Tune a whole network: its tasks one by one, then schedules, database, and the check that they compute the same."""
 
 from __future__ import annotations
 

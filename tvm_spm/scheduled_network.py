@@ -1,4 +1,4 @@
-"""Put schedules into a network, commit them to the tuning database, and prove that nothing changed."""
+"""Put schedules into a network, commit them to the tuning database, and check that outputs did not change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The composition root: from a model and a target to verified schedules, and from a workload to its best mapping."""
+"""The composition root: from a model and a target to verified schedules, from a workload to the best mapping found."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def search(
     time_limit_s: float | None = None,
     seed: int = 0,
 ) -> SearchResult:
-    """Find the best mapping of one workload, without TVM.
+    """Find the best mapping of one workload in the space of a searcher, without TVM.
 
     The exact searcher proves that no mapping of its space is better by the analytical model. The other two propose
     mappings, imperfect factors included, until their budget is used up.

@@ -1,4 +1,4 @@
-"""The best mapping of a space, with a proof that none is better."""
+"""The mapping of a stated space with the least objective under the analytical model, with a proof for that space."""
 
 from tvm_spm.exact.search import ExactResult, exact_search
 

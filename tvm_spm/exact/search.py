@@ -56,7 +56,7 @@ class ExactResult:
     """The best mapping found, and how much better another could be.
 
     Attributes:
-        mapping: The best mapping; of equally good ones always the same.
+        mapping: The best mapping of ``space``; of equally good ones the same on each run.
         cost: Its cost by the analytical model.
         objective: What was minimised.
         lower_bound: No mapping of the space has a smaller objective, but for rounding.

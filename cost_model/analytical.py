@@ -2,12 +2,13 @@
 
 Assumptions, and what follows from them:
 
-- Energy and traffic are exact for every legal mapping: they are products of trip counts (see ``reuse``).
-- One core has the DRAM channels for itself: its cycles are exact too. Padding, edge tiles, fill, drain and both kinds
-  of buffering are counted, not averaged (see ``analytical_time``).
+- Energy and traffic of every legal mapping equal those of a walk of its nest: they are products of trip counts (see
+  ``reuse``).
+- One core has the DRAM channels for itself: its cycles equal those of the walk too, which is the simulator's rule.
+  Padding, edge tiles, fill, drain and both kinds of buffering are counted, not averaged (see ``analytical_time``).
 - Several cores: each is timed as if alone but for its first tiles, for which all cores queue; and the DRAM channels
   must serve all transfers. The larger of the two counts. Other waiting for a channel is left out, so the cycles are
-  nearly always too few, never too many by much (``tests/property/test_analytical.py`` bounds the error).
+  mostly too few (``tests/property/test_analytical.py`` bounds the error both ways on its cases).
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ class AnalyticalModel:
             noc_stall_cycles=slowest.pass_cycles - slowest.compute_cycles,
             dma_stall_cycles=cycles - slowest.pass_cycles - launch,
             overhead_cycles=launch,
-            dram_bytes=reuse.dram_bytes,
+            dram_bytes=reuse.dram_bytes(arch),
+            dram_unused_bytes=reuse.unused_bits(arch) // 8,
             dma_busy_cycles=sum(core.engine_cycles * count for core, count in cores),
         )
 
@@ -115,6 +117,7 @@ def energy_of(workload: Workload, arch: Arch, reuse: Reuse) -> Energy:
         + delivered * noc.delivery_pj
         + reuse.num_reduction_hops * words_o * noc.reduction_hop_pj,
         spm_pj=(crossed + moved + final * words_o) * levels.SPM.access_pj,
-        dram_pj=(moved + final * words_final + extras) * levels.DRAM.access_pj,
+        dram_pj=(moved + final * words_final + extras + reuse.unused_bits(arch) / arch.word_bits)
+        * levels.DRAM.access_pj,
         vector_pj=workload.O.tensor_elems() * workload.epilogue.num_ops_per_elem * arch.vector.op_pj,
     )

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
-from cost_model.reuse import LoopNest, loop_nest, num_bursts, unclipped_tiles
+from cost_model.reuse import LoopNest, box_transfer, loop_nest, unclipped_tiles
 from cost_model.slots import Index, Slot, index_runs, representative_slots
 from tvm_spm.arch import Arch
 from tvm_spm.mapping import Mapping
@@ -129,10 +129,7 @@ class TimeModel:
         box = tuple(axis.clipped_elems(first, tile) for axis in projection.axes)
         key = projection, box
         if key not in self._transfers:
-            bursts = num_bursts(projection, box)
-            num_bytes = bits_to_bytes(math.prod(box) * projection.elem_bits)
-            cycles = bursts * self.arch.burst_startup_cycles + num_bytes / self.arch.dma_bytes_per_cycle
-            self._transfers[key] = math.ceil(cycles) if bursts else 0
+            self._transfers[key] = box_transfer(projection, box, self.arch)[0]
         return self._transfers[key]
 
 

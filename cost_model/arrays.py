@@ -100,6 +100,7 @@ class ArchArrays(NamedTuple):
     noc_elem_pj: float
     noc_delivery_pj: float
     noc_reduction_hop_pj: float
+    burst_bits: int
     burst_startup_cycles: float
     dma_bytes_per_cycle: float
     vector_ops_per_cycle: float
@@ -131,6 +132,7 @@ class ArchArrays(NamedTuple):
             noc_elem_pj=float(arch.noc.elem_pj),
             noc_delivery_pj=float(arch.noc.delivery_pj),
             noc_reduction_hop_pj=float(arch.noc.reduction_hop_pj),
+            burst_bits=arch.burst_bits,
             burst_startup_cycles=float(arch.burst_startup_cycles),
             dma_bytes_per_cycle=float(arch.dma_bytes_per_cycle),
             vector_ops_per_cycle=float(arch.vector.ops_per_cycle),

@@ -23,7 +23,7 @@ from cost_model.attention_core import CONTEXT, Chunk, CoreKind, Ints, Prices, co
 from cost_model.attention_stages import PassRecord, pass_energy, pass_records
 from cost_model.attention_work import Attention, AttentionMapping, Stream, streams_of
 from cost_model.fused.compiled import run_timeline
-from cost_model.reuse import num_bursts
+from cost_model.reuse import box_transfer
 from tvm_spm.arch import Arch
 from tvm_spm.cost import Cost, Energy
 from tvm_spm.units import bits_to_bytes, ceil_div
@@ -43,20 +43,21 @@ ROW_ACCESSES = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moved:
-    """One transfer: cycles of a DRAM channel, elements, bytes."""
+    """One transfer: cycles of a DRAM channel, elements, bytes in whole bursts, and bits of those that are not used."""
 
     cycles: int
     elems: int
     num_bytes: int
+    unused_bits: int
 
 
 def transfer(projection: Projection, tile: Dims, arch: Arch) -> Moved:
     """Move one tile between DRAM and SPM."""
     box = tuple(min(axis.extent, axis.tile_elems(tile)) for axis in projection.axes)
     elems = math.prod(box)
-    num_bytes = bits_to_bytes(elems * projection.elem_bits)
-    cycles = num_bursts(projection, box) * arch.burst_startup_cycles + num_bytes / arch.dma_bytes_per_cycle
-    return Moved(cycles=math.ceil(cycles), elems=elems, num_bytes=num_bytes)
+    cycles, moved_bits = box_transfer(projection, box, arch)
+    unused_bits = moved_bits - elems * projection.elem_bits
+    return Moved(cycles=cycles, elems=elems, num_bytes=bits_to_bytes(moved_bits), unused_bits=unused_bits)
 
 
 def attention_cost(work: Attention, arch: Arch, mapping: AttentionMapping) -> Cost:
@@ -109,6 +110,7 @@ class Pricing:
                 moved["Q"].num_bytes, moved["K"].num_bytes + moved["V"].num_bytes, moved["O"].num_bytes,
                 sum(total.num_bytes for total in masks),
             ),
+            dram_unused_bytes=self._unused_bits // 8,
             dma_busy_cycles=sum(total.cycles for name, total in moved.items() if name != "O") + self._storing(),
         )  # fmt: skip
 
@@ -215,6 +217,10 @@ class Pricing:
             found["O"][self.store(rows)[0]] += count
         return {name: _sum(moves) for name, moves in found.items()}
 
+    @property
+    def _unused_bits(self) -> int:
+        return sum(total.unused_bits for total in self.moved.values())
+
     @cached_property
     def energy(self) -> Energy:
         """Of everything."""
@@ -230,6 +236,7 @@ class Pricing:
         stored = self.moved["O"].elems
         spm_words = sum(moved_words.values()) + stored * work.context.O.elem_bits / arch.word_bits
         dram_words = sum(moved_words.values()) + stored * work.context.out_bits / arch.word_bits
+        dram_words += self._unused_bits / arch.word_bits
         num_ops = sum(self.vector_ops(chunk) * count for chunk, count in self.chunks.items())
         return replace(
             energy,
@@ -281,6 +288,7 @@ def _sum(moves: Counter[Moved]) -> Moved:
         cycles=sum(moved.cycles * count for moved, count in moves.items()),
         elems=sum(moved.elems * count for moved, count in moves.items()),
         num_bytes=sum(moved.num_bytes * count for moved, count in moves.items()),
+        unused_bits=sum(moved.unused_bits * count for moved, count in moves.items()),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cost_model.batched_nest import Nest, ceil_div, clipped_range
 from cost_model.batched_problem import CLIPPED, WHOLE, I, Ints, O, Problem, W
+from cost_model.transfer import transfer
 from tvm_spm.jit import lean, small
 from tvm_spm.mapping_batch import NUM_DIMS
 
@@ -31,19 +32,72 @@ def energy_pj(problem: Problem, nest: Nest, tiles: Ints) -> float:
     moved = in_i * words_i + in_w * words_w + partial * words_o
     extras = 0.0
     for extra in range(O + 1, problem.num_projections):
-        repeats = 1
-        for d in range(NUM_DIMS):
-            if (problem.relevant[O] & ~problem.relevant[extra]) >> d & 1:
-                repeats *= nest.num_spm_tiles[d]
+        repeats = _num_streams(problem, nest, extra)
         extras += _moved_elems(problem, nest, extra, tiles) * repeats * problem.words[extra]
+    unused = 0.0
+    if problem.burst_bits > 1:
+        unused = _unused_bits(problem, nest, tiles) / problem.word_bits
     hops = left_o * (nest.reduction_pes - 1)
     mac_pj = problem.macs * problem.mac_pj
     rf_pj = problem.macs * (words_i + words_w + 2 * words_o) * problem.rf_access_pj + delivered * problem.rf_fill_pj
     noc_pj = crossed * problem.noc_elem_pj + delivered * problem.noc_delivery_pj + hops * words_o * problem.noc_hop_pj
     spm_pj = (crossed + moved + final * words_o) * problem.spm_pj
-    dram_pj = (moved + final * problem.out_words + extras) * problem.dram_pj
+    dram_pj = (moved + final * problem.out_words + extras + unused) * problem.dram_pj
     vector_pj = problem.out_elems * problem.num_ops_per_elem * problem.vector_pj
     return mac_pj + rf_pj + noc_pj + spm_pj + dram_pj + vector_pj
+
+
+@small
+def _num_streams(problem: Problem, nest: Nest, extra: int) -> int:
+    """Final stores that stream the same tile of an extra."""
+    repeats = 1
+    for d in range(NUM_DIMS):
+        if (problem.relevant[O] & ~problem.relevant[extra]) >> d & 1:
+            repeats *= nest.num_spm_tiles[d]
+    return repeats
+
+
+@lean
+def _unused_bits(problem: Problem, nest: Nest, tiles: Ints) -> int:
+    """What whole bursts bring along, over all transfers between DRAM and SPM."""
+    unused = 0
+    for operand in range(2):
+        once = _unused_once(problem, nest, operand, problem.elem_bits[operand], tiles)
+        unused += once * _dram_repeats(problem, nest, operand)
+    spills = _dram_repeats(problem, nest, O) - 1
+    if spills > 0:
+        unused += 2 * spills * _unused_once(problem, nest, O, problem.elem_bits[O], tiles)
+    unused += _unused_once(problem, nest, O, problem.out_bits, tiles)
+    for extra in range(O + 1, problem.num_projections):
+        once = _unused_once(problem, nest, extra, problem.elem_bits[extra], tiles)
+        unused += once * _num_streams(problem, nest, extra)
+    return unused
+
+
+@lean
+def _unused_once(problem: Problem, nest: Nest, projection: int, bits: int, tiles: Ints) -> int:
+    """What whole bursts bring along if every tile of a tensor moves once.
+
+    From the innermost axis out: a burst goes on as long as tiles cover the axes, and ends on the first one of which a
+    tile leaves out a part; every element of the axes further out has a burst of its own.
+    """
+    elems, inner, whole, moved = 1, 1, 1, 0
+    for axis in range(problem.axis_start[projection + 1] - 1, problem.axis_start[projection] - 1, -1):
+        num, inside, covering, ended = _list_axis(problem, axis, nest, tiles), 0, 0, 0
+        extent = problem.axis_extent[axis]
+        for tile in range(num):
+            start = tiles[COMBINED, FIRST, tile]
+            part = max(0, min(extent, start + tiles[COMBINED, SIZE, tile]) - max(0, start))
+            count = tiles[COMBINED, COUNT, tile]
+            inside += count * part
+            if part == extent:
+                covering += count
+            else:
+                ended += count * transfer(part * inner, 1, bits, problem.burst_bits, 0.0, 1.0)[1]
+        moved = moved * inside + whole * ended
+        elems, whole, inner = elems * inside, whole * covering, inner * extent
+    moved += whole * transfer(inner, 1, bits, problem.burst_bits, 0.0, 1.0)[1]
+    return moved - elems * bits
 
 
 @small
@@ -121,6 +175,17 @@ def _moved_elems(problem: Problem, nest: Nest, projection: int, tiles: Ints) -> 
 @lean
 def _clipped_elems(problem: Problem, axis: int, nest: Nest, tiles: Ints) -> int:
     """Elements inside the tensor that one axis spans, summed over all SPM tiles."""
+    total, extent = 0, problem.axis_extent[axis]
+    for tile in range(_list_axis(problem, axis, nest, tiles)):
+        start = tiles[COMBINED, FIRST, tile]
+        inside = min(extent, start + tiles[COMBINED, SIZE, tile]) - max(0, start)
+        total += tiles[COMBINED, COUNT, tile] * max(0, inside)
+    return total
+
+
+@lean
+def _list_axis(problem: Problem, axis: int, nest: Nest, tiles: Ints) -> int:
+    """Fill ``tiles`` with the combined SPM tiles of one axis, where they start on it and what they span."""
     tiles[COMBINED, FIRST, 0], tiles[COMBINED, SIZE, 0], tiles[COMBINED, COUNT, 0] = problem.axis_offset[axis], 1, 1
     num = 1
     for term in range(problem.term_start[axis], problem.term_start[axis + 1]):
@@ -135,12 +200,7 @@ def _clipped_elems(problem: Problem, axis: int, nest: Nest, tiles: Ints) -> int:
                 tiles[COMBINED, SIZE, target] = tiles[COMBINED, SIZE, other] + span
                 tiles[COMBINED, COUNT, target] = tiles[COMBINED, COUNT, other] * tiles[ALONG, COUNT, tile]
         num *= along
-    total, extent = 0, problem.axis_extent[axis]
-    for tile in range(num):
-        start = tiles[COMBINED, FIRST, tile]
-        inside = min(extent, start + tiles[COMBINED, SIZE, tile]) - max(0, start)
-        total += tiles[COMBINED, COUNT, tile] * max(0, inside)
-    return total
+    return num
 
 
 @lean

@@ -54,6 +54,8 @@ PROBLEM_FIELDS = np.dtype(
         ("channels", np.int64),
         ("port_bytes_per_cycle", np.float64),
         ("noc_elems_per_cycle", np.float64),
+        ("burst_bits", np.int64),
+        ("word_bits", np.int64),
         ("burst_startup_cycles", np.float64),
         ("dma_bytes_per_cycle", np.float64),
         ("vector_ops_per_cycle", np.float64),
@@ -109,6 +111,8 @@ class Problem(Protocol):
     channels: int
     port_bytes_per_cycle: float
     noc_elems_per_cycle: float
+    burst_bits: int
+    word_bits: int
     burst_startup_cycles: float
     dma_bytes_per_cycle: float
     vector_ops_per_cycle: float
@@ -162,6 +166,8 @@ def problem_of(workload: Workload, arch: Arch) -> NDArray[np.void]:
         "channels": machine.dram_channels,
         "port_bytes_per_cycle": machine.spm_bytes_per_cycle,
         "noc_elems_per_cycle": machine.noc_elems_per_cycle,
+        "burst_bits": machine.burst_bits,
+        "word_bits": machine.word_bits,
         "burst_startup_cycles": machine.burst_startup_cycles,
         "dma_bytes_per_cycle": machine.dma_bytes_per_cycle,
         "vector_ops_per_cycle": machine.vector_ops_per_cycle,

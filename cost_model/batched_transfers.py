@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from cost_model.batched_nest import Nest
 from cost_model.batched_pass import Loops
 from cost_model.batched_problem import WHOLE, Ints, O, Problem
+from cost_model.transfer import transfer
 from tvm_spm.jit import lean, small
 
 FINAL, SPILL_ENGINE, FINAL_ENGINE = 3, 4, 5
@@ -164,10 +165,9 @@ def _fill_boxes(
 @small
 def _transfer_cycles(problem: Problem, elems: int, bursts: int, elem_bits: int) -> int:
     """DMA cycles of one tile; a tile wholly in padding moves nothing and takes no time."""
-    if elems == 0:
-        return 0
-    num_bytes = (elems * elem_bits + 7) >> 3
-    return int(math.ceil(bursts * problem.burst_startup_cycles + num_bytes / problem.dma_bytes_per_cycle))
+    return transfer(
+        elems, bursts, elem_bits, problem.burst_bits, problem.burst_startup_cycles, problem.dma_bytes_per_cycle
+    )[0]
 
 
 @lean

@@ -63,7 +63,8 @@ def features(
     """One row per mapping, one column per name of ``feature_names``.
 
     Fetches and reuse follow the static load positions: a tile stays as long as only loops iterate that lie inside the
-    innermost loop relevant to its operand. Sizes are those of full tiles; edges are left to the model.
+    innermost loop relevant to its operand. Sizes are those of full tiles; edges, and what whole bursts add, are in the
+    columns of an ``Estimate`` only.
 
     Args:
         workload: What is computed.

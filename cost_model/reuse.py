@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, product
 
+from tvm_spm.arch import Arch
 from tvm_spm.mapping import Mapping
+from tvm_spm.transfer import transfer
 from tvm_spm.units import bits_to_bytes, ceil_div
 from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Axis, Projection, Workload
 
@@ -184,6 +186,15 @@ def num_bursts(projection: Projection, box: Box) -> int:
     return 1
 
 
+def box_transfer(projection: Projection, box: Box, arch: Arch) -> tuple[int, int]:
+    """(cycles, bits) of moving one tile of a tensor, see ``transfer``."""
+    bursts = num_bursts(projection, box)
+    return transfer(
+        math.prod(box), bursts, projection.elem_bits, arch.burst_bits, arch.burst_startup_cycles,
+        arch.dma_bytes_per_cycle,
+    )  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DramTraffic:
     """Transfers between DRAM and SPM of one tensor, as (clipped tile, how many) over all cores."""
@@ -201,11 +212,14 @@ class DramTraffic:
         """Elements moved, padding excluded."""
         return sum(count * math.prod(box) for box, count in self.boxes)
 
-    @property
-    def num_bytes(self) -> int:
-        """Bytes moved; every transfer moves whole bytes."""
-        bits = self.projection.elem_bits
-        return sum(count * bits_to_bytes(math.prod(box) * bits) for box, count in self.boxes)
+    def num_bytes(self, arch: Arch) -> int:
+        """Bytes moved, in whole bursts; every transfer moves whole bytes."""
+        return sum(count * bits_to_bytes(box_transfer(self.projection, box, arch)[1]) for box, count in self.boxes)
+
+    def unused_bits(self, arch: Arch) -> int:
+        """What the whole bursts bring along beyond the elements."""
+        moved = sum(count * box_transfer(self.projection, box, arch)[1] for box, count in self.boxes)
+        return moved - self.num_elems * self.projection.elem_bits
 
     @property
     def num_bursts(self) -> int:
@@ -238,11 +252,18 @@ class Reuse:
     num_reduction_hops: int
 
     @property
-    def dram_bytes(self) -> tuple[int, int, int, int]:
-        """Bytes per I, W, O and extras."""
-        outputs = self.dram_in[2].num_bytes + self.dram_spill.num_bytes + self.dram_final.num_bytes
-        extras = sum(traffic.num_bytes for traffic in self.dram_extras)
-        return self.dram_in[0].num_bytes, self.dram_in[1].num_bytes, outputs, extras
+    def dram(self) -> tuple[DramTraffic, ...]:
+        """All traffic with DRAM."""
+        return (*self.dram_in, self.dram_spill, self.dram_final, *self.dram_extras)
+
+    def dram_bytes(self, arch: Arch) -> tuple[int, int, int, int]:
+        """Bytes moved per I, W, O and extras, in whole bursts."""
+        in_i, in_w, in_o, spill, final, *extras = (traffic.num_bytes(arch) for traffic in self.dram)
+        return in_i, in_w, in_o + spill + final, sum(extras)
+
+    def unused_bits(self, arch: Arch) -> int:
+        """Of those, what no tile asked for."""
+        return sum(traffic.unused_bits(arch) for traffic in self.dram)
 
 
 def count_reuse(workload: Workload, mapping: Mapping) -> Reuse:

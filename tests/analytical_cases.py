@@ -63,7 +63,7 @@ def draw_arch(rng: Generator, *, cores: int = 1) -> Arch:
         dma=replace(
             arch.dma, startup_cycles=float(draw(rng, 0, 10, 60)), cycles_per_byte=float(draw(rng, 0.1, 1.0, 4.0))
         ),
-        levels=replace(arch.levels, SPM=spm, DRAM=dram),
+        levels=replace(arch.levels, SPM=spm, DRAM=replace(dram, burst_bytes=int(draw(rng, 1, 1, 8, 64)))),
     )
 
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 
-from tests.simulator_reference import Nest, Walk, walk_pass
+from tests.simulator_reference import Nest, Walk, run_bits, run_lengths, walk_pass
 from tvm_spm.arch import Arch
 from tvm_spm.group import Group, GroupMapping
 from tvm_spm.layer_graph import Box, Layer, Read, box_elems
@@ -45,6 +45,7 @@ class Totals:
     cycles: int = 0
     macs: int = 0
     dram_bytes: Counter[str] = field(default_factory=Counter)
+    unused_bits: int = 0
     energy_pj: Counter[str] = field(default_factory=Counter)
     spm_bytes: int = 0
 
@@ -185,14 +186,12 @@ class Core:
             stage.loads.append((key, fresh))
 
     def transfer(self, box: Box, tensor: int) -> tuple[int, int]:
-        """Cycles and bytes."""
-        extents, shape = [stop - first for first, stop in box], self.tensors[tensor].shape
-        split = len(shape)
-        while split > 0 and all(e == s for e, s in zip(extents[split:], shape[split:], strict=True)):
-            split -= 1
-        bursts = math.prod(extents[:split])
-        num_bytes = bits_to_bytes(math.prod(extents) * self.tensors[tensor].elem_bits)
-        return math.ceil(bursts * self.arch.burst_startup_cycles + num_bytes / self.arch.dma_bytes_per_cycle), num_bytes
+        """Cycles and bits."""
+        runs = run_lengths(tuple(stop - first for first, stop in box), tuple(self.tensors[tensor].shape))
+        least = self.arch.levels.DRAM.burst_bytes
+        bits = sum(run_bits(elems, self.tensors[tensor].elem_bits, least) for elems in runs)
+        cycles = len(runs) * self.arch.burst_startup_cycles + bits_to_bytes(bits) / self.arch.dma_bytes_per_cycle
+        return math.ceil(cycles), bits
 
 
 def time_stage(core: Core, stage: Stage, totals: Totals) -> None:
@@ -275,12 +274,13 @@ def core_process(core: Core, totals: Totals) -> Generator[tuple[int, int, int], 
     def read_of(key: Key) -> Read:
         return core.layers[key[0]].reads[key[1]]
 
-    def charge(key: Key, box: Box, num_bytes: int, *, held: bool) -> None:
+    def charge(key: Key, box: Box, bits: int, *, held: bool) -> None:
         read = read_of(key)
-        words = box_elems(box) * core.tensors[read.tensor].elem_bits / word
-        totals.energy_pj["dram"] += words * dram_pj
-        totals.energy_pj["spm"] += words * spm_pj * held
-        totals.dram_bytes[read.role] += num_bytes
+        used_bits = box_elems(box) * core.tensors[read.tensor].elem_bits
+        totals.energy_pj["dram"] += bits / word * dram_pj
+        totals.energy_pj["spm"] += used_bits / word * spm_pj * held
+        totals.dram_bytes[read.role] += bits_to_bytes(bits)
+        totals.unused_bits += bits - used_bits
 
     dma = launch
     queue: list[tuple[str, int]] = [("load", 0)]
@@ -296,21 +296,22 @@ def core_process(core: Core, totals: Totals) -> Generator[tuple[int, int, int], 
             for key, box in stage.loads:
                 number = load_number[key, s] - (2 if double else 1)
                 ready = max(dma, end(users[key][number][-1])) if number >= 0 else dma
-                cycles, num_bytes = core.transfer(box, read_of(key).tensor)
-                charge(key, box, num_bytes, held=True)
+                cycles, bits = core.transfer(box, read_of(key).tensor)
+                charge(key, box, bits, held=True)
                 dma = (yield ready, cycles, cycles) + cycles
                 loaded[s] = dma
         elif stage.layer == last:
             layer = core.layers[last]
-            cycles, num_bytes = core.transfer(stage.out, layer.output)
-            totals.dram_bytes["O"] += num_bytes
+            cycles, bits = core.transfer(stage.out, layer.output)
+            totals.dram_bytes["O"] += bits_to_bytes(bits)
             elems, out_bits = box_elems(stage.out), core.tensors[layer.output].elem_bits
             sum_bits = layer.workload.O.elem_bits if layer.workload else out_bits
-            totals.energy_pj["dram"] += elems * out_bits / word * dram_pj
+            totals.energy_pj["dram"] += bits / word * dram_pj
+            totals.unused_bits += bits - elems * out_bits
             totals.energy_pj["spm"] += elems * sum_bits / word * spm_pj
             for key, box in stage.streams:
-                more, num_bytes = core.transfer(box, read_of(key).tensor)
-                charge(key, box, num_bytes, held=False)
+                more, bits = core.transfer(box, read_of(key).tensor)
+                charge(key, box, bits, held=False)
                 cycles += more
             engine = cycles
             if layer.workload is not None:

@@ -51,8 +51,11 @@ def random_arch(rng: random.Random, *, num_cores: int = 1, num_channels: int = 1
             RF=arch.levels.RF,
             SPM=replace(spm, bytes_per_cycle=rng.choice([None, 1.5, 8.0])),
             DRAM=Dram(
-                access_pj=dram.access_pj, channels=num_channels, channel_bytes_per_cycle=rng.choice([1.0, 7.3, 25.6])
-            ),
+                access_pj=dram.access_pj,
+                channels=num_channels,
+                channel_bytes_per_cycle=rng.choice([1.0, 7.3, 25.6]),
+                burst_bytes=rng.choice([1, 1, 8, 64]),
+            ),  # fmt: skip
         ),
     )
 

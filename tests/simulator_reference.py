@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Generator
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from tvm_spm.arch import Arch
 from tvm_spm.mapping import Mapping
@@ -29,6 +30,7 @@ class Walk:
     hopped: int = 0
     moved: Counter[str] = field(default_factory=Counter)
     dram_bytes: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
+    unused_bits: int = 0
 
 
 @dataclass(slots=True)
@@ -184,21 +186,41 @@ def deliveries(projection: Projection, rf: Dims, size: Dims) -> int:
     return heard
 
 
+@lru_cache(maxsize=1 << 16)
+def run_lengths(extents: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Elements of each run of neighbours in memory, from the addresses of all elements of a box in row-major order."""
+    strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    addresses = [
+        sum(i * stride for i, stride in zip(index, strides, strict=True))
+        for index in itertools.product(*map(range, extents))
+    ]
+    lengths, last = [], -2
+    for address in addresses:
+        if address == last + 1:
+            lengths[-1] += 1
+        else:
+            lengths.append(1)
+        last = address
+    return tuple(lengths)
+
+
+@lru_cache(maxsize=1 << 16)
+def run_bits(elems: int, elem_bits: int, burst_bytes: int) -> int:
+    """Bits of all bursts of memory that a run touches, which starts with a burst; memory without bursts moves bits."""
+    if burst_bytes == 1:
+        return elems * elem_bits
+    return 8 * burst_bytes * len({bit // 8 // burst_bytes for bit in range(elems * elem_bits)})
+
+
 def transfer(projection: Projection, first: dict[str, int], tile: Dims, arch: Arch) -> tuple[int, int, int]:
-    """(cycles, elements, bytes) of moving one tile between DRAM and SPM."""
-    extents = [axis.clipped_elems(first, tile) for axis in projection.axes]
-    elems = math.prod(extents)
-    if elems == 0:
+    """(cycles, elements, bits) of moving one tile between DRAM and SPM."""
+    extents = tuple(axis.clipped_elems(first, tile) for axis in projection.axes)
+    runs = run_lengths(extents, tuple(axis.extent for axis in projection.axes))
+    if not runs:
         return 0, 0, 0
-    bursts, split = 1, False
-    for axis, extent in zip(reversed(projection.axes), reversed(extents), strict=True):
-        if split:
-            bursts *= extent
-        elif extent < axis.extent:
-            split = True
-    num_bytes = bits_to_bytes(elems * projection.elem_bits)
-    cycles = math.ceil(bursts * arch.burst_startup_cycles + num_bytes / arch.dma_bytes_per_cycle)
-    return cycles, elems, num_bytes
+    bits = sum(run_bits(elems, projection.elem_bits, arch.levels.DRAM.burst_bytes) for elems in runs)
+    cycles = math.ceil(len(runs) * arch.burst_startup_cycles + bits_to_bytes(bits) / arch.dma_bytes_per_cycle)
+    return cycles, sum(runs), bits
 
 
 def core_passes(nest: Nest, chunk: list[tuple[int, int]], walk: Walk) -> list[Pass]:
@@ -231,22 +253,26 @@ def core_process(nest: Nest, passes: list[Pass], walk: Walk) -> Generator[tuple[
     workload, arch = nest.workload, nest.arch
 
     def load(operand: Operand, p: int, t: int) -> Generator[tuple[int, int, int], int, int]:
-        cycles, elems, num_bytes = transfer(workload.projection(operand), passes[p].first, passes[p].tile, arch)
+        projection = workload.projection(operand)
+        cycles, elems, bits = transfer(projection, passes[p].first, passes[p].tile, arch)
         walk.moved[operand.name] += elems
-        walk.dram_bytes[operand.value] += num_bytes
+        walk.dram_bytes[operand.value] += bits_to_bytes(bits)
+        walk.unused_bits += bits - elems * projection.elem_bits
         return (yield (t, cycles, cycles)) + cycles if cycles else t
 
     def store(p: int, t: int) -> Generator[tuple[int, int, int], int, int]:
         if not passes[p].complete:
             return (yield from load(Operand.O, p, t))
-        cycles, elems, num_bytes = transfer(workload.final_projection(), passes[p].first, passes[p].tile, arch)
+        cycles, elems, bits = transfer(workload.final_projection(), passes[p].first, passes[p].tile, arch)
         walk.moved["final"] += elems
-        walk.dram_bytes[Operand.O.value] += num_bytes
+        walk.dram_bytes[Operand.O.value] += bits_to_bytes(bits)
+        walk.unused_bits += bits - elems * workload.out_bits
         for number, extra in enumerate(workload.epilogue.extras):
-            more, extra_elems, extra_bytes = transfer(extra, passes[p].first, passes[p].tile, arch)
+            more, extra_elems, bits = transfer(extra, passes[p].first, passes[p].tile, arch)
             cycles += more
             walk.moved[f"extra{number}"] += extra_elems
-            walk.dram_bytes[3] += extra_bytes
+            walk.dram_bytes[3] += bits_to_bytes(bits)
+            walk.unused_bits += bits - extra_elems * extra.elem_bits
         vector = math.ceil(elems * workload.epilogue.num_ops_per_elem / arch.vector.ops_per_cycle)
         engine = max(vector, cycles)
         return (yield (t, cycles, engine)) + engine
@@ -323,6 +349,7 @@ def energy_pj(workload: Workload, arch: Arch, walk: Walk) -> dict[str, float]:
     wires += walk.hopped * noc.reduction_hop_pj * scale["O"]
     spm = sum((walk.crossed[x] + walk.moved[x]) * scale[x] for x in scale) + walk.moved["final"] * scale["O"]
     dram = sum(walk.moved[x] * scale[x] for x in scale) + walk.moved["final"] * final_scale
+    dram += walk.unused_bits / arch.word_bits
     for number, extra in enumerate(workload.epilogue.extras):
         dram += walk.moved[f"extra{number}"] * extra.elem_bits / arch.word_bits
     return {

@@ -40,7 +40,8 @@ class Cost:
     """Cycles and energy of one task, which model said so, and where they go.
 
     ``compute_cycles``, ``noc_stall_cycles``, ``dma_stall_cycles`` and ``overhead_cycles`` are those of the core that
-    finishes last and add up to ``cycles``. DRAM bytes are summed over cores, in the order ``I W O extras``.
+    finishes last and add up to ``cycles``. DRAM bytes are summed over cores, in the order ``I W O extras``;
+    they are moved in whole bursts, and ``dram_unused_bytes`` of them belong to no tile.
     """
 
     cycles: int
@@ -54,6 +55,7 @@ class Cost:
     overhead_cycles: int
     dram_bytes: tuple[int, int, int, int]
     dma_busy_cycles: int
+    dram_unused_bytes: int = 0
 
     @property
     def energy_pj(self) -> float:

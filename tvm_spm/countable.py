@@ -6,7 +6,7 @@ import math
 
 from tvm_spm.arch import Arch
 from tvm_spm.errors import NoMappingError
-from tvm_spm.units import bits_to_bytes, shown
+from tvm_spm.units import bits_to_bytes, ceil_div, shown
 from tvm_spm.workload import MAX_ELEM_BITS, Projection, Workload
 
 MOST_COUNTED = 2**62
@@ -35,21 +35,22 @@ def most_counted(workload: Workload, arch: Arch) -> int:
 
     Each tile, at each level, does at least one multiply-accumulate of its own and spans at most as many elements of a
     tensor as its multiply-accumulates times the largest step of each axis. The worst mapping moves each of those
-    elements as a burst of its own, at the slowest rate, and waits for each.
+    elements as a whole burst of its own, at the slowest rate, and waits for each.
     """
     spread = max(_spread(p) for p in (workload.I, workload.W, workload.O, *workload.epilogue.extras))
-    elem_bytes = bits_to_bytes(MAX_ELEM_BITS)
+    elem_bytes, least = bits_to_bytes(MAX_ELEM_BITS), arch.levels.DRAM.burst_bytes
+    burst_bytes = ceil_div(elem_bytes, least) * least
     port = arch.levels.SPM.bytes_per_cycle
     cycles_per_elem = (
         arch.burst_startup_cycles
-        + elem_bytes / arch.dma_bytes_per_cycle
+        + burst_bytes / arch.dma_bytes_per_cycle
         + 1 / arch.noc.elems_per_cycle
         + (elem_bytes / port if port is not None else 0.0)
         + (1 + workload.epilogue.num_ops_per_elem) / arch.vector.ops_per_cycle
         + arch.pe.mac_stages
         + arch.pe.rows
         + arch.pe.cols
-        + MAX_ELEM_BITS
+        + 8 * burst_bytes
     )
     num_operands = _MARGIN + len(workload.epilogue.extras)
     return workload.macs * spread * num_operands * math.ceil(cycles_per_elem) + arch.cores.launch_cycles

@@ -6,6 +6,7 @@ import math
 
 from tvm_spm.arch import Arch
 from tvm_spm.mapping import Mapping
+from tvm_spm.transfer import transfer
 from tvm_spm.units import ceil_div
 from tvm_spm.workload import Dims, Operand, Projection, Workload
 
@@ -52,5 +53,6 @@ def _transfer_cycles(projection: Projection, arch: Arch, tile: Dims) -> float:
         else:
             bursts *= elems
         is_contiguous = is_contiguous and elems == axis.extent
-    transferred = bursts * run * projection.elem_bits / 8
-    return bursts * arch.burst_startup_cycles + transferred / arch.dma_bytes_per_cycle
+    rate = arch.dma_bytes_per_cycle
+    _, bits = transfer(bursts * run, bursts, projection.elem_bits, arch.burst_bits, arch.burst_startup_cycles, rate)
+    return bursts * arch.burst_startup_cycles + bits / 8 / rate

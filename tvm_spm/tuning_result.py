@@ -277,6 +277,7 @@ class TuningResult:
             "gain_of_fusion": finite(ratio(unfused.objective(self.objective), cost.objective(self.objective))),
             "speedup_of_fusion": unfused.cycles / cost.cycles,
             "dram_bytes": sum(cost.dram_bytes),
+            "dram_unused_bytes": cost.dram_unused_bytes,
             "dram_bytes_unfused": sum(unfused.dram_bytes),
             "verified": self.verified,
             "host_calls": [{"name": call.name, "reason": call.reason} for call in self.host_calls],
@@ -368,4 +369,5 @@ def total_cost(parts: list[tuple[Cost, int]], arch: Arch) -> Cost:
 
 _SUMMED = (
     "cycles", "macs", "compute_cycles", "noc_stall_cycles", "dma_stall_cycles", "overhead_cycles", "dma_busy_cycles",
+    "dram_unused_bytes",
 )  # fmt: skip

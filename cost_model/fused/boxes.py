@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from cost_model.fused.flat import (
     FIRST_ACCESS,
     NUM_TERMS,
@@ -15,6 +13,8 @@ from cost_model.fused.flat import (
     FlatGroup,
     Ints,
 )
+from cost_model.fused.state import Rates
+from cost_model.transfer import transfer
 from tvm_spm.jit import kernel
 
 FAR = 1 << 40
@@ -141,10 +141,8 @@ def raise_box(needed: Ints, before: Ints, moves: Ints, sink_axis: int, rank: int
 
 
 @kernel
-def transfer_cycles(
-    box: Ints, extents: Ints, rank: int, num_bytes: int, startup_cycles: float, bytes_per_cycle: float
-) -> int:
-    """DMA cycles of a box that is not empty: its bursts and its bytes."""
+def move(box: Ints, extents: Ints, rank: int, elem_bits: int, rates: Rates) -> tuple[int, int]:
+    """(DMA cycles, bits in whole bursts) of a box."""
     bursts, is_split = 1, False
     for axis in range(rank - 1, -1, -1):
         inside = box[axis, 1] - box[axis, 0]
@@ -152,4 +150,5 @@ def transfer_cycles(
             bursts *= inside
         elif inside < extents[axis]:
             is_split = True
-    return int(math.ceil(bursts * startup_cycles + num_bytes / bytes_per_cycle))
+    elems = box_elems(box, rank)
+    return transfer(elems, bursts, elem_bits, rates.burst_bits, rates.startup_cycles, rates.bytes_per_cycle)

@@ -33,6 +33,7 @@ from cost_model.fused.state import (
     most_stages,
     rates_of,
     shares_of,
+    unused_bits_of,
 )
 from cost_model.simulator.pe_array import MAC_CYCLES, PASS_CYCLES, PASS_FIELDS
 from cost_model.simulator.state import NEST_FIELDS, Tensors, pack_problem, pack_tensors
@@ -56,9 +57,9 @@ class GroupCost:
         macs_needed: Multiply-accumulates of the layers, each output once.
         macs_executed: With those done again where tiles overlap.
         spm_bytes: Most that any core holds at once, in whole banks.
-        input_bytes: Read from DRAM, but for weights.
-        weight_bytes: Read from DRAM.
-        output_bytes: Written to DRAM.
+        input_bytes: Read from DRAM in whole bursts, but for weights.
+        weight_bytes: Read from DRAM in whole bursts.
+        output_bytes: Written to DRAM in whole bursts.
     """
 
     cost: Cost
@@ -235,13 +236,14 @@ def price(
     times_of = np.bincount(kind, minlength=len(walks))
     layers = [group.graph.layers[index] for index in group.layers]
     macs_needed = sum(layer.workload.macs for layer in layers if layer.workload is not None)
-    macs_executed, reads, stored_bytes, busy_cycles = 0, 0, 0, 0
+    macs_executed, reads, stored_bytes, busy_cycles, unused_bits = 0, 0, 0, 0, 0
     for walk, count in zip(walks, times_of.tolist(), strict=True):
         shapes = walk.shapes[: int(walk.counters[NUM_SHAPES])]
         macs_executed += count * int((shapes[:, SHAPE_STAGES] * np.prod(shapes[:, SHAPE_DIMS:], axis=1)).sum())
         reads = reads + count * walk.reads[:, MOVED_BYTES]
         stored_bytes += count * int(walk.counters[STORED_BYTES])
         busy_cycles += count * int(walk.counters[BUSY_CYCLES])
+        unused_bits += count * unused_bits_of(walk)
     role, is_external = flat.read[:, ROLE], flat.read[:, PRODUCER] < 0
     w_bytes = int(np.sum(reads * ((role == WEIGHT) & is_external)))
     extras_bytes = int(np.sum(reads * ((role == EXTRA) & is_external & (flat.layer[flat.read[:, LAYER], IS_MAC] == 1))))
@@ -264,6 +266,7 @@ def price(
         overhead_cycles=launch_cycles,
         dram_bytes=(i_bytes, w_bytes, stored_bytes, extras_bytes),
         dma_busy_cycles=busy_cycles,
+        dram_unused_bytes=unused_bits // 8,
     )
     return GroupCost(
         cost=cost, macs_needed=macs_needed, macs_executed=macs_executed, spm_bytes=spm_bytes,

@@ -30,6 +30,7 @@ from cost_model.fused.state import (
     STORED_ELEMS,
     USED_ELEMS,
     Walk,
+    unused_bits_of,
 )
 from cost_model.simulator.pe_array import CROSSED, DELIVERED, LEFT_ELEMS
 from tvm_spm.arch import Arch
@@ -57,7 +58,7 @@ def group_energy(
     """
     counts = np.zeros((flat.num_layers, 8))
     written, moved, used = np.zeros(flat.num_layers), np.zeros(len(flat.read)), np.zeros(len(flat.read))
-    stored = 0.0
+    stored, unused_bits = 0.0, 0
     for walk, count, record in zip(walks, times, records, strict=True):
         shapes = walk.shapes[: int(walk.counters[NUM_SHAPES])]
         weight = count * shapes[:, SHAPE_STAGES]
@@ -69,7 +70,9 @@ def group_energy(
         moved += count * walk.reads[:, MOVED_ELEMS]
         used += count * walk.reads[:, USED_ELEMS]
         stored += count * float(walk.counters[STORED_ELEMS])
+        unused_bits += count * unused_bits_of(walk)
     parts = tensor_energy(flat, arch, written, moved, used, stored)
+    parts[DRAM] += unused_bits / arch.word_bits * arch.levels.DRAM.access_pj
     for local, layer in enumerate(layers):
         if layer.workload is None:
             continue

@@ -28,6 +28,8 @@ from cost_model.fused.state import (
     SHAPE_DIMS,
     SHAPE_STAGES,
     STORED_ELEMS,
+    STORED_UNUSED_BITS,
+    UNUSED_BITS,
     VECTOR_CYCLES,
     Rates,
     Share,
@@ -200,8 +202,9 @@ def probe_shares(
             found[row, VECTOR] += walk.stages[stage, VECTOR_CYCLES]
         found[row, DMA_CYCLES] = walk.counters[CHANNEL_CYCLES]
         found[row, DRAM_BITS] = walk.counters[STORED_ELEMS] * flat.layer[len(flat.layer) - 1, OUT_BITS]
+        found[row, DRAM_BITS] += walk.counters[STORED_UNUSED_BITS]
         for read in range(len(flat.read)):
-            bits = walk.reads[read, MOVED_ELEMS] * flat.read[read, BITS]
+            bits = walk.reads[read, MOVED_ELEMS] * flat.read[read, BITS] + walk.reads[read, UNUSED_BITS]
             if walk.reads[read, NUM_TRANSFERS] == 1:
                 found[row, ONCE_BITS] += bits
                 found[row, ONCE_CYCLES] += int(bits / 8 / rates.bytes_per_cycle)

@@ -22,10 +22,14 @@ SHAPE_LAYER, SHAPE_STAGES, SHAPE_DIMS = 0, 1, 2
 SHAPE_FIELDS = SHAPE_DIMS + NUM_DIMS
 """Columns of a shape: layer, stages that have it, extents of its dims."""
 
-MOVED_ELEMS, MOVED_BYTES, USED_ELEMS, NUM_TRANSFERS, READ_TOTALS = range(5)
-"""Columns of ``reads``: loaded from DRAM, bytes of that, elements in the boxes that stages read, transfers."""
+MOVED_ELEMS, MOVED_BYTES, UNUSED_BITS, USED_ELEMS, NUM_TRANSFERS, READ_TOTALS = range(6)
+"""Columns of ``reads``: loaded from DRAM, bytes of that in whole bursts and bits of those that no element needs,
+elements in the boxes that stages read, transfers."""
 
-NUM_STAGES, NUM_STAGE_LOADS, NUM_SHAPES, BUSY_CYCLES, CHANNEL_CYCLES, STORED_ELEMS, STORED_BYTES, COUNTERS = range(8)
+(
+    NUM_STAGES, NUM_STAGE_LOADS, NUM_SHAPES, BUSY_CYCLES, CHANNEL_CYCLES, STORED_ELEMS, STORED_BYTES,
+    STORED_UNUSED_BITS, COUNTERS,
+) = range(9)  # fmt: skip
 """Entries of ``counters``; the first three also say how much of the tables is filled."""
 
 
@@ -61,9 +65,15 @@ class Walk(NamedTuple):
     store_extents: Ints
 
 
-class Rates(NamedTuple):
-    """Numbers of an accelerator that decide about transfers and vector work."""
+def unused_bits_of(walk: Walk) -> int:
+    """What whole bursts bring along, over all transfers of a core."""
+    return int(np.sum(walk.reads[:, UNUSED_BITS]) + walk.counters[STORED_UNUSED_BITS])
 
+
+class Rates(NamedTuple):
+    """Numbers of an accelerator that decide about transfers and vector work; bursts are whole ``burst_bits``."""
+
+    burst_bits: int
     startup_cycles: float
     bytes_per_cycle: float
     vector_ops_per_cycle: float
@@ -72,7 +82,8 @@ class Rates(NamedTuple):
 def rates_of(arch: Arch) -> Rates:
     """Pick them."""
     return Rates(
-        float(arch.burst_startup_cycles), float(arch.dma_bytes_per_cycle), float(arch.vector.ops_per_cycle)
+        arch.burst_bits, float(arch.burst_startup_cycles), float(arch.dma_bytes_per_cycle),
+        float(arch.vector.ops_per_cycle),
     )  # fmt: skip
 
 

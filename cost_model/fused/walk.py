@@ -13,10 +13,10 @@ from cost_model.fused.boxes import (
     is_empty,
     is_same,
     loop_ranges,
+    move,
     out_box,
     raise_box,
     read_box,
-    transfer_cycles,
     widen,
 )
 from cost_model.fused.flat import (
@@ -63,6 +63,8 @@ from cost_model.fused.state import (
     STORE_ENGINE,
     STORED_BYTES,
     STORED_ELEMS,
+    STORED_UNUSED_BITS,
+    UNUSED_BITS,
     USED_ELEMS,
     VECTOR_CYCLES,
     Rates,
@@ -208,13 +210,13 @@ def walk_core(flat: FlatGroup, rates: Rates, share: Share, most_chunks: int, wal
                         if is_empty(fresh, read_rank):
                             continue
                     elems = box_elems(box if is_streamed else fresh, read_rank)
-                    num_bytes = (elems * flat.read[read, BITS] + 7) >> 3
-                    cycles = transfer_cycles(
-                        box if is_streamed else fresh, flat.read_shape[read], read_rank, num_bytes,
-                        rates.startup_cycles, rates.bytes_per_cycle,
-                    )  # fmt: skip
+                    bits = flat.read[read, BITS]
+                    cycles, moved_bits = move(
+                        box if is_streamed else fresh, flat.read_shape[read], read_rank, bits, rates
+                    )
                     walk.reads[read, MOVED_ELEMS] += times * elems
-                    walk.reads[read, MOVED_BYTES] += times * num_bytes
+                    walk.reads[read, MOVED_BYTES] += times * ((moved_bits + 7) >> 3)
+                    walk.reads[read, UNUSED_BITS] += times * (moved_bits - elems * bits)
                     walk.reads[read, NUM_TRANSFERS] += 1
                     if is_streamed:
                         extras_cycles += cycles
@@ -274,13 +276,13 @@ def _store(
     """The store after a stage of the sink: external extras stream by while the vector unit works."""
     sink = len(flat.layer) - 1
     rank = flat.layer[sink, RANK]
-    num_bytes = (elems * flat.layer[sink, OUT_BITS] + 7) >> 3
-    cycles = extras_cycles + transfer_cycles(
-        box, flat.shape[sink], rank, num_bytes, rates.startup_cycles, rates.bytes_per_cycle
-    )  # fmt: skip
+    bits = flat.layer[sink, OUT_BITS]
+    cycles, moved_bits = move(box, flat.shape[sink], rank, bits, rates)
+    cycles += extras_cycles
     row[STORE_CHANNEL], row[STORE_ENGINE] = cycles, max(cycles, vector_cycles)
     walk.counters[STORED_ELEMS] += times * elems
-    walk.counters[STORED_BYTES] += times * num_bytes
+    walk.counters[STORED_BYTES] += times * ((moved_bits + 7) >> 3)
+    walk.counters[STORED_UNUSED_BITS] += times * (moved_bits - elems * bits)
     walk.counters[CHANNEL_CYCLES] += times * cycles
     walk.counters[BUSY_CYCLES] += times * row[STORE_ENGINE]
     for axis in range(rank):

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
-
 from cost_model.simulator.state import Ints, Problem, Tensors
+from cost_model.transfer import transfer
 from tvm_spm.jit import kernel
 
 
 @kernel
-def transfer(
+def move(
     problem: Problem, tensors: Tensors, projection: int, elem_bits: int, first: Ints, tile: Ints
 ) -> tuple[int, int, int]:
-    """(cycles, elements, bytes) of moving one tile; a tile wholly in padding moves nothing and takes no time.
+    """(cycles, elements, bits in whole bursts) of moving one tile, see ``transfer``.
 
     Args:
         problem: DMA numbers.
@@ -38,6 +37,7 @@ def transfer(
             bursts *= inside
         elif inside < extent:
             is_split = True
-    num_bytes = (elems * elem_bits + 7) >> 3
-    cycles = int(math.ceil(bursts * problem.burst_startup_cycles + num_bytes / problem.dma_bytes_per_cycle))
-    return cycles, elems, num_bytes
+    cycles, moved_bits = transfer(
+        elems, bursts, elem_bits, problem.burst_bits, problem.burst_startup_cycles, problem.dma_bytes_per_cycle
+    )
+    return cycles, elems, moved_bits

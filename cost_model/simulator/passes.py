@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 
-from cost_model.simulator.dma import transfer
+from cost_model.simulator.dma import move
 from cost_model.simulator.pe_array import MAC_CYCLES, O_LEAVES, PASS_CYCLES, READS_O, pass_record
 from cost_model.simulator.state import (
     DRAM_BYTES,
     FINAL_ELEMS,
     FIRST_EXTRA,
     MOVED,
+    UNUSED_BITS,
     Core,
     Ledger,
     Nest,
@@ -57,10 +58,17 @@ def load(problem: Problem, tensors: Tensors, nest: Nest, core: Core, ledger: Led
         core.loads[operand] = 0
         if core.moved <= nest.spm_position[operand] and (operand != O or core.is_first_sum == 0):
             elem_bits = tensors.spans[operand, 2]
-            cycles, elems, num_bytes = transfer(problem, tensors, operand, elem_bits, core.first, core.tile)
+            cycles, elems, moved_bits = move(problem, tensors, operand, elem_bits, core.first, core.tile)
             core.loads[operand] = cycles
             ledger.totals[MOVED + operand] += core.repeats * elems
-            ledger.totals[DRAM_BYTES + operand] += core.repeats * num_bytes
+            _count_bits(ledger, operand, core.repeats, elems * elem_bits, moved_bits)
+
+
+@kernel
+def _count_bits(ledger: Ledger, column: int, repeats: int, elem_bits: int, moved_bits: int) -> None:
+    """Add transfers that move ``moved_bits`` for the sake of ``elem_bits``."""
+    ledger.totals[DRAM_BYTES + column] += repeats * ((moved_bits + 7) >> 3)
+    ledger.totals[UNUSED_BITS + column] += repeats * (moved_bits - elem_bits)
 
 
 @kernel
@@ -96,8 +104,8 @@ def store(problem: Problem, tensors: Tensors, nest: Nest, core: Core, ledger: Le
         return
     totals = ledger.totals
     elem_bits = problem.out_bits if core.is_last_sum else tensors.spans[O, 2]
-    cycles, elems, num_bytes = transfer(problem, tensors, O, elem_bits, core.first, core.tile)
-    totals[DRAM_BYTES + O] += core.repeats * num_bytes
+    cycles, elems, moved_bits = move(problem, tensors, O, elem_bits, core.first, core.tile)
+    _count_bits(ledger, O, core.repeats, elems * elem_bits, moved_bits)
     core.store[0] = core.store[1] = cycles
     if core.is_last_sum == 0:
         totals[MOVED + O] += core.repeats * elems
@@ -105,9 +113,9 @@ def store(problem: Problem, tensors: Tensors, nest: Nest, core: Core, ledger: Le
     totals[FINAL_ELEMS] += core.repeats * elems
     for projection in range(FIRST_EXTRA, len(tensors.spans)):
         elem_bits = tensors.spans[projection, 2]
-        more, streamed, num_bytes = transfer(problem, tensors, projection, elem_bits, core.first, core.tile)
+        more, streamed, moved_bits = move(problem, tensors, projection, elem_bits, core.first, core.tile)
         core.store[0] += more
         ledger.extra_elems[projection - FIRST_EXTRA] += core.repeats * streamed
-        totals[DRAM_BYTES + 3] += core.repeats * num_bytes
+        _count_bits(ledger, FIRST_EXTRA, core.repeats, streamed * elem_bits, moved_bits)
     vector_cycles = int(math.ceil(elems * problem.num_ops_per_elem / problem.vector_ops_per_cycle))
     core.store[1] = max(core.store[0], vector_cycles)

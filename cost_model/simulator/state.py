@@ -20,11 +20,12 @@ MAX_TRANSFERS = 8
 EDGE_FLAGS = 16
 """Kinds of pass with equal tiles: what is loaded before the first step and what leaves after the last."""
 
-MOVED, FINAL_ELEMS, DRAM_BYTES, BUSY_CYCLES, TOTAL_FIELDS = 0, 3, 4, 8, 9
-"""Columns of the totals over all cores: elements of I W O moved as operands, finished outputs, DRAM bytes, DMA time."""
+MOVED, FINAL_ELEMS, DRAM_BYTES, UNUSED_BITS, BUSY_CYCLES, TOTAL_FIELDS = 0, 3, 4, 8, 12, 13
+"""Columns of the totals over all cores: elements of I W O moved as operands, finished outputs, DRAM bytes of I W O and
+extras, bits of those that whole bursts bring along, DMA time."""
 
 _NUMBERS = {
-    "problem": ("launch_cycles", "mac_stages", "num_channels", "out_bits", "num_ops_per_elem"),
+    "problem": ("launch_cycles", "mac_stages", "num_channels", "out_bits", "num_ops_per_elem", "burst_bits"),
     "nest": ("num_dram_loops", "num_loops", "hop_cycles", "fold"),
     "core": (
         "repeats", "moved", "moves", "is_first_sum", "is_last_sum", "size_kind",
@@ -50,6 +51,7 @@ class Problem(Protocol):
     num_channels: int
     out_bits: int
     num_ops_per_elem: int
+    burst_bits: int
     dims: Ints
     is_reduction: Ints
     is_relevant: Ints
@@ -237,6 +239,7 @@ def pack_problem(workload: WorkloadArrays, arch: ArchArrays) -> NDArray[np.void]
         "num_channels": arch.dram_channels,
         "out_bits": workload.out_bits,
         "num_ops_per_elem": workload.num_ops_per_elem,
+        "burst_bits": arch.burst_bits,
         "dims": workload.dims,
         "is_reduction": workload.is_reduction,
         "is_relevant": workload.is_relevant[:FIRST_EXTRA],

@@ -38,6 +38,7 @@ def test_energy_and_traffic_are_exact_on_any_number_of_cores(seed: int, cores: i
     for part, expected in energy_pj(workload, arch, walk).items():
         assert getattr(cost.energy, part) == pytest.approx(expected, rel=1e-12, abs=0), part
     assert cost.dram_bytes == tuple(walk.dram_bytes)
+    assert cost.dram_unused_bytes == walk.unused_bits // 8
     assert cost.dma_busy_cycles == walk.dma_busy_cycles
 
 

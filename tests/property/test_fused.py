@@ -40,6 +40,7 @@ def test_every_number_equals_the_literal_walk(name: str, seed: int):
     assert found.macs_executed == expected.macs
     assert found.dram_bytes == sum(expected.dram_bytes.values())
     assert found.weight_bytes == expected.dram_bytes["W"]
+    assert found.cost.dram_unused_bytes == expected.unused_bits // 8
     assert found.spm_bytes == expected.spm_bytes
     for part in PARTS:
         assert getattr(found.cost.energy, f"{part}_pj") == pytest.approx(expected.energy_pj[part], rel=1e-9)
@@ -62,7 +63,8 @@ def test_a_single_layer_on_one_core_equals_the_simulator_of_layers(seed: int):
     )  # fmt: skip
     found, expected = group_cost(group, arch, fused).cost, SimulatorModel().cost(workload, arch, mapping)
     for field in (
-        "cycles", "macs", "compute_cycles", "noc_stall_cycles", "dma_stall_cycles", "dram_bytes", "dma_busy_cycles",
+        "cycles", "macs", "compute_cycles", "noc_stall_cycles", "dma_stall_cycles", "dram_bytes", "dram_unused_bytes",
+        "dma_busy_cycles",
         "utilization",
     ):  # fmt: skip
         assert getattr(found, field) == getattr(expected, field), field

@@ -9,8 +9,9 @@ from itertools import product
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cost_model.reuse import count_reuse, num_bursts
+from cost_model.reuse import count_reuse
 from tests.analytical_cases import draw_case
+from tests.simulator_reference import run_bits, run_lengths
 from tvm_spm.mapping import Mapping
 from tvm_spm.units import bits_to_bytes, ceil_div
 from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Dims, Projection, Workload
@@ -37,8 +38,8 @@ def clipped_box(projection: Projection, first: Point, tile: Point) -> tuple[int,
 class Walk:
     """One mapping, executed tile by tile; what moves is added to ``counts``."""
 
-    def __init__(self, workload: Workload, mapping: Mapping) -> None:
-        self.workload, self.mapping = workload, mapping
+    def __init__(self, workload: Workload, mapping: Mapping, burst_bytes: int) -> None:
+        self.workload, self.mapping, self.burst_bytes = workload, mapping, burst_bytes
         self.counts: Counter[str] = Counter()
         dram, spm = mapping.dram_factors(workload.dims), mapping.spm_factors()
         self.dram_loops = [("DRAM", d) for d in mapping.dram_order if dram[d] > 1]
@@ -81,8 +82,11 @@ class Walk:
     def move(self, name: str, projection: Projection, at: Point, tile: Point) -> None:
         box = clipped_box(projection, at, tile)
         self.counts[f"{name} elems"] += math.prod(box)
-        self.counts[f"{name} bytes"] += bits_to_bytes(math.prod(box) * projection.elem_bits)
-        self.counts[f"{name} bursts"] += num_bursts(projection, box)
+        runs = run_lengths(tuple(box), tuple(axis.extent for axis in projection.axes))
+        bits = sum(run_bits(elems, projection.elem_bits, self.burst_bytes) for elems in runs)
+        self.counts[f"{name} bytes"] += bits_to_bytes(bits)
+        self.counts["unused bits"] += bits - sum(runs) * projection.elem_bits
+        self.counts[f"{name} bursts"] += len(runs)
         self.counts[f"{name} transfers"] += 1
 
     def steps(self, dram: Point, dram_counts: Point, tile: Point) -> None:
@@ -118,18 +122,19 @@ class Walk:
 @given(seed=st.integers(0, 2**32 - 1), cores=st.sampled_from([1, 1, 3, 4]), perfect=st.booleans())
 @settings(max_examples=150, deadline=None)
 def test_counts_equal_a_walk_of_the_nest(seed: int, cores: int, perfect: bool) -> None:
-    workload, _, mapping = draw_case(seed, cores=cores, perfect=perfect, most=5, max_steps=250)
-    walk, reuse = Walk(workload, mapping).counts, count_reuse(workload, mapping)
+    workload, arch, mapping = draw_case(seed, cores=cores, perfect=perfect, most=5, max_steps=250)
+    walk, reuse = Walk(workload, mapping, arch.levels.DRAM.burst_bytes).counts, count_reuse(workload, mapping)
     tensors = dict(zip(("I", "W", "O in"), reuse.dram_in, strict=True))
     tensors |= {"O spill": reuse.dram_spill, "O final": reuse.dram_final}
     for name, traffic in tensors.items():
         assert traffic.num_elems == walk[f"{name} elems"], name
-        assert traffic.num_bytes == walk[f"{name} bytes"], name
+        assert traffic.num_bytes(arch) == walk[f"{name} bytes"], name
         assert traffic.num_bursts == walk[f"{name} bursts"], name
         assert traffic.num_transfers == walk[f"{name} transfers"], name
     assert sum(extra.num_elems for extra in reuse.dram_extras) == walk["extras elems"]
     assert sum(extra.num_bursts for extra in reuse.dram_extras) == walk["extras bursts"]
-    assert reuse.dram_bytes[3] == walk["extras bytes"]
+    assert reuse.dram_bytes(arch)[3] == walk["extras bytes"]
+    assert reuse.unused_bits(arch) == walk["unused bits"]
     for name, traffic in zip(("I", "W"), reuse.rf_in, strict=False):
         assert traffic.num_elems == walk[f"{name} crossed"], name
         assert traffic.num_deliveries == walk[f"{name} delivered"], name

@@ -36,6 +36,7 @@ def test_engine_equals_a_literal_walk(seed: int, shape: tuple[int, int]):
     assert cost.dma_stall_cycles == walk.dma_stall_cycles
     assert cost.dma_busy_cycles == walk.dma_busy_cycles
     assert cost.dram_bytes == tuple(walk.dram_bytes)
+    assert cost.dram_unused_bytes == walk.unused_bits // 8
     for part, expected_pj in energy_pj(workload, arch, walk).items():
         assert getattr(cost.energy, part) == pytest.approx(expected_pj, rel=1e-12), part
 
@@ -94,6 +95,31 @@ def test_a_better_machine_is_never_slower_on_one_core(seed: int):
     }
     for what, better in faster.items():
         assert run(workload, better, mapping).cycles <= cycles, what
+
+
+@settings(max_examples=150, deadline=None)
+@given(seed=seeds, shape=few_cores)
+def test_whole_bursts_only_add_to_what_moves(seed: int, shape: tuple[int, int]):
+    workload, arch, mapping = random_case(random.Random(seed), num_cores=shape[0], num_channels=shape[1])
+
+    def cost_with(burst_bytes: int) -> Cost:
+        dram = replace(arch.levels.DRAM, burst_bytes=burst_bytes)
+        return run(workload, replace(arch, levels=replace(arch.levels, DRAM=dram)), mapping)
+
+    costs = [cost_with(burst_bytes) for burst_bytes in (1, 8, 64)]
+    words = [cost.energy.dram_pj / arch.levels.DRAM.access_pj for cost in costs]
+    # every burst of 64 B holds eight of 8 B, and those hold bytes
+    for few, more, few_words, more_words in zip(costs, costs[1:], words, words[1:], strict=False):
+        assert all(a <= b for a, b in zip(few.dram_bytes, more.dram_bytes, strict=True))
+        assert few.dma_busy_cycles <= more.dma_busy_cycles
+        assert shape != (1, 1) or few.cycles <= more.cycles
+        assert few_words <= more_words * (1 + 1e-12)
+        assert more.energy_pj - more.energy.dram_pj == pytest.approx(few.energy_pj - few.energy.dram_pj, rel=1e-12)
+    assert costs[0].dram_unused_bytes == 0
+    for cost, burst_bytes in zip(costs[1:], (8, 64), strict=True):
+        assert all(num_bytes % burst_bytes == 0 for num_bytes in cost.dram_bytes)
+        # 8- and 16- and 32-bit elements: whole bytes are used
+        assert sum(cost.dram_bytes) - cost.dram_unused_bytes == sum(costs[0].dram_bytes)
 
 
 @settings(max_examples=150, deadline=None)

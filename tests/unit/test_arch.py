@@ -71,6 +71,27 @@ def test_the_slower_of_engine_and_channel_counts():
     assert replace(arch, dma=replace(arch.dma, clock_hz=1e9, cycles_per_byte=0.5)).dma_bytes_per_cycle == 4.0
 
 
+def test_least_transfers():
+    # Bursts of 64 B are 512 bits; without bursts elements move bit by bit, and tiles in whole bytes.
+    assert {name: load_arch(name).levels.DRAM.burst_bytes for name in archs()} == {
+        "dmazerunner-256": 1, "edge-256": 1, "eyeriss-168": 64, "mlu100-32": 64, "quad-edge": 1, "vta-1x16x16": 64,
+    }  # fmt: skip
+    assert load_arch("vta-1x16x16").burst_bits == 512
+    assert load_arch("edge-256").burst_bits == 1
+    assert "burst_bytes = 0: must be >= 1" in refusal("burst_bytes = 1 ", "burst_bytes = 0 ")
+
+
+def test_a_file_without_least_transfers_is_the_machine_it_was():
+    old = "\n".join(line for line in TEXT.splitlines() if "burst_bytes" not in line)
+    assert parse_arch(old, origin="mine.toml").levels.DRAM.burst_bytes == 1
+    assert parse_arch(old, origin="mine.toml").sha256() == load_arch("edge-256").sha256()
+    # the hash that logs carry which were written before
+    assert load_arch("edge-256").sha256().startswith("daf45d071e39")
+    whole = replace(load_arch("edge-256").levels.DRAM, burst_bytes=64)
+    changed = replace(load_arch("edge-256"), levels=replace(load_arch("edge-256").levels, DRAM=whole))
+    assert changed.sha256() != load_arch("edge-256").sha256()
+
+
 def test_many_cores():
     arch = load_arch("mlu100-32")
     # 32 cores of 32 x 32.
@@ -88,7 +109,7 @@ def test_split_scratchpad():
 def test_str():
     assert str(load_arch("vta-1x16x16")) == (
         "vta-1x16x16: 1 x 16x16 PEs at 100 MHz, RF 32 B, SPM I 32 KiB + W 256 KiB + O 128 KiB, "
-        "DMA 8 B/cycle + 32 cycles/burst"
+        "DMA 8 B/cycle + 32 cycles/burst of whole 64 B"
     )
 
 

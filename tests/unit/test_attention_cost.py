@@ -25,6 +25,9 @@ SLOW = replace(
     levels=replace(QUAD.levels, DRAM=replace(QUAD.levels.DRAM, channels=2)),
 )  # fmt: skip
 
+BURSTS = replace(SLOW, levels=replace(SLOW.levels, DRAM=replace(SLOW.levels.DRAM, burst_bytes=64)))
+"""The same with memory that moves 64 B at least."""
+
 
 def attention(heads: int, queries: int, keys: int, depth: int, masks: tuple[str, ...] = ()) -> Attention:
     """16-bit, with a scale and masks that follow queries (q), keys (k) or both."""
@@ -66,6 +69,7 @@ class Walk:
     mapping: AttentionMapping
     energy_pj: float = 0.0
     num_bytes: dict[str, int] = field(default_factory=dict)
+    used_bytes: int = 0
 
     def moved(self, name: str, shape: tuple[int, ...], box: tuple[int, ...], bits: int) -> int:
         """Cycles of one transfer: contiguous runs end at the first axis from the inside that is cut."""
@@ -73,10 +77,13 @@ class Walk:
         for extent, part in reversed(list(zip(shape, box, strict=True))):
             bursts = bursts if whole else bursts * part
             whole = whole and part == extent
-        num_bytes = ceil_div(math.prod(box) * bits, 8)
+        num_bytes, least = ceil_div(math.prod(box) * bits, 8), self.arch.levels.DRAM.burst_bytes
+        assert bits % 8 == 0
+        self.used_bytes += num_bytes
+        num_bytes = bursts * ceil_div(num_bytes // bursts, least) * least
         self.num_bytes[name] = self.num_bytes.get(name, 0) + num_bytes
-        words = math.prod(box) * bits / self.arch.word_bits
-        self.energy_pj += words * self.arch.levels.DRAM.access_pj + words * self.arch.levels.SPM.access_pj
+        self.energy_pj += math.prod(box) * bits / self.arch.word_bits * self.arch.levels.SPM.access_pj
+        self.energy_pj += num_bytes * 8 / self.arch.word_bits * self.arch.levels.DRAM.access_pj
         return math.ceil(bursts * self.arch.burst_startup_cycles + num_bytes / self.arch.dma_bytes_per_cycle)
 
     def spm(self, elems: int, bits: int) -> None:
@@ -228,6 +235,8 @@ class _Queue:
         (SLOW, (3, 33, 45, 8), ("qk",), (2, 2), (8, 16)),
         (SLOW, (3, 17, 45, 8), ("q", "k"), (3, 1), (17, 16)),
         (QUAD, (5, 24, 40, 32), ("q",), (1, 3), (4, 40)),
+        (BURSTS, (3, 33, 45, 8), ("qk",), (2, 2), (8, 16)),
+        (BURSTS, (3, 17, 45, 8), ("q", "k"), (3, 1), (17, 16)),
         (SLOW, (4, 16, 16, 8), ("q", "qk"), (4, 1), (16, 16)),
     ],
 )
@@ -244,6 +253,8 @@ def test_price_equals_literal_walk(
     moved = walk.num_bytes
     mask_bytes = sum(num_bytes for name, num_bytes in moved.items() if name.startswith("mask"))
     assert cost.dram_bytes == (moved["Q"], moved["K"] + moved["V"], moved["O"], mask_bytes)
+    assert cost.dram_unused_bytes == sum(moved.values()) - walk.used_bytes
+    assert (cost.dram_unused_bytes > 0) == (arch is BURSTS)
     parts = cost.compute_cycles + cost.noc_stall_cycles + cost.dma_stall_cycles + cost.overhead_cycles
     assert parts == cost.cycles
     assert min(cost.noc_stall_cycles, cost.dma_stall_cycles) >= 0

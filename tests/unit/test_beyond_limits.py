@@ -139,6 +139,14 @@ def test_no_pair_whose_cycles_overflow():
     require_countable(Workload.matmul(m=2048, k=12288, n=49152), load_arch("mlu100-32"))
 
 
+def test_whole_bursts_count():
+    # One element may move a burst of 65,536 B for each of 64 MACs, and the bits of it are added up.
+    arch, small = load_arch("edge-256"), Workload.matmul(m=4, k=4, n=4)
+    dram = replace(arch.levels.DRAM, burst_bytes=65_536)
+    coarse = replace(arch, levels=replace(arch.levels, DRAM=dram))
+    assert most_counted(small, arch) < 64 * 8 * 65_536 < most_counted(small, coarse)
+
+
 def without_energy(arch: Arch) -> Arch:
     levels, noc = arch.levels, arch.noc
     return replace(

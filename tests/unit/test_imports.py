@@ -49,7 +49,7 @@ LAYERS = (
     ("tvm_spm.workload",),
     ("tvm_spm.arguments",),
     ("tvm_spm.input_file", "tvm_spm.terminal"),
-    ("tvm_spm.units", "tvm_spm.errors", "tvm_spm.interrupt", "tvm_spm.jit"),
+    ("tvm_spm.units", "tvm_spm.errors", "tvm_spm.interrupt", "tvm_spm.jit", "tvm_spm.transfer"),
 )
 MAY_IMPORT_TVM = {
     "tvm_spm.target", "tvm_spm.frontend", "schedules", "tvm_spm.verify", "tvm_spm.runtime", "tvm_spm.models",

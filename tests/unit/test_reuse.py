@@ -5,11 +5,15 @@ from __future__ import annotations
 import pytest
 
 from cost_model.reuse import ROOT, count_reuse, loop_nest, num_bursts, split, summed_tile_elems
+from tvm_spm.arch import load_arch
 from tvm_spm.mapping import Mapping
 from tvm_spm.workload import Axis, Dims, Projection, Workload
 
 CONV = Workload.conv2d(K=2, C=2, OY=4, OX=4, FY=3, FX=3, padding=1)
 """Input 2x4x4, weights 2x2x3x3, output 2x4x4."""
+
+BYTES, BURSTS = load_arch("edge-256"), load_arch("eyeriss-168")
+"""Machines whose memory moves bytes, and bursts of 64 of them."""
 
 HALVES = Dims(K=2, C=1, OY=2, OX=4, FY=3, FX=3)
 """Half the output rows and half the input channels."""
@@ -51,7 +55,7 @@ def test_outputs_stay_while_a_reduction_is_inside() -> None:
     assert reuse.dram_final.num_elems == 32
     assert reuse.dram_spill.num_elems == reuse.dram_in[2].num_elems == 0
     # int16 everywhere
-    assert reuse.dram_bytes == (96, 144, 64, 0)
+    assert reuse.dram_bytes(BYTES) == (96, 144, 64, 0)
 
 
 def test_outputs_leave_unfinished_while_a_reduction_is_outside() -> None:
@@ -91,8 +95,36 @@ def test_bursts_are_contiguous_runs(box: tuple[int, int, int], bursts: int) -> N
 def test_bytes_are_rounded_up_per_transfer() -> None:
     workload = Workload.matmul(m=1, k=3, n=1, dtype="int4", out_dtype="int32")
     # 3 transfers of one 4-bit element move 3 bytes, one transfer of all three moves 2
-    assert count_reuse(workload, Mapping(dram_order=("C",))).dram_bytes == (3, 3, 4, 0)
-    assert count_reuse(workload, Mapping(spm=Dims(C=3), rf=Dims(C=3))).dram_bytes == (2, 2, 4, 0)
+    assert count_reuse(workload, Mapping(dram_order=("C",))).dram_bytes(BYTES) == (3, 3, 4, 0)
+    assert count_reuse(workload, Mapping(spm=Dims(C=3), rf=Dims(C=3))).dram_bytes(BYTES) == (2, 2, 4, 0)
+
+
+def test_every_burst_is_whole() -> None:
+    # 16-bit weights (32, 100), SPM tiles of 32 x 40, 32 x 40 and 32 x 20: rows of 80, 80 and 40 B are bursts of 128,
+    # 128 and 64 B. 32 * (128 + 128 + 64) = 10,240 B move where 32 * 100 * 2 = 6,400 are used.
+    workload = Workload.matmul(m=1, k=32, n=100)
+    tiles = Mapping(spm=Dims(C=32, K=40), dram_order=("K",))
+    reuse = count_reuse(workload, tiles)
+    assert reuse.dram_in[1].num_bursts == 3 * 32
+    assert reuse.dram_in[1].num_bytes(BURSTS) == 10_240
+    assert reuse.dram_in[1].unused_bits(BURSTS) == 8 * (10_240 - 6_400)
+    assert reuse.dram_in[1].num_bytes(BYTES) == 6_400
+    assert reuse.dram_in[1].unused_bits(BYTES) == 0
+    # 32 inputs once: one burst of 64 B. Outputs of 40, 40 and 20 elements: 128 + 128 + 64 B for 200.
+    assert reuse.dram_bytes(BURSTS) == (64, 10_240, 320, 0)
+    assert reuse.unused_bits(BURSTS) == 8 * (0 + 3_840 + 120)
+
+
+def test_a_covered_axis_does_not_end_a_burst() -> None:
+    # the whole of 3 x 5 elements of 4 bits: 60 bits in one burst of 64 B; two rows of five: 40 bits in one as well
+    workload = Workload.matmul(m=1, k=3, n=5, dtype="int4", out_dtype="int32")
+    assert count_reuse(workload, Mapping(spm=Dims(C=3, K=5))).dram_in[1].num_bytes(BURSTS) == 64
+    # tiles of 2 and 1 rows
+    halves = Mapping(spm=Dims(C=2, K=5), dram_order=("C",))
+    assert count_reuse(workload, halves).dram_in[1].num_bytes(BURSTS) == 128
+    # columns of 4 and 1: 3 bursts each
+    columns = Mapping(spm=Dims(C=3, K=4), dram_order=("K",))
+    assert count_reuse(workload, columns).dram_in[1].num_bytes(BURSTS) == 6 * 64
 
 
 def test_halo_is_summed_over_tiles() -> None:

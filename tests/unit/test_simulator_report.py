@@ -112,6 +112,21 @@ def test_levels_of_one_pass():
     assert found["DRAM", "extras"] == (0, 0)
 
 
+def test_whole_bursts_of_one_pass():
+    # 2 inputs, 1 weight and 2 outputs of a byte are a burst of 8 B each: 10 + 8 cycles, and 8 words of 100 pJ
+    coarse = replace(TOY, levels=replace(TOY.levels, DRAM=replace(TOY.levels.DRAM, burst_bytes=8)))
+    assert reasons(column(2), ONE_PASS, coarse) == {
+        "compute": 2, "first load I": 18, "first load W": 18, "last store O out": 18, "fill": 2, "drain": 2,
+    }  # fmt: skip
+    found = explain(column(2), coarse, ONE_PASS)
+    by_level = {(use.level, use.operand): (use.num_bytes, use.energy_pj) for use in found.levels}
+    assert [by_level["DRAM", name] for name in ("I", "W", "O")] == [(8, 800)] * 3
+    # on the chip only what is used moves
+    assert by_level["SPM", "W"] == (2, 20)
+    assert "whole bursts: 19 B of the 24 B of DRAM belong to no tile (79.2%)" in str(found)
+    assert "whole bursts" not in str(explain(column(2), TOY, ONE_PASS))
+
+
 def test_roofline_of_one_pass():
     roofline = explain(column(2), TOY, ONE_PASS).roofline
     # 2 MACs for 2 + 1 + 2 bytes in 41 cycles; 4 MACs and 1 byte per cycle are possible

@@ -246,3 +246,11 @@ def test_a_directory_instead_of_a_file(tmp_path: Path):
     with pytest.raises(WorkdirError) as caught:
         TrialLog(tmp_path, HEADER)
     assert str(caught.value) == f"{tmp_path}: cannot read: Is a directory"
+
+
+def test_a_trial_from_before_whole_bursts_still_loads():
+    fields = trial_to_json(MEASURED)
+    del fields["cost"]["dram_unused_bytes"]
+    assert trial_from_json(fields) == MEASURED
+    whole = replace(MEASURED, cost=replace(COST, dram_unused_bytes=3))
+    assert trial_from_json(trial_to_json(whole)) == whole

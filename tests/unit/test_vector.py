@@ -32,6 +32,18 @@ def test_cores_take_turns_on_channels():
     assert cost.dma_busy_cycles == 32 * 110
 
 
+def test_streams_move_whole_bursts():
+    # mlu100-32: 1,000 B over 32 cores are 32 B each, 31 cores in full and 8 B left: 32 bursts of 64 B. On 4 channels in
+    # 8 turns of ceil(100 + 64 / 25.6) = 103 cycles; 1,000 B are 500 words of 16 bits, 1,048 B more are 524.
+    work = VectorWork(operator="copy", read_bytes=0, write_bytes=1000, num_ops=0)
+    cost = vector_cost(work, load_arch("mlu100-32"), model="any")
+    assert cost.dram_bytes == (0, 0, 32 * 64, 0)
+    assert cost.dram_unused_bytes == 32 * 64 - 1000
+    assert cost.cycles == 8 * 103
+    assert cost.energy.dram_pj == pytest.approx((500 + 524) * 200.0)
+    assert cost.energy.spm_pj == pytest.approx(500 * load_arch("mlu100-32").levels.SPM.access_pj)
+
+
 def test_compute_bound_work():
     # edge-256 lanes: 16 ops per cycle; 1,601 ops need 101 cycles, 32 B need 2
     work = VectorWork(operator="softmax", read_bytes=16, write_bytes=16, num_ops=1601)

@@ -68,10 +68,10 @@ class BalancedFloor(Protocol):
 
 
 @lean
-def _sum_tensor(problem: Problem, tables: Tables, projection: int, at: Ints) -> tuple[float, float]:
-    """(elements inside the tensor, bursts) of all SPM tiles of a tensor, each moved once."""
+def _sum_tensor(problem: Problem, tables: Tables, projection: int, at: Ints) -> tuple[float, float, float]:
+    """(elements inside the tensor, bursts, bits in whole bursts) of all SPM tiles of a tensor, each moved once."""
     workload = problem.workload
-    elems, whole, parts, is_inner = 1.0, 1.0, 0.0, True
+    elems, whole, parts, moved = 1.0, 1.0, 0.0, 0.0
     for axis in range(workload.axis_start[projection + 1] - 1, workload.axis_start[projection] - 1, -1):
         row = 0
         for term in range(workload.term_start[axis], workload.term_start[axis + 1]):
@@ -81,15 +81,15 @@ def _sum_tensor(problem: Problem, tables: Tables, projection: int, at: Ints) -> 
         elems *= inside[0]
         # a tile that covers all inner axes is one run so far; each further element of a run cut short is another
         parts = parts * inside[0] + whole * inside[2]
+        moved = moved * inside[0] + whole * inside[3]
         whole *= inside[1]
-        is_inner = False
-    return elems, 1.0 if is_inner else whole + parts
+    return elems, whole + parts, moved + whole * tables.tensor_bits[projection]
 
 
 @lean
-def dma_cycles(problem: Problem, bits: int, elems: float, bursts: float) -> float:
-    """Cycles of all transfers of a tensor, fractions not rounded up."""
-    return bursts * problem.arch.burst_startup_cycles + elems * bits / 8 / problem.arch.dma_bytes_per_cycle
+def dma_cycles(problem: Problem, bursts: float, moved_bits: float) -> float:
+    """Cycles of all transfers of a tensor; bounds the sum of ``transfer``, as fractions are not rounded up."""
+    return bursts * problem.arch.burst_startup_cycles + moved_bits / 8 / problem.arch.dma_bytes_per_cycle
 
 
 @lean
@@ -108,23 +108,28 @@ def _fill_floor(problem: Problem, tables: Tables, floor: BalancedFloor) -> None:
             full_i, split_i = full_i * tiles[ALL_TILES], split_i * tables.cores[d]
         if not workload.is_relevant[W, d]:
             full_w, split_w = full_w * tiles[ALL_TILES], split_w * tables.cores[d]
-    elems_i, bursts_i = _sum_tensor(problem, tables, I, floor.at)
-    elems_w, bursts_w = _sum_tensor(problem, tables, W, floor.at)
-    elems_o, bursts_o = _sum_tensor(problem, tables, O, floor.at)
+    elems_i, bursts_i, moved_i = _sum_tensor(problem, tables, I, floor.at)
+    elems_w, bursts_w, moved_w = _sum_tensor(problem, tables, W, floor.at)
+    elems_o, bursts_o, moved_o = _sum_tensor(problem, tables, O, floor.at)
     floor.elems_pj[I] = elems_i * words[I] * (arch.spm_access_pj + arch.dram_access_pj)
     floor.elems_pj[W] = elems_w * words[W] * (arch.spm_access_pj + arch.dram_access_pj)
     floor.elems_pj[O] = elems_o * (words[O] * arch.spm_access_pj + words[3] * arch.dram_access_pj)
-    cycles_i = dma_cycles(problem, workload.elem_bits[I], elems_i, bursts_i)
-    cycles_w = dma_cycles(problem, workload.elem_bits[W], elems_w, bursts_w)
-    cycles_o = dma_cycles(problem, workload.out_bits, elems_o, bursts_o)
+    unused_pj = arch.dram_access_pj / arch.word_bits
+    floor.elems_pj[I] += (moved_i - elems_i * workload.elem_bits[I]) * unused_pj
+    floor.elems_pj[W] += (moved_w - elems_w * workload.elem_bits[W]) * unused_pj
+    floor.elems_pj[O] += (moved_o - elems_o * workload.out_bits) * unused_pj
+    cycles_i = dma_cycles(problem, bursts_i, moved_i)
+    cycles_w = dma_cycles(problem, bursts_w, moved_w)
+    cycles_o = dma_cycles(problem, bursts_o, moved_o)
     for extra in range(3, len(workload.elem_bits)):
         streams = 1
         for d in range(NUM_DIMS):
             if workload.is_relevant[O, d] and not workload.is_relevant[extra, d]:
                 streams *= tables.tiles[d, floor.at[d], ALL_TILES]
-        elems, bursts = _sum_tensor(problem, tables, extra, floor.at)
+        elems, bursts, moved = _sum_tensor(problem, tables, extra, floor.at)
         floor.elems_pj[O] += elems * streams * words[extra + 1] * arch.dram_access_pj
-        cycles_o += streams * dma_cycles(problem, workload.elem_bits[extra], elems, bursts)
+        floor.elems_pj[O] += streams * (moved - elems * workload.elem_bits[extra]) * unused_pj
+        cycles_o += streams * dma_cycles(problem, bursts, moved)
     floor.elem_cycles[I], floor.elem_cycles[W], floor.elem_cycles[O] = cycles_i, cycles_w, cycles_o
     for keeps in range(2):
         floor.stays[keeps, I] = 1 if keeps == I and not is_reduced else 0

@@ -11,9 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cost_model.transfer import transfer
 from tvm_spm.constraints_batch import DRAM, RF, SPM, Rules
 from tvm_spm.exact.boxes import inside_elems
-from tvm_spm.exact.pass_time import Ints
+from tvm_spm.exact.pass_time import Ints, O
 from tvm_spm.exact.problem import Problem
 from tvm_spm.jit import entry, kernel, lean
 from tvm_spm.mapping_batch import NUM_DIMS
@@ -55,7 +56,8 @@ class Tables(NamedTuple):
         arrays_upto: Of every row of ``arrays``, the least, or the most, of all RF tiles up to its own.
         axis_start: First row of ``inside`` per axis.
         inside: Per axis and SPM tiles of its dims: elements inside the tensor of all tiles; tiles that span the whole
-            axis; tiles that span a part of it.
+            axis; tiles that span a part of it; bits that those move in whole bursts, if they cover all inner axes.
+        tensor_bits: Per projection, bits of the whole tensor in whole bursts.
         elems: Elements of I, W, O if tiles of any size span each just once, else 0.
         is_strided: Per axis, whether neighbours are further apart than one element.
     """
@@ -74,6 +76,7 @@ class Tables(NamedTuple):
     arrays_upto: Ints
     axis_start: Ints
     inside: NDArray[np.float64]
+    tensor_bits: NDArray[np.float64]
     elems: NDArray[np.float64]
     is_strided: NDArray[np.bool_]
 
@@ -181,7 +184,7 @@ def make_tables(problem: Problem, rules: Rules, cores: Ints, most_pes: int) -> T
                 if rf > 1:
                     arrays_upto[row] = arrays_upto[row - 1]
                 _lower(arrays[row], arrays_upto[row])
-    axis_start, inside = _sum_axes(problem, cores, share, num_spm, spm)
+    axis_start, inside, tensor_bits = _sum_axes(problem, cores, share, num_spm, spm)
     is_strided = np.zeros(len(axis_start), dtype=np.bool_)
     for axis in range(len(axis_start)):
         for term in range(problem.workload.term_start[axis], problem.workload.term_start[axis + 1]):
@@ -195,7 +198,7 @@ def make_tables(problem: Problem, rules: Rules, cores: Ints, most_pes: int) -> T
             elems[operand] *= dims[problem.workload.term_dim[first]] if is_apart else 0
     return Tables(
         cores, int(cores.prod()), share, num_spm, spm, tiles, cut_start, cuts, least_time, array_start, arrays,
-        arrays_upto, axis_start, inside, elems, is_strided,
+        arrays_upto, axis_start, inside, tensor_bits, elems, is_strided,
     )  # fmt: skip
 
 
@@ -225,10 +228,31 @@ def _lower(array: Ints, least: Ints) -> None:
 
 
 @kernel
-def _sum_axes(problem: Problem, cores: Ints, share: Ints, num_spm: Ints, spm: Ints) -> tuple[Ints, NDArray[np.float64]]:
-    """``axis_start`` and ``inside``."""
+def _burst_axes(problem: Problem) -> tuple[Ints, Ints, NDArray[np.float64]]:
+    """Per axis the elements of all inner axes together, and bits of an element as it moves; and ``tensor_bits``."""
     workload = problem.workload
     num_axes = len(workload.axis_extent)
+    inner, bits = np.ones(num_axes, dtype=np.int64), np.zeros(num_axes, dtype=np.int64)
+    tensor_bits = np.zeros(len(workload.elem_bits), dtype=np.float64)
+    for projection in range(len(workload.elem_bits)):
+        elems = 1
+        # outputs of this search are finished when they move
+        width = workload.out_bits if projection == O else workload.elem_bits[projection]
+        for axis in range(workload.axis_start[projection + 1] - 1, workload.axis_start[projection] - 1, -1):
+            inner[axis], bits[axis] = elems, width
+            elems *= workload.axis_extent[axis]
+        tensor_bits[projection] = transfer(elems, 1, width, problem.arch.burst_bits, 0.0, 1.0)[1]
+    return inner, bits, tensor_bits
+
+
+@kernel
+def _sum_axes(
+    problem: Problem, cores: Ints, share: Ints, num_spm: Ints, spm: Ints
+) -> tuple[Ints, NDArray[np.float64], NDArray[np.float64]]:
+    """``axis_start``, ``inside`` and ``tensor_bits``."""
+    workload = problem.workload
+    num_axes = len(workload.axis_extent)
+    inner, bits, tensor_bits = _burst_axes(problem)
     axis_start, rows = np.zeros(num_axes, dtype=np.int64), 0
     for axis in range(num_axes):
         axis_start[axis] = rows
@@ -236,7 +260,7 @@ def _sum_axes(problem: Problem, cores: Ints, share: Ints, num_spm: Ints, spm: In
         for term in range(workload.term_start[axis], workload.term_start[axis + 1]):
             count *= num_spm[workload.term_dim[term]]
         rows += count
-    inside = np.zeros((rows, 3), dtype=np.float64)
+    inside = np.zeros((rows, 4), dtype=np.float64)
     first, size, tile = np.zeros(NUM_DIMS, np.int64), np.ones(NUM_DIMS, np.int64), np.ones(NUM_DIMS, np.int64)
     at = np.zeros(NUM_DIMS, dtype=np.int64)
     for axis in range(num_axes):
@@ -257,6 +281,7 @@ def _sum_axes(problem: Problem, cores: Ints, share: Ints, num_spm: Ints, spm: In
                     inside[row, 1] += 1
                 elif elems > 0:
                     inside[row, 2] += 1
+                    inside[row, 3] += transfer(elems * inner[axis], 1, bits[axis], problem.arch.burst_bits, 0.0, 1.0)[1]
                 term = high - 1
                 while term >= low:
                     d = workload.term_dim[term]
@@ -270,4 +295,4 @@ def _sum_axes(problem: Problem, cores: Ints, share: Ints, num_spm: Ints, spm: In
                     term -= 1
                 if term < low:
                     break
-    return axis_start, inside
+    return axis_start, inside, tensor_bits

@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from cost_model.transfer import transfer
 from tvm_spm.exact.boxes import inside_elems
 from tvm_spm.exact.pass_time import I, Ints, O, W
 from tvm_spm.exact.problem import Problem
@@ -73,17 +74,26 @@ TOLERANCE = 1e-12
 
 
 @kernel
-def inside_total(problem: Problem, projection: int, tile: Ints) -> float:
-    """Elements inside the tensor of all SPM tiles of a projection, over all cores."""
-    workload = problem.workload
+def moved_total(problem: Problem, projection: int, bits: int, tile: Ints) -> tuple[float, float]:
+    """(elements, unused bits of whole bursts) if every SPM tile of a projection, over all cores, moves once.
+
+    Exact: sums over tiles of ``transfer``, as a product over axes. A burst goes on from the innermost axis out as long
+    as tiles cover the axes, and ends on the first one of which a tile leaves out a part.
+    """
+    workload, burst_bits = problem.workload, problem.arch.burst_bits
     first = np.zeros(NUM_DIMS, dtype=np.int64)
-    total = 1.0
-    for axis in range(workload.axis_start[projection], workload.axis_start[projection + 1]):
+    elems, moved, whole, inner = 1.0, 0.0, 1.0, 1
+    for axis in range(workload.axis_start[projection + 1] - 1, workload.axis_start[projection] - 1, -1):
         low, high = workload.term_start[axis], workload.term_start[axis + 1]
-        sum_inside = 0
+        extent, sum_inside, covering, ended = workload.axis_extent[axis], 0, 0, 0
         first[:] = 0
         while True:
-            sum_inside += inside_elems(workload, axis, first, tile)
+            inside = inside_elems(workload, axis, first, tile)
+            sum_inside += inside
+            if inside == extent:
+                covering += 1
+            else:
+                ended += transfer(inside * inner, 1, bits, burst_bits, 0.0, 1.0)[1]
             term = high - 1
             while term >= low:
                 d = workload.term_dim[term]
@@ -94,8 +104,10 @@ def inside_total(problem: Problem, projection: int, tile: Ints) -> float:
                 term -= 1
             if term < low:
                 break
-        total *= sum_inside
-    return total
+        moved = moved * sum_inside + whole * ended
+        elems, whole, inner = elems * sum_inside, whole * covering, inner * extent
+    moved += whole * transfer(inner, 1, bits, burst_bits, 0.0, 1.0)[1]
+    return elems, moved - elems * bits
 
 
 @lean
@@ -157,19 +169,20 @@ def fill_floor(problem: Problem, core_tile: Ints, runs: Ints, floor: Floor) -> N
     cycles_i = tensor_cycles(workload, arch, problem.is_clipped, I, core_first, core_tile, tile, runs, 1)
     cycles_w = tensor_cycles(workload, arch, problem.is_clipped, W, core_first, core_tile, tile, runs, 1)
     cycles_o = tensor_cycles(workload, arch, problem.is_clipped, O, core_first, core_tile, tile, runs, 1)
+    unused_pj = arch.dram_access_pj / arch.word_bits
     for operand in range(2):
-        floor.elems_pj[operand] = (
-            inside_total(problem, operand, tile) * words[operand] * (arch.spm_access_pj + arch.dram_access_pj)
-        )
-    floor.elems_pj[O] = inside_total(problem, O, tile) * (
-        words[O] * arch.spm_access_pj + words[3] * arch.dram_access_pj
-    )
+        elems, unused = moved_total(problem, operand, workload.elem_bits[operand], tile)
+        floor.elems_pj[operand] = elems * words[operand] * (arch.spm_access_pj + arch.dram_access_pj)
+        floor.elems_pj[operand] += unused * unused_pj
+    elems, unused = moved_total(problem, O, workload.out_bits, tile)
+    floor.elems_pj[O] = elems * (words[O] * arch.spm_access_pj + words[3] * arch.dram_access_pj) + unused * unused_pj
     for extra in range(3, len(workload.elem_bits)):
         streams = 1
         for d in range(NUM_DIMS):
             if workload.is_relevant[O, d] and not workload.is_relevant[extra, d]:
                 streams *= workload.dims[d] // tile[d]
-        floor.elems_pj[O] += inside_total(problem, extra, tile) * streams * words[extra + 1] * arch.dram_access_pj
+        elems, unused = moved_total(problem, extra, workload.elem_bits[extra], tile)
+        floor.elems_pj[O] += elems * streams * words[extra + 1] * arch.dram_access_pj + streams * unused * unused_pj
     floor.bound = np.inf
     for keeps in range(2):
         for operand in range(2):

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cost_model.arrays import ArchArrays, WorkloadArrays
+from cost_model.transfer import transfer
 from tvm_spm.exact.boxes import inside_elems, unclipped_tiles
 from tvm_spm.exact.pass_time import Ints, O
 from tvm_spm.jit import kernel, lean
@@ -34,10 +35,7 @@ def transfer_cycles(
             bursts *= inside
         if inside < workload.axis_extent[axis]:
             is_whole = False
-    if elems == 0:
-        return 0
-    num_bytes = -(-elems * bits // 8)
-    return int(math.ceil(bursts * arch.burst_startup_cycles + num_bytes / arch.dma_bytes_per_cycle))
+    return transfer(elems, bursts, bits, arch.burst_bits, arch.burst_startup_cycles, arch.dma_bytes_per_cycle)[0]
 
 
 @lean

@@ -105,7 +105,7 @@ class LevelUse:
     Attributes:
         level: ``DRAM``, ``SPM``, ``NoC`` or ``RF``.
         operand: ``I``, ``W``, ``O`` or ``extras``.
-        num_bytes: Read and written there; for the NoC, what crosses it.
+        num_bytes: Read and written there, for DRAM in whole bursts; for the NoC, what crosses it.
         energy_pj: For that.
     """
 
@@ -271,7 +271,7 @@ def _levels(workload: Workload, arch: Arch, mapping: Mapping, cost: Cost, counts
         hops = counts.left * (reduction_pes - 1) if operand is Operand.O else 0
         touched = macs * (2 if operand is Operand.O else 1)
         crossed, delivered, moved = counts.crossed[at], counts.delivered[at], counts.moved[at]
-        dram_pj = (moved * bits + final * workload.out_bits) / word * dram.access_pj
+        dram_pj = (moved * bits + final * workload.out_bits + counts.unused_bits[at]) / word * dram.access_pj
         noc_pj = (crossed * noc.elem_pj + delivered * noc.delivery_pj + hops * noc.reduction_hop_pj) * bits / word
         rf_pj = (touched * rf.access_pj + delivered * rf.fill_pj) * bits / word
         spm_elems = crossed + moved + final
@@ -283,6 +283,7 @@ def _levels(workload: Workload, arch: Arch, mapping: Mapping, cost: Cost, counts
         ):
             found.append(LevelUse(level=level, operand=name, num_bytes=num_bytes, energy_pj=energy_pj))
     extra_bits = sum(n * extra.elem_bits for n, extra in zip(counts.extras, workload.epilogue.extras, strict=True))
+    extra_bits += counts.unused_bits[3]
     found.append(
         LevelUse(
             level="DRAM", operand="extras", num_bytes=cost.dram_bytes[3], energy_pj=extra_bits / word * dram.access_pj

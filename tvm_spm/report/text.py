@@ -59,7 +59,11 @@ def _levels(breakdown: Breakdown) -> str:
         if energy_pj:
             rows.append((name, "", "", format_energy(energy_pj), f"{_share(energy_pj, cost.energy_pj)}"))
     rows.append(("all", "", "", format_energy(cost.energy_pj), "100.0%"))
-    return table(("level", "bytes", "", "energy", "share"), rows)
+    text = table(("level", "bytes", "", "energy", "share"), rows)
+    if not cost.dram_unused_bytes:
+        return text
+    moved, unused = sum(cost.dram_bytes), cost.dram_unused_bytes
+    return f"{text}\nwhole bursts: {unused:,} B of the {moved:,} B of DRAM belong to no tile ({unused / moved:.1%})"
 
 
 def _share(part: float, whole: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from cost_model.reuse import box_transfer
 from tvm_spm.report.nest import Nest, Pass
 from tvm_spm.units import bits_to_bytes
 from tvm_spm.workload import Dims, Operand, Projection
@@ -20,7 +21,7 @@ class Transfer:
         pass_number: The pass it is for, or comes from.
         tile: Its extents.
         box: Elements along each axis, padding excluded.
-        num_bytes: Across the DRAM channel, extras of the epilogue included.
+        num_bytes: Across the DRAM channel in whole bursts, extras of the epilogue included.
         channel_cycles: How long it holds a channel.
         vector_cycles: Of the vector unit, through which a finished tile streams.
     """
@@ -89,17 +90,5 @@ def store_transfers(nest: Nest, one: Pass) -> list[Transfer]:
 def _move(nest: Nest, projection: Projection, one: Pass) -> tuple[tuple[int, ...], int, int]:
     """(box, bytes, cycles) of one tensor's tile; a burst ends where the tile leaves out elements of an axis."""
     box = tuple(axis.clipped_elems(one.first, one.shape.tile) for axis in projection.axes)
-    elems = math.prod(box)
-    if elems == 0:
-        return box, 0, 0
-    bursts, is_split = 1, False
-    for axis, extent in zip(reversed(projection.axes), reversed(box), strict=True):
-        if is_split:
-            bursts *= extent
-        is_split = is_split or extent < axis.extent
-    num_bytes = bits_to_bytes(elems * projection.elem_bits)
-    return (
-        box,
-        num_bytes,
-        math.ceil(bursts * nest.arch.burst_startup_cycles + num_bytes / nest.arch.dma_bytes_per_cycle),
-    )
+    cycles, moved_bits = box_transfer(projection, box, nest.arch)
+    return box, bits_to_bytes(moved_bits), cycles

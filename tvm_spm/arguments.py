@@ -13,6 +13,9 @@ from tvm_spm.units import shown
 MOST = 2**31 - 1
 """Largest count, seed or number of seconds."""
 
+MOST_BYTES = 2**50
+"""Largest amount of memory."""
+
 MOST_PJ = 1e30
 """Largest cap of an energy."""
 
@@ -43,6 +46,16 @@ def check_count(what: str, value: object, *, at_least: int) -> None:
         raise SpmError(f"{what} = {_shown(value)}: must be >= {at_least}")
     if value > MOST:
         raise SpmError(f"{what} = {_shown(value)}: must be <= {MOST:,}")
+
+
+def check_bytes(what: str, value: object) -> None:
+    """Refuse what is no amount of memory.
+
+    Raises:
+        SpmError: Not a whole number from 1 to ``MOST_BYTES``.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_BYTES:
+        raise SpmError(f"{what} = {_shown(value)}: must be a whole number >= 1 and <= {MOST_BYTES:,} of bytes")
 
 
 def check_seconds(what: str, value: object) -> None:

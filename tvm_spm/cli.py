@@ -86,6 +86,12 @@ def tune(
     fusion: Annotated[bool, typer.Option("--fusion/--no-fusion", help="Run several layers as one.")] = True,
     plot: Annotated[Path | None, typer.Option(help="Draw the layers and their groups: .svg or .png.")] = None,
     shape: Annotated[list[str] | None, typer.Option(help="NAME=1,3,224,224 for an input without fixed shape.")] = None,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(
+            help="Refuse a model whose tensors need more, such as 8GiB.", show_default="a quarter of this machine's"
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Tune, verify and time every layer of a network."""
@@ -106,6 +112,7 @@ def tune(
         workdir=workdir,
         fusion=fusion,
         shapes=dict(_parse_shape(text) for text in shape or []),
+        max_memory_bytes=None if max_memory is None else _parse_bytes(max_memory),
         progress=True,
     )
     if as_json:
@@ -381,6 +388,15 @@ def _parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
     if not separator or not name or len(known) != len(extents):
         raise SpmError(f"--shape {shown(text)}: expected NAME=1,3,224,224 with whole numbers >= 1 of at most 18 digits")
     return name, known
+
+
+def _parse_bytes(text: str) -> int:
+    digits = text.rstrip("BKMGTi")
+    factor = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}.get(text[len(digits) :])
+    number = parse_whole(digits)
+    if number is None or factor is None:
+        raise SpmError(f"--max-memory {shown(text)}: expected a whole number of bytes, or of KiB, MiB, GiB or TiB")
+    return number * factor
 
 
 def _print(text: str) -> None:

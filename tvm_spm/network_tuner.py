@@ -50,6 +50,7 @@ class NetworkOptions:
         seed: Same seed, same result.
         workdir: Where trials and schedules are kept; nowhere if None.
         fusion: Whether layers may run as one.
+        max_memory_bytes: Of the tensors of the model; the default of ``frontend.load_model`` if None.
     """
 
     objective: str
@@ -57,6 +58,7 @@ class NetworkOptions:
     seed: int
     workdir: Path | None
     fusion: bool = True
+    max_memory_bytes: int | None = None
 
 
 TIME_PARTS = 2
@@ -101,7 +103,9 @@ def tune_network(
     """
     clock = Clock()
     with clock.phase("import"):
-        extraction = frontend.extract(frontend.load_model(mod, shapes=shapes))
+        extraction = frontend.extract(
+            frontend.load_model(mod, shapes=shapes, max_memory_bytes=options.max_memory_bytes)
+        )
     log = RunLog.open(options.workdir, arch, model_name=_name_of(mod), model_sha256=_hash_of(extraction))
     if options.workdir is not None:
         save_workloads(options.workdir, arch, _named_workloads(extraction))

@@ -13,6 +13,7 @@ from cost_model.simulator import SimulatorModel
 from tvm_spm import legality
 from tvm_spm.arch import Arch, load_arch
 from tvm_spm.arguments import (
+    check_bytes,
     check_choice,
     check_count,
     check_energy,
@@ -246,6 +247,7 @@ def tune(
     measurer: Measurer | None = None,
     fusion: bool = True,
     shapes: StringMapping[str, tuple[int, ...]] | None = None,
+    max_memory_bytes: int | None = None,
     progress: bool = False,
 ) -> TuningResult:
     """Tune, verify and time every layer of a network.
@@ -265,6 +267,8 @@ def tune(
             not with a ``measurer``, which cannot time groups. Element-wise layers are fused with the layer before them
             in any case.
         shapes: Shapes of inputs whose dims the model leaves open.
+        max_memory_bytes: Refuse a model whose tensors (inputs, weights and values between operators, each once) need
+            more; by default a quarter of the memory of this machine, since a run holds weights about four times.
         progress: Show a progress bar if stderr is a terminal.
 
     Returns:
@@ -286,6 +290,8 @@ def tune(
     check_flag("fusion", fusion)
     check_flag("progress", progress)
     check_shapes(shapes)
+    if max_memory_bytes is not None:
+        check_bytes("max_memory_bytes", max_memory_bytes)
     check_model(mod)
     options = NetworkOptions(
         objective=objective,
@@ -293,6 +299,7 @@ def tune(
         seed=seed,
         workdir=None if workdir is None else Path(workdir),
         fusion=fusion,
+        max_memory_bytes=max_memory_bytes,
     )
     arch = load_arch(target) if isinstance(target, (Arch, Path)) else arch_of(target)
     _require_energy(arch, objective)

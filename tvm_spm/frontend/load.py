@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections.abc
+import os
 from pathlib import Path
 
 import onnx
@@ -11,7 +12,9 @@ from tvm import relax
 
 from tvm_spm.errors import ModelError, did_you_mean
 from tvm_spm.frontend.extract import ENTRY, require_entry
+from tvm_spm.frontend.memory import default_memory_bytes, module_bytes, require_memory
 from tvm_spm.frontend.onnx_import import Shapes, choose_shapes, import_onnx, read_onnx
+from tvm_spm.frontend.onnx_tensors import load_tensors
 from tvm_spm.models import build_model, models
 
 
@@ -33,32 +36,51 @@ def load_model(
     model: str | Path | onnx.ModelProto | tvm.IRModule,
     *,
     shapes: collections.abc.Mapping[str, tuple[int, ...]] | None = None,
+    max_memory_bytes: int | None = None,
 ) -> tvm.IRModule:
     """A model to tune.
+
+    A model is data: nothing in it is run as code, only files beside it are read, and it is refused before it takes
+    more memory than allowed.
 
     Args:
         model: The name of a built-in network, the path of an ``.onnx`` file, an ONNX model or a Relax module.
         shapes: Shapes of inputs by name; needed for inputs with unknown dims.
+        max_memory_bytes: Refuse a model whose tensors, each once, need more; by default a quarter of the memory of this
+            machine.
 
     Returns:
         A module with a function ``main`` and static shapes. Its parameters are the inputs and then the weights that
         hold no numbers, all of them for a built-in network; the attribute ``num_input`` counts the inputs.
 
     Raises:
-        ModelError: No such model, it cannot be read or imported, or dims of its inputs are unknown.
+        ModelError: No such model, it cannot be read or imported, dims of its inputs are unknown, or it needs more
+            memory than allowed.
     """
     check_model(model)
-    given: Shapes = dict(shapes or {})
+    allowed = default_memory_bytes() if max_memory_bytes is None else max_memory_bytes
+    origin, mod = _import(model, dict(shapes or {}), allowed)
+    require_memory(module_bytes(mod), allowed, origin, "tensors")
+    return mod
+
+
+def _import(
+    model: str | Path | onnx.ModelProto | tvm.IRModule, shapes: Shapes, allowed: int
+) -> tuple[str, tvm.IRModule]:
+    """What errors call the model, and its module."""
     if isinstance(model, tvm.IRModule):
-        return _bind_shapes(model, given)
+        return "module", _bind_shapes(model, shapes)
     if isinstance(model, onnx.ModelProto):
-        return import_onnx(model, shapes=given, origin=model.graph.name or "model")
+        origin = model.graph.name or "model"
+        load_tensors(model, None, origin=origin, max_memory_bytes=allowed)
+        return origin, import_onnx(model, shapes=shapes, origin=origin, max_memory_bytes=allowed)
     if str(model) in models():
-        return _build(str(model), given)
+        return str(model), _build(str(model), shapes)
     path = Path(model)
-    if not path.exists():
+    if not os.path.exists(path):
         _refuse_missing(path)
-    return import_onnx(read_onnx(path), shapes=given, origin=str(path))
+    loaded = read_onnx(path, max_memory_bytes=allowed)
+    return str(path), import_onnx(loaded, shapes=shapes, origin=str(path), max_memory_bytes=allowed)
 
 
 def _refuse_missing(path: Path) -> None:

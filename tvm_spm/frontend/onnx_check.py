@@ -8,12 +8,14 @@ import onnx
 from onnx import checker, helper, shape_inference
 
 from tvm_spm.errors import ModelError
+from tvm_spm.frontend.memory import require_memory
+from tvm_spm.frontend.onnx_tensors import tensors_bytes, value_bytes
 
 LARGEST_KNOWN = 1 << 14
 """Elements up to which a constant counts as known, as what shapes are computed from; larger ones are data."""
 
 
-def infer_shapes(skeleton: onnx.ModelProto, origin: str) -> dict[str, tuple[int, ...]]:
+def infer_shapes(skeleton: onnx.ModelProto, origin: str, *, max_memory_bytes: int) -> dict[str, tuple[int, ...]]:
     """The shape of every tensor for which all dims follow from those of the inputs.
 
     Declared shapes of outputs and of what is between are not believed.
@@ -21,15 +23,20 @@ def infer_shapes(skeleton: onnx.ModelProto, origin: str) -> dict[str, tuple[int,
     Args:
         skeleton: From ``checked_skeleton``; the dims of its inputs are known.
         origin: What errors call the model.
+        max_memory_bytes: Of all tensors whose shape is known, each once.
 
     Raises:
-        ModelError: Shapes of tensors do not go together; names the operator.
+        ModelError: Shapes of tensors do not go together; names the operator. Or the tensors need more memory than
+            allowed.
     """
+    # Without propagation of data: for that, ONNX itself makes the tensor of a ConstantOfShape or a Range.
     try:
-        found = shape_inference.infer_shapes(_without_declared(skeleton), strict_mode=True, data_prop=True)
+        found = shape_inference.infer_shapes(_without_declared(skeleton), strict_mode=True)
     except (shape_inference.InferenceError, RuntimeError, ValueError) as error:
         raise ModelError(f"{origin}: cannot import: not a valid ONNX model: {_one_line(error)}") from None
     values = [*found.graph.input, *found.graph.value_info, *found.graph.output]
+    needed = tensors_bytes(skeleton.graph.initializer, origin) + sum(value_bytes(value) for value in values)
+    require_memory(needed, max_memory_bytes, origin, "tensors")
     shapes = {value.name: _known_shape(value) for value in values}
     return {name: shape for name, shape in shapes.items() if shape is not None}
 

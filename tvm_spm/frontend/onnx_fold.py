@@ -49,24 +49,25 @@ class _Folding:
     changed: bool = False
 
 
-def fold_constants(model: onnx.ModelProto, origin: str, *, keep_fills: bool) -> onnx.ModelProto:
+def fold_constants(model: onnx.ModelProto, origin: str, *, keep_fills: bool, max_memory_bytes: int) -> onnx.ModelProto:
     """Compute what does not depend on the data, until nothing more follows.
 
     Args:
         model: The dims of its inputs are known.
         origin: What errors call the model.
         keep_fills: Leave ``ConstantOfShape`` alone.
+        max_memory_bytes: Of all tensors whose shape is known, each once.
 
     Returns:
         A model with the same inputs and outputs; the numbers of its weights are shared with the original where nothing
         is folded.
 
     Raises:
-        ModelError: The graph is not valid.
+        ModelError: The graph is not valid, or it asks for more memory than allowed.
     """
     skeleton = folded = checked_skeleton(model, origin)
     for _ in range(_MAX_ROUNDS):
-        shapes = infer_shapes(folded, origin)
+        shapes = infer_shapes(folded, origin, max_memory_bytes=max_memory_bytes)
         folding = _walked(folded, shapes, keep_fills=keep_fills)
         if not folding.changed:
             break

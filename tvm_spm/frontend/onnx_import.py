@@ -18,6 +18,8 @@ from tvm_spm.errors import ModelError, did_you_mean
 from tvm_spm.frontend.fuse import TVM_ERRORS, first_line
 from tvm_spm.frontend.onnx_fold import fold_constants
 from tvm_spm.frontend.onnx_simplify import is_weightless, simplify
+from tvm_spm.frontend.onnx_tensors import load_tensors
+from tvm_spm.input_file import read_regular
 
 Shapes = collections.abc.Mapping[str, tuple[int, ...]]
 """Dims per input."""
@@ -26,34 +28,36 @@ Inputs = collections.abc.Mapping[str, tuple[int | str, ...] | None]
 """Dims per input as declared: unknown ones by their name or ``?``, ``None`` if even the rank is unknown."""
 
 
-def read_onnx(path: Path) -> onnx.ModelProto:
-    """Read a file.
+MAX_FILE_BYTES = 2**31 - 1
+"""Largest file: protobuf reads no more; larger models store their tensors in files beside it."""
+
+
+def read_onnx(path: Path, *, max_memory_bytes: int) -> onnx.ModelProto:
+    """Read a file, and the tensors that are stored in files beside it.
 
     Raises:
-        ModelError: There is no such file, or it does not hold an ONNX model.
+        ModelError: There is no such file, it does not hold an ONNX model, or it needs more memory than allowed.
     """
+    content = read_regular(path, max_bytes=min(MAX_FILE_BYTES, max_memory_bytes), error=ModelError)
+    if not content:
+        raise ModelError(f"{path}: the file is empty (0 B); export the model again")
+    model = onnx.ModelProto()
     try:
-        content_bytes = path.stat().st_size
-        if path.is_dir():
-            raise ModelError(f"{path}: is a directory; give the path of an .onnx file")
-        if content_bytes == 0:
-            raise ModelError(f"{path}: the file is empty (0 B); export the model again")
-        return onnx.load(str(path))
+        model.ParseFromString(content)
     except DecodeError:
-        raise ModelError(f"{path}: not an ONNX model ({content_bytes:,} B that do not decode)") from None
-    except onnx.checker.ValidationError as error:
-        raise ModelError(f"{path}: cannot read the tensors stored beside the file: {first_line(error)}") from None
-    except OSError as error:
-        raise ModelError(f"{path}: cannot read: {error.strerror or error}") from None
+        raise ModelError(f"{path}: not an ONNX model ({len(content):,} B that do not decode)") from None
+    load_tensors(model, path.parent, origin=str(path), max_memory_bytes=max_memory_bytes)
+    return model
 
 
-def import_onnx(model: onnx.ModelProto, *, shapes: Shapes, origin: str) -> tvm.IRModule:
+def import_onnx(model: onnx.ModelProto, *, shapes: Shapes, origin: str, max_memory_bytes: int) -> tvm.IRModule:
     """Import a model.
 
     Args:
         model: The model.
         shapes: Shapes of inputs by name; must cover all inputs with unknown dims.
         origin: What errors call the model.
+        max_memory_bytes: Refuse a model whose tensors, each once, need more.
 
     Returns:
         A module whose ``main`` takes the inputs and, for a file without weights, the weights after them; its attribute
@@ -67,7 +71,7 @@ def import_onnx(model: onnx.ModelProto, *, shapes: Shapes, origin: str) -> tvm.I
     inputs = _input_shapes(model.graph)
     chosen = choose_shapes(inputs, shapes, origin)
     static = _with_shapes(model, chosen)
-    static = fold_constants(static, origin, keep_fills=is_weightless(static.graph))
+    static = fold_constants(static, origin, keep_fills=is_weightless(static.graph), max_memory_bytes=max_memory_bytes)
     try:
         simpler, num_weights = simplify(static)
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

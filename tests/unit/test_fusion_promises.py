@@ -1,0 +1,103 @@
+"""Promises of fusion, each with a case in which breaking it shows."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+
+from tests.fused_cases import Builder, conv_chain
+from tests.unit.test_network_fusion import cost, plan
+from tvm_spm.arch import load_arch
+from tvm_spm.group import Group, GroupMapping, refuse_group
+from tvm_spm.group_search import group_search, refine_group
+from tvm_spm.halo import needed_boxes, recompute_factor
+from tvm_spm.layer_graph import LayerGraph
+from tvm_spm.network_fusion import Alone, plan_network
+
+EDGE, QUAD = load_arch("edge-256"), load_arch("quad-edge")
+
+
+def test_a_group_of_a_plan_is_refined():
+    # Two 3x3 layers 16-16-16 @28x28: the best mapping timed at first has a better neighbour.
+    chain = conv_chain(16, 16, 16, size=28)
+    first = group_search(chain, QUAD).best("edp")
+    assert first is not None
+    refined = refine_group(chain, QUAD, first[0])[1].cost.objective("edp")
+    assert refined < first[1].cost.objective("edp")
+    dear = [Alone(task=0, cost=cost(10**9, 1e12), num_cores=1)] * 2
+    found = plan_network(
+        chain.graph, QUAD, "edp", dear, why_not=lambda ways: [None] * len(ways), should_stop=lambda: False,
+        report=lambda: None,
+    )  # fmt: skip
+    assert found.groups[0].cost.objective("edp") == pytest.approx(refined)
+
+
+def test_more_than_one_candidate_is_timed():
+    result = group_search(conv_chain(16, 16, 16, size=28), EDGE)
+    timed_best = result.best("energy"), result.best("latency")
+    assert result.num_timed > 6
+    # what promises most by one measure is not what is best by another
+    assert timed_best[0] is not None
+    assert timed_best[0] != timed_best[1]
+    assert isinstance(timed_best[0][0], GroupMapping)
+
+
+def test_an_outside_reader_of_an_inner_tensor_ends_a_group():
+    # a > b > c, and d reads the output of a as well: a and b cannot be one group, a to d can.
+    build = Builder()
+    source = build.tensor("in", (1, 4, 6, 6))
+    a = build.conv("a", source, 4)
+    b = build.conv("b", a, 4)
+    c = build.conv("c", b, 4)
+    build.elementwise("d", c, a)
+    graph = build.graph()
+    assert refuse_group(graph, 0, 2) == "layer a: its output is also read by d"
+    assert refuse_group(graph, 0, 3) == "layer a: its output is also read by d"
+    assert refuse_group(graph, 1, 3) is None
+    assert refuse_group(graph, 0, 4) is None
+
+
+def chain_of_two(taps: int) -> LayerGraph:
+    build = Builder()
+    build.conv("second", build.conv("first", build.tensor("in", (1, 1, 12, 12)), 1, taps=taps), 1, taps=taps)
+    return build.graph()
+
+
+@pytest.mark.parametrize(
+    ("rows", "needed"),
+    # 5x5 with padding 2: rows a to b (not b itself) need a - 2 to b + 2, as far as there are rows.
+    [((0, 3), (0, 5)), ((4, 6), (2, 8)), ((9, 12), (7, 12))],
+)
+def test_a_halo_has_an_upper_and_a_lower_side(rows: tuple[int, int], needed: tuple[int, int]):
+    boxes = needed_boxes(chain_of_two(5), 0, 2, ((0, 1), (0, 1), rows, (0, 12)))
+    assert boxes[0][2] == needed
+    assert boxes[1][2] == rows
+
+
+def test_rows_done_again_on_both_sides():
+    # 12 rows in three parts of 4, 3x3 twice: the first layer does rows 0-4, 3-8 and 7-11, 5 + 6 + 5 for 12.
+    factor = recompute_factor(chain_of_two(3), 0, 2, axis=2, parts=((0, 4), (4, 8), (8, 12)))
+    assert factor == Fraction(5 + 6 + 5 + 12, 12 + 12)
+
+
+@pytest.mark.parametrize(("objective", "num_groups"), [("energy", 1), ("latency", 0)])
+def test_a_plan_is_for_its_objective(objective: str, num_groups: int):
+    # Alone, the two layers are the fastest, and use more energy than any group.
+    chain = conv_chain(4, 4, 4, size=8)
+    alone = [Alone(task=0, cost=cost(1, 1e12), num_cores=1)] * 2
+    found = plan_network(
+        chain.graph, EDGE, objective, alone, why_not=lambda ways: [None] * len(ways), should_stop=lambda: False,
+        report=lambda: None,
+    )  # fmt: skip
+    assert len(found.groups) == num_groups
+
+
+def test_the_code_of_a_group_is_asked_for_after_refinement():
+    chain = conv_chain(4, 4, 4, size=8)
+    found = plan(chain, [Alone(task=0, cost=cost(10**9, 1e12), num_cores=1)] * 2)
+    group = found.groups[0]
+    assert isinstance(group.group, Group)
+    assert isinstance(group.mapping, GroupMapping)
+    better = refine_group(chain, EDGE, group.mapping)[1]
+    assert better.cost.objective("edp") == pytest.approx(group.cost.objective("edp"))

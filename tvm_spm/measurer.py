@@ -17,6 +17,7 @@ knows. ``tvm_spm.mapping.Mapping.parse`` reads the mapping, ``tvm.script.from_so
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import subprocess
@@ -33,6 +34,9 @@ from tvm_spm.cost import Cost, Energy
 from tvm_spm.errors import MappingError, SpmError
 from tvm_spm.mapping import Mapping
 from tvm_spm.workload import Operand, Workload
+
+SIMULATOR_VERSION = 2
+"""Raised when the simulator comes to say other numbers; trials of an earlier one are kept, but measured again."""
 
 
 class MeasureError(SpmError):
@@ -81,6 +85,10 @@ class Measurement:
 class Measurer(Protocol):
     """Anything that says how long mappings take.
 
+    Two attributes may be left out: ``batch_size``, the most requests of one call (answers are kept call by call), and
+    ``identity``, under which answers are kept in a work directory; the name if there is none. Give another one whenever
+    the same mapping may come to take another time, so that old answers are not used for new ones.
+
     What it promises: one answer per request, in their order; the same answer for the same request as far as the
     hardware allows; requests are not changed; no answer is made up: what fails raises ``MeasureError``.
     """
@@ -109,6 +117,11 @@ class SimulatorMeasurer:
 
     num_threads: int | None = None
     name: str = "simulator"
+
+    @property
+    def identity(self) -> str:
+        """Name and version."""
+        return f"{self.name}/{SIMULATOR_VERSION}"
 
     def measure(self, requests: Sequence[MeasureRequest]) -> list[Measurement]:
         """Simulate; requests for one workload and accelerator that follow each other are one batch."""
@@ -140,6 +153,16 @@ class CommandMeasurer:
     name: str
     command: tuple[str, ...]
     timeout_s: float = 600.0
+
+    @property
+    def batch_size(self) -> int:
+        """One after the other, so each answer is kept as soon as it is there."""
+        return 1
+
+    @property
+    def identity(self) -> str:
+        """Name and command: another command is another board."""
+        return f"{self.name}/{hashlib.sha256(json.dumps(self.command).encode()).hexdigest()[:12]}"
 
     def measure(self, requests: Sequence[MeasureRequest]) -> list[Measurement]:
         """Start the command for one request after the other.
@@ -173,6 +196,12 @@ class CommandMeasurer:
             raise MeasureError(
                 f'{shown}: the last line must be an object such as {{"cycles": 1234}}, but is: {last}'
             ) from None
+
+
+def identity_of(measurer: Measurer | None) -> str:
+    """Under which name answers of a measurer are kept; None is the simulator."""
+    known = SimulatorMeasurer() if measurer is None else measurer
+    return str(getattr(known, "identity", known.name))
 
 
 def measure(

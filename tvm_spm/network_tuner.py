@@ -16,19 +16,21 @@ from typing import TYPE_CHECKING
 from cost_model.fused import group_key
 from cost_model.simulator import SimulatorModel
 from schedules.attention_plan import plan_attention
-from tvm_spm import frontend
+from tvm_spm import database, frontend
 from tvm_spm.arch import Arch
 from tvm_spm.errors import NoMappingError
 from tvm_spm.fused_network import FusedNetwork, GroupScheduler, attention_groups
 from tvm_spm.interrupt import StopRequest
 from tvm_spm.mapping import Mapping
-from tvm_spm.measurer import Measurer
+from tvm_spm.measurer import Measurer, identity_of
+from tvm_spm.measuring import NoMeasurementError
 from tvm_spm.network_fusion import Alone, NetworkPlan, num_intervals, plan_network
 from tvm_spm.progress import ProgressBar
-from tvm_spm.run_log import RunLog
-from tvm_spm.saved_run import save_workloads
+from tvm_spm.run_log import RunLog, own
+from tvm_spm.saved_run import save_last_run
 from tvm_spm.scheduled_network import ScheduledNetwork, make_schedule, schedule_network
 from tvm_spm.task_tuner import TaskOutcome, TunerOptions, tune_workload
+from tvm_spm.trial_log import RunStart
 from tvm_spm.tuning_result import GroupResult, TaskResult, TuningResult, total_cost
 from tvm_spm.warm_up import Compilation, is_compiled
 from tvm_spm.workload import HostCall, VectorWork, Workload
@@ -101,14 +103,33 @@ def tune_network(
     Raises:
         SpmError: As ``tvm_spm.tune``.
     """
+    with own(options.workdir):
+        return _tune_owned(mod, arch, options, shapes, executor, measurer, progress, should_stop)
+
+
+def _tune_owned(
+    mod: tvm.IRModule | onnx.ModelProto | str | Path,
+    arch: Arch,
+    options: NetworkOptions,
+    shapes: StringMapping[str, tuple[int, ...]] | None,
+    executor: Executor | None,
+    measurer: Measurer | None,
+    progress: ProgressBar,
+    should_stop: StopRequest,
+) -> TuningResult:
     clock = Clock()
     with clock.phase("import"):
         extraction = frontend.extract(
             frontend.load_model(mod, shapes=shapes, max_memory_bytes=options.max_memory_bytes)
         )
-    log = RunLog.open(options.workdir, arch, model_name=_name_of(mod), model_sha256=_hash_of(extraction))
+    run = RunStart(
+        model=_name_of(mod), model_sha256=_hash_of(extraction), objective=options.objective, seed=options.seed,
+        measurer=identity_of(measurer), tasks=tuple(_named_workloads(extraction)),
+    )  # fmt: skip
+    log = RunLog.open(options.workdir, arch, run)
     if options.workdir is not None:
-        save_workloads(options.workdir, arch, _named_workloads(extraction))
+        database.check(options.workdir, arch)
+        save_last_run(options.workdir, arch, run)
     # A measurer cannot time groups, and costs of different sources cannot be compared.
     is_fused = options.fusion and measurer is None
     plan, scheduler = None, None
@@ -133,7 +154,7 @@ def tune_network(
         fused = scheduler.fuse(plan.groups) if plan and scheduler else FusedNetwork.unfused(extraction)
     network = schedule_network(
         extraction, arch, mappings, fused,
-        cycles={index: outcome.best.cost.cycles for index, outcome in outcomes.items()},
+        cycles={index: outcome.best.measured_cost.cycles for index, outcome in outcomes.items()},
         seed=options.seed, workdir=options.workdir, phase=clock.phase, progress=progress,
     )  # fmt: skip
     graph = replace(extraction.graph, host_calls=extraction.graph.host_calls + hosted + network.host_calls)
@@ -184,15 +205,14 @@ def _tune_tasks(
                     objective=options.objective,
                     options=options.task,
                     seed=_seed_of(options.seed, key),
-                    known=log.known(key),
+                    memory=log.memory(key, task.work),
                     executor=executor,
                     measurer=measurer,
                     program_of=partial(_program_of, extraction, index),
-                    record=partial(log.record, key),
                     report=partial(progress.trials, label),
                     should_stop=should_stop.share(len(tunable) - position),
                 )
-            except NoMappingError as error:
+            except (NoMappingError, NoMeasurementError) as error:
                 hosted.append(HostCall(name=task.name, reason=str(error)))
                 continue
         outcomes[index] = by_workload[task.work]
@@ -235,7 +255,7 @@ def _alone(extraction: Extraction, layers: NetworkLayers, arch: Arch, outcomes: 
             found.append(Alone(task=index, cost=simulator.vector_cost(work, arch), num_cores=arch.cores.count))
         elif index in outcomes:
             best = outcomes[index].best
-            found.append(Alone(task=index, cost=best.cost, num_cores=best.mapping.cores.product()))
+            found.append(Alone(task=index, cost=best.measured_cost, num_cores=best.mapping.cores.product()))
         else:
             found.append(Alone(task=index, cost=None, num_cores=0))
     return found
@@ -281,11 +301,12 @@ def _task_results(
                 TaskResult(
                     task=task,
                     mapping=outcome.best.mapping,
-                    cost=outcome.best.cost,
-                    default_cost=outcome.default.cost,
+                    cost=outcome.best.measured_cost,
+                    default_cost=None if outcome.default is None else outcome.default.cost,
                     verification=network.task_verifications.get(index),
                     num_trials=outcome.num_trials,
                     rejected=outcome.rejected,
+                    failures=outcome.failures,
                 )
             )
     return tuple(results)

@@ -8,6 +8,7 @@ from typing import Literal
 
 from rich.table import Table
 
+from tvm_spm.cost import Cost
 from tvm_spm.terminal import console, one_line, printable
 from tvm_spm.tuning_result import TaskResult, TuningResult
 from tvm_spm.units import format_capacity, format_energy, format_seconds, format_si, ratio
@@ -64,7 +65,7 @@ def print_result(result: TuningResult) -> None:
                 task.cost.bound_by,
                 format_energy(task.cost.energy_pj),
                 f"{task.cost.edp_pj_cycles:.3g}",
-                f"{task.gain(result.objective):.2f}x",
+                _gain_text(task.gain(result.objective)),
                 "network" if task.mapping is None else verdict,
             )
         )
@@ -78,9 +79,7 @@ def print_result(result: TuningResult) -> None:
         f"({format_seconds(total.cycles / result.arch.clock_hz)} at {format_si(result.arch.clock_hz, 'Hz')}), "
         f"{format_energy(total.energy_pj)}, EDP {total.edp_pj_cycles:.4g} pJ x cycles, "
         f"utilization {total.utilization:.0%}",
-        f"against the default mappings: {result.speedup_over('default'):.2f}x faster, "
-        f"{ratio(default.energy_pj, total.energy_pj):.2f}x less energy, "
-        f"{ratio(default.edp_pj_cycles, total.edp_pj_cycles):.2f}x lower EDP",
+        f"against the default mappings: {_against_text(total, default)}",
         f"fusion: {_fusion_text(result)}",
         f"verified against the untuned module: {verdict}",
     ]
@@ -92,9 +91,29 @@ def print_result(result: TuningResult) -> None:
         lines += [f"not fused: {' > '.join(r.names)}: {r.reason}" for r in result.plan.unscheduled]
         counts = [f"{count:,} by {kind}" for kind, count in result.plan.num_refused().items()]
         lines += [f"groups that do not fit or cannot run: {', '.join(counts)}"] if counts else []
+    lines += [
+        f"failed measurements: {task.task.name}: {len(task.failures)} of {task.num_trials} trials, the last with: "
+        f"{task.failures[-1]}"
+        for task in result.tasks
+        if task.failures
+    ]
     lines += [f"left on the host: {call.name}: {call.reason}" for call in result.host_calls]
     lines.append("seconds: " + ", ".join(f"{name} {value:.1f}" for name, value in result.seconds))
     console().print("\n".join(one_line(line) for line in lines), soft_wrap=True)
+
+
+def _gain_text(gain: float | None) -> str:
+    return "?" if gain is None else f"{gain:.2f}x"
+
+
+def _against_text(total: Cost, default: Cost | None) -> str:
+    if default is None:
+        return "unknown, one of them could not be measured"
+    return (
+        f"{default.cycles / total.cycles:.2f}x faster, "
+        f"{ratio(default.energy_pj, total.energy_pj):.2f}x less energy, "
+        f"{ratio(default.edp_pj_cycles, total.edp_pj_cycles):.2f}x lower EDP"
+    )
 
 
 def _count_text(result: TuningResult, task: TaskResult) -> str:

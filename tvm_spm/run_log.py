@@ -1,78 +1,149 @@
-"""The log of one run in its work directory: what earlier runs measured, and what this one adds."""
+"""A run and its work directory: what earlier runs measured, what this one adds, and that nobody else writes there."""
 
 from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+from cost_model.batched import evaluate_batch
+from tvm_spm import durable, legality
+from tvm_spm.agreement import DisagreementError, check_agreement
 from tvm_spm.arch import Arch
 from tvm_spm.errors import WorkdirError
+from tvm_spm.mapping_batch import encode
+from tvm_spm.measurer import identity_of
 from tvm_spm.saved_run import LOG_NAME
-from tvm_spm.task_tuner import Measured
-from tvm_spm.trial import LogHeader, Trial, TrialLog
+from tvm_spm.task_memory import EndedSearch, Measured, SearchName, TaskMemory
+from tvm_spm.trial import Trial
+from tvm_spm.trial_log import LogHeader, RunStart, SearchEnd, TrialLog
+from tvm_spm.workload import Workload
+
+LOCK_NAME = ".lock"
+OWNER_NAME = ".owner"
 
 _log = logging.getLogger(__name__)
 
 
-class RunLog:
-    """Trials by task; without a work directory nothing is kept."""
+@contextmanager
+def own(workdir: Path | None) -> Iterator[None]:
+    """Keep other processes out of a work directory; without one there is nothing to do.
 
-    def __init__(self, log: TrialLog | None) -> None:
-        self._log = log
-        self._trials: tuple[Trial, ...] = () if log is None else log.content.trials
-        self._num_trials = len(self._trials)
+    Raises:
+        WorkdirError: The directory cannot be written, or another process works in it; names it.
+    """
+    if workdir is None:
+        yield
+        return
+    durable.make_directory(workdir)
+    path = workdir / LOCK_NAME
+    if path.is_symlink():
+        raise WorkdirError(f"{path}: cannot lock: it is a symbolic link; delete it")
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        # Whoever has just taken the lock may not have signed yet.
+        owner = durable.read_file(workdir / OWNER_NAME) or b""
+        who = f"process {int(owner)}" if owner.strip().isdigit() else "another process"
+        raise WorkdirError(
+            f"{workdir}: in use by {who}; wait until it has ended, or choose another --workdir"
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        raise WorkdirError(f"{path}: cannot lock: {error}; choose a --workdir on another file system") from error
+    try:
+        durable.write_file(workdir / OWNER_NAME, f"{os.getpid()}\n".encode())
+        yield
+    finally:
+        lock.release()
+
+
+class RunLog:
+    """Memories of tasks, kept in the log of a work directory; without one, kept nowhere."""
+
+    def __init__(self, log: TrialLog | None, arch: Arch, run: RunStart) -> None:
+        self._log, self._arch, self._run = log, arch, run
+        self._trials: dict[str, list[Trial]] = {}
+        for trial in () if log is None else log.content.trials:
+            self._trials.setdefault(trial.task, []).append(trial)
 
     @classmethod
-    def open(cls, workdir: Path | None, arch: Arch, *, model_name: str, model_sha256: str) -> RunLog:
-        """Read the log of a work directory.
+    def open(cls, workdir: Path | None, arch: Arch, run: RunStart) -> RunLog:
+        """Read the log of a work directory and add that this run begins, unless an equal one did before.
 
         Raises:
-            WorkdirError: The directory cannot be written, or its log is damaged or belongs to another run.
+            WorkdirError: The directory cannot be written, or its log is none, of a later format, or of another
+                accelerator.
         """
         if workdir is None:
-            return cls(None)
-        _require_writable(workdir)
-        header = LogHeader.of(arch, model_name=model_name, model_sha256=model_sha256)
-        log = TrialLog(workdir / LOG_NAME, header)
-        if log.warning:
-            _log.warning("%s", log.warning)
-        return cls(log)
+            return cls(None, arch, run)
+        log = TrialLog(workdir / LOG_NAME, LogHeader.of(arch))
+        for warning in log.warnings:
+            _log.warning("%s", warning)
+        if run not in log.content.runs:
+            log.append(run)
+        return cls(log, arch, run)
 
-    def known(self, task: str) -> list[Measured]:
-        """What earlier runs measured for a task, in order."""
-        return [
-            Measured(mapping=trial.mapping, predicted=dict(trial.predicted).get("analytical", 0.0), cost=trial.cost)
-            for trial in self._trials
-            if trial.task == task and trial.cost is not None
+    def memory(self, key: str, workload: Workload) -> TaskMemory:
+        """What is known of a task by this run's measurer; it keeps what is added."""
+        if self._log is None:
+            return TaskMemory()
+        trials, measurer = self._trials.setdefault(key, []), self._run.measurer
+        known = [
+            Measured(mapping=trial.mapping, cost=trial.cost, failure=trial.failure)
+            for trial in trials
+            if trial.measurer == measurer and trial.rejection is None and self._is_sound(workload, trial)
+        ]
+        ended = [
+            (
+                SearchName(objective=end.objective, settings=end.settings),
+                EndedSearch(num_trials=end.num_trials, rejected=end.rejected, failures=end.failures),
+            )
+            for end in self._log.content.searches
+            if (end.task, end.measurer, end.seed) == (key, measurer, self._run.seed)
         ]
 
-    def record(self, task: str, measured: Measured) -> None:
-        """Add one measurement.
+        def keep(found: Sequence[Measured]) -> None:
+            new = [self._trial(key, len(trials) + offset, measured) for offset, measured in enumerate(found)]
+            self._append(*new)
+            trials.extend(new)
 
-        Raises:
-            WorkdirError: The log cannot be written.
-        """
-        if self._log is None:
-            return
-        self._log.append(
-            Trial(
-                index=self._num_trials,
-                task=task,
-                mapping=measured.mapping,
-                source=measured.cost.model,
-                predicted=(("analytical", measured.predicted),),
-                cost=measured.cost,
-            )
-        )
-        self._num_trials += 1
+        def keep_end(search: SearchName, end: EndedSearch) -> None:
+            self._append(
+                SearchEnd(
+                    task=key, objective=search.objective, seed=self._run.seed, measurer=measurer,
+                    settings=search.settings, num_trials=end.num_trials, rejected=end.rejected, failures=end.failures,
+                )
+            )  # fmt: skip
 
+        return TaskMemory(known, ended, keep=keep, keep_end=keep_end)
 
-def _require_writable(workdir: Path) -> None:
-    """Fail before the work, not after it."""
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WorkdirError(f"{workdir}: cannot create: {error.strerror}; choose a writable --workdir") from error
-    if not os.access(workdir, os.W_OK | os.X_OK):
-        raise WorkdirError(f"{workdir}: cannot write: permission denied; choose a writable --workdir")
+    def _trial(self, key: str, index: int, measured: Measured) -> Trial:
+        return Trial(
+            index=index, task=key, mapping=measured.mapping, measurer=self._run.measurer, model=self._run.model,
+            arch_sha256=self._arch.sha256()[:16], seed=self._run.seed,
+            predicted=() if measured.predicted is None else (measured.predicted,),
+            cost=measured.cost, failure=measured.failure,
+        )  # fmt: skip
+
+    def _is_sound(self, workload: Workload, trial: Trial) -> bool:
+        """Whether a logged trial may be used: a legal mapping, and no contradiction between simulator and model."""
+        if legality.check(workload, self._arch, trial.mapping) is not None:
+            return False
+        if trial.cost is None or trial.measurer != identity_of(None):
+            return True
+        try:
+            estimated = evaluate_batch(workload, self._arch, encode([trial.mapping]))
+            check_agreement(workload, self._arch, [trial.mapping], [trial.cost], estimated)
+        except DisagreementError as error:
+            _log.warning("trial %d in the log is measured again: %s", trial.index, error)
+            return False
+        return True
+
+    def _append(self, *lines: Trial | SearchEnd) -> None:
+        assert self._log is not None
+        self._log.append(*lines)

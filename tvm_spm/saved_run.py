@@ -1,5 +1,5 @@
-"""What a work directory remembers besides its trials: the workloads, so that the log can be read without the model, and
-the plan of the network."""
+"""What a work directory holds besides its log, all of it made from the log or by the last run: which network was tuned
+last, and the plan of it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
+from tvm_spm import durable
 from tvm_spm.arch import Arch
 from tvm_spm.errors import SpmError, WorkdirError, did_you_mean
-from tvm_spm.trial import Trial, read_log
+from tvm_spm.trial import Trial
+from tvm_spm.trial_log import RunStart, read_log
 from tvm_spm.units import format_energy, format_si
 from tvm_spm.workload import Workload
 
@@ -46,33 +48,32 @@ class SavedGroup:
         )
 
 
-def save_workloads(workdir: Path, arch: Arch, workloads: Sequence[tuple[str, str, Workload]]) -> None:
-    """Write the accelerator and, per task, its name, the key its trials carry, and its workload.
+def save_last_run(workdir: Path, arch: Arch, run: RunStart) -> None:
+    """Write which run was the last; of several in one directory this is the one to show.
 
     Raises:
         WorkdirError: The file cannot be written.
     """
     content = {
+        "model": run.model,
+        "measurer": run.measurer,
         "arch": asdict(arch),
-        "tasks": [{"name": name, "key": key, "workload": asdict(workload)} for name, key, workload in workloads],
+        "tasks": [{"name": name, "key": key, "workload": asdict(workload)} for name, key, workload in run.tasks],
     }
-    try:
-        (workdir / WORKLOADS_NAME).write_text(json.dumps(content), encoding="utf-8")
-    except OSError as error:
-        raise WorkdirError(f"{workdir / WORKLOADS_NAME}: cannot write: {error.strerror}") from error
+    durable.write_file(workdir / WORKLOADS_NAME, json.dumps(content).encode() + b"\n")
 
 
 def save_plan(workdir: Path, groups: Sequence[SavedGroup]) -> None:
     """Write how a network was cut into groups; without any, remove what an earlier run wrote.
 
     Raises:
-        OSError: The file cannot be written.
+        WorkdirError: The file cannot be written.
     """
     if not groups:
-        (workdir / PLAN_NAME).unlink(missing_ok=True)
+        durable.remove(workdir / PLAN_NAME)
         return
     content = json.dumps([asdict(group) for group in groups], indent=1)
-    (workdir / PLAN_NAME).write_text(content + "\n", encoding="utf-8")
+    durable.write_file(workdir / PLAN_NAME, content.encode() + b"\n")
 
 
 def load_plan(workdir: Path) -> tuple[SavedGroup, ...]:
@@ -82,50 +83,84 @@ def load_plan(workdir: Path) -> tuple[SavedGroup, ...]:
         WorkdirError: The file is damaged.
     """
     path = workdir / PLAN_NAME
-    if not path.exists():
+    data = durable.read_file(path)
+    if data is None:
         return ()
     try:
-        return tuple(TypeAdapter(list[SavedGroup]).validate_json(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+        return tuple(TypeAdapter(list[SavedGroup]).validate_json(data))
+    except (ValueError, RecursionError) as error:
         raise WorkdirError(f"{path}: damaged; tune into this directory again to rewrite it") from error
 
 
-def load_workloads(workdir: Path) -> tuple[Arch, dict[str, tuple[str, Workload]]]:
-    """The accelerator, and by task name the key of its trials and its workload.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastRun:
+    """The run whose tasks are shown.
+
+    Attributes:
+        arch: The accelerator.
+        measurer: Whose trials count; everybody's if empty, as format 1 did not say.
+        tasks: Per task its name, the key of its trials, and its workload.
+    """
+
+    arch: Arch
+    measurer: str
+    tasks: tuple[tuple[str, str, Workload], ...]
+
+
+def load_last_run(workdir: Path) -> LastRun:
+    """The last run of a work directory; from the log if its own file is missing or damaged.
 
     Raises:
-        WorkdirError: There is no such file, or it is damaged.
+        WorkdirError: The directory was not filled by ``tune``, or its log cannot be read.
     """
-    path = workdir / WORKLOADS_NAME
+    data = durable.read_file(workdir / WORKLOADS_NAME)
+    found = None if data is None else _last_run_from_json(data)
+    if found is not None:
+        return found
+    content = read_log(workdir / LOG_NAME)
+    if content.header is None:
+        raise WorkdirError(f"{workdir / LOG_NAME}: no such log; give a directory that `tune --workdir` filled")
+    if content.header.arch is None or not content.runs:
+        raise WorkdirError(f"{workdir / WORKLOADS_NAME}: damaged; tune into this directory again to rewrite it")
+    last = content.runs[-1]
+    return LastRun(arch=content.header.arch, measurer=last.measurer, tasks=last.tasks)
+
+
+def _last_run_from_json(data: bytes) -> LastRun | None:
+    """None if it is damaged."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        arch = TypeAdapter(Arch).validate_python(content["arch"])
+        content = json.loads(data)
         adapter = TypeAdapter(Workload)
-        tasks = {
-            task["name"]: (str(task["key"]), adapter.validate_python(task["workload"])) for task in content["tasks"]
-        }
-    except OSError as error:
-        reason = error.strerror
-        raise WorkdirError(f"{path}: cannot read: {reason}; give a directory that `tune --workdir` filled") from error
-    except (ValueError, KeyError, TypeError, ValidationError) as error:
-        raise WorkdirError(f"{path}: damaged; tune into this directory again to rewrite it") from error
-    return arch, tasks
+        return LastRun(
+            arch=TypeAdapter(Arch).validate_python(content["arch"]),
+            measurer=str(content.get("measurer", "")),
+            tasks=tuple(
+                (str(task["name"]), str(task["key"]), adapter.validate_python(task["workload"]))
+                for task in content["tasks"]
+            ),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SpmError):
+        return None
 
 
 def best_trials(workdir: Path, objective: str) -> list[tuple[str, Workload, Arch, Trial]]:
-    """Per task of a work directory, the trial that measured best; tasks without one are left out.
+    """Per task of the last run, the trial that measured best; tasks without one are left out.
 
     Raises:
-        WorkdirError: The directory was not filled by ``tune``, or a file in it is damaged.
+        WorkdirError: The directory was not filled by ``tune``, or its log cannot be read.
     """
-    arch, tasks = load_workloads(workdir)
+    run = load_last_run(workdir)
     trials = read_log(workdir / LOG_NAME).trials
     found = []
-    for name, (key, workload) in tasks.items():
-        measured = [trial for trial in trials if trial.task == key and trial.cost is not None]
+    for name, key, workload in run.tasks:
+        measured = [
+            trial
+            for trial in trials
+            if trial.task == key and trial.cost is not None and run.measurer in ("", trial.measurer)
+        ]
         if measured:
             best = min(measured, key=lambda trial: _score(trial, objective))
-            found.append((name, workload, arch, best))
+            found.append((name, workload, run.arch, best))
     return found
 
 

@@ -98,7 +98,7 @@ def schedule_network(
             if name in fused.names_alone:
                 module[name] = scheduled[index].mod["main"].with_attr("global_symbol", name)
         if workdir is not None:
-            commit_all(workdir, committed, target)
+            commit_all(workdir, committed, target, replace=True)
     progress.phase("verify", total=len(scheduled) + len(fused.distinct) + 1, unit="checks")
     first_use = {index: name for name, index in reversed(extraction.functions)}
     verifications: dict[int, Verification] = {}

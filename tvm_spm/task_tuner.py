@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,17 +16,19 @@ from cost_model.learned import XGBoostRanker
 from tvm_spm.agreement import check_agreement
 from tvm_spm.arch import Arch
 from tvm_spm.constraints import ANYTHING, Constraints
-from tvm_spm.cost import Cost
 from tvm_spm.countable import require_countable
 from tvm_spm.errors import NoMappingError
 from tvm_spm.exact import exact_search
 from tvm_spm.mapping import Mapping
 from tvm_spm.mapping_batch import MappingBatch, concat, decode, encode
 from tvm_spm.mapspace import MapSpace
-from tvm_spm.measurer import Measurer, SimulatorMeasurer, measure
+from tvm_spm.measurer import Measurer, SimulatorMeasurer
+from tvm_spm.measuring import Answer, NoMeasurementError, measure_in_order
 from tvm_spm.searchers import Searcher
 from tvm_spm.searchers.evolutionary import EvolutionarySearcher
 from tvm_spm.searchers.random import RandomSearcher
+from tvm_spm.task_memory import EndedSearch, Measured, SearchName, TaskMemory
+from tvm_spm.trial import Prediction
 from tvm_spm.workload import Workload
 
 
@@ -54,24 +57,32 @@ class TunerOptions:
     exact_polls: int = 40
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """One mapping, what the analytical model said, and what the simulator said."""
+SEARCH_VERSION = 1
+"""Raised when the same settings come to try other mappings, so that searches which ended before are done again."""
 
-    mapping: Mapping
-    predicted: float
-    cost: Cost
+GIVE_UP = 4
+"""So many failures without a success end the measurements of a task."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskOutcome:
-    """The best of one task and how it was found."""
+    """The best of one task and how it was found.
+
+    Attributes:
+        best: The best mapping among everything that is known of the task.
+        default: The untuned default mapping; None if its measurement failed.
+        num_trials: Mappings tried, failures and those an earlier run measured included.
+        num_new_trials: Those measured by this run.
+        rejected: Mappings refused, by reason.
+        failures: Why measurements failed, in order.
+    """
 
     best: Measured
-    default: Measured
+    default: Measured | None
     num_trials: int
     num_new_trials: int
     rejected: tuple[tuple[str, int], ...]
+    failures: tuple[str, ...] = ()
 
 
 def tune_workload(
@@ -83,11 +94,10 @@ def tune_workload(
     seed: int,
     searcher: str = "exact",
     constraints: Constraints = ANYTHING,
-    known: Sequence[Measured] = (),
+    memory: TaskMemory | None = None,
     executor: Executor | None = None,
     measurer: Measurer | None = None,
     program_of: Callable[[Mapping], str | None] = lambda mapping: None,
-    record: Callable[[Measured], None] = lambda measured: None,
     report: Callable[[int, float, float], None] = lambda done, best, legal_share: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> TaskOutcome:
@@ -98,58 +108,54 @@ def tune_workload(
         arch: Where to run it.
         objective: ``edp``, ``energy`` or ``latency``.
         options: Budget.
-        seed: Same seed, same trials.
+        seed: Same seed, same trials: what is tried follows from it, the number of the batch, and the answers.
         searcher: ``exact``, ``evolutionary`` or ``random``; proposes what is screened. ``exact`` starts evolution from
             the best mapping with perfect factors.
         constraints: What every mapping must keep to.
-        known: Measurements of an earlier run; they count towards the budget.
+        memory: Answers of earlier runs, which are not measured again, and keeper of the new ones. It changes nothing in
+            the path of the search; only the best of all that is known is the result.
         executor: Runs measurements; in this process if None.
         measurer: Says how long a mapping takes; the simulator if None.
         program_of: The scheduled code of a mapping, for a measurer that runs code.
-        record: Called with every new measurement, in order.
         report: Called with trials done, best objective and share of legal mappings.
         should_stop: Asked between batches.
 
     Raises:
         NoMappingError: Nothing in the map space is legal; the text counts the reasons. Or a mapping could take more
             cycles than 64 bits count.
+        NoMeasurementError: No measurement succeeded.
         DisagreementError: The simulator and the analytical model differ where they must be equal.
+        WorkersLostError: The executor is broken.
+        WorkdirError: The memory cannot be written.
     """
     require_countable(workload, arch)
     space = MapSpace(workload=workload, arch=arch, constraints=constraints, allow_spill=constraints.wants_spill)
     default_mapping = space.require_default()
-    rng = np.random.default_rng([seed, len(known)])
+    memory = TaskMemory() if memory is None else memory
+    name = SearchName(objective=objective, settings=_settings(options, searcher, constraints))
+    ended = memory.ended(name)
+    if ended is not None and memory.succeeded():
+        return TaskOutcome(
+            best=_best(memory.succeeded(), objective), default=memory.recall(default_mapping),
+            num_trials=ended.num_trials, num_new_trials=0, rejected=ended.rejected, failures=ended.failures,
+        )  # fmt: skip
+    rng = np.random.default_rng([seed, 0])
     predict = _Predictor(workload, arch, objective)
-    measured = list(known)
-    seen = {measurement.mapping for measurement in measured}
+    path = _Path(workload, arch, predict, memory, SimulatorMeasurer() if measurer is None else measurer, executor)
 
     def measure(mappings: list[Mapping]) -> None:
-        fresh = [mapping for mapping in dict.fromkeys(mappings) if mapping not in seen]
-        if not fresh:
-            return
-        estimated = predict.cost(encode(fresh))
-        who = SimulatorMeasurer() if measurer is None else measurer
-        programs = None if measurer is None else [program_of(mapping) for mapping in fresh]
-        costs = _measure(workload, arch, fresh, who, programs, executor)
-        if isinstance(who, SimulatorMeasurer):
-            check_agreement(workload, arch, fresh, costs, estimated)
-        for mapping, guess, cost in zip(fresh, predict.objective_of(estimated), costs, strict=True):
-            measurement = Measured(mapping=mapping, predicted=float(guess), cost=cost)
-            measured.append(measurement)
-            seen.add(mapping)
-            record(measurement)
-
-    def best() -> Measured:
-        return min(measured, key=lambda m: (m.cost.objective(objective), m.mapping.line()))
+        path.measure(mappings, program_of if measurer is not None else lambda mapping: None, should_stop)
 
     measure([default_mapping])
-    if searcher == "exact" and len(measured) < options.trials:
+    if searcher == "exact" and path.num_trials < options.trials:
         measure(_exact_start(space, objective, options.exact_polls, should_stop))
-    proposer = _searcher(searcher, space, rng, [m.mapping for m in measured])
+    proposer = _searcher(searcher, space, rng, list(path.tried))
     ranker = XGBoostRanker(workload, arch, objective=objective, estimate=predict.estimate, seed=seed)
     pool = _Pool()
-    idle, legal_share = 0, 1.0
-    while len(measured) < options.trials and idle < options.patience and not should_stop():
+    idle, legal_share, number = 0, 1.0, 0
+    while path.num_trials < options.trials and idle < options.patience and not should_stop():
+        number += 1
+        _reseed(rng, seed, number)
         for _ in range(options.generations):
             batch = proposer.ask(options.population)
             if batch.num_mappings == 0:
@@ -158,22 +164,127 @@ def tune_workload(
             proposer.tell(batch, scores)
             pool.add(batch, scores)
         legal_share = proposer.legal_share
-        room = min(options.batch, options.trials - len(measured))
-        chosen = _choose(pool, ranker, measured, seen, room, options, objective, rng)
+        # Chosen as if the whole batch fitted, so that a larger budget later goes on where this one ends.
+        chosen = _choose(pool, ranker, path.succeeded(), path.tried, options, objective, rng)
         if not chosen:
             break
-        before = best().cost.objective(objective)
-        measure(chosen)
-        idle = 0 if best().cost.objective(objective) < before else idle + 1
-        report(len(measured), best().cost.objective(objective), legal_share)
-    default = next(m for m in measured if m.mapping == default_mapping)
-    return TaskOutcome(
-        best=best(),
-        default=default,
-        num_trials=len(measured),
-        num_new_trials=len(measured) - len(known),
-        rejected=tuple(sorted(proposer.rejected.items())),
+        before = path.best_value(objective)
+        measure(chosen[: options.trials - path.num_trials])
+        idle = 0 if path.best_value(objective) < before else idle + 1
+        report(path.num_trials, path.best_value(objective), legal_share)
+    if not memory.succeeded():
+        raise path.no_measurement()
+    end = EndedSearch(
+        num_trials=path.num_trials, rejected=tuple(sorted(proposer.rejected.items())), failures=path.failures()
     )
+    if not should_stop():
+        memory.end(name, end)
+    return TaskOutcome(
+        best=_best(memory.succeeded(), objective), default=memory.recall(default_mapping), num_trials=end.num_trials,
+        num_new_trials=path.num_new, rejected=end.rejected, failures=end.failures,
+    )  # fmt: skip
+
+
+class _Path:
+    """What one search tried, in order; answers come from memory or from the measurer."""
+
+    def __init__(
+        self,
+        workload: Workload,
+        arch: Arch,
+        predict: _Predictor,
+        memory: TaskMemory,
+        measurer: Measurer,
+        executor: Executor | None,
+    ) -> None:
+        self._workload, self._arch, self._predict, self._memory = workload, arch, predict, memory
+        self._measurer, self._executor = measurer, executor
+        self.tried: dict[Mapping, Measured] = {}
+        self.num_new = 0
+
+    @property
+    def num_trials(self) -> int:
+        """Mappings tried."""
+        return len(self.tried)
+
+    def succeeded(self) -> list[Measured]:
+        """The measurements that did not fail."""
+        return [measured for measured in self.tried.values() if not measured.failure]
+
+    def failures(self) -> tuple[str, ...]:
+        """Why the others failed."""
+        return tuple(measured.failure for measured in self.tried.values() if measured.failure)
+
+    def best_value(self, objective: str) -> float:
+        """Of this path alone; other runs must not change where it leads."""
+        return min((m.measured_cost.objective(objective) for m in self.succeeded()), default=np.inf)
+
+    def measure(
+        self,
+        mappings: Sequence[Mapping],
+        program_of: Callable[[Mapping], str | None],
+        should_stop: Callable[[], bool],
+    ) -> None:
+        """Answers to all mappings that were not tried before.
+
+        Raises:
+            NoMeasurementError: Nothing but failures so far.
+        """
+        fresh = [mapping for mapping in dict.fromkeys(mappings) if mapping not in self.tried]
+        answers = {mapping: self._memory.recall(mapping) for mapping in fresh}
+        missing = [mapping for mapping in fresh if answers[mapping] is None]
+        for found in self._answers(missing, program_of):
+            self._memory.record(found)
+            self.num_new += len(found)
+            answers.update((measured.mapping, measured) for measured in found)
+            if self._is_hopeless(answers) or should_stop():
+                break
+        self.tried.update((mapping, measured) for mapping, measured in answers.items() if measured is not None)
+        if self._is_hopeless(answers):
+            raise self.no_measurement()
+
+    def no_measurement(self) -> NoMeasurementError:
+        """That nothing was measured, with the last reason."""
+        failures = self.failures()
+        count = "the only measurement" if len(failures) == 1 else f"all of the first {len(failures)} measurements"
+        return NoMeasurementError(f"{self._measurer.name}: {count} failed, the last reason: {failures[-1]}")
+
+    def _answers(
+        self, mappings: list[Mapping], program_of: Callable[[Mapping], str | None]
+    ) -> Iterator[list[Measured]]:
+        if not mappings:
+            return
+        estimated = self._predict.cost(encode(mappings))
+        programs = [program_of(mapping) for mapping in mappings]
+        for found in measure_in_order(
+            self._workload, self._arch, mappings, self._measurer, programs, self._executor
+        ):  # fmt: skip
+            if isinstance(self._measurer, SimulatorMeasurer):
+                self._check(mappings, found, estimated)
+            yield [
+                Measured(
+                    mapping=mappings[at],
+                    predicted=Prediction(
+                        model="analytical", cycles=float(estimated.cycles[at]), energy_pj=float(estimated.energy_pj[at])
+                    ),
+                    cost=None if isinstance(answer, str) else answer,
+                    failure=answer if isinstance(answer, str) else "",
+                )
+                for at, answer in found
+            ]
+
+    def _check(self, mappings: list[Mapping], found: list[tuple[int, Answer]], estimated: BatchCost) -> None:
+        costs = {at: answer for at, answer in found if not isinstance(answer, str)}
+        rows = list(costs)
+        check_agreement(
+            self._workload, self._arch, [mappings[at] for at in rows], list(costs.values()),
+            BatchCost(cycles=estimated.cycles[rows], energy_pj=estimated.energy_pj[rows]),
+        )  # fmt: skip
+
+    def _is_hopeless(self, answers: dict[Mapping, Measured | None]) -> bool:
+        known = {**self.tried, **answers}.values()
+        failed = [measured for measured in known if measured is not None and measured.failure]
+        return len(failed) >= GIVE_UP and not any(measured is not None and not measured.failure for measured in known)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -295,50 +406,47 @@ def _choose(
     pool: _Pool,
     ranker: XGBoostRanker,
     measured: Sequence[Measured],
-    seen: set[Mapping],
-    room: int,
+    tried: Container[Mapping],
     options: TunerOptions,
     objective: str,
     rng: np.random.Generator,
 ) -> list[Mapping]:
-    """The next mappings to measure: the best ranked, and a few at random."""
+    """The next batch to measure: the best ranked, then a few at random."""
     if pool.batch is None:
         return []
     order = np.arange(pool.batch.num_mappings)
+    num_random = 0
     if len(measured) >= options.min_to_rank:
-        ranker.fit(encode([m.mapping for m in measured]), np.array([m.cost.objective(objective) for m in measured]))
+        values = [m.measured_cost.objective(objective) for m in measured]
+        ranker.fit(encode([m.mapping for m in measured]), np.array(values))
         order = np.asarray(ranker.rank(pool.batch))
-    num_random = min(room - 1, round(options.explore * room)) if len(measured) >= options.min_to_rank else 0
+        num_random = min(options.batch - 1, round(options.explore * options.batch))
     shuffled = rng.permutation(order)
     chosen: list[Mapping] = []
-    for source, limit in ((order, room - num_random), (shuffled, room)):
+    for source, limit in ((order, options.batch - num_random), (shuffled, options.batch)):
         for mapping in _decoded(pool.batch, source):
             if len(chosen) >= limit:
                 break
-            if mapping not in seen and mapping not in chosen:
+            if mapping not in tried and mapping not in chosen:
                 chosen.append(mapping)
     return chosen
+
+
+def _best(measured: Sequence[Measured], objective: str) -> Measured:
+    return min(measured, key=lambda m: (m.measured_cost.objective(objective), m.mapping.line()))
+
+
+def _settings(options: TunerOptions, searcher: str, constraints: Constraints) -> str:
+    """Everything but objective and seed that decides which mappings are tried."""
+    found = {"version": SEARCH_VERSION, "searcher": searcher, "constraints": str(constraints), **asdict(options)}
+    return json.dumps(found)
+
+
+def _reseed(rng: np.random.Generator, seed: int, number: int) -> None:
+    """What is drawn in a batch depends on the seed and its number alone, not on what was drawn before."""
+    rng.bit_generator.state = np.random.default_rng([seed, number]).bit_generator.state
 
 
 def _decoded(batch: MappingBatch, order: NDArray[np.integer]) -> Iterator[Mapping]:
     for row in order:
         yield decode(batch, int(row))
-
-
-def _measure(
-    workload: Workload,
-    arch: Arch,
-    mappings: list[Mapping],
-    measurer: Measurer,
-    programs: list[str | None] | None,
-    executor: Executor | None,
-) -> list[Cost]:
-    if executor is None:
-        return measure(workload, arch, mappings, measurer, programs=programs)
-    futures = [
-        executor.submit(
-            measure, workload, arch, [mapping], measurer, programs=None if programs is None else [programs[at]]
-        )
-        for at, mapping in enumerate(mappings)
-    ]
-    return [future.result()[0] for future in futures]

@@ -188,7 +188,8 @@ def _search_measured(
         workload, arch, objective=objective, options=options, seed=seed, searcher=searcher, constraints=constraints,
         should_stop=should_stop,
     )  # fmt: skip
-    best, default = outcome.best.cost, outcome.default.cost
+    best = outcome.best.measured_cost
+    default = best if outcome.default is None else outcome.default.measured_cost
     return _with_floor(workload, arch, objective, outcome.best.mapping, best, default, outcome.num_trials)
 
 

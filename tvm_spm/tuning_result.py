@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cost_model.attention_work import AttentionMapping
+from tvm_spm import durable
 from tvm_spm.arch import Arch
 from tvm_spm.cost import Cost, Energy
-from tvm_spm.errors import SpmError, WorkdirError, did_you_mean
+from tvm_spm.errors import SpmError, did_you_mean
 from tvm_spm.group import GroupMapping
 from tvm_spm.mapping import Mapping
 from tvm_spm.saved_run import SavedGroup, save_plan
@@ -34,27 +35,31 @@ class TaskResult:
         task: What was tuned.
         mapping: The best mapping; None for work on the vector unit.
         cost: Measured cost of ``mapping``.
-        default_cost: Measured cost of the untuned default mapping.
+        default_cost: Measured cost of the untuned default mapping; None if its measurement failed.
         verification: Comparison of the schedule with the unscheduled code; None if the run ended before it.
         num_trials: Mappings measured, those of earlier runs in the same work directory included.
         rejected: Mappings refused, by reason.
+        failures: Why measurements failed, one text per failed trial.
     """
 
     task: Task
     mapping: Mapping | None
     cost: Cost
-    default_cost: Cost
+    default_cost: Cost | None
     verification: Verification | None = None
     num_trials: int = 0
     rejected: tuple[tuple[str, int], ...] = ()
+    failures: tuple[str, ...] = ()
 
     @property
     def verified(self) -> bool | None:
         """Whether the schedule computes what the unscheduled code computes; None if unknown."""
         return None if self.verification is None else self.verification.passed
 
-    def gain(self, objective: str) -> float:
-        """Default over tuned value of the objective; above 1 is better."""
+    def gain(self, objective: str) -> float | None:
+        """Default over tuned value of the objective; above 1 is better, None if the default was not measured."""
+        if self.default_cost is None:
+            return None
         return ratio(self.default_cost.objective(objective), self.cost.objective(objective))
 
 
@@ -155,9 +160,10 @@ class TuningResult:
         return result.task.count - fused
 
     @property
-    def default_cost(self) -> Cost:
-        """The same sum for the untuned default mappings."""
-        return total_cost([(result.default_cost, result.task.count) for result in self.tasks], self.arch)
+    def default_cost(self) -> Cost | None:
+        """The same sum for the untuned default mappings; None if one of them was not measured."""
+        parts = [(each.default_cost, each.task.count) for each in self.tasks if each.default_cost is not None]
+        return total_cost(parts, self.arch) if len(parts) == len(self.tasks) else None
 
     @property
     def verified(self) -> bool | None:
@@ -176,12 +182,18 @@ class TuningResult:
             baseline: Another result, a cost, or ``default`` for the untuned default mappings.
 
         Raises:
-            SpmError: A text other than ``default``.
+            SpmError: A text other than ``default``, or a default mapping whose measurement failed.
         """
         if isinstance(baseline, str):
             if baseline != "default":
                 raise SpmError(f"speedup_over: unknown baseline {baseline!r}; {did_you_mean(baseline, ['default'])}")
-            baseline = self.default_cost
+            default = self.default_cost
+            if default is None:
+                name = next(each.task.name for each in self.tasks if each.default_cost is None)
+                raise SpmError(
+                    f"speedup_over: the default mapping of {name} could not be measured; give a cost instead"
+                )
+            baseline = default
         other = baseline.cost if isinstance(baseline, TuningResult) else baseline
         return other.cycles / self.cost.cycles
 
@@ -201,11 +213,13 @@ class TuningResult:
                 "bound_by": result.cost.bound_by,
                 "energy_pj": result.cost.energy_pj,
                 "edp_pj_cycles": result.cost.edp_pj_cycles,
-                "gain_over_default": finite(result.gain(self.objective)),
+                "gain_over_default": _finite(result.gain(self.objective)),
                 # Vector work runs as imported, so the whole network is what checks it.
                 "verified": network if result.mapping is None else result.verified,
                 "model": result.cost.model,
                 "trials": result.num_trials,
+                "failed_trials": len(result.failures),
+                "last_failure": result.failures[-1] if result.failures else "",
             }
             for result in self.tasks
         ]
@@ -264,7 +278,7 @@ class TuningResult:
 
     def totals(self) -> dict[str, object]:
         """Sums over the network, with what was left on the host."""
-        cost, default, unfused = self.cost, self.default_cost, self.unfused_cost
+        cost, default, unfused, objective = self.cost, self.default_cost, self.unfused_cost, self.objective
         return {
             "arch": self.arch.name,
             "objective": self.objective,
@@ -272,9 +286,9 @@ class TuningResult:
             "energy_pj": cost.energy_pj,
             "edp_pj_cycles": cost.edp_pj_cycles,
             "utilization": cost.utilization,
-            "gain_over_default": finite(ratio(default.objective(self.objective), cost.objective(self.objective))),
-            "speedup_over_default": self.speedup_over("default"),
-            "gain_of_fusion": finite(ratio(unfused.objective(self.objective), cost.objective(self.objective))),
+            "gain_over_default": default and finite(ratio(default.objective(objective), cost.objective(objective))),
+            "speedup_over_default": default and self.speedup_over(default),
+            "gain_of_fusion": finite(ratio(unfused.objective(objective), cost.objective(objective))),
             "speedup_of_fusion": unfused.cycles / cost.cycles,
             "dram_bytes": sum(cost.dram_bytes),
             "dram_unused_bytes": cost.dram_unused_bytes,
@@ -334,14 +348,15 @@ class TuningResult:
             WorkdirError: The directory cannot be written.
         """
         path = Path(directory)
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            (path / "result.json").write_text(json.dumps(self.as_dict(), indent=1) + "\n", encoding="utf-8")
-            self.table().to_csv(path / "table.csv", index=False)
-            save_plan(path, self.plan_groups())
-        except OSError as error:
-            raise WorkdirError(f"{path}: cannot write: {error.strerror}") from error
+        durable.make_directory(path)
+        durable.write_file(path / "result.json", json.dumps(self.as_dict(), indent=1).encode() + b"\n")
+        durable.write_file(path / "table.csv", self.table().to_csv(index=False).encode())
+        save_plan(path, self.plan_groups())
         return path
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None else finite(value)
 
 
 def total_cost(parts: list[tuple[Cost, int]], arch: Arch) -> Cost:

@@ -93,16 +93,21 @@ def test_same_seed_same_result(model: str):
     assert first["tasks"] == second["tasks"]
 
 
+def trials_in(workdir: Path) -> list[dict[str, object]]:
+    lines = [json.loads(line) for line in (workdir / "trials.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["kind"] == "trial"]
+
+
 def test_second_run_continues(model: str, tmp_path: Path):
     workdir = tmp_path / "work"
     first = json.loads(run("tune", model, "--trials", "6", "--workdir", str(workdir), "--json").stdout)
     lines = (workdir / "trials.jsonl").read_text().splitlines()
-    assert len(lines) == 1 + 2 * 6
+    assert len(trials_in(workdir)) == 2 * 6
     again = json.loads(run("tune", model, "--trials", "6", "--workdir", str(workdir), "--json").stdout)
     assert (workdir / "trials.jsonl").read_text().splitlines() == lines
     assert again["tasks"] == first["tasks"]
     more = json.loads(run("tune", model, "--trials", "9", "--workdir", str(workdir), "--json").stdout)
-    assert len((workdir / "trials.jsonl").read_text().splitlines()) == 1 + 2 * 9
+    assert len(trials_in(workdir)) == 2 * 9
     assert more["totals"]["edp_pj_cycles"] <= first["totals"]["edp_pj_cycles"]
     assert json.loads((workdir / "result.json").read_text())["tasks"] == more["tasks"]
 
@@ -111,29 +116,41 @@ def test_truncated_log_line_loses_one_trial(model: str, tmp_path: Path):
     workdir = tmp_path / "work"
     run("tune", model, "--trials", "6", "--workdir", str(workdir), "--json")
     log = workdir / "trials.jsonl"
-    log.write_bytes(log.read_bytes()[:-40])
+    whole = log.read_bytes()
+    # The last line says that the search ended, the one before is a trial.
+    log.write_bytes(b"".join(whole.splitlines(keepends=True)[:-1])[:-40])
     done = run("tune", model, "--trials", "6", "--workdir", str(workdir), "--json")
     assert "the last line is incomplete" in done.stderr
     assert "the 11 trials before it are kept" in done.stderr
-    assert len(log.read_text().splitlines()) == 1 + 2 * 6
+    assert log.read_bytes() == whole
 
 
 def test_work_directory_of_another_arch(model: str, tmp_path: Path):
     workdir = tmp_path / "work"
     run("tune", model, *QUICK, "--workdir", str(workdir), "--json")
+    before = {path.name: path.read_bytes() for path in workdir.iterdir() if path.name != ".owner"}
     text = mistake("tune", model, "--target", "spm/edge-256", *QUICK, "--workdir", str(workdir))
     assert text.startswith(f"{workdir / 'trials.jsonl'}: trials of accelerator dmazerunner-256 (")
     assert "this run is for edge-256 (" in text
     assert text.endswith("choose another --workdir, or delete this file to start over")
+    assert {path.name: path.read_bytes() for path in workdir.iterdir() if path.name != ".owner"} == before
 
 
-def test_work_directory_of_another_model(model: str, tmp_path: Path):
+def test_another_model_shares_the_work_directory(model: str, tmp_path: Path):
+    """Two networks that differ in one layer: the equal one is not measured again."""
     workdir = tmp_path / "work"
-    run("tune", model, *QUICK, "--workdir", str(workdir), "--json")
-    other = str(two_layers(tmp_path / "other.onnx", channels=4))
-    text = mistake("tune", other, *QUICK, "--workdir", str(workdir))
-    assert text.startswith(f"{workdir / 'trials.jsonl'}: trials of model two.onnx (")
-    assert "this run is for other.onnx (" in text
+    first = json.loads(run("tune", model, *QUICK, "--workdir", str(workdir), "--json").stdout)
+    other = two_layers(tmp_path / "other.onnx")
+    proto = onnx.load(other)
+    weight = numpy_helper.from_array(np.ones((7, 8, 1, 1), np.float32), "w1")
+    proto.graph.initializer[1].CopyFrom(weight)
+    proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 7
+    onnx.save(proto, other)
+    result = json.loads(run("tune", str(other), *QUICK, "--workdir", str(workdir), "--json").stdout)
+    assert result["tasks"][0] == first["tasks"][0]
+    assert result["tasks"][1]["dims"]["K"] == 7
+    assert [trial["model"] for trial in trials_in(workdir)] == 8 * ["two.onnx"] + 4 * ["other.onnx"]
+    assert f"{result['tasks'][1]['cycles']:,} cycles" in run("show", str(workdir), "--task", "conv2d1").stdout
 
 
 def test_unwritable_work_directory(model: str, tmp_path: Path):
@@ -324,8 +341,7 @@ def test_show_suggests_the_nearest_task(tuned: Path):
 
 def test_show_of_no_work_directory(tmp_path: Path):
     assert mistake("show", str(tmp_path)) == (
-        f"{tmp_path / 'workloads.json'}: cannot read: No such file or directory; "
-        "give a directory that `tune --workdir` filled"
+        f"{tmp_path / 'trials.jsonl'}: no such log; give a directory that `tune --workdir` filled"
     )
 
 

@@ -88,21 +88,69 @@ def test_one_directory_holds_one_accelerator(tmp_path: Path):
 
 def test_a_directory_that_is_a_file_is_refused(tmp_path: Path):
     (tmp_path / "taken").write_text("", encoding="utf-8")
-    with pytest.raises(WorkdirError, match="taken: the tuning database cannot be written: File exists"):
+    with pytest.raises(WorkdirError, match="taken: cannot write: Not a directory; choose a writable --workdir"):
         tuned(tmp_path / "taken")
 
 
 def test_an_unwritable_directory_is_refused(tmp_path: Path):
     (tmp_path / database.RECORD_FILE).mkdir()
-    with pytest.raises(WorkdirError, match="cannot be written: Is a directory"):
+    with pytest.raises(WorkdirError, match="cannot read: Is a directory"):
         tuned(tmp_path)
     if os.geteuid() != 0:
         # The owner of the machine may write everywhere.
         (tmp_path / "closed").mkdir(mode=0o500)
-        with pytest.raises(WorkdirError, match="cannot be written"):
+        with pytest.raises(WorkdirError, match="cannot write: Permission denied"):
             tuned(tmp_path / "closed")
 
 
 def test_a_directory_without_database_is_refused(tmp_path: Path):
     with pytest.raises(WorkdirError, match=r"holds no tuning database \(database_workload.json is missing\)"):
         database.apply(fuse(NETWORKS[NETWORK]), tmp_path, TARGET)
+
+
+def test_a_run_replaces_its_own_schedules_and_keeps_those_of_others(tmp_path: Path):
+    func, fast = tuned(tmp_path, cycles=1000, seed=1)
+    other = other_network()
+    database.commit_all(tmp_path, [other], TARGET, replace=True)
+    (again,) = [func for func in fuse(NETWORKS[NETWORK]).functions.values() if isinstance(func, tirx.PrimFunc)]
+    nest = read_nest(again)
+    assert isinstance(nest, Nest)
+    slow = schedule(again, nest, sample_mapping(nest.workload, random.Random(2)))
+    database.commit_all(tmp_path, [(func, slow, 2000)], TARGET, replace=True)
+    got = applied(database.apply(fuse(NETWORKS[NETWORK]), tmp_path, TARGET))
+    tvm.ir.assert_structural_equal(got.body, slow.mod["main"].body, map_free_vars=True)
+    got = applied(database.apply(fuse(NETWORKS[OTHER]), tmp_path, TARGET))
+    tvm.ir.assert_structural_equal(got.body, other[1].mod["main"].body, map_free_vars=True)
+
+
+@pytest.mark.parametrize("name", [database.RECORD_FILE, database.WORKLOAD_FILE])
+@pytest.mark.parametrize("damage", ["cut", "garbage", "empty", "middle"])
+def test_damaged_files_are_written_again(tmp_path: Path, name: str, damage: str):
+    """TVM itself cannot open such files; what is whole in them is kept, and a run writes its own schedules again."""
+    func, made = tuned(tmp_path)
+    database.commit_all(tmp_path, [other_network()], TARGET, replace=True)
+    path = tmp_path / name
+    first, second = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(
+        {"cut": first + second[:-20], "garbage": b"\x00\xff\n", "empty": b"", "middle": first[:50] + b"\n" + second}[
+            damage
+        ]
+    )
+    database.commit_all(tmp_path, [(func, made, 1000)], TARGET, replace=True)
+    got = applied(database.apply(fuse(NETWORKS[NETWORK]), tmp_path, TARGET))
+    tvm.ir.assert_structural_equal(got.body, made.mod["main"].body, map_free_vars=True)
+    # TVM opens it, and every record stands beside its own function.
+    opened = meta_schedule.database.JSONDatabase(work_dir=str(tmp_path))
+    for record in opened.get_all_tuning_records():
+        schedule_again = s_tir.Schedule(record.workload.mod)
+        record.trace.apply_to_schedule(schedule_again, remove_postproc=False)
+
+
+OTHER = next(name for name in NETWORKS if name != NETWORK)
+
+
+def other_network() -> tuple[tirx.PrimFunc, s_tir.Schedule, int]:
+    func = next(func for func in fuse(NETWORKS[OTHER]).functions.values() if isinstance(func, tirx.PrimFunc))
+    nest = read_nest(func)
+    assert isinstance(nest, Nest)
+    return func, schedule(func, nest, sample_mapping(nest.workload, random.Random(5))), 700

@@ -41,10 +41,22 @@ TUNE = {
     "true trials": ({"trials": True}, "trials = True: must be a whole number >= 1"),
     "negative seed": ({"seed": -1}, "seed = -1: must be >= 0"),
     "seed None": ({"seed": None}, "seed = None: must be a whole number >= 0"),
-    "negative time": ({"time_limit_s": -1.0}, "time_limit_s = -1.0: must be a number of seconds >= 0 and <= 2,147,483,647"),
-    "time NaN": ({"time_limit_s": math.nan}, "time_limit_s = nan: must be a number of seconds >= 0 and <= 2,147,483,647"),
-    "endless time": ({"time_limit_s": math.inf}, "time_limit_s = inf: must be a number of seconds >= 0 and <= 2,147,483,647"),
-    "time as text": ({"time_limit_s": "60"}, "time_limit_s = '60': must be a number of seconds >= 0 and <= 2,147,483,647"),
+    "negative time": (
+        {"time_limit_s": -1.0},
+        "time_limit_s = -1.0: must be a number of seconds >= 0 and <= 2,147,483,647",
+    ),
+    "time NaN": (
+        {"time_limit_s": math.nan},
+        "time_limit_s = nan: must be a number of seconds >= 0 and <= 2,147,483,647",
+    ),
+    "endless time": (
+        {"time_limit_s": math.inf},
+        "time_limit_s = inf: must be a number of seconds >= 0 and <= 2,147,483,647",
+    ),
+    "time as text": (
+        {"time_limit_s": "60"},
+        "time_limit_s = '60': must be a number of seconds >= 0 and <= 2,147,483,647",
+    ),
     "workdir 5": ({"workdir": 5}, "workdir = 5: must be the path of a directory, or None"),
     "workdir empty": ({"workdir": ""}, "workdir = '': must be the path of a directory, or None"),
     "executor 3": ({"executor": 3}, "executor = 3: has no method 'submit'"),

@@ -23,6 +23,7 @@ LAYERS = (
     ("tvm_spm.fused_network",),
     ("tvm_spm.saved_run",),
     ("tvm_spm.verify", "tvm_spm.progress", "tvm_spm.task_tuner", "tvm_spm.warm_up"),
+    ("tvm_spm.task_memory", "tvm_spm.measuring"),
     ("tvm_spm.frontend", "tvm_spm.database"),
     ("schedules", "tvm_spm.models"),
     ("tvm_spm.runtime",),
@@ -47,7 +48,7 @@ LAYERS = (
     ("tvm_spm.mapping",),
     ("tvm_spm.arch",),
     ("tvm_spm.workload",),
-    ("tvm_spm.arguments",),
+    ("tvm_spm.arguments", "tvm_spm.durable"),
     ("tvm_spm.input_file", "tvm_spm.terminal"),
     ("tvm_spm.units", "tvm_spm.errors", "tvm_spm.interrupt", "tvm_spm.jit", "tvm_spm.transfer"),
 )

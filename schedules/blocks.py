@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import tvm
+import tvm_ffi
 from tvm.s_tir import SBlock, SBlockRealize
 
 _REDUCE = 2
@@ -155,3 +156,17 @@ def count_ops(value: tvm.ir.Expr) -> int:
     if isinstance(value, tvm.ir.Call) and value.op.name.endswith(".if_then_else") and not loads_of(parts[0]):
         ops = 0
     return ops + sum(count_ops(part) for part in parts)
+
+
+def count_distinct_ops(value: tvm.ir.Expr) -> int:
+    """The same for an expression in which other blocks were merged: equal parts are computed once."""
+    seen: list[tvm.ir.Expr] = []
+    pending, total = [value], 0
+    while pending:
+        part = pending.pop()
+        if not loads_of(part) or any(tvm_ffi.structural_equal(part, other) for other in seen):
+            continue
+        seen.append(part)
+        total += count_ops(part) - sum(count_ops(inner) for inner in _parts(part)[0])
+        pending += _parts(part)[0]
+    return total

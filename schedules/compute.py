@@ -59,6 +59,7 @@ def nest(workload: Workload) -> Nest:
         pad_block=PAD_BLOCK if needs_padding(workload) else None,
         prologue=(),
         epilogue=(EPILOGUE_BLOCK,) if has_epilogue else (),
+        extra_params=tuple(range(2, 2 + len(workload.epilogue.extras))),
     )
 
 

@@ -11,6 +11,7 @@ from tvm import tirx
 
 from cost_model.simulator.program import Buffer, Compute, Copy, TileLoop
 from schedules import ScheduleError
+from schedules.blocks import count_distinct_ops, loads_of
 from schedules.compute import outer_first
 from schedules.evaluate import Booleans, Grid, Ints, Value, constant_of, less, loop_value, value_of
 from schedules.nest import Nest
@@ -20,6 +21,7 @@ from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Axis, Dims, Operand, dty
 
 _OUTER_LEVELS = ("cores", "dram", "spm")
 _STEP_LEVELS = ("rows", "cols", "rf")
+_DRAM_SCOPES = ("", "global")
 _PATHS = dict(zip(COPY_ATTRS, ("DMA", "NoC"), strict=True))
 
 
@@ -122,13 +124,89 @@ class Code:
         """A copy and the number of loops around it."""
         attr = next(attr for attr in COPY_ATTRS if attr in block.block.annotations)
         path, operand = _PATHS[attr], Operand[block.copied_operand]
-        name = block.block.name_hint
-        around = [loop.loop_var for loop in block.loops if "spm.level" in loop.annotations]
-        depth = len(around)
-        if [var for var, _, _, _ in self.loops[:depth]] != around or depth > len(self.outer):
-            raise ScheduleError(f"block {name}: stands outside of the loops of the nest")
+        depth = self._depth(block)
         direction = "in" if before else "out"
         axes, indices = self._moved(block, path, operand, direction)
+        moment, tile_elems = self._walked(block, depth, axes, indices, operand, path, direction)
+        is_double = DOUBLE in block.block.annotations
+        copy = Copy(
+            path=path, operand=operand, direction=direction, when=moment, tile_elems=tile_elems, is_double=is_double
+        )
+        return depth, copy
+
+    def stream(self, block: Placed) -> tuple[int, tuple[int, str, tuple[int, ...]]]:
+        """A read of an extra: the number of loops around it; which, when, and how many elements per axis."""
+        number, (region,) = int(block.copied_operand[1:]), block.block.reads
+        return self._depth(block), (number, *self._read_by(block, number, [axis.min for axis in region.region]))
+
+    def _read_by(self, block: Placed, number: int, at: Sequence[tirx.PrimExpr]) -> tuple[str, tuple[int, ...]]:
+        extra, values = self.nest.workload.epilogue.extras[number], _iter_values(block)
+        if len(at) != len(extra.axes):
+            raise ScheduleError(f"block {block.block.name_hint}: reads another tensor than extra {number}")
+        indices = [value_of(index, values) for index in at]
+        return self._walked(block, self._depth(block), extra.axes, indices, Operand.O, "DMA", "out", has_holes=False)
+
+    def reads_of_one_tensor(self, store: Placed) -> list[tuple[int, str, tuple[int, ...]]]:
+        """The same for extras that are one tensor at several places: every output reads an element of its own.
+
+        Args:
+            store: The block that stores to DRAM.
+        """
+        params = self.nest.extra_params
+        shared = [number for number, param in enumerate(params) if params.count(param) > 1]
+        reads = [load for load in loads_of(store.block.body.value) if load.source.scope() in _DRAM_SCOPES]
+        found = []
+        for number in shared:
+            extra = self.nest.workload.epilogue.extras[number]
+            needed = {name for name in self.nest.workload.O.relevant_dims if self.nest.workload.dims[name] > 1}
+            if not needed <= set(extra.relevant_dims):
+                raise ScheduleError(f"block {store.block.name_hint}: reads extra {number} once for every output")
+            moments = []
+            for load in reads:
+                try:
+                    moments.append(self._read_by(store, number, list(load.indices)))
+                except ScheduleError:
+                    continue
+            if not moments:
+                raise ScheduleError(f"block {store.block.name_hint}: does not read extra {number}")
+            found.append((number, *moments[0]))
+        return found
+
+    def check_epilogue(self, store: Placed) -> None:
+        """The store takes no more operations for an element than are counted."""
+        taken, counted = count_distinct_ops(store.block.body.value), self.nest.workload.epilogue.num_ops_per_elem
+        if taken > counted:
+            raise ScheduleError(
+                f"block {store.block.name_hint}: takes {taken} operations for an element, {counted} are counted"
+            )
+
+    def check_memory(self, block: Placed) -> None:
+        """DRAM is read and written by copies alone, one tensor each."""
+        is_leaf = isinstance(block.block.body, tirx.BufferStore)
+        regions = [*block.block.reads, *block.block.writes] if is_leaf else []
+        in_dram = [region.source for region in regions if region.source.scope() in _DRAM_SCOPES]
+        allowed = 1 if "spm.dma" in block.block.annotations else 0
+        if allowed and block.copied_operand == "O":
+            params = self.nest.extra_params
+            allowed += len({param for param in params if params.count(param) > 1})
+        if len(in_dram) > allowed:
+            raise ScheduleError(
+                f"block {block.block.name_hint}: {in_dram[0].name} in DRAM is accessed outside of copies"
+            )
+
+    def _depth(self, block: Placed) -> int:
+        """Loops of the nest around a block, which must be its outermost ones."""
+        around = [loop.loop_var for loop in block.loops if "spm.level" in loop.annotations]
+        if [var for var, _, _, _ in self.loops[: len(around)]] != around or len(around) > len(self.outer):
+            raise ScheduleError(f"block {block.block.name_hint}: stands outside of the loops of the nest")
+        return len(around)
+
+    def _walked(
+        self, block: Placed, depth: int, axes: Sequence[Axis], indices: Sequence[Value], operand: Operand, path: str,
+        direction: str, *, has_holes: bool | None = None,
+    ) -> tuple[str, tuple[int, ...]]:  # fmt: skip
+        """When a block moves what is left of its tile, and the elements of a full one."""
+        name = block.block.name_hint
         guards = [value_of(part, {}) for part in parts_of(block.realize.predicate)]
         own = self._own_loops(block, guards)
         grid = self.grid.with_loops(own)
@@ -143,16 +221,11 @@ class Code:
             guards = [guard for guard in guards if guard not in mine]
             extent = self._check_axis(
                 name, depth, axis, dims, index, mine, own, grid, is_absolute=path == "DMA",
-                has_holes=operand is Operand.O,
+                has_holes=operand is Operand.O if has_holes is None else has_holes,
             )  # fmt: skip
             tile_elems.append(extent)
         self._check_idle(name, depth, [d for axis in axes for d, _ in axis.terms], guards)
-        is_double = DOUBLE in block.block.annotations
-        copy = Copy(
-            path=path, operand=operand, direction=direction, when=moment, tile_elems=tuple(tile_elems),
-            is_double=is_double,
-        )  # fmt: skip
-        return depth, copy
+        return moment, tuple(tile_elems)
 
     def _own_loops(self, block: Placed, guards: list[Value]) -> dict[tirx.Var, int]:
         """The loops over the elements of a copy; an extent that varies counts as one more guard."""
@@ -170,7 +243,7 @@ class Code:
         """The axes of what is copied, in the order of the tensor, and the index along each."""
         values = _iter_values(block)
         is_write = (direction == "out") if path == "DMA" else (direction == "in")
-        scopes = ("global.rf",) if path == "NoC" else ("", "global")
+        scopes = ("global.rf",) if path == "NoC" else _DRAM_SCOPES
         regions = block.block.writes if is_write else block.block.reads
         region = next(region for region in regions if region.source.scope() in scopes)
         indices = [value_of(axis.min, values) for axis in region.region]

@@ -28,6 +28,7 @@ class Nest:
         prologue: Other blocks that compute I or W, in order; I and W of the workload are what they write. No program
             of a mapping contains them: they are to be functions of their own (see ``frontend.prologue``).
         epilogue: Blocks that follow, in order; all are element-wise.
+        extra_params: Per extra of the workload's epilogue, which parameter of the function it is.
     """
 
     workload: Workload
@@ -38,6 +39,7 @@ class Nest:
     pad_block: str | None = None
     prologue: tuple[str, ...] = ()
     epilogue: tuple[str, ...] = ()
+    extra_params: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +117,7 @@ def _read(reader: _Reader, func: tvm.tirx.PrimFunc) -> Nest:
     inputs = _projection(source, source_form, names)
     weights = _projection(second.source, roles.weight, names)
     outputs = _projection(mac.buffer, out, names)
-    epilogue_blocks, epilogue, out_dtype = _epilogue(reader, func, out, names)
+    epilogue_blocks, extras, epilogue, out_dtype = _epilogue(reader, func, out, names)
     before = _producers(reader, (source, second.source))
     dims = Dims(**{name: piece.extent for piece, name in names.items()})
     try:
@@ -134,6 +136,9 @@ def _read(reader: _Reader, func: tvm.tirx.PrimFunc) -> Nest:
         pad_block=None if pad is None else pad.name,
         prologue=tuple(block.name for block in before),
         epilogue=tuple(block.name for block in epilogue_blocks),
+        extra_params=tuple(
+            next(i for i, param in enumerate(func.params) if param.same_as(buffer)) for buffer in extras
+        ),
     )
 
 
@@ -201,13 +206,13 @@ def _bind(block: Block, form: tuple[Affine, ...]) -> dict[tvm.ir.Var, Affine]:
 
 def _epilogue(
     reader: _Reader, func: tvm.tirx.PrimFunc, out: tuple[Affine, ...], names: dict[Piece, str]
-) -> tuple[tuple[Block, ...], Epilogue, str]:
+) -> tuple[tuple[Block, ...], tuple[tvm.ir.Var, ...], Epilogue, str]:
     written = [block for block in reader.blocks if any(block.buffer.same_as(param) for param in func.params)]
     if len(written) != 1:
         raise _NotANestError(f"{len(written)} outputs are written, one is expected")
     last = written[0]
     if last.buffer.same_as(reader.mac.buffer):
-        return (), Epilogue(), last.dtype
+        return (), (), Epilogue(), last.dtype
     if last.shape != reader.mac.shape:
         raise _NotANestError(f"block {last.name} changes the shape {reader.mac.shape} to {last.shape}")
     visited: dict[str, Block] = {}
@@ -218,7 +223,8 @@ def _epilogue(
     chain = tuple(block for block in reader.blocks if block.name in visited)
     # A block of fewer elements, say a scale per channel, is merged into the last one like any other.
     num_ops = sum(count_ops(block.store.value) for block in chain)
-    return chain, Epilogue(num_ops_per_elem=num_ops, extras=tuple(extra for _, extra in extras)), last.dtype
+    epilogue = Epilogue(num_ops_per_elem=num_ops, extras=tuple(extra for _, extra in extras))
+    return chain, tuple(buffer for buffer, _ in extras), epilogue, last.dtype
 
 
 def _trace(

@@ -16,6 +16,8 @@ from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Dims, Operand, Workload
 
 SPM_SCOPE = "global.spm"
 RF_SCOPE = "global.rf"
+VECTOR_SCOPE = "global.vector"
+"""What the vector unit holds of an extra that streams by; no part of the SPM."""
 
 Loops = dict[Loop, LoopRV]
 """The loops of one block by level and dim; only those that iterate."""
@@ -218,7 +220,7 @@ def stage_input(
     Returns:
         The blocks that copy to SPM, annotated ``spm.dma``, and to RF, annotated ``spm.noc``.
     """
-    spm = sch.cache_read(mac, read_index, SPM_SCOPE)
+    spm = sch.cache_read(mac, read_index, SPM_SCOPE, consumer_blocks=[mac])
     rf = sch.cache_read(mac, read_index, RF_SCOPE)
     for block, loop in ((rf, rf_at), (spm, spm_at)):
         if loop is not None:
@@ -268,6 +270,38 @@ def stage_output(sch: s_tir.Schedule, mac: SBlockRV, last: SBlockRV | None) -> S
         sch.set_scope(mac, 0, SPM_SCOPE)
     sch.annotate(last, "spm.dma", Operand.O.name)
     return last
+
+
+def stream_extra(sch: s_tir.Schedule, store: SBlockRV, param: tirx.Buffer, number: int, at: LoopRV | None) -> SBlockRV:
+    """Read an extra of the epilogue from DRAM once per tile that leaves, however often its elements are used.
+
+    Before::
+
+        for k in ...:
+            for y in ...: O[k, y] = mac_spm[k, y] + E[k]
+
+    After, with ``at = k`` and ``E_vector`` in scope ``global.vector``::
+
+        for k in ...:
+            E_vector[k] = E[k]
+            for y in ...: O[k, y] = mac_spm[k, y] + E_vector[k]
+
+    Args:
+        store: The block that stores to DRAM.
+        param: The tensor.
+        number: Of the extra in the epilogue.
+        at: ``None`` reads all of it before all loops.
+
+    Returns:
+        The block that reads, annotated ``spm.dma`` with ``E`` and the number.
+    """
+    reads = sch.get(store).reads
+    index = next(i for i, region in enumerate(reads) if region.source.same_as(param))
+    block = sch.cache_read(store, index, VECTOR_SCOPE, consumer_blocks=[store])
+    if at is not None:
+        sch.compute_at(block, at)
+    sch.annotate(block, "spm.dma", f"E{number}")
+    return block
 
 
 def accumulate_in_rf(sch: s_tir.Schedule, mac: SBlockRV) -> SBlockRV:

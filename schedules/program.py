@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tvm import tirx
 
-from cost_model.simulator.program import Program, assemble, program_of
+from cost_model.simulator.program import Program, assemble, finish_of, program_of
 from schedules import ScheduleError
 from schedules.executed import Code
 from schedules.nest import Nest
@@ -53,9 +53,14 @@ def program_from_tir(func: tirx.PrimFunc, nest: Nest) -> Program:
     mac = next(block for block in placed if block.block.name_hint in (nest.block, f"{nest.block}_update"))
     code = Code.of(mac, nest)
     code.check_macs(mac)
-    copies, buffers = [], []
-    at_mac = placed.index(mac)
+    copies, buffers, streams = [], [], {}
+    at_mac, at_store = placed.index(mac), (0, "always")
     for number, block in enumerate(placed):
+        code.check_memory(block)
+        if block.copied_operand.startswith("E"):
+            depth, (extra, when, elems) = code.stream(block)
+            streams[extra] = (depth, when, elems)
+            continue
         if not block.copied_operand:
             code.check_other(block, mac)
             continue
@@ -63,4 +68,13 @@ def program_from_tir(func: tirx.PrimFunc, nest: Nest) -> Program:
         copies.append((depth, copy))
         if copy.path == "DMA" and copy.when in ("always", "finished"):
             buffers.append(code.buffer(block, copy))
-    return assemble(nest.workload.dims, buffers, code.outer, copies, code.compute)
+        if copy.path == "DMA" and copy.direction == "out" and copy.when != "unfinished":
+            code.check_epilogue(block)
+            at_store = (depth, copy.when)
+            streams |= {extra: (depth, when, elems) for extra, when, elems in code.reads_of_one_tensor(block)}
+    for extra in range(len(nest.workload.epilogue.extras)):
+        if streams.get(extra, ())[:2] != at_store:
+            raise ScheduleError(f"extra {extra} of the epilogue is not read once for every tile that leaves")
+    boxes = tuple(streams[extra][2] for extra in range(len(streams)))
+    finish = finish_of(nest.workload, at_store[1], boxes)
+    return assemble(nest.workload.dims, buffers, code.outer, copies, code.compute, finish)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from tvm import s_tir, tirx
@@ -14,7 +15,7 @@ from schedules.nest import Nest
 from schedules.primitives import Loops
 from tvm_spm.mapping import Mapping
 from tvm_spm.rejection import Rejection
-from tvm_spm.workload import REDUCTION_DIMS, Operand, Workload
+from tvm_spm.workload import REDUCTION_DIMS, Operand, Projection, Workload
 
 
 def refuse_spill(workload: Workload, mapping: Mapping) -> Rejection | None:
@@ -61,7 +62,7 @@ def _rewrite(func: tirx.PrimFunc, nest: Nest, mapping: Mapping) -> s_tir.Schedul
     mac = sch.get_sblock(nest.block)
     last = _merge_epilogue(sch, nest)
     positions = load_positions(nest.workload, mapping)
-    output = _stage_output(sch, nest, mapping, positions, mac, last)
+    output = _stage_output(sch, nest, mapping, positions, mac, last, [func.params[at] for at in nest.extra_params])
     _stage_inputs(sch, nest, mapping, positions, mac, output)
     inside = output.order[output.num_outside :]
     if inside and not positions.evicts_partial("RF"):
@@ -104,8 +105,9 @@ def _reason(error: s_tir.ScheduleError) -> str:
 
 
 def _stage_output(
-    sch: s_tir.Schedule, nest: Nest, mapping: Mapping, positions: LoadPositions, mac: SBlockRV, last: SBlockRV | None
-) -> _Tiled:
+    sch: s_tir.Schedule, nest: Nest, mapping: Mapping, positions: LoadPositions, mac: SBlockRV, last: SBlockRV | None,
+    extras: Sequence[tirx.Buffer],
+) -> _Tiled:  # fmt: skip
     extents = nest.workload.dims
     store = primitives.stage_output(sch, mac, last)
     in_rf = not positions.evicts_partial("RF")
@@ -144,9 +146,26 @@ def _stage_output(
     spm_shared, rf_shared = outside(positions.spm[2]), outside(positions.rf[2])
     primitives.merge_loops(sch, spm_shared, nests)
     primitives.merge_loops(sch, rf_shared[len(spm_shared) :], nests[:2] if in_rf else nests[:1])
+    # The last one tiled is the store.
+    at_tile = (tiled if spills else loops)[spm_shared[-1]] if spm_shared else None
+    own = {loop[1]: handle for loop, handle in tiled.items() if loop not in shared}
+    for number, (param, extra) in enumerate(zip(extras, nest.workload.epilogue.extras, strict=True)):
+        if sum(param.same_as(other) for other in extras) == 1:
+            at = list(own.values())[-1] if _passes_by(extra, own) else at_tile
+            primitives.stream_extra(sch, store, param, number, at)
     if num_cores:
         sch.parallel(loops[order[0]])
     return _Tiled(loops=loops, order=order, num_cores=num_cores, num_outside=len(rf_shared if in_rf else spm_shared))
+
+
+def _passes_by(extra: Projection, own: Collection[str]) -> bool:
+    """Whether every output of a tile, which runs over the dims ``own``, needs an element of its own.
+
+    It is then read where it is needed. Otherwise the box of the tile is held, with what lies between its elements.
+    """
+    walked = [[term for term in axis.terms if term[0] in own] for axis in extra.axes]
+    is_dense = all(len(terms) <= 1 and all(coefficient == 1 for _, coefficient in terms) for terms in walked)
+    return bool(own) and is_dense and {name for terms in walked for name, _ in terms} == set(own)
 
 
 def _stage_inputs(

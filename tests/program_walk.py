@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 from collections import Counter
 
-from cost_model.simulator.program import Compute, Copy, Loop, Node, Program
+from cost_model.simulator.program import Compute, Copy, Finish, Loop, Node, Program
 from tvm_spm.units import ceil_div
 from tvm_spm.workload import REDUCTION_DIMS, Dims, Operand, Projection, Workload
 
 
 def count_moves(workload: Workload, program: Program) -> Counter[str]:
-    """Elements by DMA (``DMA I``, ``DMA O`` for partial sums, ``DMA final``) and NoC (``NoC I``, ...), and steps."""
+    """What happens how often.
+
+    Elements by DMA (``DMA I``, ``DMA O`` for partial sums, ``DMA final``, ``extra 0``, ...) and NoC (``NoC I``, ...),
+    steps, and operations of the vector unit.
+    """
     found: Counter[str] = Counter()
     _walk(workload, program.body, {}, workload.dims, [], found)
     return found
@@ -40,13 +44,21 @@ def _walk(
 
 
 def _count(
-    workload: Workload, copy: Copy, first: dict[str, int], size: Dims, sums: list[tuple[int, int]], found: Counter[str]
-) -> None:
+    workload: Workload, copy: Copy | Finish, first: dict[str, int], size: Dims, sums: list[tuple[int, int]],
+    found: Counter[str],
+) -> None:  # fmt: skip
     is_last = all(i == count - 1 for i, count in sums)
     happens = {
         "always": True, "revisit": any(i for i, _ in sums), "unfinished": not is_last, "finished": is_last,
     }[copy.when]  # fmt: skip
     if not happens:
+        return
+    if isinstance(copy, Finish):
+        for number, (extra, box) in enumerate(zip(workload.epilogue.extras, copy.streams, strict=True)):
+            assert all(now <= full for now, full in zip(_box(extra, size), box, strict=True))
+            found[f"extra {number}"] += math.prod(axis.clipped_elems(first, size) for axis in extra.axes)
+        outputs = math.prod(size[name] for name in workload.O.relevant_dims)
+        found["operations"] += outputs * copy.num_ops_per_elem
         return
     projection = workload.projection(copy.operand)
     assert all(now <= full for now, full in zip(_box(projection, size), copy.tile_elems, strict=True))

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from tvm import s_tir, tirx
 
 COPY_ATTRS = ("spm.dma", "spm.noc")
-"""Annotations of blocks that copy a tile between DRAM and SPM and between SPM and RF; the value is the operand."""
+"""Annotations of blocks that copy a tile between DRAM and SPM and between SPM and RF; the value is the operand, or
+``E`` with the number of an extra that the epilogue reads from DRAM."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import tvm
 import tvm_ffi
@@ -16,6 +17,8 @@ DOUBLE = "spm.double"
 
 ACCUMULATE = "spm.accumulate"
 """Annotation of a block whose sums leave the array unfinished; the value is how far they go, ``SPM`` or ``DRAM``."""
+
+_Node = TypeVar("_Node", "tirx.PrimExpr", "tirx.Stmt")
 
 _SPATIAL, _REDUCE = 0, 2
 """Kinds of iteration variables."""
@@ -69,7 +72,7 @@ def stage_partial_sums(func: tirx.PrimFunc) -> tirx.PrimFunc:
         before = [sums.copy(at, partial, spm, "dma", when=sums.revisits(at), like=store)]
         after = [
             sums.copy(at, spm, partial, "dma", when=sums.is_unfinished(at), like=store, carried=True),
-            _moved_store(store, mac, sums.is_finished(at)),
+            _moved_store(store.loops[0], mac, sums.is_finished(at)),
         ]
         body = _around_body(_without(body, store.loops[0]), at, before, after)
     return func.with_body(with_block_body(body, body.block.body, allocated))
@@ -209,7 +212,7 @@ class _Sums:
         return [guard for guard in guards if not analyzer.can_prove(guard)]
 
 
-def _substitute(value: tirx.PrimExpr, by: dict[tirx.Var, tirx.PrimExpr]) -> tirx.PrimExpr:
+def _substitute(value: _Node, by: dict[tirx.Var, tirx.PrimExpr]) -> _Node:
     return tvm_ffi.structural_map(value, (tvm.ir.Var, lambda var: by.get(var, var)), order="post")
 
 
@@ -249,19 +252,22 @@ def _workspace(store: Placed, spm: tirx.Buffer) -> tirx.Buffer:
     return tirx.decl_buffer(spm.shape, spm.dtype, f"{spm.name}_partial", scope="global", layout=None)
 
 
-def _moved_store(store: Placed, mac: Placed, when: tirx.PrimExpr) -> tirx.Stmt:
-    """The store of one tile, in terms of the loops around the block that sums up."""
+def _moved_store(nest: tirx.For, mac: Placed, when: tirx.PrimExpr) -> tirx.Stmt:
+    """The store of one tile, and the reads of extras with it, in terms of the loops around the block that sums up."""
     around = {_level_and_dim(loop): loop.loop_var for loop in mac.loops if "spm.level" in loop.annotations}
-    shared = {loop.loop_var: around[_level_and_dim(loop)] for loop in store.loops if "spm.level" in loop.annotations}
-    realize = store.realize
-    guards = [_substitute(guard, shared) for guard in parts_of(realize.predicate)]
-    stmt: tirx.Stmt = s_tir.SBlockRealize(
-        [_substitute(value, shared) for value in realize.iter_values], tirx.all(*guards, when), realize.block
-    )
-    for loop in reversed(store.loops):
-        if loop.loop_var not in shared:
-            stmt = tirx.For(loop.loop_var, loop.min, loop.extent, tirx.ForKind.SERIAL, stmt)
-    return stmt
+    shared: dict[tirx.Var, tirx.PrimExpr] = {}
+
+    def loop(node: tirx.For, inner: tirx.Stmt) -> tirx.Stmt:
+        if "spm.level" not in node.annotations:
+            return with_loop_body(node, inner)
+        shared[node.loop_var] = around[_level_and_dim(node)]
+        return inner
+
+    def guarded(realize: s_tir.SBlockRealize) -> s_tir.SBlockRealize:
+        predicate = tirx.all(*parts_of(realize.predicate), when)
+        return s_tir.SBlockRealize(realize.iter_values, predicate, realize.block)
+
+    return _substitute(rebuilt(nest, loop=loop, block=guarded), shared)
 
 
 def _level_and_dim(loop: tirx.For) -> tuple[str, str]:

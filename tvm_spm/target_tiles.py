@@ -14,7 +14,6 @@ from tvm_spm.target_blocks import COPY_ATTRS, Placed, loop_vars, placed_blocks
 from tvm_spm.target_partial import stage_partial_sums
 
 _SPM_SCOPE = "global.spm"
-_READ_OPERANDS = ("I", "W")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +49,7 @@ def exact_tiles(func: tirx.PrimFunc) -> tirx.PrimFunc:
     boxes: dict[s_tir.SBlock, _Box] = {}
     tiles: dict[tirx.Buffer, tuple[tirx.Buffer, list[tirx.PrimExpr]]] = {}
     for copy in placed:
-        if copy.copied_operand in _READ_OPERANDS:
+        if _is_read(copy):
             reader, indices = _reader(copy, placed)
             staged, box = copy.block.writes[0].source, _box(reader, indices, loop_vars(copy), copy)
             boxes[copy.block] = box
@@ -64,6 +63,11 @@ def exact_tiles(func: tirx.PrimFunc) -> tirx.PrimFunc:
             tile = tirx.decl_buffer(box.extents, staged.dtype, staged.name, scope=staged.scope())
             tiles[staged] = (tile, box.first)
     return func.with_body(_rewrite(func.body, boxes, tiles)) if boxes else func
+
+
+def _is_read(block: Placed) -> bool:
+    """Whether a block copies an input or an extra of the epilogue."""
+    return block.copied_operand not in ("", "O")
 
 
 def _writes_spm(block: Placed) -> bool:
@@ -125,12 +129,12 @@ def _idle_guards(
 
 
 def _reader(copy: Placed, placed: Sequence[Placed]) -> tuple[Placed, list[tirx.PrimExpr]]:
-    """The block that multiplies what a copy moves, maybe through another copy, and the indices it reads at."""
+    """The block that computes with what a copy moves, maybe through another copy, and the indices it reads at."""
     written = copy.block.writes[0].source
     for block in placed:
         for read in block.block.reads if block.block.iter_vars else ():
             if read.source.same_as(written):
-                if block.copied_operand in _READ_OPERANDS:
+                if _is_read(block):
                     return _reader(block, placed)
                 return block, [axis.min for axis in read.region]
     raise AssertionError(f"nothing reads {written.name}")

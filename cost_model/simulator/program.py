@@ -43,6 +43,26 @@ class Copy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Finish:
+    """The epilogue of one output tile, on the vector unit, while the tile leaves SPM.
+
+    Attributes:
+        when: As the last copy of the tile.
+        num_ops_per_elem: Operations for one output.
+        streams: Per extra, the elements of the box that is read from DRAM once, per axis, of a full tile.
+    """
+
+    when: str
+    num_ops_per_elem: int
+    streams: tuple[tuple[int, ...], ...]
+
+    def __str__(self) -> str:
+        moment = "" if self.when == "always" else f" {self.when}"
+        read = ["x".join(str(elems) for elems in box) or "1" for box in self.streams]
+        return f"vector{moment}: {self.num_ops_per_elem} operations{', reads ' if read else ''}{', '.join(read)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Compute:
     """One step of the PE array: factors along rows and columns, and the tile of one PE."""
 
@@ -77,7 +97,7 @@ class Loop:
         return f"for {self.dim} in {self.level} by {self.tile}: {counts} iterations"
 
 
-Node = Loop | Copy | Compute
+Node = Loop | Copy | Finish | Compute
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +162,7 @@ def assemble(
     loops: Sequence[TileLoop],
     copies: Sequence[tuple[int, Copy]],
     compute: Compute,
+    finish: Finish | None = None,
 ) -> Program:
     """Make the tree of its parts.
 
@@ -151,13 +172,16 @@ def assemble(
         loops: Outer to inner.
         copies: Each with the number of loops around it; those at one place may stand in any order.
         compute: Inside all loops.
+        finish: Happens before outputs go to DRAM; None without an epilogue.
     """
     body: tuple[Node, ...] = (compute,)
     for depth in range(len(loops), -1, -1):
         here = [copy for outside, copy in copies if outside == depth]
         before = sorted((copy for copy in here if copy.direction == "in"), key=_sort_key)
         after = sorted((copy for copy in here if copy.direction == "out"), key=_sort_key, reverse=True)
-        body = (*before, *body, *after)
+        to_spm, to_dram = ([copy for copy in after if copy.path == path] for path in ("NoC", "DMA"))
+        finished = [finish] if finish is not None and any(_is_final(copy) for copy in to_dram) else []
+        body = (*before, *body, *to_spm, *finished, *to_dram)
         if depth:
             loop = loops[depth - 1]
             counts = _trip_counts(
@@ -166,6 +190,10 @@ def assemble(
             body = (Loop(level=loop.level, dim=loop.dim, trip_counts=counts, tile=loop.tile, body=body),)
     ordered = tuple(sorted(buffers, key=lambda buffer: buffer.operand.value))
     return Program(extents=extents, buffers=ordered, body=body)
+
+
+def _is_final(copy: Copy) -> bool:
+    return copy.path == "DMA" and copy.when != "unfinished"
 
 
 def _sort_key(copy: Copy) -> tuple[str, int, int]:
@@ -213,7 +241,19 @@ def program_of(workload: Workload, mapping: Mapping) -> Program:
         extents_of_tile = box_of(projection, spm_tile)
         buffers.append(Buffer(operand=operand, extents=extents_of_tile, elem_bits=projection.elem_bits, count=count))
     compute = Compute(rows=mapping.rows, cols=mapping.cols, rf=mapping.rf)
-    return assemble(extents, buffers, loops, copies, compute)
+    final = next(
+        copy for _, copy in copies if copy.operand is Operand.O and copy.direction == "out" and _is_final(copy)
+    )
+    streams = tuple(box_of(extra, spm_tile) for extra in workload.epilogue.extras)
+    return assemble(extents, buffers, loops, copies, compute, finish_of(workload, final.when, streams))
+
+
+def finish_of(workload: Workload, when: str, streams: tuple[tuple[int, ...], ...]) -> Finish | None:
+    """What happens to finished tiles of a workload; None if they are stored as they are."""
+    epilogue = workload.epilogue
+    if not epilogue.num_ops_per_elem and not epilogue.extras:
+        return None
+    return Finish(when=when, num_ops_per_elem=epilogue.num_ops_per_elem, streams=streams)
 
 
 def _moments(operand: Operand, path: str, *, is_interrupted: bool) -> list[tuple[str, str]]:
@@ -247,7 +287,7 @@ def mapping_of(program: Program) -> Mapping:
                 inner = node
             elif isinstance(node, Compute):
                 compute = node
-            elif node.is_double:
+            elif isinstance(node, Copy) and node.is_double:
                 doubled[node.path].add(node.operand)
             if isinstance(node, Copy):
                 spills = spills or node.when == "unfinished"

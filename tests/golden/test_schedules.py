@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,16 @@ from schedules import schedule
 from schedules.compute import nest, prim_func
 from tvm_spm.mapping import Mapping
 from tvm_spm.target_tiles import exact_tiles
-from tvm_spm.workload import Dims, Operand, Workload
+from tvm_spm.workload import Dims, Epilogue, Operand, Projection, Workload
 
 GOLDEN = Path(__file__).parent
 INT = {"dtype": "int8", "out_dtype": "int32"}
+
+CONV = Workload.conv2d(K=8, C=6, OY=7, OX=14, FY=3, FX=3, padding=1, **INT)
+BIASED = replace(
+    CONV,
+    epilogue=Epilogue(num_ops_per_elem=2, extras=(Projection(axes=(CONV.O.axes[1],), dtype="int32"), CONV.O)),
+)
 
 CASES = {
     # Rows are cut into 4 + 3, channels summed inside: outputs stay in RF until they are complete.
@@ -45,6 +52,14 @@ CASES = {
         Mapping(
             spm=Dims(G=4, OY=4, OX=4, FY=3, FX=3), rows=Dims(G=4), rf=Dims(OX=4, FY=3, FX=3), dram_order=("G",),
             spm_order=("OY",),
+        ),
+    ),
+    # The bias is held for the tile that leaves, the residual passes by.
+    "bias_and_residual": (
+        BIASED,
+        Mapping(
+            spm=Dims(K=4, C=6, OY=4, OX=14, FY=3, FX=3), rows=Dims(K=4), cols=Dims(OX=7),
+            rf=Dims(OX=2, C=6, FY=3, FX=3), dram_order=("K", "OY"), spm_order=("OY",),
         ),
     ),
     "matmul": (

@@ -26,6 +26,8 @@ def test_a_program_moves_what_the_simulator_counts(seed: int):
     # Where a tile holds part of every group, the box around it reaches over outputs of other tiles: DMA skips them, but
     # they count.
     assert moves["DMA final"] == events.final >= workload.O.tensor_elems()
+    assert [moves[f"extra {i}"] for i in range(len(workload.epilogue.extras))] == list(events.extras)
+    assert moves["operations"] == workload.O.tensor_elems() * workload.epilogue.num_ops_per_elem
     assert moves["macs"] == workload.macs
 
 

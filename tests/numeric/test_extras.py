@@ -38,6 +38,8 @@ def with_extras(layer: str) -> Workload:
 @pytest.mark.parametrize("layer", ["odd extents, uneven padding", "groups", "NHWC", "matmul", "one column"])
 def test_every_tensor_is_read_as_often_as_it_is_charged(layer: str):
     workload, rng, arch = with_extras(layer), random.Random(layer), load_arch("edge-256")
+    dram = replace(arch.levels.DRAM, burst_bytes=1)
+    arch = replace(arch, levels=replace(arch.levels, DRAM=dram))
     for trial in range(4):
         mapping = sample_mapping(workload, rng, spills=trial % 2 == 1)
         func = schedule(prim_func(workload), nest(workload), mapping).mod["main"]

@@ -219,3 +219,39 @@ def test_graphs_in_graphs_have_an_end():
         graph.name = "g"
     with pytest.raises(ModelError, match="nested more than 24 deep"):
         load_model(model)
+
+
+def test_names_must_be_text():
+    content = matmul().SerializeToString().replace(b"hostile", b"hos\xff\xfee!")
+    model = onnx.ModelProto.FromString(content)
+    with pytest.raises(ModelError, match="not UTF-8 text"):
+        load_model(model)
+
+
+@pytest.mark.parametrize("extent", [-1, -(2**63)])
+def test_negative_extents_never_reach_shape_inference(extent: int):
+    inside = helper.make_graph(
+        [helper.make_node("Slice", ["b", "s", "s"], ["o"])],
+        "branch",
+        [],
+        [helper.make_tensor_value_info("o", TensorProto.FLOAT, [extent])],
+        [numpy_helper.from_array(size(0), "s")],
+    )
+    with pytest.raises(ModelError, match="tensor 'o': no extent may be negative"):
+        load_model(made([helper.make_node("If", ["x"], ["y"], then_branch=inside, else_branch=inside)], {"x": [1]}, {}))
+    # Exporters write -1 for an input's extent that is not known.
+    node = helper.make_node("Slice", ["x", "s", "s"], ["y"])
+    with pytest.raises(ModelError, match="unknown input dims: 'x' has dims"):
+        load_model(made([node], {"x": [extent]}, {"s": size(0)}))
+
+
+def test_an_input_of_size_0_is_not_unknown():
+    with pytest.raises(ModelError, match=r"input 'x': shape 0, 3 holds no element: every dim must be >= 1"):
+        load_model(made([helper.make_node("Relu", ["x"], ["y"])], {"x": [0, 3]}, {}))
+
+
+@pytest.mark.parametrize("extra", ["x", "w"])
+def test_an_input_or_a_constant_may_be_an_output(extra: str):
+    model = matmul()
+    model.graph.output.append(helper.make_tensor_value_info(extra, TensorProto.FLOAT, None))
+    assert len(load_model(model)["main"].ret_ty.fields) == 2

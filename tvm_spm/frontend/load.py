@@ -59,9 +59,17 @@ def load_model(
     """
     check_model(model)
     allowed = default_memory_bytes() if max_memory_bytes is None else max_memory_bytes
-    origin, mod = _import(model, dict(shapes or {}), allowed)
+    try:
+        origin, mod = _import(model, dict(shapes or {}), allowed)
+    except UnicodeDecodeError as error:
+        # Protobuf checks names only when they are read.
+        raise ModelError(f"{_origin_of(model)}: cannot import: a name is not UTF-8 text ({error.reason})") from None
     require_memory(module_bytes(mod), allowed, origin, "tensors")
     return mod
+
+
+def _origin_of(model: str | Path | onnx.ModelProto | tvm.IRModule) -> str:
+    return str(model) if isinstance(model, (str, Path)) else "model"
 
 
 def _import(

@@ -111,9 +111,16 @@ def _input_shapes(graph: onnx.GraphProto) -> Inputs:
         if value.name in constants or not value.type.HasField("tensor_type"):
             continue
         tensor = value.type.tensor_type
-        dims = tuple(int(dim.dim_value) or str(dim.dim_param) or "?" for dim in tensor.shape.dim)
+        dims = tuple(_declared(dim) for dim in tensor.shape.dim)
         found[value.name] = dims if tensor.HasField("shape") else None
     return found
+
+
+def _declared(dim: onnx.TensorShapeProto.Dimension) -> int | str:
+    """A number if it is known; exporters also write -1 for one that is not."""
+    if dim.HasField("dim_value") and dim.dim_value >= 0:
+        return int(dim.dim_value)
+    return str(dim.dim_param) or "?"
 
 
 def choose_shapes(inputs: Inputs, shapes: Shapes, origin: str) -> dict[str, tuple[int, ...]]:
@@ -141,7 +148,15 @@ def choose_shapes(inputs: Inputs, shapes: Shapes, origin: str) -> dict[str, tupl
         listed = "; ".join(f"{name!r} has dims ({_shown(inputs[name])})" for name in unknown)
         flags = " ".join(f"--shape {name}={example_shape(inputs[name])}" for name in unknown)
         raise ModelError(f"{origin}: unknown input dims: {listed}; fix them, for example {flags}")
-    return {name: tuple(int(extent) for extent in shapes.get(name, dims or ())) for name, dims in inputs.items()}
+    chosen = {name: tuple(int(extent) for extent in shapes.get(name, dims or ())) for name, dims in inputs.items()}
+    for name, shape in chosen.items():
+        if 0 in shape:
+            example = example_shape(tuple(extent or "?" for extent in shape))
+            raise ModelError(
+                f"{origin}: input {name!r}: shape {_shown(shape)} holds no element: every dim must be >= 1; if 0 "
+                f"stands for an unknown dim, fix it, for example --shape {name}={example}"
+            )
+    return chosen
 
 
 def _with_shapes(model: onnx.ModelProto, chosen: dict[str, tuple[int, ...]]) -> onnx.ModelProto:

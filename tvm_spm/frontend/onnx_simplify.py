@@ -91,6 +91,7 @@ def simplify(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     initial = {init.name: init for init in source.initializer}
     uses = Counter(name for node in source.node for name in node.input)
     outputs = [output.name for output in source.output]
+    given = {value.name for value in source.input}
     uses.update({name: 2 for name in outputs})  # An output stays whatever else reads it.
     values = {name: Value.of(numpy_helper.to_array(init)) for name, init in initial.items()}
     graph = _Graph(values=values, uses=uses)
@@ -105,7 +106,7 @@ def simplify(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
             _REWRITES.get(node.op_type, _keep)(graph, _renamed(graph, node))
     for name in outputs:
         _flush(graph, name)
-        if name in graph.alias or name in graph.values:
+        if name in graph.alias or name in graph.values or name in given:
             graph.nodes.append(helper.make_node("Identity", [graph.alias.get(name, name)], [name + _KEPT]))
     return _written(model, graph, initial)
 
@@ -116,8 +117,8 @@ _KEPT = "__output"
 
 def is_weightless(source: onnx.GraphProto) -> bool:
     """Whether a file describes weights by their shape only."""
-    made = {node.output[0] for node in source.node if node.op_type == "ConstantOfShape"}
-    return any(node.op_type in _WEIGHTED and node.input[1] in made for node in source.node)
+    made = {name for node in source.node if node.op_type == "ConstantOfShape" for name in node.output}
+    return any(node.op_type in _WEIGHTED and made.intersection(node.input[1:2]) for node in source.node)
 
 
 def _shape_only(graph: _Graph, node: onnx.NodeProto) -> Value | None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
+from google.protobuf.descriptor import FieldDescriptor  # type: ignore[import-untyped]
+from google.protobuf.message import Message  # type: ignore[import-untyped]
 from onnx import TensorProto
 
 from tvm_spm.errors import ModelError
@@ -26,6 +28,9 @@ _ELEM_BITS = {
 }  # fmt: skip
 
 _FIELDS = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
+
+_MESSAGES_PER_GRAPH = 3
+"""A graph is in an attribute, which is in a node, which is in a graph."""
 
 _MAX_DEPTH = 24
 """Graphs inside graphs; protobuf reads about 33 from a file, but a model in memory may hold more."""
@@ -46,6 +51,7 @@ def load_tensors(model: onnx.ModelProto, base: Path | None, *, origin: str, max_
     Raises:
         ModelError: A tensor is not what its shape and type say, or cannot be read; names it.
     """
+    _check_texts(model, origin)
     tensors = list(_tensors(model, origin))
     require_memory(tensors_bytes(tensors, origin), max_memory_bytes, origin, "weights")
     outside = []
@@ -189,6 +195,8 @@ def _tensors(model: onnx.ModelProto, origin: str) -> collections.abc.Iterator[Te
         if depth > _MAX_DEPTH:
             raise ModelError(f"{origin}: graphs are nested more than {_MAX_DEPTH} deep")
         if isinstance(graph, onnx.GraphProto):
+            if depth:
+                _check_declared(graph, origin)
             yield from graph.initializer
             for sparse in graph.sparse_initializer:
                 yield from _sparse(sparse)
@@ -205,6 +213,32 @@ def _tensors(model: onnx.ModelProto, origin: str) -> collections.abc.Iterator[Te
                 yield from _sparse(each)
             inner = [*attribute.graphs, *((attribute.g,) if attribute.HasField("g") else ())]
             graphs += [(each, depth + 1) for each in inner]
+
+
+def _check_texts(model: onnx.ModelProto, origin: str) -> None:
+    """Refuse names that are no UTF-8 text: protobuf hands them out as bytes, or fails where they are first read."""
+    messages: list[tuple[Message, int]] = [(model, 0)]
+    while messages:
+        message, depth = messages.pop()
+        if depth > _MAX_DEPTH * _MESSAGES_PER_GRAPH:
+            raise ModelError(f"{origin}: graphs are nested more than {_MAX_DEPTH} deep")
+        for field, value in message.ListFields():
+            if field.type == FieldDescriptor.TYPE_MESSAGE:
+                parts = value if isinstance(value, collections.abc.Sequence) else [value]
+                messages += [(part, depth + 1) for part in parts if isinstance(part, Message)]
+            elif field.type == FieldDescriptor.TYPE_STRING:
+                for text in [value] if isinstance(value, (str, bytes)) else value:
+                    if isinstance(text, bytes):
+                        raise ModelError(
+                            f"{origin}: {message.DESCRIPTOR.name}.{field.name} {shown(text)}: not UTF-8 text"
+                        )
+
+
+def _check_declared(graph: onnx.GraphProto, origin: str) -> None:
+    """Refuse negative extents inside of a body: ONNX's shape inference believes them and ends the process."""
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        if any(dim.dim_value < 0 for dim in value.type.tensor_type.shape.dim):
+            raise ModelError(f"{origin}: tensor {shown(value.name)}: no extent may be negative")
 
 
 def _sparse(sparse: onnx.SparseTensorProto) -> collections.abc.Iterator[TensorProto]:

@@ -22,7 +22,7 @@ WHOLE, LINEAR, CLIPPED = 0, 1, 2
 """Kinds of axes: one dim with coefficient 1, so that its tiles add up to its extent; any other whose tiles stay inside
 the tensor; and one whose tiles may stick out into padding."""
 
-MAX_PROJECTIONS = 8
+MAX_PROJECTIONS = 16
 
 _MAX_AXES = MAX_PROJECTIONS * NUM_DIMS
 _BEYOND = 1 << 60

@@ -338,6 +338,9 @@ class _Walk:
 
 def _is_not_empty(region: Region) -> Condition:
     found = [less(first, stop) for first, stop in region]
+    if not found:
+        # A tensor without axes holds one number.
+        return Condition(tirx.IntImm("bool", 1), np.ones(1, dtype=np.bool_))
     changing = [condition for condition in found if not condition.always] or found[:1]
     result = changing[0]
     for other in changing[1:]:
@@ -350,6 +353,8 @@ def _union(wanted: Sequence[tuple[Condition, Region]], shape: tuple[int, ...]) -
     if len(wanted) == 1:
         is_wanted, region = wanted[0]
         if not (_is_not_empty(region).values & ~is_wanted.values).any():
+            return region
+        if not region:
             return region
         at = max(range(len(region)), key=lambda axis: region[axis][1].constant is None)
         first, stop = region[at]

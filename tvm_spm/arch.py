@@ -316,7 +316,11 @@ _BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 def _is_untaken_branch(problem: Any) -> bool:  # noqa: ANN401 (pydantic's error dict)
     """Whether this is about the form of a scratchpad capacity that the file did not choose: one number, or a split."""
-    if "capacity_bytes" not in problem["loc"] or problem["type"] not in ("int_type", "dataclass_type"):
+    if (
+        "SPM" not in problem["loc"]
+        or "capacity_bytes" not in problem["loc"]
+        or problem["type"] not in ("int_type", "dataclass_type")
+    ):
         return False
     return isinstance(problem["input"], dict) == (problem["type"] == "int_type")
 
@@ -334,6 +338,9 @@ def _explain(origin: str, data: dict[str, Any], problem: Any) -> str:  # noqa: A
         for part in parts[:-1]:
             given = given.get(part, {}) if isinstance(given, dict) else {}
         return f"{origin}: {path}: missing; this section has {', '.join(sorted(given)) or 'no fields'}"
+    if isinstance(value, dict) and kind == "int_type":
+        parts_given = ", ".join(f"{name}={shown(part)}" for name, part in list(value.items())[:8])
+        return f"{origin}: {path} = {{{parts_given}}}: must be one number; only levels.SPM may be split per operand"
     context = problem.get("ctx", {})
     bounds = [f"{sign} {context[name]:,.13g}" for name, sign in _BOUNDS.items() if name in context]
     if bounds:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,9 +18,12 @@ from schedules.fused import schedule_group
 from schedules.fused_program import check_group
 from tvm_spm.arch import Arch
 from tvm_spm.errors import ModelError
+from tvm_spm.frontend.fuse import TVM_ERRORS, first_line
 from tvm_spm.frontend.grouping import GroupedModule, group_calls
 from tvm_spm.group import Group
 from tvm_spm.network_fusion import FusedGroup
+from tvm_spm.root_block import with_root_block
+from tvm_spm.verification import Verification
 
 if TYPE_CHECKING:
     from schedules.attention_plan import AttentionReplacement
@@ -37,6 +40,7 @@ class FusedNetwork:
         plain: Per group, its function before it was scheduled.
         scheduled: Per group, its function.
         like: Per group, the first group with equal code, itself included.
+        verifications: Per group, the comparison of its function with the plain one.
         names_alone: TIR functions that are still called for themselves.
     """
 
@@ -44,18 +48,14 @@ class FusedNetwork:
     plain: tuple[tvm.tirx.PrimFunc, ...]
     scheduled: tuple[tvm.tirx.PrimFunc, ...]
     like: tuple[int, ...]
+    verifications: tuple[Verification, ...]
     names_alone: frozenset[str]
 
     @classmethod
     def unfused(cls, extraction: Extraction) -> FusedNetwork:
         """A network without groups."""
         names = frozenset(name for name, _ in extraction.functions)
-        return cls(module=extraction.mod, plain=(), scheduled=(), like=(), names_alone=names)
-
-    @property
-    def distinct(self) -> tuple[int, ...]:
-        """Groups whose code no earlier group has."""
-        return tuple(dict.fromkeys(self.like))
+        return cls(module=extraction.mod, plain=(), scheduled=(), like=(), verifications=(), names_alone=names)
 
 
 def attention_groups(
@@ -84,16 +84,33 @@ class _Made:
 
 
 class GroupScheduler:
-    """Groups the calls of a network and schedules each group; remembers the last plan, which is asked for twice."""
+    """Groups the calls of a network, schedules each group and verifies its code.
 
-    def __init__(self, extraction: Extraction, layers: NetworkLayers, sites: Sequence[AttentionSite]) -> None:
+    It remembers the last plan, which is asked for twice, and what was said of the code of a group.
+
+    Args:
+        extraction: The network.
+        layers: Its layers.
+        sites: Where attentions are.
+        verify: Compares a scheduled function with the plain one.
+    """
+
+    def __init__(
+        self,
+        extraction: Extraction,
+        layers: NetworkLayers,
+        sites: Sequence[AttentionSite],
+        verify: Callable[[tvm.tirx.PrimFunc, tvm.tirx.PrimFunc], Verification],
+    ) -> None:
         self._extraction = extraction
+        self._verify = verify
+        self._verified: list[tuple[tvm.tirx.PrimFunc, tvm.tirx.PrimFunc, Verification]] = []
         self._layers = layers
         self._sites = {site.bindings[2]: site for site in sites}
         self._last: tuple[tuple[FusedGroup, ...], tvm.IRModule, list[_Made]] = ((), extraction.mod, [])
 
     def why_not(self, groups: Sequence[FusedGroup]) -> list[str | None]:
-        """Per group why it cannot be scheduled; None where it can."""
+        """Per group why it cannot be scheduled, or that its code computes something else; None where all is well."""
         try:
             _, made = self._schedule(groups)
         except ModelError:
@@ -101,7 +118,7 @@ class GroupScheduler:
             if not any(reasons):
                 raise
             return reasons
-        return [each.scheduled if isinstance(each.scheduled, str) else None for each in made]
+        return [self._why_not_this(each) for each in made]
 
     def fuse(self, groups: Sequence[FusedGroup]) -> FusedNetwork:
         """The network with every group as one call.
@@ -114,10 +131,11 @@ class GroupScheduler:
         plain: list[tvm.tirx.PrimFunc] = []
         scheduled: list[tvm.tirx.PrimFunc] = []
         like: list[int] = []
+        verifications: list[Verification] = []
         for position, each in enumerate(made):
             if isinstance(each.scheduled, str):
                 raise ScheduleError(each.scheduled)
-            module[each.name] = each.scheduled.with_attr("global_symbol", each.name)
+            module[each.name] = with_root_block(each.scheduled).with_attr("global_symbol", each.name)
             equal = (
                 other for other in dict.fromkeys(like)
                 if made[other] is each
@@ -127,11 +145,31 @@ class GroupScheduler:
             like.append(next(equal, position))
             plain.append(each.plain)
             scheduled.append(each.scheduled)
+            verifications.append(self._verification(each.plain, each.scheduled))
         names = {str(name.name_hint) for name in module.get_global_vars()}
         return FusedNetwork(
             module=module, plain=tuple(plain), scheduled=tuple(scheduled), like=tuple(like),
+            verifications=tuple(verifications),
             names_alone=frozenset(names & {name for name, _ in self._extraction.functions}),
         )  # fmt: skip
+
+    def _why_not_this(self, made: _Made) -> str | None:
+        if isinstance(made.scheduled, str):
+            return made.scheduled
+        verification = self._verification(made.plain, made.scheduled)
+        return None if verification.passed else f"its code does not compute the same: {verification}"
+
+    def _verification(self, plain: tvm.tirx.PrimFunc, scheduled: tvm.tirx.PrimFunc) -> Verification:
+        """The comparison of a group's code with the plain one, made once for equal code."""
+        for known_plain, known, verification in self._verified:
+            if tvm_ffi.structural_equal(known, scheduled) and tvm_ffi.structural_equal(known_plain, plain):
+                return verification
+        try:
+            found = self._verify(plain, scheduled)
+        except ModelError as error:
+            found = Verification.failed(str(error))
+        self._verified.append((plain, scheduled, found))
+        return found
 
     def _why_not_one_call(self, way: FusedGroup) -> str | None:
         """Why the calls of a group cannot become one, each group for itself."""
@@ -173,6 +211,8 @@ class GroupScheduler:
             made = schedule_group(grouped.function(position, self._layers, way.group.first), way.group, way.mapping)
         except ScheduleError as error:
             return str(error)
+        except TVM_ERRORS as error:
+            return f"TVM cannot make its code: {first_line(error)}"
         difference = check_group(made, way.group, way.mapping)
         return made if difference is None else f"the code does not do what was timed: {difference}"
 

@@ -10,6 +10,7 @@ from cost_model.attention_work import AttentionMapping
 from cost_model.fused import GroupCost, group_key
 from tvm_spm.arch import Arch
 from tvm_spm.cost import Cost
+from tvm_spm.errors import MappingError
 from tvm_spm.fusion import FusionPlan, GroupOption, plan_groups
 from tvm_spm.group import Group, GroupMapping, refuse_group
 from tvm_spm.group_search import GroupSearchResult, group_search, refine_group
@@ -215,7 +216,13 @@ class GroupPrices:
     def _key(self, group: Group) -> Hashable:
         if any(self._alone[index].cost is None for index in group.layers):
             return None
-        return None if refuse_group(group.graph, group.first, group.stop) is not None else group_key(group)
+        if refuse_group(group.graph, group.first, group.stop) is not None:
+            return None
+        try:
+            return group_key(group)
+        except MappingError:
+            # Boxes cannot say what it reads.
+            return None
 
     def _ways(self, group: Group, key: Hashable) -> list[FusedGroup]:
         if key not in self._found and not self._should_stop():

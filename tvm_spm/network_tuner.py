@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import time
 from collections.abc import Hashable, Iterator
 from collections.abc import Mapping as StringMapping
@@ -13,12 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from cost_model.fused import group_key
 from cost_model.simulator import SimulatorModel
 from schedules.attention_plan import plan_attention
-from tvm_spm import database, frontend
+from tvm_spm import database, frontend, verify_process
 from tvm_spm.arch import Arch
-from tvm_spm.errors import NoMappingError
+from tvm_spm.errors import NoMappingError, WorkloadError
 from tvm_spm.fused_network import FusedNetwork, GroupScheduler, attention_groups
 from tvm_spm.interrupt import StopRequest
 from tvm_spm.mapping import Mapping
@@ -28,10 +31,12 @@ from tvm_spm.network_fusion import Alone, NetworkPlan, num_intervals, plan_netwo
 from tvm_spm.progress import ProgressBar
 from tvm_spm.run_log import RunLog, own
 from tvm_spm.saved_run import save_last_run
-from tvm_spm.scheduled_network import ScheduledNetwork, make_schedule, schedule_network
+from tvm_spm.scheduled_network import ScheduledNetwork, make_schedule, schedule_network, verify_function
+from tvm_spm.target import target_of
 from tvm_spm.task_tuner import TaskOutcome, TunerOptions, tune_workload
 from tvm_spm.trial_log import RunStart
 from tvm_spm.tuning_result import GroupResult, TaskResult, TuningResult, total_cost
+from tvm_spm.verification import Verification
 from tvm_spm.warm_up import Compilation, is_compiled
 from tvm_spm.workload import HostCall, VectorWork, Workload
 
@@ -118,6 +123,8 @@ def _tune_owned(
     should_stop: StopRequest,
 ) -> TuningResult:
     clock = Clock()
+    # Its imports take seconds, which pass beside the search.
+    verify_process.start_early()
     with clock.phase("import"):
         extraction = frontend.extract(
             frontend.load_model(mod, shapes=shapes, max_memory_bytes=options.max_memory_bytes)
@@ -131,7 +138,7 @@ def _tune_owned(
         database.check(options.workdir, arch)
         save_last_run(options.workdir, arch, run)
     # A measurer cannot time groups, and costs of different sources cannot be compared.
-    is_fused = options.fusion and measurer is None
+    is_fused = options.fusion and measurer is None and bool(extraction.graph.nodes)
     plan, scheduler = None, None
     with ExitStack() as until_planned:
         compilation = None if is_compiled() else until_planned.enter_context(Compilation())
@@ -191,6 +198,7 @@ def _tune_tasks(
     outcomes: dict[int, TaskOutcome] = {}
     by_workload: dict[Workload, TaskOutcome] = {}
     hosted: list[HostCall] = []
+    is_unmappable = True
     for position, (index, task) in enumerate(tunable):
         assert isinstance(task.work, Workload)
         # Tasks may differ only in their element-wise code; the mapping and its cost are the same then.
@@ -212,11 +220,12 @@ def _tune_tasks(
                     report=partial(progress.trials, label),
                     should_stop=should_stop.share(len(tunable) - position),
                 )
-            except (NoMappingError, NoMeasurementError) as error:
+            except (NoMappingError, NoMeasurementError, WorkloadError) as error:
                 hosted.append(HostCall(name=task.name, reason=str(error)))
+                is_unmappable = is_unmappable and not isinstance(error, WorkloadError)
                 continue
         outcomes[index] = by_workload[task.work]
-    if tunable and not outcomes:
+    if tunable and not outcomes and is_unmappable:
         raise NoMappingError(f"no task of the model can be mapped; {hosted[0].name}: {hosted[0].reason}")
     return outcomes, tuple(hosted)
 
@@ -235,7 +244,13 @@ def _plan(
     sites = [replacement.site for replacement in attention]
     # Scores and probabilities right before what reads them, so that the three calls of an attention are neighbours.
     layers = frontend.layer_graph(extraction, late={var for site in sites for var in site.bindings[:2]})
-    scheduler = GroupScheduler(extraction, layers, sites)
+    target, numbers = target_of(arch), itertools.count()
+
+    def verify_group(plain: tvm.tirx.PrimFunc, scheduled: tvm.tirx.PrimFunc) -> Verification:
+        rng = np.random.default_rng([options.seed, next(numbers)])
+        return verify_function(plain, scheduled, rng=rng, target=target)
+
+    scheduler = GroupScheduler(extraction, layers, sites, verify_group)
     progress.phase("fusion", total=num_intervals(len(layers.graph.layers)), unit="groups")
     plan = plan_network(
         layers.graph, arch, options.objective, _alone(extraction, layers, arch, outcomes),

@@ -69,7 +69,8 @@ def print_result(result: TuningResult) -> None:
                 "network" if task.mapping is None else verdict,
             )
         )
-    _print_table(f"{result.arch}", _COLUMNS, rows)
+    if rows:
+        _print_table(f"{result.arch}", _COLUMNS, rows)
     if result.groups:
         _print_groups(result)
     total, default = result.cost, result.default_cost
@@ -110,7 +111,7 @@ def _against_text(total: Cost, default: Cost | None) -> str:
     if default is None:
         return "unknown, one of them could not be measured"
     return (
-        f"{default.cycles / total.cycles:.2f}x faster, "
+        f"{ratio(default.cycles, total.cycles):.2f}x faster, "
         f"{ratio(default.energy_pj, total.energy_pj):.2f}x less energy, "
         f"{ratio(default.edp_pj_cycles, total.edp_pj_cycles):.2f}x lower EDP"
     )

@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import schedules
-from tvm_spm import frontend, verify
+from tvm_spm import verify
 from tvm_spm.arch import Arch
 from tvm_spm.database import commit_all
+from tvm_spm.errors import ModelError
+from tvm_spm.frontend.fuse import TVM_ERRORS, first_line
 from tvm_spm.fused_network import FusedNetwork
 from tvm_spm.mapping import Mapping
 from tvm_spm.progress import ProgressBar
 from tvm_spm.target import target_of
+from tvm_spm.verification import Verification
 from tvm_spm.workload import HostCall
 
 if TYPE_CHECKING:
@@ -25,7 +28,6 @@ if TYPE_CHECKING:
 
     from schedules.nest import Nest
     from tvm_spm.frontend import Extraction
-    from tvm_spm.verify import Verification
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -61,7 +63,9 @@ def schedule_network(
     phase: Callable[[str], AbstractContextManager[None]],
     progress: ProgressBar,
 ) -> ScheduledNetwork:
-    """Schedule, commit and verify.
+    """Schedule, verify and commit.
+
+    A task whose schedule cannot be made, compiled or run, or computes something else, stays as imported.
 
     Args:
         extraction: The network.
@@ -81,7 +85,7 @@ def schedule_network(
     module = fused.module.clone()
     scheduled: dict[int, tvm.s_tir.Schedule] = {}
     refused: dict[int, str] = {}
-    committed: list[tuple[tvm.tirx.PrimFunc, tvm.s_tir.Schedule, int]] = []
+    committed: dict[int, tuple[tvm.tirx.PrimFunc, tvm.s_tir.Schedule, int]] = {}
     with phase("schedule"):
         for name, index in extraction.functions:
             if index not in mappings or index in refused:
@@ -93,29 +97,39 @@ def schedule_network(
                     refused[index] = made
                     continue
                 scheduled[index] = made
-                committed.append((func, made, cycles[index]))
+                committed[index] = (func, made, cycles[index])
             # Functions of one task are structurally equal, so one schedule serves all; each keeps its own symbol.
             if name in fused.names_alone:
                 module[name] = scheduled[index].mod["main"].with_attr("global_symbol", name)
-        if workdir is not None:
-            commit_all(workdir, committed, target, replace=True)
-    progress.phase("verify", total=len(scheduled) + len(fused.distinct) + 1, unit="checks")
+    progress.phase("verify", total=len(scheduled) + 1, unit="checks")
     first_use = {index: name for name, index in reversed(extraction.functions)}
     verifications: dict[int, Verification] = {}
     with phase("verify"):
         for index, schedule in scheduled.items():
             rng = np.random.default_rng([seed, index])
             func = extraction.mod[first_use[index]]
-            verifications[index] = verify.verify_task(func, schedule.mod["main"], rng=rng, target=target)
+            found = verify_function(func, schedule.mod["main"], rng=rng, target=target)
+            if found.passed:
+                verifications[index] = found
+            else:
+                refused[index] = f"its code does not compute the same: {found}"
             progress.step(f"verify {extraction.graph.tasks[index].name}")
-        group_verifications = _verify_groups(fused, target, seed, progress)
-        inputs = frontend.random_inputs(extraction.mod, np.random.default_rng(seed))
-        verification = verify.verify_network(extraction.mod, module, inputs, target=target)
+        for name, index in extraction.functions:
+            if index in refused and name in fused.names_alone:
+                module[name] = extraction.mod[name]
+        try:
+            verification = verify.verify_network(extraction.mod, module, target=target, seed=seed)
+        except ModelError as error:
+            verification = Verification.failed(f"the network cannot be compared: {error}")
         progress.step("verify network")
+    if workdir is not None:
+        with phase("schedule"):
+            kept = [entry for index, entry in committed.items() if index not in refused]
+            commit_all(workdir, kept, target, replace=True)
     return ScheduledNetwork(
         module=module,
         task_verifications=verifications,
-        group_verifications=group_verifications,
+        group_verifications=fused.verifications,
         verification=verification,
         refused=frozenset(refused),
         host_calls=tuple(
@@ -124,17 +138,18 @@ def schedule_network(
     )
 
 
-def _verify_groups(
-    fused: FusedNetwork, target: tvm.target.Target, seed: int, progress: ProgressBar
-) -> tuple[Verification, ...]:
-    """One comparison per group; groups with equal code share it."""
-    found: dict[int, Verification] = {}
-    for position in fused.distinct:
-        rng = np.random.default_rng([seed, position])
-        plain, scheduled = fused.plain[position], fused.scheduled[position]
-        found[position] = verify.verify_task(plain, scheduled, rng=rng, target=target)
-        progress.step(f"verify group {position + 1}")
-    return tuple(found[position] for position in fused.like)
+def verify_function(
+    func: tvm.tirx.PrimFunc,
+    scheduled: tvm.tirx.PrimFunc,
+    *,
+    rng: np.random.Generator,
+    target: tvm.target.Target,
+) -> Verification:
+    """Compare a function with its schedule; what cannot be compared has not passed."""
+    try:
+        return verify.verify_task(func, scheduled, rng=rng, target=target)
+    except ModelError as error:
+        return Verification.failed(str(error))
 
 
 def make_schedule(func: tvm.tirx.PrimFunc, nest: Nest | None, mapping: Mapping) -> tvm.s_tir.Schedule | str:
@@ -148,5 +163,7 @@ def make_schedule(func: tvm.tirx.PrimFunc, nest: Nest | None, mapping: Mapping) 
         made = schedules.schedule(func, nest, mapping)
     except schedules.ScheduleError as error:
         return str(error)
+    except TVM_ERRORS as error:
+        return f"TVM cannot make its code: {first_line(error)}"
     difference = schedules.check_timed_is_executed(made.mod["main"], nest, mapping)
     return made if difference is None else f"the code does not do what was timed: {difference}"

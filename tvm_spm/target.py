@@ -9,6 +9,7 @@ from tvm.tirx.compilation_pipeline import get_tir_pipeline, register_tir_pipelin
 
 from tvm_spm.arch import Arch, archs, load_arch
 from tvm_spm.errors import ArchError
+from tvm_spm.root_block import without_root_block
 from tvm_spm.target_host import fit_to_host
 from tvm_spm.target_tiles import exact_tiles
 
@@ -100,7 +101,9 @@ def _bind_to_host(mod: tvm.IRModule) -> tvm.IRModule:
     for name, func in mod.functions.items():
         bound = func.attrs.get("target", None) if func.attrs is not None else None
         is_ours = isinstance(func, tvm.tirx.PrimFunc) and (bound is None or bound.kind.name == _KIND)
-        functions[name] = fit_to_host(exact_tiles(func)).with_attr("target", host) if is_ours else func
+        functions[name] = (
+            fit_to_host(exact_tiles(without_root_block(func))).with_attr("target", host) if is_ours else func
+        )
     return tvm.IRModule(functions, attrs=mod.attrs)
 
 

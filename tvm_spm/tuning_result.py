@@ -195,7 +195,7 @@ class TuningResult:
                 )
             baseline = default
         other = baseline.cost if isinstance(baseline, TuningResult) else baseline
-        return other.cycles / self.cost.cycles
+        return ratio(other.cycles, self.cost.cycles)
 
     def rows(self) -> list[dict[str, object]]:
         """One plain dictionary per task; what ``table`` and ``--json`` show."""
@@ -289,11 +289,12 @@ class TuningResult:
             "gain_over_default": default and finite(ratio(default.objective(objective), cost.objective(objective))),
             "speedup_over_default": default and self.speedup_over(default),
             "gain_of_fusion": finite(ratio(unfused.objective(objective), cost.objective(objective))),
-            "speedup_of_fusion": unfused.cycles / cost.cycles,
+            "speedup_of_fusion": finite(ratio(unfused.cycles, cost.cycles)),
             "dram_bytes": sum(cost.dram_bytes),
             "dram_unused_bytes": cost.dram_unused_bytes,
             "dram_bytes_unfused": sum(unfused.dram_bytes),
             "verified": self.verified,
+            "network_verification": None if self.verification is None else self.verification.as_dict(),
             "host_calls": [{"name": call.name, "reason": call.reason} for call in self.host_calls],
             "seconds": {name: round(value, 3) for name, value in self.seconds},
             "interrupted": self.interrupted,

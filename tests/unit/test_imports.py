@@ -23,11 +23,16 @@ LAYERS = (
     ("tvm_spm.fused_network",),
     ("tvm_spm.saved_run",),
     ("tvm_spm.verify", "tvm_spm.progress", "tvm_spm.task_tuner", "tvm_spm.warm_up"),
+    ("tvm_spm.verify_answers",),
+    ("tvm_spm.verify_network_code", "tvm_spm.verify_task_code", "tvm_spm.verify_process"),
+    ("tvm_spm.network_run",),
     ("tvm_spm.task_memory", "tvm_spm.measuring"),
     ("tvm_spm.frontend", "tvm_spm.database"),
     ("schedules", "tvm_spm.models"),
     ("tvm_spm.runtime",),
+    ("tvm_spm.verification",),
     ("tvm_spm.target",),
+    ("tvm_spm.root_block",),
     ("tvm_spm.show",),
     ("tvm_spm.network_fusion",),
     ("tvm_spm.report", "tvm_spm.measurer", "tvm_spm.published", "tvm_spm.agreement"),
@@ -55,7 +60,8 @@ LAYERS = (
 MAY_IMPORT_TVM = {
     "tvm_spm.target", "tvm_spm.frontend", "schedules", "tvm_spm.verify", "tvm_spm.runtime", "tvm_spm.models",
     "tvm_spm.database", "tvm_spm.scheduled_network", "tvm_spm.network_tuner", "tvm_spm.tuner", "tvm_spm.tuning_result",
-    "tvm_spm.fused_network",
+    "tvm_spm.fused_network", "tvm_spm.network_run", "tvm_spm.verify_answers", "tvm_spm.verify_network_code",
+    "tvm_spm.verify_task_code", "tvm_spm.root_block",
 }  # fmt: skip
 
 

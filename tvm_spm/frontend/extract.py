@@ -12,6 +12,7 @@ from schedules.nest import Nest, read_nest
 from tvm_spm.errors import ModelError
 from tvm_spm.frontend.fuse import fuse
 from tvm_spm.frontend.vector_work import vector_work
+from tvm_spm.root_block import has_root_block
 from tvm_spm.workload import HostCall, Task, TaskGraph, TaskNode, VectorWork, Workload
 
 ENTRY = "main"
@@ -131,7 +132,7 @@ def _classify(found: _Found, name: str) -> int | str:
             return f"block {nest.prologue[0]} computes an operand before the nest, which no function of its own does"
     elif nest.has_macs:
         return nest.reason
-    elif relax.analysis.has_reshape_pattern(func):
+    elif has_root_block(func) and relax.analysis.has_reshape_pattern(func):
         return "a view: no data moves"
     else:
         work = vector_work(func, name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import ml_dtypes  # noqa: F401 (gives numpy the types that it has not)
 import numpy as np
 import tvm
 from numpy.typing import NDArray
@@ -49,7 +50,7 @@ def _random(param: relax.Var, rng: np.random.Generator, *, is_weight: bool) -> N
     dtype = str(param.ty.dtype)
     if dtype == "bool":
         return rng.integers(0, 2, shape).astype(np.bool_)
-    if not dtype.startswith("float"):
+    if "float" not in dtype:
         return _random_integers(shape, dtype, rng)
     if not is_weight:
         return rng.standard_normal(shape, dtype=np.float32).astype(dtype)

@@ -14,7 +14,7 @@ from tvm_spm.frontend.extract import ENTRY, Extraction
 from tvm_spm.frontend.layers_access import FunctionAccess, function_access, whole_access
 from tvm_spm.layer_graph import Layer, LayerGraph, Read, Tensor, retype
 from tvm_spm.units import ceil_div
-from tvm_spm.workload import VectorWork, Workload
+from tvm_spm.workload import DIM_NAMES, VectorWork, Workload
 
 _CALL_TIR = ("relax.call_tir", "relax.call_tir_inplace")
 
@@ -272,8 +272,16 @@ def _layer(found: _Found, call: _Call, access: FunctionAccess, work: Workload | 
         reads=reads,
         workload=work if isinstance(work, Workload) else None,
         num_ops_per_elem=num_ops_per_elem,
-        refusal=access.refusal,
+        refusal=access.refusal or _why_not_fused(access, work),
     )
+
+
+def _why_not_fused(access: FunctionAccess, work: Workload | VectorWork) -> str | None:
+    """A nest whose function loops over more than the nest says cannot be walked tile by tile."""
+    others = [name for name, _ in access.loops if name not in DIM_NAMES]
+    if not isinstance(work, Workload) or not others:
+        return None
+    return f"it reads along {len(others)} loops that are none of its nest's"
 
 
 def _unique(name: str, names: set[str]) -> str:

@@ -73,7 +73,7 @@ def checked_skeleton(model: onnx.ModelProto, origin: str) -> onnx.ModelProto:
 
 
 def _check(skeleton: onnx.ModelProto, origin: str) -> None:
-    """Run ONNX's own checker; that it wants a shape for every output is the only rule left out."""
+    """Run ONNX's own checker; that it wants a type and a shape for every output is the only rule left out."""
     defined = {value.name for value in (*skeleton.graph.input, *skeleton.graph.initializer)}
     defined |= {sparse.values.name for sparse in skeleton.graph.sparse_initializer}
     for node in skeleton.graph.node:
@@ -84,6 +84,8 @@ def _check(skeleton: onnx.ModelProto, origin: str) -> None:
     copy = onnx.ModelProto()
     copy.CopyFrom(skeleton)
     for value in copy.graph.output:
+        if value.type.WhichOneof("value") is None:
+            value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
         if value.type.HasField("tensor_type"):
             value.type.tensor_type.shape.SetInParent()
     try:

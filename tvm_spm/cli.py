@@ -76,7 +76,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of 
 
 @app.command()
 def tune(
-    model: Annotated[str, typer.Argument(help="An .onnx file or a built-in model such as resnet18.")],
+    model: Annotated[str, typer.Argument(help="An .onnx or .relay file or a built-in model such as resnet18.")],
     target: TargetOption = "spm/dmazerunner-256",
     objective: ObjectiveOption = Objective.edp,
     trials: TrialsOption = None,
@@ -86,6 +86,9 @@ def tune(
     fusion: Annotated[bool, typer.Option("--fusion/--no-fusion", help="Run several layers as one.")] = True,
     plot: Annotated[Path | None, typer.Option(help="Draw the layers and their groups: .svg or .png.")] = None,
     shape: Annotated[list[str] | None, typer.Option(help="NAME=1,3,224,224 for an input without fixed shape.")] = None,
+    params: Annotated[
+        Path | None, typer.Option(help="Weights of a .relay file: of relay.save_param_dict, or .npz.")
+    ] = None,
     max_memory: Annotated[
         str | None,
         typer.Option(
@@ -112,6 +115,7 @@ def tune(
         workdir=workdir,
         fusion=fusion,
         shapes=dict(_parse_shape(text) for text in shape or []),
+        params=params,
         max_memory_bytes=None if max_memory is None else _parse_bytes(max_memory),
         progress=True,
     )

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     import tvm
 
     from tvm_spm.frontend import Extraction, NetworkLayers
+    from tvm_spm.frontend.relay import ParamsLike, RelayModule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +59,7 @@ class NetworkOptions:
         workdir: Where trials and schedules are kept; nowhere if None.
         fusion: Whether layers may run as one.
         max_memory_bytes: Of the tensors of the model; the default of ``frontend.load_model`` if None.
+        params: Weights of a model that is a Relay text.
     """
 
     objective: str
@@ -66,6 +68,7 @@ class NetworkOptions:
     workdir: Path | None
     fusion: bool = True
     max_memory_bytes: int | None = None
+    params: ParamsLike = None
 
 
 TIME_PARTS = 2
@@ -93,7 +96,7 @@ class Clock:
 
 
 def tune_network(
-    mod: tvm.IRModule | onnx.ModelProto | str | Path,
+    mod: tvm.IRModule | onnx.ModelProto | RelayModule | str | Path,
     arch: Arch,
     options: NetworkOptions,
     *,
@@ -127,7 +130,7 @@ def _tune_owned(
     verify_process.start_early()
     with clock.phase("import"):
         extraction = frontend.extract(
-            frontend.load_model(mod, shapes=shapes, max_memory_bytes=options.max_memory_bytes)
+            frontend.load_model(mod, shapes=shapes, params=options.params, max_memory_bytes=options.max_memory_bytes)
         )
     run = RunStart(
         model=_name_of(mod), model_sha256=_hash_of(extraction), objective=options.objective, seed=options.seed,
@@ -348,7 +351,9 @@ def _seed_of(seed: int, key: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed} {key}".encode()).digest()[:4], "big")
 
 
-def _name_of(mod: tvm.IRModule | onnx.ModelProto | str | Path) -> str:
+def _name_of(mod: tvm.IRModule | onnx.ModelProto | RelayModule | str | Path) -> str:
+    if isinstance(mod, str) and "\n" in mod:
+        return "text"
     return Path(mod).name if isinstance(mod, (str, Path)) else type(mod).__name__
 
 

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     import onnx
     import tvm
 
+    from tvm_spm.frontend.relay import ParamsLike, RelayModule
+
 _MODELS: dict[str, type[AnalyticalModel] | type[SimulatorModel]] = {
     "analytical": AnalyticalModel,
     "simulator": SimulatorModel,
@@ -236,7 +238,7 @@ def _with_floor(
 
 
 def tune(
-    mod: tvm.IRModule | onnx.ModelProto | str | Path,
+    mod: tvm.IRModule | onnx.ModelProto | RelayModule | str | Path,
     target: tvm.target.Target | Arch | str | Path,
     *,
     objective: str = "edp",
@@ -248,14 +250,15 @@ def tune(
     measurer: Measurer | None = None,
     fusion: bool = True,
     shapes: StringMapping[str, tuple[int, ...]] | None = None,
+    params: ParamsLike = None,
     max_memory_bytes: int | None = None,
     progress: bool = False,
 ) -> TuningResult:
     """Tune, verify and time every layer of a network.
 
     Args:
-        mod: A Relax module with or without bound parameters, an ``onnx.ModelProto``, the path of an ONNX file, or the
-            name of a built-in model.
+        mod: A Relax module with or without bound parameters, an ``onnx.ModelProto``, a Relay module or its text, the
+            path of an ONNX or Relay file, or the name of a built-in model.
         target: ``spm/<accelerator>`` as text or as a TVM target, an accelerator, or the path of its file.
         objective: ``edp``, ``energy`` or ``latency``: of each task, and of the whole network where layers are fused.
         trials: Mappings measured per task; default 64.
@@ -268,6 +271,8 @@ def tune(
             not with a ``measurer``, which cannot time groups. Element-wise layers are fused with the layer before them
             in any case.
         shapes: Shapes of inputs whose dims the model leaves open.
+        params: Weights of a Relay text: bytes of ``relay.save_param_dict``, the path of a file with them or of an
+            ``.npz`` file, or arrays by name. Those that are missing are drawn at random, which a warning says.
         max_memory_bytes: Refuse a model whose tensors (inputs, weights and values between operators, each once) need
             more; by default a quarter of the memory of this machine, since a run holds weights about four times.
         progress: Show a progress bar if stderr is a terminal.
@@ -301,6 +306,7 @@ def tune(
         workdir=None if workdir is None else Path(workdir),
         fusion=fusion,
         max_memory_bytes=max_memory_bytes,
+        params=params,
     )
     arch = load_arch(target) if isinstance(target, (Arch, Path)) else arch_of(target)
     _require_energy(arch, objective)

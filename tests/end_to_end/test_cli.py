@@ -397,3 +397,22 @@ def test_published_model_on_conv5_2():
     assert best["edp_pj_cycles"] == pytest.approx(6.844957271e15, rel=1e-9)
     pruned = json.loads(run("search", "conv2d", *layer, *options, "--searcher", "dmazerunner-pruned").stdout)
     assert pruned["num_evaluated"] == 753
+
+
+def test_a_relay_text_with_its_weights(tmp_path: Path):
+    """A convolution in NHWC whose weights lie beside the text; what is not given is drawn and said."""
+    model, params = tmp_path / "net.relay", tmp_path / "net.npz"
+    model.write_text(
+        '#[version = "0.0.5"]\n'
+        "def @main(%x: Tensor[(1, 6, 6, 3), float32], %w: Tensor[(3, 3, 3, 4), float32], %b: Tensor[(4), float32]) {\n"
+        '  %0 = nn.conv2d(%x, %w, padding=[1, 1], data_layout="NHWC", kernel_layout="HWIO") /* span=/c1/Conv:0:0 */;\n'
+        "  nn.relu(nn.bias_add(%0, %b, axis=3))\n}\n"
+    )
+    np.savez(params, **{"param:w": np.ones((3, 3, 3, 4), "float32"), "in:x": np.zeros(3)})
+    done = run("tune", str(model), "--params", str(params), "--target", "spm/edge-256", *QUICK, "--json")
+    assert json.loads(done.stdout)["totals"]["verified"] is True
+    assert "1 weight not given, drawn at random (4 elements): 'b'" in done.stderr
+    np.savez(params, w=np.ones((3, 3, 4, 3), "float32"))
+    assert "parameter 'w': given float32 (3, 3, 4, 3), declared float32 (3, 3, 3, 4)" in mistake(
+        "tune", str(model), "--params", str(params)
+    )

@@ -47,7 +47,17 @@ def _random(param: relax.Var, rng: np.random.Generator, *, is_weight: bool) -> N
     shape = static_shape(param)
     if shape is None:
         raise ModelError(f"parameter {param.name!r} of {ENTRY!r} is no tensor of known shape: {param.ty}")
-    dtype = str(param.ty.dtype)
+    return random_array(shape, str(param.ty.dtype), rng, is_weight=is_weight)
+
+
+def random_array(
+    shape: tuple[int, ...], dtype: str, rng: np.random.Generator, *, is_weight: bool
+) -> NDArray[np.generic]:
+    """One array as ``random_inputs`` draws it.
+
+    Raises:
+        ModelError: Such elements cannot be drawn.
+    """
     if dtype == "bool":
         return rng.integers(0, 2, shape).astype(np.bool_)
     if "float" not in dtype:

@@ -15,6 +15,7 @@ from tvm_spm.frontend.extract import ENTRY, require_entry
 from tvm_spm.frontend.memory import default_memory_bytes, module_bytes, require_memory
 from tvm_spm.frontend.onnx_import import Shapes, choose_shapes, import_onnx, read_onnx
 from tvm_spm.frontend.onnx_tensors import load_tensors
+from tvm_spm.frontend.relay import ParamsLike, RelayModule, import_relay, relay_text
 from tvm_spm.models import build_model, models
 
 
@@ -24,18 +25,19 @@ def check_model(model: object) -> None:
     Raises:
         ModelError: Of another type, or an empty path.
     """
-    if not isinstance(model, (tvm.IRModule, onnx.ModelProto, str, Path)) or model == "":
+    if not isinstance(model, (tvm.IRModule, onnx.ModelProto, str, Path, RelayModule)) or model == "":
         shown = repr(model) if model is None or isinstance(model, str) else f"{model!r:.100} ({type(model).__name__})"
         raise ModelError(
-            f"mod = {shown}: must be a Relax module, an onnx.ModelProto, the path of an ONNX file or the name of a "
-            f"built-in model ({', '.join(models())})"
+            f"mod = {shown}: must be a Relax module, an onnx.ModelProto, a Relay module or its text, the path of an "
+            f"ONNX or Relay file or the name of a built-in model ({', '.join(models())})"
         )
 
 
 def load_model(
-    model: str | Path | onnx.ModelProto | tvm.IRModule,
+    model: str | Path | onnx.ModelProto | tvm.IRModule | RelayModule,
     *,
     shapes: collections.abc.Mapping[str, tuple[int, ...]] | None = None,
+    params: ParamsLike = None,
     max_memory_bytes: int | None = None,
 ) -> tvm.IRModule:
     """A model to tune.
@@ -44,8 +46,10 @@ def load_model(
     more memory than allowed.
 
     Args:
-        model: The name of a built-in network, the path of an ``.onnx`` file, an ONNX model or a Relax module.
+        model: The name of a built-in network, the path of an ``.onnx`` or Relay file, an ONNX model, a Relax module, or
+            a Relay module or its text.
         shapes: Shapes of inputs by name; needed for inputs with unknown dims.
+        params: Weights of a Relay text: a file, bytes or arrays by name.
         max_memory_bytes: Refuse a model whose tensors, each once, need more; by default a quarter of the memory of this
             machine.
 
@@ -60,7 +64,7 @@ def load_model(
     check_model(model)
     allowed = default_memory_bytes() if max_memory_bytes is None else max_memory_bytes
     try:
-        origin, mod = _import(model, dict(shapes or {}), allowed)
+        origin, mod = _import_relay(model, params, shapes, allowed) or _import(model, dict(shapes or {}), allowed)
     except UnicodeDecodeError as error:
         # Protobuf checks names only when they are read.
         raise ModelError(f"{_origin_of(model)}: cannot import: a name is not UTF-8 text ({error.reason})") from None
@@ -68,12 +72,29 @@ def load_model(
     return mod
 
 
-def _origin_of(model: str | Path | onnx.ModelProto | tvm.IRModule) -> str:
+def _origin_of(model: str | Path | onnx.ModelProto | tvm.IRModule | RelayModule) -> str:
     return str(model) if isinstance(model, (str, Path)) else "model"
 
 
+def _import_relay(
+    model: str | Path | onnx.ModelProto | tvm.IRModule | RelayModule,
+    params: ParamsLike,
+    shapes: Shapes | None,
+    allowed: int,
+) -> tuple[str, tvm.IRModule] | None:
+    """As ``_import``; ``None`` if the model is no Relay text."""
+    is_other = isinstance(model, (tvm.IRModule, onnx.ModelProto)) or (isinstance(model, str) and model in models())
+    relay = None if is_other else relay_text(model)
+    if relay is not None:
+        text, origin = relay
+        return origin, import_relay(text, params=params, shapes=shapes, origin=origin, max_memory_bytes=allowed)
+    if params is not None:
+        raise ModelError("params: only a Relay text takes its weights from elsewhere")
+    return None
+
+
 def _import(
-    model: str | Path | onnx.ModelProto | tvm.IRModule, shapes: Shapes, allowed: int
+    model: str | Path | onnx.ModelProto | tvm.IRModule | RelayModule, shapes: Shapes, allowed: int
 ) -> tuple[str, tvm.IRModule]:
     """What errors call the model, and its module."""
     if isinstance(model, tvm.IRModule):
@@ -84,6 +105,7 @@ def _import(
         return origin, import_onnx(model, shapes=shapes, origin=origin, max_memory_bytes=allowed)
     if str(model) in models():
         return str(model), _build(str(model), shapes)
+    assert isinstance(model, (str, Path))
     path = Path(model)
     if not os.path.exists(path):
         _refuse_missing(path)

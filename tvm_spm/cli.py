@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import sys
 from enum import Enum
 from pathlib import Path
@@ -19,7 +20,7 @@ from tvm_spm.constraints import dataflow as dataflow_constraints
 from tvm_spm.errors import NoMappingError, SpmError
 from tvm_spm.mapping import Mapping
 from tvm_spm.result_text import print_result
-from tvm_spm.terminal import console, one_line, printable
+from tvm_spm.terminal import EscapedFormatter, console, one_line, printable
 from tvm_spm.units import parse_whole, ratio, shown
 from tvm_spm.workload import Workload
 
@@ -296,6 +297,9 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A name may hold characters that the terminal's encoding lacks.
         sys.stdout.reconfigure(errors="backslashreplace")
+    warnings = logging.StreamHandler()
+    warnings.setFormatter(EscapedFormatter())
+    logging.basicConfig(level=logging.WARNING, handlers=[warnings])
     try:
         app()
     except SpmError as error:

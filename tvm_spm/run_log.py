@@ -21,6 +21,7 @@ from tvm_spm.saved_run import LOG_NAME
 from tvm_spm.task_memory import EndedSearch, Measured, SearchName, TaskMemory
 from tvm_spm.trial import Trial
 from tvm_spm.trial_log import LogHeader, RunStart, SearchEnd, TrialLog
+from tvm_spm.units import parse_whole
 from tvm_spm.workload import Workload
 
 LOCK_NAME = ".lock"
@@ -48,8 +49,8 @@ def own(workdir: Path | None) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         # Whoever has just taken the lock may not have signed yet.
-        owner = durable.read_file(workdir / OWNER_NAME) or b""
-        who = f"process {int(owner)}" if owner.strip().isdigit() else "another process"
+        owner = parse_whole((durable.read_file(workdir / OWNER_NAME) or b"").decode(errors="replace").strip())
+        who = "another process" if owner is None else f"process {owner}"
         raise WorkdirError(
             f"{workdir}: in use by {who}; wait until it has ended, or choose another --workdir"
         ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import unicodedata
 
 from rich.console import Console
@@ -24,6 +25,14 @@ def printable(text: str) -> str:
 def one_line(text: str) -> str:
     """``printable``, with newlines escaped too: for names, which could otherwise forge lines of their own."""
     return printable(text).replace("\n", "\\n")
+
+
+class EscapedFormatter(logging.Formatter):
+    """For a handler that writes to a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message, ``printable``."""
+        return printable(super().format(record))
 
 
 def console(*, stderr: bool = False) -> Console:

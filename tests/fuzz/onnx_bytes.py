@@ -89,4 +89,6 @@ def _move_out(model: onnx.ModelProto, folder: Path) -> None:
 def _is_plain(path: Path) -> bool:
     """Whether the reference takes every operator as the model means it."""
     model = onnx.load(path)
-    return all(node.domain in ("", "ai.onnx") for node in model.graph.node) and not model.functions
+    flags = [attr.i for node in model.graph.node for attr in node.attribute if attr.name in ("keepdims", "transB")]
+    is_known = all(node.domain in ("", "ai.onnx") for node in model.graph.node) and not model.functions
+    return is_known and all(flag in (0, 1) for flag in flags)

@@ -124,6 +124,7 @@ def test_picture_of_a_plan(tmp_path: Path):
     chain = conv_chain(4, 4, 4, 4, size=8)
     found = plan(chain, alone(3), too_long=3)
     draw_plan(chain.graph, found.drawn_groups(), tmp_path / "plan.svg", title="two and one")
+    draw_plan(chain.graph, found.drawn_groups(), tmp_path / "plan.svg", title=r"$\frac{ is no formula \x1b")
     text = (tmp_path / "plan.svg").read_text()
     assert "<svg" in text
     with pytest.raises(SpmError, match=r"a picture is an \.svg or a \.png file"):

@@ -255,3 +255,10 @@ def test_an_input_or_a_constant_may_be_an_output(extra: str):
     model = matmul()
     model.graph.output.append(helper.make_tensor_value_info(extra, TensorProto.FLOAT, None))
     assert len(load_model(model)["main"].ret_ty.fields) == 2
+
+
+@pytest.mark.parametrize("axis", [2**32, 2**33 - 1, -(2**63)])
+def test_an_axis_is_not_cut_to_32_bits(axis: int):
+    for attributes in ({"axis": axis}, {"axes": [0, axis]}):
+        with pytest.raises(ModelError, match="there is no such axis"):
+            load_model(made([helper.make_node("Softmax", ["x"], ["y"], **attributes)], {"x": [2, 3]}, {}))

@@ -29,6 +29,8 @@ _ELEM_BITS = {
 
 _FIELDS = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
 
+_MAX_AXIS = 2**31 - 1
+
 _MESSAGES_PER_GRAPH = 3
 """A graph is in an attribute, which is in a node, which is in a graph."""
 
@@ -204,6 +206,7 @@ def _tensors(model: onnx.ModelProto, origin: str) -> collections.abc.Iterator[Te
         if isinstance(graph, onnx.FunctionProto):
             attributes += list(graph.attribute_proto)
         for attribute in attributes:
+            _check_axes(attribute, origin)
             if attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors
@@ -239,6 +242,14 @@ def _check_declared(graph: onnx.GraphProto, origin: str) -> None:
     for value in (*graph.input, *graph.output, *graph.value_info):
         if any(dim.dim_value < 0 for dim in value.type.tensor_type.shape.dim):
             raise ModelError(f"{origin}: tensor {shown(value.name)}: no extent may be negative")
+
+
+def _check_axes(attribute: onnx.AttributeProto, origin: str) -> None:
+    """Refuse an axis that ONNX and TVM would cut to 32 bits, and so take for another one."""
+    if attribute.name in ("axis", "axes"):
+        for axis in (attribute.i, *attribute.ints):
+            if abs(axis) > _MAX_AXIS:
+                raise ModelError(f"{origin}: attribute {attribute.name} = {shown(axis)}: there is no such axis")
 
 
 def _sparse(sparse: onnx.SparseTensorProto) -> collections.abc.Iterator[TensorProto]:

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from tvm_spm.errors import SpmError
 from tvm_spm.layer_graph import Layer, LayerGraph
 from tvm_spm.report.output_file import check_picture
+from tvm_spm.terminal import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 PER_ROW = 14
 """Layers of a path side by side before the picture goes on below."""
@@ -50,6 +52,18 @@ def draw_plan(graph: LayerGraph, groups: Sequence[DrawnGroup], path: str | Path,
     """
     check_picture(path)
     import matplotlib as mpl
+
+    # A name between dollar signs is a name and no formula.
+    with mpl.rc_context({"text.parse_math": False}):
+        figure = _drawn(graph, groups, one_line(title))
+    try:
+        figure.savefig(path, metadata={"Date": None} if Path(path).suffix == ".svg" else None, dpi=110)
+    except OSError as error:
+        raise SpmError(f"{path}: cannot write: {error.strerror}") from error
+
+
+def _drawn(graph: LayerGraph, groups: Sequence[DrawnGroup], title: str) -> Figure:
+    import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -67,10 +81,7 @@ def draw_plan(graph: LayerGraph, groups: Sequence[DrawnGroup], path: str | Path,
     colormap = mpl.colormaps["tab20"]
     for position, group in enumerate(groups):
         _draw_group(axes, graph, group, places, colormap(position % colormap.N)[:3])
-    try:
-        figure.savefig(path, metadata={"Date": None} if Path(path).suffix == ".svg" else None, dpi=110)
-    except OSError as error:
-        raise SpmError(f"{path}: cannot write: {error.strerror}") from error
+    return figure
 
 
 def _places(graph: LayerGraph) -> list[tuple[float, float]]:
@@ -175,7 +186,7 @@ def _rows(places: list[tuple[float, float]]) -> list[list[tuple[float, float]]]:
 def _label(layer: Layer) -> str:
     work = layer.workload
     if work is None:
-        return layer.name.removeprefix("fused_")[:14]
+        return one_line(layer.name.removeprefix("fused_")[:14])
     dims = work.dims
     if work.kind == "matmul":
         return f"matmul\n{dims.OX}x{dims.C}x{dims.K}"

@@ -53,7 +53,7 @@ def write_file(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.new")
     try:
         try:
-            temporary.unlink(missing_ok=True)
+            _unlink(temporary)
             handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK, 0o666)
             try:
                 _write_all(handle, data)
@@ -142,7 +142,7 @@ def make_directory(path: Path) -> None:
         raise WorkdirError(f"{path}: cannot create: {_why(error)}; {_way_out(error)}") from error
     probe = path / ".probe.new"
     try:
-        probe.unlink(missing_ok=True)
+        _unlink(probe)
         os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK, 0o666))
         os.unlink(probe)
     except OSError as error:
@@ -176,6 +176,12 @@ def _sync_directory(path: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+def _unlink(path: Path) -> None:
+    """What a run that was killed may have left."""
+    if os.path.lexists(path):
+        os.unlink(path)
 
 
 def _remove_quietly(path: Path) -> None:

@@ -310,7 +310,7 @@ def test_wrong_parameters_are_refused():
     assert refusal(text, params={"w": W.T}) == expected
     assert "given float64 (4, 3), declared float32 (4, 3)" in refusal(text, params={"w": W.astype("float64")})
     assert refusal(text, params={"ww": W}) == ("net.relay: parameter 'ww' is given, main has none: did you mean 'w'?")
-    assert "cannot read parameters: No such file" in refusal(text, params="missing.npz")
+    assert "cannot read: No such file" in refusal(text, params="missing.npz")
     assert "neither an .npz file nor bytes of relay.save_param_dict" in refusal(text, params=b"hello")
     content = param_dict_bytes({"w": W})
     for end in range(8, len(content), 9):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import collections.abc
 import io
+import math
 import re
+import tokenize
 import zipfile
+import zlib
 from pathlib import Path
 from typing import TypeAlias
 
@@ -14,9 +17,18 @@ import numpy as np
 from tvm_spm.errors import ModelError, did_you_mean
 from tvm_spm.frontend.memory import require_memory
 from tvm_spm.frontend.relay.arrays import LIST_MAGIC, Array, read_param_dict
+from tvm_spm.input_file import read_regular
+from tvm_spm.units import format_bytes, shown
 
 ParamsLike: TypeAlias = "str | Path | bytes | collections.abc.Mapping[str, object] | None"
 """Path or bytes of ``relay.save_param_dict`` or of an ``.npz`` file, or arrays by name."""
+
+
+_DAMAGED = (
+    ValueError, OSError, EOFError, KeyError, TypeError, OverflowError, NotImplementedError, RecursionError, SyntaxError,
+    tokenize.TokenError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+"""What ``zipfile`` and numpy raise on archives that are damaged; numpy parses headers as Python does."""
 
 
 def read_params(params: ParamsLike, max_memory_bytes: int) -> dict[str, Array]:
@@ -39,11 +51,7 @@ def read_params(params: ParamsLike, max_memory_bytes: int) -> dict[str, Array]:
 
 
 def _read(path: Path, max_memory_bytes: int) -> bytes:
-    try:
-        require_memory(path.stat().st_size, max_memory_bytes, str(path), "parameters")
-        return path.read_bytes()
-    except OSError as error:
-        raise ModelError(f"{path}: cannot read parameters: {error.strerror or error}") from None
+    return read_regular(path, max_bytes=max_memory_bytes, error=ModelError)
 
 
 def _decode(content: bytes, origin: str, max_memory_bytes: int) -> dict[str, Array]:
@@ -53,12 +61,27 @@ def _decode(content: bytes, origin: str, max_memory_bytes: int) -> dict[str, Arr
         raise ModelError(f"{origin}: neither an .npz file nor bytes of relay.save_param_dict ({len(content):,} B)")
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as listed:
-            num_bytes = sum(entry.file_size for entry in listed.infolist())
+            num_bytes = sum(_num_bytes(listed, entry, origin) for entry in listed.infolist())
         require_memory(num_bytes, max_memory_bytes, origin, "parameters")
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         raise ModelError(f"{origin}: cannot read the .npz file: {error}") from None
+
+
+def _num_bytes(listed: zipfile.ZipFile, entry: zipfile.ZipInfo, origin: str) -> int:
+    """Bytes of one array; numpy allocates what the header asks for before it reads, so both must agree."""
+    with listed.open(entry) as file:
+        major, _ = np.lib.format.read_magic(file)
+        read_header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read_header(file)
+        needed, held = math.prod(shape) * dtype.itemsize, entry.file_size - file.tell()
+    if needed != held and not dtype.hasobject:
+        raise ModelError(
+            f"{origin}: array {shown(entry.filename)}: its shape needs {format_bytes(needed)}, the file holds "
+            f"{format_bytes(held)}"
+        )
+    return entry.file_size
 
 
 def _as_array(name: str, value: object) -> Array:

@@ -59,7 +59,11 @@ ODD = {
         {"x": (3, 8), "s": (), "t": ()},
         {"w": weights(8, 8)},
     ),
-    "an inner product": ([node("MatMul", ["x", "w"], ["y"])], {"x": (9,)}, {"w": weights(9)}),
+    "an inner product, and a sum behind it": (
+        [node("MatMul", ["x", "w"], ["a"]), node("Mul", ["a", "s"], ["b"]), node("Exp", ["b"], ["y"])],
+        {"x": (9,), "s": ()},
+        {"w": weights(9)},
+    ),
     "a largest of a tensor and a number": (
         [node("Conv", ["x", "w"], ["a"], group=4), node("Max", ["a", "s"], ["b"]),
          node("Conv", ["b", "w"], ["y"], group=4)],

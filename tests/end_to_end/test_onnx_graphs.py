@@ -193,6 +193,12 @@ def test_invalid_graphs_are_refused_before_tvm_sees_them(name):
     assert said in str(caught.value)
 
 
+def test_known_indices_outside_of_the_tensor_are_refused():
+    model = model_of([node("Gather", ["x", "i"], ["y"], axis=1)], {"x": (2, 8)}, {"y": FLOAT}, {"i": ints([0, 8])})
+    with pytest.raises(ModelError, match=r"'y' \(operator Gather\): index 8 is outside of axis 1, .* from -8 to 7 fit"):
+        load_model(model)
+
+
 UNDEFINED = {
     "use before definition": [node("Relu", ["a"], ["y"]), node("Exp", ["x"], ["a"])],
     "no definition": [node("Relu", ["a"], ["y"])],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from schedules.nest import Nest, read_nest
 from tests.numeric.fused import NETWORKS, functions, fuse
 from tests.numeric.sampled import LAYERS, sample_mapping
 from tvm_spm.errors import ModelError
+from tvm_spm.frontend import extract
+from tvm_spm.root_block import with_root_block
 from tvm_spm.verify import Difference, compare, verify_network, verify_task
 from tvm_spm.workload import Workload
 
@@ -142,3 +145,107 @@ def test_a_wrong_network_is_found():
 def test_a_module_without_target_is_refused():
     with pytest.raises(ModelError, match="needs a target"):
         verify_network(NETWORKS["batched matmul"], NETWORKS["batched matmul"], [])
+
+
+def products(*dtypes: str, tail: bool = False) -> tvm.IRModule:
+    """A chain of products with an activation between, as tasks; with a softmax behind it if asked for."""
+    builder = relax.BlockBuilder()
+    x = relax.Var("x", relax.TensorType((16, 32), dtypes[0]))
+    rng = np.random.default_rng(5)
+    with builder.function("main", [x], attrs={"num_input": 1}):
+        with builder.dataflow():
+            value = x
+            for dtype in dtypes:
+                weight = relax.const((rng.standard_normal((32, 32)) / 6).astype(dtype))
+                value = builder.emit(relax.op.nn.relu(relax.op.matmul(value, weight)))
+            if tail:
+                value = builder.emit(relax.op.nn.softmax(value))
+            out = builder.emit_output(value)
+        builder.emit_func_output(out)
+    return extract(builder.get()).mod
+
+
+def with_layer(mod: tvm.IRModule, number: int, change: Callable[[tirx.PrimFunc], tirx.PrimFunc]) -> tvm.IRModule:
+    """The module in which one call, counted from 0, runs changed code."""
+    changed, calls = mod.clone(), []
+
+    def visit(call: relax.Call) -> relax.Call:
+        if not isinstance(call.op, tvm.ir.Op) or call.op.name != "relax.call_tir":
+            return call
+        calls.append(call)
+        if len(calls) != number + 1:
+            return call
+        func = change(mod[call.args[0].name_hint]).with_attr("global_symbol", "changed")
+        builder = relax.BlockBuilder(changed)
+        var = builder.add_func(func, "changed")
+        for name, other in builder.get().functions.items():
+            if name.name_hint == "changed":
+                changed[name] = other
+        return relax.Call(call.op, [var, call.args[1]], call.attrs, call.ty_args)
+
+    main = mod["main"]
+    blocks = [
+        type(block)([relax.VarBinding(binding.var, visit(binding.value)) for binding in block.bindings])
+        for block in main.body.blocks
+    ]
+    body = relax.SeqExpr(blocks, main.body.body)
+    changed["main"] = relax.Function(main.params, body, main.ret_ty, main.is_pure, main.attrs)
+    return changed
+
+
+def starting_at(value: float) -> Callable[[tirx.PrimFunc], tirx.PrimFunc]:
+    """Sums that start at another number than zero."""
+
+    def change(func: tirx.PrimFunc) -> tirx.PrimFunc:
+        callback = (tirx.FloatImm, lambda node: tirx.FloatImm(node.ty.dtype, value) if node.value == 0 else node)
+        return func.with_body(tvm_ffi.structural_map(func.body, callback))
+
+    return change
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "bfloat16"])
+def test_layers_that_keep_numbers_whole_must_be_equal(dtype: str):
+    mod = products(dtype, dtype)
+    outcome = verify_network(mod, mod, target="spm/edge-256")
+    assert (outcome.passed, outcome.max_abs_error, outcome.tolerance) == (True, 0.0, 0.0)
+
+
+def test_a_difference_of_one_behind_large_sums_is_found():
+    # Of outputs of up to some tens, one sum in the middle starts at 1 instead of 0.
+    mod = products("float16", "float16", "float16")
+    outcome = verify_network(mod, with_layer(mod, 1, starting_at(1.0)), target="spm/edge-256")
+    assert not outcome.passed
+    assert outcome.tolerance == 0
+    assert outcome.layer == "changed"
+    assert "the first layer that differs is changed" in str(outcome)
+
+
+def test_a_difference_hidden_by_a_softmax_is_found_in_its_layer():
+    mod = products("float32", "float32", tail=True)
+    outcome = verify_network(mod, with_layer(mod, 0, starting_at(2.0**-10)), target="spm/edge-256")
+    assert not outcome.passed
+    assert outcome.layer == "changed"
+
+
+def test_elements_have_bounds_of_their_own_where_numbers_are_rounded():
+    mod = products("float32", "float32")
+    data = np.random.default_rng(2).standard_normal((16, 32)).astype("float32")
+    outcome = verify_network(mod, mod, [data], target="spm/edge-256")
+    assert outcome.passed
+    # Sums of 32 products, of size 1 to 3: 64 roundings of 2**-24, of random sign, are 8 * 3 * 6e-8 = 1.4e-6. For two
+    # layers, two codes, and an element's own deviation beside the mean that is 1.4e-6 * 2 * 2 = 6e-6; 8 deviations.
+    assert 0 < outcome.tolerance < 8 * 6e-6
+    small = verify_network(mod, with_layer(mod, 0, starting_at(1e-4)), [data], target="spm/edge-256")
+    assert not small.passed
+    assert small.layer == "changed"
+
+
+def test_code_that_cannot_be_compiled_is_a_failed_verification():
+    mod = products("float32")
+    name = next(var.name_hint for var, func in mod.functions.items() if isinstance(func, tirx.PrimFunc))
+    wrong = mod.clone()
+    call = tirx.Evaluate(tirx.call_extern("int32", "no_such_function_anywhere"))
+    wrong[name] = with_root_block(mod[name].with_body(call)).with_attr("global_symbol", name)
+    outcome = verify_network(mod, wrong, target="spm/edge-256")
+    assert not outcome.passed
+    assert outcome.reason is not None

@@ -272,12 +272,14 @@ def _layer(found: _Found, call: _Call, access: FunctionAccess, work: Workload | 
         reads=reads,
         workload=work if isinstance(work, Workload) else None,
         num_ops_per_elem=num_ops_per_elem,
-        refusal=access.refusal or _why_not_fused(access, work),
+        refusal=access.refusal or _why_not_fused(access, work, found.tensors[call.results[0]].shape),
     )
 
 
-def _why_not_fused(access: FunctionAccess, work: Workload | VectorWork) -> str | None:
-    """A nest whose function loops over more than the nest says cannot be walked tile by tile."""
+def _why_not_fused(access: FunctionAccess, work: Workload | VectorWork, shape: tuple[int, ...]) -> str | None:
+    """One number has no tiles, and a nest whose function loops over more than the nest says has unknown ones."""
+    if not shape:
+        return "its result has no axes, so there are no tiles of it"
     others = [name for name, _ in access.loops if name not in DIM_NAMES]
     if not isinstance(work, Workload) or not others:
         return None

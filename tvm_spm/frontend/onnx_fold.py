@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from tvm_spm.errors import ModelError
 from tvm_spm.frontend.fuse import TVM_ERRORS
 from tvm_spm.frontend.onnx_check import LARGEST_KNOWN, checked_skeleton, infer_shapes
 
@@ -36,6 +37,7 @@ _SUBGRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 class _Folding:
     """One walk over the nodes."""
 
+    origin: str
     opsets: list[onnx.OperatorSetIdProto]
     ir_version: int
     shapes: dict[str, tuple[int, ...]]
@@ -68,15 +70,16 @@ def fold_constants(model: onnx.ModelProto, origin: str, *, keep_fills: bool, max
     skeleton = folded = checked_skeleton(model, origin)
     for _ in range(_MAX_ROUNDS):
         shapes = infer_shapes(folded, origin, max_memory_bytes=max_memory_bytes)
-        folding = _walked(folded, shapes, keep_fills=keep_fills)
+        folding = _walked(folded, shapes, origin, keep_fills=keep_fills)
         if not folding.changed:
             break
         folded = _written(folded, folding)
     return model if folded is skeleton else _with_large_constants(folded, model)
 
 
-def _walked(model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]], *, keep_fills: bool) -> _Folding:
+def _walked(model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]], origin: str, *, keep_fills: bool) -> _Folding:
     folding = _Folding(
+        origin=origin,
         opsets=list(model.opset_import),
         ir_version=model.ir_version,
         shapes=shapes,
@@ -99,6 +102,7 @@ def _visit(folding: _Folding, node: onnx.NodeProto) -> None:
     if node.op_type == "If" and node.input[0] in folding.known:
         _take_branch(folding, node)
         return
+    _check_indices(folding, node)
     values = _values(folding, node)
     if values is None:
         folding.nodes.append(_without_mask(folding, node))
@@ -107,6 +111,28 @@ def _visit(folding: _Folding, node: onnx.NodeProto) -> None:
     for name, value in zip(node.output, values, strict=False):
         if name:
             folding.known[name] = folding.made[name] = value
+
+
+def _check_indices(folding: _Folding, node: onnx.NodeProto) -> None:
+    """Known indices must lie inside of the tensor: the code that reads with them checks nothing.
+
+    Raises:
+        ModelError: One does not; names the node.
+    """
+    if node.op_type not in ("Gather", "GatherElements") or node.input[1] not in folding.known:
+        return
+    shape, indices = folding.shapes.get(node.input[0]), folding.known[node.input[1]]
+    axis = next((int(attr.i) for attr in node.attribute if attr.name == "axis"), 0)
+    if shape is None or not -len(shape) <= axis < len(shape):
+        return
+    extent = shape[axis]
+    wrong = indices[(indices < -extent) | (indices >= extent)]
+    if wrong.size:
+        raise ModelError(
+            f"{folding.origin}: cannot import: node {node.name or node.output[0]!r} (operator {node.op_type}): "
+            f"index {int(wrong.ravel()[0])} is outside of axis {axis}, whose extent is {extent}: "
+            f"indices from {-extent} to {extent - 1} fit"
+        )
 
 
 def _without_mask(folding: _Folding, node: onnx.NodeProto) -> onnx.NodeProto:

@@ -93,6 +93,12 @@ def _failed_at(error: BaseException, model: onnx.ModelProto) -> str:
         node = frame.f_locals.get("node")
         if frame.f_code.co_name == "_construct_nodes" and isinstance(node, onnx.NodeProto):
             return _describe(node)
+        constant = frame.f_locals.get("init_tensor")
+        if isinstance(constant, onnx.TensorProto):
+            reader = next((node for node in model.graph.node if constant.name in node.input), None)
+            kind = onnx.TensorProto.DataType.Name(constant.data_type)
+            of = "" if reader is None else f", which {_describe(reader)} reads"
+            return f"constant {constant.name!r} of type {kind}{of}"
     unknown = {word.strip() for word in first_line(error).rpartition(":")[2].split(",")}
     nodes = [node for node in model.graph.node if node.op_type in unknown]
     return _describe(nodes[0]) if nodes else "the model"

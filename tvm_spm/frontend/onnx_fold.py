@@ -121,7 +121,7 @@ def _check_indices(folding: _Folding, node: onnx.NodeProto) -> None:
     """
     if node.op_type not in ("Gather", "GatherElements") or node.input[1] not in folding.known:
         return
-    shape, indices = folding.shapes.get(node.input[0]), folding.known[node.input[1]]
+    shape, indices = folding.shapes.get(node.input[0]), folding.known[node.input[1]].astype(np.int64)
     axis = next((int(attr.i) for attr in node.attribute if attr.name == "axis"), 0)
     if shape is None or not -len(shape) <= axis < len(shape):
         return

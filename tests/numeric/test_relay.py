@@ -10,6 +10,7 @@ import pytest
 
 from tests.relay_cases import execute, function, metadata, outputs, run
 from tvm_spm.frontend.relay import OPERATORS, import_relay
+from tvm_spm.frontend.relay.operators.registry import describe_operators
 
 RNG = np.random.default_rng(11)
 
@@ -528,6 +529,10 @@ def test_quantised_pool_and_softmax():
 
 
 def test_every_family_of_the_reference_is_covered():
+    lines = describe_operators().splitlines()
+    assert lines[-1] == f"{len(OPERATORS)} operators"
+    assert "nn.softmax(data, axis=-1)" in lines
+    assert "clip(data, a_min, a_max)" in lines
     assert len(OPERATORS) >= 150
     for prefix, least in (("nn.", 40), ("qnn.", 20), ("image.", 1), ("dyn.", 2)):
         assert sum(name.startswith(prefix) for name in OPERATORS) >= least, prefix

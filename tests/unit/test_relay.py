@@ -228,12 +228,20 @@ def test_unknown_operators_are_named_with_their_place_and_the_nearest():
 
 
 @pytest.mark.parametrize(("body", "expected"), [
+    ("  add(%x, 0.5i32)", ":3:11: '0.5i32' is no number"),
+    ("  add(%x, 1f99)", ":3:11: '1f99': dtype float99 is not supported"),
+    ("  add(%x, 300i8)", "300 does not fit int8 (-128 to 127)"),
+    ("  add(%x, 1000000000000000000000)", "does not fit int64"),
+    ("  (fn (%a: Tensor[(1.5), float32]) { %a })(%x)", "'1.5' is no extent of a dim"),
     ("  add(%x)", ":3:3: add: 1 arguments, 2 are needed (lhs, rhs)"),
     ("  nn.softmax(%x, axes=1)", ":3:3: nn.softmax: unknown attribute 'axes': did you mean 'axis'?"),
     ("  nn.softmax(%x, axis=4)", "nn.softmax: axis 4 of a tensor with 2 axes"),
-    ('  nn.softmax(%x, axis="a")', "attribute axis = 'a': expected a whole number"),
+    ('  nn.softmax(%x, axis="a")', "attribute axis = 'a': expected a whole number of 64 bits"),
+    ("  nn.softmax(%x, axis=99999999999999999999)", "expected a whole number of 64 bits"),
+    ("  expand_dims(%x, axis=inff)", "expected a whole number of 64 bits"),
     ("  clip(%x, a_min=0f)", "clip: attribute 'a_max' is missing"),
     ("  reshape(%x, newshape=[4])", "reshape of [2, 3] to [4]: 6 elements != 4"),
+    ("  nn.relu((%x, %x))", "nn.relu: data is a tuple of 2, one tensor is needed"),
     ("  nn.dense(%x, %x, units=5)", "attribute units = 5, the weight has 2"),
     ("  add(%x, %y)", ":3:11: %y is not defined: choose one of 'x'"),
     ("  @other(%x)", ":3:3: unknown function @other"),
@@ -285,6 +293,7 @@ def test_modules_without_main_and_names_that_stand_twice_are_refused():
     assert ":5:5: function @other is defined twice" in refusal(other + other.removeprefix(HEADER))
     twice = main("  negative(%x)", f"%x: {TYPE}, %x: {TYPE}")
     assert "parameter %x is declared twice" in refusal(twice)
+    assert "parameter %x: unknown dtype 'float23': did you mean 'float32'?" in refusal(main("  %x", "%x: float23"))
     assert "is no tensor of known type" in refusal(main("  %x", "%x: List[float32]"))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from tvm_spm.errors import ModelError
+from tvm_spm.errors import ModelError, did_you_mean
 from tvm_spm.frontend.inputs import random_array
 from tvm_spm.frontend.memory import default_memory_bytes, require_memory
 from tvm_spm.frontend.relay import tree
@@ -25,6 +25,7 @@ from tvm_spm.frontend.relay.source import Source, split_metadata
 from tvm_spm.frontend.relay.tensors import Builder, Roles, Tensor, Value
 
 ENTRY = "main"
+_DTYPES = ("bool", "float16", "float32", "float64", *(f"{s}int{bits}" for s in ("", "u") for bits in (8, 16, 32, 64)))
 _SEED = 0
 _MAX_LISTED = 8
 _log = logging.getLogger(__name__)
@@ -87,6 +88,11 @@ def _declared(source: Source, main: tree.Function, shapes: Shapes) -> dict[str, 
     for param in main.params:
         if not isinstance(param.type, tree.TensorType):
             source.refuse(param.at, f"parameter %{param.name} is no tensor of known type")
+        if param.type.dtype not in _DTYPES:
+            source.refuse(
+                param.at,
+                f"parameter %{param.name}: unknown dtype {param.type.dtype!r}: {did_you_mean(param.type.dtype, _DTYPES)}",
+            )
         if param.name in found:
             source.refuse(param.at, f"parameter %{param.name} is declared twice")
         found[param.name] = param.type

@@ -25,6 +25,10 @@ _SHOWN = {
     "NAME": "a name", "NUMBER": "a number", "STRING": "a string", "DEF": "'def'", "META": "meta[...][...]",
 }  # fmt: skip
 _NUMBER = re.compile(r"(?P<digits>inf|nan|[0-9.]+(?:[eE][+-]?\d+)?)(?P<kind>[fiu]?)(?P<bits>\d*)$")
+_LIMITS = {f"int{bits}": (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) for bits in (8, 16, 32, 64)}
+_LIMITS |= {f"uint{bits}": (0, (1 << bits) - 1) for bits in (8, 16, 32, 64)}
+_DTYPES = {*_LIMITS, "float16", "float32", "float64"}
+_MAX_DIGITS = 400
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0"}
 
 _Children: TypeAlias = "list[object]"
@@ -41,6 +45,8 @@ def parse(source: Source) -> tree.Program:
         parsed: object = _parser().parse(source)
     except UnexpectedToken as error:
         _refuse(source, error)
+    except _NumberError as error:
+        source.refuse(error.at, str(error))
     if isinstance(parsed, tree.Program):
         return parsed
     assert isinstance(parsed, list)
@@ -125,16 +131,41 @@ class _Value:
         self.value = value
 
 
-def _number(text: str) -> tuple[int | float, str]:
+class _NumberError(Exception):
+    """A number that none of Relay's types holds; becomes an error with a place."""
+
+    def __init__(self, at: int, message: str) -> None:
+        super().__init__(message)
+        self.at = at
+
+
+def _number(token: Token) -> tuple[int | float, str]:
     """Value and dtype: ``5`` is int32 unless it does not fit, ``5i64``, ``0.5f`` is float32, ``1e-05f16``."""
+    text, at = str(token), token.start_pos or 0
     found = _NUMBER.match(text)
-    assert found is not None, text
+    if found is None or len(text) > _MAX_DIGITS:
+        raise _NumberError(at, f"{text[:_MAX_DIGITS]!r} is no number")
     digits, kind, bits = found.group("digits", "kind", "bits")
-    if kind in ("i", "u"):
-        return int(digits), f"{'u' if kind == 'u' else ''}int{bits}"
-    if kind == "f" or not digits.isdigit():
-        return float(digits), f"float{bits or 32}"
-    return int(digits), "int32" if int(digits) < 1 << 31 else "int64"
+    try:
+        if kind == "f" or (not kind and not digits.isdigit()):
+            value: int | float = float(digits)
+            dtype = f"float{bits or 32}"
+        else:
+            value = int(digits)
+            dtype = f"{'u' if kind == 'u' else ''}int{bits}" if kind else "int32" if value < 1 << 31 else "int64"
+    except ValueError:
+        raise _NumberError(at, f"{text!r} is no number") from None
+    if dtype not in _DTYPES:
+        raise _NumberError(at, f"{text!r}: dtype {dtype} is not supported")
+    return value, dtype
+
+
+def _literal(at: int, value: int | float, dtype: str) -> tree.Literal:
+    if isinstance(value, int) and not isinstance(value, bool) and dtype in _LIMITS:
+        low, high = _LIMITS[dtype]
+        if not low <= value <= high:
+            raise _NumberError(at, f"{value} does not fit {dtype} ({low} to {high})")
+    return tree.Literal(at, value, dtype)
 
 
 def _bool(children: _Children) -> bool:
@@ -204,7 +235,7 @@ class _Builder(Transformer):  # type: ignore[type-arg]
     def negative(self, children: _Children) -> tree.Expr:
         at, operand = _at(children), _exprs(children)[0]
         if isinstance(operand, tree.Literal):
-            return tree.Literal(at, -operand.value, operand.dtype)
+            return _literal(at, -operand.value, operand.dtype)
         return tree.Call(at, tree.Operator(at, "negative"), (operand,), {})
 
     def call(self, children: _Children) -> tree.Call:
@@ -216,7 +247,9 @@ class _Builder(Transformer):  # type: ignore[type-arg]
         return tree.Projection(_at(children), _exprs(children)[0], int(str(field)[1:]))
 
     def number(self, children: _Children) -> tree.Literal:
-        return tree.Literal(_at(children), *_number(str(children[0])))
+        token = children[0]
+        assert isinstance(token, Token)
+        return _literal(token.start_pos or 0, *_number(token))
 
     def truth(self, children: _Children) -> tree.Literal:
         return tree.Literal(_at(children), _bool(children), "bool")
@@ -248,7 +281,9 @@ class _Builder(Transformer):  # type: ignore[type-arg]
         return tree.If(_at(children), condition, then, otherwise)
 
     def number_value(self, children: _Children) -> _Value:
-        return _Value(_number(str(children[0]))[0])
+        token = children[0]
+        assert isinstance(token, Token)
+        return _Value(_number(token)[0])
 
     def negative_value(self, children: _Children) -> _Value:
         value = _value(children[-1])
@@ -290,7 +325,12 @@ class _Builder(Transformer):  # type: ignore[type-arg]
     def dim(self, children: _Children) -> _Dim:
         token = children[0]
         assert isinstance(token, Token)
-        return _Dim(int(_number(str(token))[0]) if token.type == "NUMBER" else None)
+        if token.type != "NUMBER":
+            return _Dim(None)
+        extent = _number(token)[0]
+        if not isinstance(extent, int) or extent >= 1 << 63:
+            raise _NumberError(token.start_pos or 0, f"{str(token)!r} is no extent of a dim")
+        return _Dim(extent)
 
 
 class _Dim:

@@ -11,10 +11,11 @@ HEADER = "#[version"
 METADATA = "#[metadata]"
 
 MAX_TEXT_BYTES = 256 << 20
-"""Of a whole file, constants included. Reading takes about four times as much memory."""
+"""Of a whole file, constants included. Reading takes about three times as much memory."""
 
-MAX_PROGRAM_BYTES = 16 << 20
-"""Of the part in front of the constants; BERT-large has 0.3 MB. Reading takes about sixty times as much memory."""
+MAX_PROGRAM_BYTES = 4 << 20
+"""Of the part in front of the constants, some 35,000 operators. Reading takes 16 times as much memory, or 240 times for
+a text that is made to take much (a row of minus signs): under 1 GB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -148,12 +148,12 @@ def tensors_of(value: Value, what: str) -> tuple[Tensor, ...]:
     return found
 
 
-@operator("concatenate", "data", axis=0)
+@operator("concatenate", "*data", axis=0)
 def _concatenate(b: Builder, a: Attrs, data: Value) -> Tensor:
     return concatenate(b, tensors_of(data, "data"), a.integer("axis"))
 
 
-@operator("stack", "data", axis=0)
+@operator("stack", "*data", axis=0)
 def _stack(b: Builder, a: Attrs, data: Value) -> Tensor:
     parts = tensors_of(data, "data")
     rank = parts[0].rank + 1 if parts else 1

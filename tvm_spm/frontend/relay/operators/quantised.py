@@ -224,7 +224,7 @@ def _mul(b: Builder, a: Attrs, lhs: Tensor, rhs: Tensor, *params: Tensor) -> Ten
     return requantize(b, binary(b, "multiply", *shifted), (scale, params[4]), (zero, params[5]), lhs.dtype)
 
 
-@operator("qnn.concatenate", "data input_scales input_zero_points output_scale output_zero_point",
+@operator("qnn.concatenate", "*data *input_scales *input_zero_points output_scale output_zero_point",
           weights=(3, 4), axis=0)  # fmt: skip
 def _concatenate(
     b: Builder, a: Attrs, data: Value, scales: Value, zero_points: Value, scale: Tensor, zero_point: Tensor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -41,10 +42,10 @@ class Attrs:
     def integer(self, key: str) -> int:
         """A whole number."""
         value = self._values[key]
-        if isinstance(value, float) and value == int(value):
+        if isinstance(value, float) and _is_whole(value):
             return int(value)
-        if not isinstance(value, int):
-            raise self._wrong(key, "a whole number")
+        if not isinstance(value, int) or not _fits(value):
+            raise self._wrong(key, "a whole number of 64 bits")
         return int(value)
 
     def real(self, key: str) -> float:
@@ -74,8 +75,8 @@ class Attrs:
         """A list of whole numbers; one number is a list of one."""
         value = self._values[key]
         items = value if isinstance(value, tuple) else (value,)
-        if not all(isinstance(item, (int, float)) and item == int(item) for item in items):
-            raise self._wrong(key, "a list of whole numbers")
+        if not all(isinstance(item, (int, float)) and _is_whole(item) and _fits(item) for item in items):
+            raise self._wrong(key, "a list of whole numbers of 64 bits")
         return tuple(int(item) for item in items if isinstance(item, (int, float)))
 
     def reals(self, key: str) -> tuple[float, ...]:
@@ -102,6 +103,14 @@ class Attrs:
         return tuple(found)
 
 
+def _is_whole(value: float) -> bool:
+    return math.isfinite(value) and value == int(value)
+
+
+def _fits(value: float) -> bool:
+    return -(1 << 63) <= value < 1 << 63
+
+
 Handler = Callable[..., Value]
 """Takes a ``Builder``, the ``Attrs`` and one value per argument."""
 
@@ -113,6 +122,7 @@ class OperatorSpec:
     Attributes:
         name: As Relay prints it.
         args: Names of the arguments.
+        tuples: Those that may be tuples of tensors.
         attrs: Attributes with their defaults.
         weights: Indices of arguments that are weights wherever they are parameters.
         role: What a parameter is that the operator reads. ``layer``: a weight or not, by its index; ``map``: what the
@@ -122,6 +132,7 @@ class OperatorSpec:
 
     name: str
     args: tuple[str, ...]
+    tuples: frozenset[str]
     attrs: dict[str, AttrValue | Required]
     weights: tuple[int, ...]
     role: str
@@ -141,17 +152,35 @@ def operator(
     common: Mapping[str, AttrValue] | None = None,
     **attrs: AttrValue | Required,
 ) -> Callable[[Handler], Handler]:
-    """Enter a function into the table, under one or several names; ``common`` are attributes that others have too."""
+    """Enter a function into the table, under one or several names.
+
+    An argument that may be a tuple has a star in front; ``common`` are attributes that other operators have too.
+    """
     merged: dict[str, AttrValue | Required] = {**(common or {}), **attrs}
 
     def enter(handler: Handler) -> Handler:
         for name in names.split():
             OPERATORS[name] = OperatorSpec(
-                name=name, args=tuple(args.split()), attrs=merged, weights=weights, role=role, handler=handler
+                name=name,
+                args=tuple(arg.lstrip("*") for arg in args.split()),
+                tuples=frozenset(arg[1:] for arg in args.split() if arg[0] == "*"),
+                attrs=merged,
+                weights=weights,
+                role=role,
+                handler=handler,
             )
         return handler
 
     return enter
+
+
+def describe_operators() -> str:
+    """One line per operator: name, arguments, attributes with their defaults; the last line counts them."""
+    lines = []
+    for name, spec in sorted(OPERATORS.items()):
+        attrs = [key if isinstance(value, Required) else f"{key}={value!r}" for key, value in spec.attrs.items()]
+        lines.append(f"{name}({', '.join([*spec.args, *attrs])})")
+    return "\n".join([*lines, f"{len(lines)} operators", ""])
 
 
 def find(name: str) -> OperatorSpec:
@@ -175,6 +204,9 @@ def apply(builder: Builder, spec: OperatorSpec, args: tuple[Value, ...], given: 
     """
     if len(args) != len(spec.args):
         raise ModelError(f"{len(args)} arguments, {len(spec.args)} are needed ({', '.join(spec.args)})")
+    for arg, name in zip(args, spec.args, strict=True):
+        if isinstance(arg, tuple) and name not in spec.tuples:
+            raise ModelError(f"{name} is a tuple of {len(arg)}, one tensor is needed")
     unknown = [key for key in given if key not in spec.attrs]
     if unknown:
         known = did_you_mean(unknown[0], spec.attrs) if spec.attrs else "it has none"

@@ -199,6 +199,23 @@ def test_known_indices_outside_of_the_tensor_are_refused():
         load_model(model)
 
 
+NORMALISING = {
+    "in training": (node("BatchNormalization", ["x", *"gbmv"], ["y", "o", "p"], training_mode=1), 15, "as in training"),
+    "in training, as said before": (node("BatchNormalization", ["x", *"gbmv"], ["y", *"opqr"]), 9, "as in training"),
+    "with its mean": (node("LayerNormalization", ["x", "g", "b"], ["y", "mean"]), 17, "'mean' is used"),
+}
+
+
+@pytest.mark.parametrize("name", NORMALISING)
+def test_statistics_that_tvm_gets_wrong_are_refused(name):
+    normalising, opset, said = NORMALISING[name]
+    outputs = {output: FLOAT for output in normalising.output[:2] if output != "o"}
+    vectors = {"g": weights(8), "b": weights(8), "m": weights(8), "v": weights(8) ** 2}
+    used = {key: vectors[key] for key in normalising.input[1:]}
+    with pytest.raises(ModelError, match=rf"'y' \(operator {normalising.op_type}\).*{said}"):
+        load_model(model_of([normalising], {"x": (2, 8)}, outputs, used, opset))
+
+
 UNDEFINED = {
     "use before definition": [node("Relu", ["a"], ["y"]), node("Exp", ["x"], ["a"])],
     "no definition": [node("Relu", ["a"], ["y"])],

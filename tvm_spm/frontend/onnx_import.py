@@ -72,6 +72,7 @@ def import_onnx(model: onnx.ModelProto, *, shapes: Shapes, origin: str, max_memo
     chosen = choose_shapes(inputs, shapes, origin)
     static = _with_shapes(model, chosen)
     static = fold_constants(static, origin, keep_fills=is_weightless(static.graph), max_memory_bytes=max_memory_bytes)
+    _refuse_statistics(static, origin)
     try:
         simpler, num_weights = simplify(static)
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
@@ -82,6 +83,29 @@ def import_onnx(model: onnx.ModelProto, *, shapes: Shapes, origin: str, max_memo
     main = mod["main"]
     mod["main"] = main.with_attr("num_input", len(main.params) - num_weights)
     return mod
+
+
+def _refuse_statistics(model: onnx.ModelProto, origin: str) -> None:
+    """TVM imports a normalisation in training as one in inference, and gives its statistics other shapes or numbers.
+
+    Raises:
+        ModelError: A node is one in training, or its statistics are used; names it.
+    """
+    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+    used = {name for node in model.graph.node for name in node.input} | {out.name for out in model.graph.output}
+    for node in model.graph.node:
+        extra = [name for name in node.output[1:] if name]
+        trains = any(attr.name == "training_mode" and attr.i for attr in node.attribute) or (opset < 14 and extra)
+        if node.op_type == "BatchNormalization" and trains:
+            raise ModelError(
+                f"{origin}: cannot import: {_describe(node)} normalises by its batch, as in training; "
+                "export the model for inference"
+            )
+        if node.op_type in ("BatchNormalization", "LayerNormalization") and used.intersection(extra):
+            raise ModelError(
+                f"{origin}: cannot import: {_describe(node)}: its output {used.intersection(extra).pop()!r} is used; "
+                "only the first output of a normalisation can be"
+            )
 
 
 def _failed_at(error: BaseException, model: onnx.ModelProto) -> str:

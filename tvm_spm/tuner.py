@@ -264,9 +264,11 @@ def tune(
         trials: Mappings measured per task; default 64.
         time_limit_s: For the search, of which fusion may use half; verification comes on top.
         seed: Same seed, same result (as long as no time limit strikes).
-        workdir: Keeps the log of trials and TVM's tuning database; a later run with it continues.
+        workdir: Keeps the log of trials and TVM's tuning database. A later run with it continues; other networks,
+            objectives, seeds and measurers may share it, one run at a time.
         executor: Runs measurements, for example a process pool or a Dask executor; in this process if None.
-        measurer: Says how long a mapping takes, for example RTL simulation or a board; the simulator if None.
+        measurer: Says how long a mapping takes, for example RTL simulation or a board; the simulator if None. What
+            fails costs one trial.
         fusion: Whether several layers may run as one, tile by tile, where the plan of the whole network gains by it;
             not with a ``measurer``, which cannot time groups. Element-wise layers are fused with the layer before them
             in any case.
@@ -281,8 +283,8 @@ def tune(
         The best found so far also after a time limit or Ctrl-C.
 
     Raises:
-        SpmError: A wrong argument, an unreadable model or accelerator, a work directory of another run, or no legal
-            mapping for any task.
+        SpmError: A wrong argument, an unreadable model or accelerator, a work directory of another accelerator, or no
+            legal mapping for any task.
     """
     from tvm_spm.frontend import check_model
     from tvm_spm.network_tuner import NetworkOptions, tune_network

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from tvm import relax
+from tvm import relax, te, tirx
 
 from tvm_spm.frontend.relay.arrays import Array
 from tvm_spm.frontend.relay.operators.registry import REQUIRED, Attrs, operator
@@ -132,12 +132,20 @@ def where(b: Builder, condition: Tensor, then: Tensor, otherwise: Tensor) -> Ten
 def round_away(b: Builder, data: Tensor) -> Tensor:
     """To the nearest integer, halves away from zero as C's ``round``; Relax rounds them to even.
 
-    The fraction that is cut off is exact, so no sum can round a number just below one half upwards.
+    It is one operation that reads its operand once: spelled out it reads it three times, and where one rounding follows
+    another, code that is inlined grows to a power of that.
     """
-    whole = unary(b, "trunc", data)
-    rest = unary(b, "abs", binary(b, "subtract", data, whole))
-    step = where(b, binary(b, "greater_equal", rest, scalar(b, 0.5, data)), unary(b, "sign", data), scalar(b, 0, data))
-    return binary(b, "add", whole, step)
+
+    def rounded(x: te.Tensor) -> te.Tensor:
+        return te.compute(
+            x.shape, lambda *at: tirx.call_llvm_pure_intrin(data.dtype, "llvm.round", x(*at)), name="round_away"
+        )
+
+    def fold(x: Array) -> Array:
+        whole = np.trunc(x)
+        return np.asarray(whole + np.where(np.abs(x - whole) >= 0.5, np.sign(x), 0)).astype(x.dtype)
+
+    return b.elementwise(lambda x: b.relax.call_te(rounded, x, primfunc_name_hint="round_away"), data, fold=fold)
 
 
 def along(b: Builder, vector: Tensor, axis: int, like: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.fuzz.outcome import CRASH, REFUSED, RIGHT, TIMEOUT, Finding, Tally
 
-KINDS = ("mapping_texts", "arch_files", "log_lines", "onnx_bytes", "onnx_graphs", "command_lines")
+KINDS = ("mapping_texts", "arch_files", "log_lines", "onnx_bytes", "onnx_graphs", "relay_texts", "command_lines")
 
 LIMIT_S = {"command_lines": 60.0, "onnx_graphs": 60.0}
 """Seconds a case may take; generous, since the machine may be busy."""

@@ -351,3 +351,17 @@ def test_files_that_are_no_text_are_refused(tmp_path):
     path.write_text("")
     with pytest.raises(ModelError, match="there is no function in it"):
         load_model(path)
+
+
+@pytest.mark.parametrize(
+    "number", ["9" * 5000, "9" * 5000 + "i64", "0." + "1" * 5000 + "f", "\u0663", "\u00b2"], ids=range(5)
+)
+def test_numbers_beyond_reason_are_refused(number):
+    for body in (f"  add(%x, {number})", f"  reshape(%x, newshape=[{number}])", f"  split(%x, {number}).{number}"):
+        assert len(refusal(main(body))) < 500
+    assert len(refusal(main("  %x", params=f"%x: Tensor[({number}), float32]"))) < 500
+
+
+@pytest.mark.parametrize("dtype", ["floaat32", "int8int8", "None", "float99999"])
+def test_unknown_types_of_parameters_are_refused(dtype):
+    assert dtype in refusal(main("  %x", params=f"%x: Tensor[(2, 3), {dtype}]"))

@@ -41,8 +41,10 @@ _TOKEN = re.compile(
     |(?P<STRING>"(?:[^"\\\n]|\\.)*")
     |(?P<PUNCTUATION>->|[=!<>]=|[-+*/<>=(){{}}\[\],;:?])
     """,
-    re.VERBOSE,
+    re.VERBOSE | re.ASCII,
 )
+_NUMBERS = ("INDEX", "NUMBER", "PLAIN", "FIELD")
+_MAX_NUMBER_CHARS = 64
 # A comment is group 1; strings and names, which may hold //, are stepped over.
 _COMMENT = re.compile(r'"(?:[^"\\\n]|\\.)*"|%(?:[A-Za-z0-9_.:\-]|/(?!\*))+|(//[^\n]*|/\*)')
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
@@ -115,6 +117,9 @@ def tokens(source: Source) -> Iterator[Token]:
         if found is None:
             source.refuse(at, _strange(text, at))
         kind, value = str(found.lastgroup), found.group()
+        if kind in _NUMBERS and len(found.group(kind)) > _MAX_NUMBER_CHARS:
+            length = len(found.group(kind))
+            source.refuse(at, f"a number of {length:,} characters: must be <= {_MAX_NUMBER_CHARS}")
         if kind == "LOCAL":
             value = "%" + _local(value[1:], declared)
             yield Token("LOCAL", value[1:], at)

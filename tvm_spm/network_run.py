@@ -172,6 +172,18 @@ class NetworkRun:
         return run(executable, [np.asarray(known[var]) for var in free])
 
 
+def can_follow(mod: tvm.IRModule) -> bool:
+    """Whether a network can be run call by call: shapes that depend on data are known to TVM's machine only."""
+    main = mod[ENTRY]
+    known = set(main.params)
+    for block in main.body.blocks:
+        for binding in block.bindings:
+            if isinstance(binding, relax.MatchCast) or not known.issuperset(relax.analysis.free_vars(binding.value)):
+                return False
+            known.add(binding.var)
+    return True
+
+
 def _static(ty: relax.Type) -> bool:
     if isinstance(ty, relax.TupleType):
         return all(_static(field) for field in ty.fields)

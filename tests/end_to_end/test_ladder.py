@@ -70,6 +70,11 @@ ODD = {
         {"x": (1, 4, 9, 9)},
         {"w": weights(4, 1, 3, 3), "s": np.float32(0.25)},
     ),
+    "a length that depends on the data": (
+        [node("MatMul", ["x", "w"], ["a"]), node("Range", ["a", "b", "c"], ["y"])],
+        {"x": (3,)},
+        {"w": np.zeros(3, "float32"), "b": np.float32(4), "c": np.float32(1)},
+    ),
     "nothing but names": ([node("Identity", ["x"], ["y"])], {"x": (2, 3)}, {}),
     "nothing but a view": (
         [node("Reshape", ["x", "n"], ["y"])], {"x": (2, 6)}, {"n": np.array([3, 4])},

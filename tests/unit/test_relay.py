@@ -217,6 +217,17 @@ def test_reading_is_fast_and_no_text_nests_too_deep():
     assert len(read(tuples)["main"].body.blocks[0].bindings) == 1
 
 
+def test_deep_tuples_and_lists_are_refused_and_end_no_process():
+    depth = 3_000
+    deep = "(" * depth + "%x" + ",)" * depth
+    assert "net.relay: the result is a tuple inside 64 tuples" in refusal(main(f"  {deep}"))
+    branches = refusal(main(f"  if (sum(%x) > 0f) {{ {deep} }} else {{ {deep} }}"))
+    assert "the branches of an if are tuples inside 64 tuples" in branches
+    lists = refusal(main(f"  clip(%x, a_min={'[' * depth}{']' * depth}, a_max=1f)"))
+    assert "...),),),),),)" in lists
+    assert lists.endswith("expected a number")
+
+
 # --- what is refused
 
 

@@ -22,6 +22,9 @@ from tvm_spm.frontend.relay.operators.elementwise import where
 from tvm_spm.frontend.relay.source import Source
 from tvm_spm.frontend.relay.tensors import Builder, Tensor, Value
 
+MAX_TUPLE_DEPTH = 64
+"""Of the result, and of what an ``if`` chooses."""
+
 MAX_CALLS = 1_000
 """Functions that wait for each other; more of them is a recursion that a network does not have."""
 
@@ -237,10 +240,12 @@ class Evaluator:
         otherwise = self._value((yield expr.otherwise, Scope(scope)), expr.at)
         return self._choose(expr, condition, then, otherwise)
 
-    def _choose(self, expr: tree.If, condition: Tensor, then: Value, otherwise: Value) -> Value:
+    def _choose(self, expr: tree.If, condition: Tensor, then: Value, otherwise: Value, depth: int = 0) -> Value:
+        if depth > MAX_TUPLE_DEPTH:
+            self.source.refuse(expr.at, f"the branches of an if are tuples inside {MAX_TUPLE_DEPTH} tuples")
         if isinstance(then, tuple) and isinstance(otherwise, tuple) and len(then) == len(otherwise):
             pairs = zip(then, otherwise, strict=True)
-            return tuple(self._choose(expr, condition, *pair) for pair in pairs)
+            return tuple(self._choose(expr, condition, *pair, depth + 1) for pair in pairs)
         if not isinstance(then, Tensor) or not isinstance(otherwise, Tensor):
             self.source.refuse(expr.at, "the branches of an if must have one type")
         if (then.shape, then.dtype) != (otherwise.shape, otherwise.dtype):

@@ -17,7 +17,7 @@ from tvm_spm.frontend.inputs import random_array
 from tvm_spm.frontend.memory import default_memory_bytes, require_memory
 from tvm_spm.frontend.relay import tree
 from tvm_spm.frontend.relay.arrays import Array
-from tvm_spm.frontend.relay.evaluate import Evaluator
+from tvm_spm.frontend.relay.evaluate import MAX_TUPLE_DEPTH, Evaluator
 from tvm_spm.frontend.relay.metadata import CONSTANT, Constants
 from tvm_spm.frontend.relay.params import ParamsLike, match_params, read_params
 from tvm_spm.frontend.relay.parse import parse
@@ -212,10 +212,11 @@ def _build(
             args.append(builder.const(known[name]))
         else:
             args.append(Tensor(shape=_dims(ty), dtype=ty.dtype, expr=by_name[name], params=frozenset({name})))
+    run = evaluator(builder=builder)
     try:
         with builder.relax.function(ENTRY, inputs):
             with builder.relax.dataflow():
-                output = builder.relax.emit_output(_output(builder, evaluator(builder=builder).run(ENTRY, args)))
+                output = builder.relax.emit_output(_output(builder, run.run(ENTRY, args), run.source.origin))
             builder.relax.emit_func_output(output)
     except ModelError:
         # TVM leaves the function open, and says so on stderr when the builder goes.
@@ -226,7 +227,11 @@ def _build(
     return mod, builder.roles
 
 
-def _output(builder: Builder, value: Value) -> relax.Expr:
+def _output(builder: Builder, value: Value, origin: str, depth: int = 0) -> relax.Expr:
     if isinstance(value, Tensor):
         return builder.expr(value)
-    return relax.Tuple([_output(builder, part) for part in value])
+    if depth >= MAX_TUPLE_DEPTH:
+        raise ModelError(
+            f"{origin}: the result is a tuple inside {depth} tuples, at most {MAX_TUPLE_DEPTH} are written"
+        )
+    return relax.Tuple([_output(builder, part, origin, depth + 1) for part in value])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -25,7 +26,7 @@ class Attrs:
         self._values = values
 
     def _wrong(self, key: str, expected: str) -> ModelError:
-        return ModelError(f"attribute {key} = {self._values[key]!r}: expected {expected}")
+        return ModelError(f"attribute {key} = {reprlib.repr(self._values[key])}: expected {expected}")
 
     def given(self, key: str) -> bool:
         """Whether it has a value."""

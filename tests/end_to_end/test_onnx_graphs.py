@@ -132,6 +132,14 @@ def assert_computes(model):
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
+def test_sequences_of_constants_stay_sequences():
+    nodes = [
+        node("SequenceConstruct", ["a", "b"], ["s"]), node("ConcatFromSequence", ["s"], ["c"], axis=0),
+        node("Add", ["x", "c"], ["y"]),
+    ]  # fmt: skip
+    assert_computes(model_of(nodes, {"x": (4, 3)}, {"y": FLOAT}, {"a": weights(2, 3), "b": weights(2, 3)}))
+
+
 SEVERAL = {
     "values and indices": (
         [node("MatMul", ["x", "w"], ["a"]), node("TopK", ["a", "k"], ["v", "i"])],

@@ -30,6 +30,9 @@ _KEPT = (
 _MAX_ROUNDS = 32
 """Every round lets more shapes follow; a chain of so many computed shapes is not seen in practice."""
 
+_LARGEST_MASK = 1 << 26
+"""Elements of a mask that is written out."""
+
 _SUBGRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 
 
@@ -137,14 +140,15 @@ def _check_indices(folding: _Folding, node: onnx.NodeProto) -> None:
 
 def _without_mask(folding: _Folding, node: onnx.NodeProto) -> onnx.NodeProto:
     """In inference a dropout keeps everything, and its mask says so; TVM makes a mask of the type of the data."""
-    if node.op_type != "Dropout" or len(node.output) < 2 or node.output[0] not in folding.shapes:
+    shape = folding.shapes.get(node.output[0]) if node.op_type == "Dropout" and len(node.output) > 1 else None
+    if shape is None or math.prod(shape) > _LARGEST_MASK:
         return node
     training = folding.known.get(node.input[2]) if len(node.input) > 2 and node.input[2] else np.False_
     if training is None or training.any():
         return node
     folding.changed = True
     if node.output[1]:
-        folding.made[node.output[1]] = np.ones(folding.shapes[node.output[0]], dtype=np.bool_)
+        folding.made[node.output[1]] = np.ones(shape, dtype=np.bool_)
     copy = onnx.NodeProto()
     copy.CopyFrom(node)
     del copy.output[1:]
@@ -197,7 +201,9 @@ def _evaluated(folding: _Folding, node: onnx.NodeProto) -> list[Array] | None:
         # What the reference cannot compute stays a node, and the importer says what it thinks of it.
         return None
     values = [np.asarray(value) for value in found]
-    if any(value.dtype.kind in "OSU" for value in values):
+    is_tensor = all(isinstance(value, (np.ndarray, np.generic)) for value in found)
+    if not is_tensor or any(value.dtype.kind in "OSU" for value in values):
+        # Sequences, optional values and texts are no constants of a graph.
         return None
     at = iter(values)
     return [next(at) if name else np.empty(0) for name in node.output]

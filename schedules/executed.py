@@ -36,6 +36,7 @@ class Code:
         compute: Those inside a step.
         grid: Extents of all annotated loops.
         order: Per operand, which axis of its tensor each axis of its staged buffer is.
+        doubled: Buffers whose first axis tells two tiles apart.
     """
 
     nest: Nest
@@ -44,15 +45,16 @@ class Code:
     compute: Compute
     grid: Grid
     order: dict[Operand, tuple[int, ...]]
+    doubled: frozenset[tirx.Buffer]
 
     @classmethod
-    def of(cls, mac: Placed, nest: Nest) -> Code:
+    def of(cls, mac: Placed, nest: Nest, doubled: frozenset[tirx.Buffer]) -> Code:
         """Read the loops around a multiply-accumulate block; ``ScheduleError`` if they are no tiles in order."""
         annotated = [loop for loop in mac.loops if "spm.level" in loop.annotations]
         for loop in mac.loops:
             if "spm.level" not in loop.annotations and constant_of(loop.extent) != 1:
                 raise ScheduleError(f"block {mac.block.name_hint}: loop {loop.loop_var.name} has no level")
-        values = _iter_values(mac)
+        values = iter_values(mac)
         names = [name for dims in nest.iter_dims for name in (dims or ("",))]
         index_of = dict(zip(names, values.values(), strict=True))
         grid = Grid({loop.loop_var: constant_of(loop.extent) for loop in annotated})
@@ -69,8 +71,8 @@ class Code:
         for var, level, dim, _ in found[num_outer:]:
             inside[level] = inside[level].with_dim(dim, grid.extents[var])
         outer = tuple(TileLoop(level=level, dim=dim, tile=tile) for _, level, dim, tile in found[:num_outer])
-        order = {operand: _axis_order(mac, nest, operand, names) for operand in Operand}
-        return cls(nest, tuple(found), outer, Compute(**inside), grid, order)
+        order = {operand: _axis_order(mac, nest, operand, names, doubled) for operand in Operand}
+        return cls(nest, tuple(found), outer, Compute(**inside), grid, order, doubled)
 
     def _loops_of(self, dim: str, depth: int | None = None) -> list[tuple[tirx.Var, int]]:
         """Variables and tiles of the loops over one dim among the outermost ``depth``."""
@@ -82,7 +84,7 @@ class Code:
     def _dims(self, value: Value) -> set[str]:
         return {self._dim_of(var) for var in value.loops} - {""}
 
-    def _tile_at(self, dim: str, depth: int | None, at: Grid) -> tuple[Ints, Ints]:
+    def tile_at(self, dim: str, depth: int | None, at: Grid) -> tuple[Ints, Ints]:
         """First index and number of elements of one dim, per iteration of its outermost loops; 0 where none is left."""
         first: Ints = np.zeros(1, dtype=np.int64)
         size: Ints = np.full(1, self.nest.workload.dims[dim], dtype=np.int64)
@@ -97,11 +99,11 @@ class Code:
         name = mac.block.name_hint
         guards = [value_of(part, {}) for part in parts_of(mac.realize.predicate)]
         names = [name for dims in self.nest.iter_dims for name in (dims or ("",))]
-        for dim, value in zip(names, _iter_values(mac).values(), strict=True):
+        for dim, value in zip(names, iter_values(mac).values(), strict=True):
             if not dim or self.nest.workload.dims[dim] == 1:
                 continue
             at = self.grid.only([var for var, _ in self._loops_of(dim)])
-            first, size = self._tile_at(dim, None, at)
+            first, size = self.tile_at(dim, None, at)
             runs = _all(at, [guard for guard in guards if dim in self._dims(guard)])
             if not np.array_equal(runs, at.full(size > 0)) or not np.array_equal(
                 at.full(value.at(at))[runs], at.full(first)[runs]
@@ -124,7 +126,7 @@ class Code:
         """A copy and the number of loops around it."""
         attr = next(attr for attr in COPY_ATTRS if attr in block.block.annotations)
         path, operand = _PATHS[attr], Operand[block.copied_operand]
-        depth = self._depth(block)
+        depth = self.depth_of(block)
         direction = "in" if before else "out"
         axes, indices = self._moved(block, path, operand, direction)
         moment, tile_elems = self._walked(block, depth, axes, indices, operand, path, direction)
@@ -137,14 +139,14 @@ class Code:
     def stream(self, block: Placed) -> tuple[int, tuple[int, str, tuple[int, ...]]]:
         """A read of an extra: the number of loops around it; which, when, and how many elements per axis."""
         number, (region,) = int(block.copied_operand[1:]), block.block.reads
-        return self._depth(block), (number, *self._read_by(block, number, [axis.min for axis in region.region]))
+        return self.depth_of(block), (number, *self._read_by(block, number, [axis.min for axis in region.region]))
 
     def _read_by(self, block: Placed, number: int, at: Sequence[tirx.PrimExpr]) -> tuple[str, tuple[int, ...]]:
-        extra, values = self.nest.workload.epilogue.extras[number], _iter_values(block)
+        extra, values = self.nest.workload.epilogue.extras[number], iter_values(block)
         if len(at) != len(extra.axes):
             raise ScheduleError(f"block {block.block.name_hint}: reads another tensor than extra {number}")
         indices = [value_of(index, values) for index in at]
-        return self._walked(block, self._depth(block), extra.axes, indices, Operand.O, "DMA", "out", has_holes=False)
+        return self._walked(block, self.depth_of(block), extra.axes, indices, Operand.O, "DMA", "out", has_holes=False)
 
     def reads_of_one_tensor(self, store: Placed) -> list[tuple[int, str, tuple[int, ...]]]:
         """The same for extras that are one tensor at several places: every output reads an element of its own.
@@ -194,7 +196,7 @@ class Code:
                 f"block {block.block.name_hint}: {in_dram[0].name} in DRAM is accessed outside of copies"
             )
 
-    def _depth(self, block: Placed) -> int:
+    def depth_of(self, block: Placed) -> int:
         """Loops of the nest around a block, which must be its outermost ones."""
         around = [loop.loop_var for loop in block.loops if "spm.level" in loop.annotations]
         if [var for var, _, _, _ in self.loops[: len(around)]] != around or len(around) > len(self.outer):
@@ -241,12 +243,12 @@ class Code:
 
     def _moved(self, block: Placed, path: str, operand: Operand, direction: str) -> tuple[Sequence[Axis], list[Value]]:
         """The axes of what is copied, in the order of the tensor, and the index along each."""
-        values = _iter_values(block)
+        values = iter_values(block)
         is_write = (direction == "out") if path == "DMA" else (direction == "in")
         scopes = ("global.rf",) if path == "NoC" else _DRAM_SCOPES
         regions = block.block.writes if is_write else block.block.reads
         region = next(region for region in regions if region.source.scope() in scopes)
-        indices = [value_of(axis.min, values) for axis in region.region]
+        indices = [value_of(axis.min, values) for axis in region.region][region.source in self.doubled :]
         axes = self.nest.workload.projection(operand).axes
         if path == "NoC":
             indices = [indices[at] for at in self.order[operand]]
@@ -300,7 +302,7 @@ class Code:
         if any(var not in around and var not in inside for var in used):
             raise ScheduleError(f"block {name}: a guard or index uses loops inside of the block")
         at = grid.only([*around, *inside])
-        sizes = {d: self._tile_at(d, depth, at) for d in dims}
+        sizes = {d: self.tile_at(d, depth, at) for d in dims}
         terms = [(d, coefficient) for d, coefficient in outer_first(axis) if d in dims]
         first: Ints = np.full(1, axis.offset, dtype=np.int64)
         span, num_points, is_left = np.ones((3, 1), dtype=np.int64)
@@ -310,7 +312,7 @@ class Code:
             num_points, is_left = num_points * size, is_left * (size > 0)
         for d in others:
             # What an idle iteration would copy is up to another guard.
-            is_left = is_left * (self._tile_at(d, depth, at)[1] > 0)
+            is_left = is_left * (self.tile_at(d, depth, at)[1] > 0)
         where = at.full(index.at(at))
         shift = 0 if is_absolute else int(where.flat[0]) - axis.offset
         moved = where - shift - at.full(first)
@@ -341,21 +343,23 @@ class Code:
                 continue
             at = self.grid.only(around)
             runs = _all(at, [guard for guard in guards if d in self._dims(guard)])
-            if not np.array_equal(runs, at.full(self._tile_at(d, depth, at)[1] > 0)):
+            if not np.array_equal(runs, at.full(self.tile_at(d, depth, at)[1] > 0)):
                 raise ScheduleError(f"block {name}: copies in iterations over {d} that have no work")
 
     def buffer(self, block: Placed, copy: Copy) -> Buffer:
         """The buffer in SPM of a copy by DMA."""
         regions = block.block.writes if copy.direction == "in" else block.block.reads
         staged = next(region.source for region in regions if region.source.scope() == "global.spm")
-        extents = [constant_of(staged.shape[at]) for at in self.order[copy.operand]]
+        shape = [constant_of(extent) for extent in staged.shape]
+        count = shape.pop(0) if staged in self.doubled else 1
+        extents = tuple(shape[at] for at in self.order[copy.operand])
         return Buffer(
-            operand=copy.operand, extents=tuple(extents), elem_bits=dtype_bits(str(staged.dtype)),
-            count=2 if copy.is_double else 1,
+            operand=copy.operand, extents=extents, elem_bits=dtype_bits(str(staged.dtype)), count=count
         )  # fmt: skip
 
 
-def _iter_values(block: Placed) -> dict[tirx.Var, Value]:
+def iter_values(block: Placed) -> dict[tirx.Var, Value]:
+    """What the iteration variables of a block are, in terms of loops."""
     pairs = zip(block.block.iter_vars, block.realize.iter_values, strict=True)
     return {iter_var.var: value_of(value, {}) for iter_var, value in pairs}
 
@@ -367,7 +371,9 @@ def _all(at: Grid, guards: Sequence[Value]) -> Booleans:
     return at.full(runs)
 
 
-def _axis_order(mac: Placed, nest: Nest, operand: Operand, names: Sequence[str]) -> tuple[int, ...]:
+def _axis_order(
+    mac: Placed, nest: Nest, operand: Operand, names: Sequence[str], doubled: frozenset[tirx.Buffer]
+) -> tuple[int, ...]:
     """Per axis of an operand's tensor, the axis of the staged buffer that the multiply-accumulates index alike."""
     variables = {iter_var.var: loop_value(iter_var.var) for iter_var in mac.block.iter_vars}
     at = Grid({var: 2 for var in variables})
@@ -378,7 +384,7 @@ def _axis_order(mac: Placed, nest: Nest, operand: Operand, names: Sequence[str])
         reads = [read for read in mac.block.reads if not read.source.same_as(mac.block.writes[0].source)]
         region = reads[(nest.input_read, nest.weight_read)[operand.value]]
     staged = []
-    for axis in region.region:
+    for axis in list(region.region)[region.source in doubled :]:
         index = value_of(axis.min, variables)
         slopes = {name: at.slope(index, var) for name, var in zip(names, variables, strict=True) if name}
         staged.append({name: slope for name, slope in slopes.items() if slope and nest.workload.dims[name] > 1})

@@ -8,8 +8,11 @@ from cost_model.simulator.program import Program, assemble, finish_of, program_o
 from schedules import ScheduleError
 from schedules.executed import Code
 from schedules.nest import Nest
+from schedules.turns import check_turns
 from tvm_spm.mapping import Mapping
 from tvm_spm.target_blocks import placed_blocks
+from tvm_spm.target_double import staged_buffer
+from tvm_spm.target_partial import DOUBLE
 from tvm_spm.target_tiles import exact_tiles
 
 
@@ -51,8 +54,10 @@ def program_from_tir(func: tirx.PrimFunc, nest: Nest) -> Program:
     """
     placed = list(placed_blocks(func.body))
     mac = next(block for block in placed if block.block.name_hint in (nest.block, f"{nest.block}_update"))
-    code = Code.of(mac, nest)
+    marked = [block for block in placed if DOUBLE in block.block.annotations and block.copied_operand]
+    code = Code.of(mac, nest, frozenset(staged_buffer(block) for block in marked))
     code.check_macs(mac)
+    check_turns(code, placed)
     copies, buffers, streams = [], [], {}
     at_mac, at_store = placed.index(mac), (0, "always")
     for number, block in enumerate(placed):

@@ -11,6 +11,7 @@ import tvm_ffi
 from tvm import s_tir, sym, tirx
 
 from tvm_spm.target_blocks import COPY_ATTRS, Placed, loop_vars, placed_blocks
+from tvm_spm.target_double import two_buffers
 from tvm_spm.target_partial import stage_partial_sums
 
 _SPM_SCOPE = "global.spm"
@@ -27,6 +28,8 @@ class _Box:
 
 def exact_tiles(func: tirx.PrimFunc) -> tirx.PrimFunc:
     """Let every copy of an input move exactly the box its multiply-accumulates read, into a buffer of that size.
+
+    Sums that are interrupted and tiles that are buffered twice get the buffers that they need, too.
 
     Where a tile is cut off, by the end of a core's share or of an SPM tile, ``compute_at`` still copies all of it.
     Numbers do not depend on it; the bytes moved and the size of the buffer do.
@@ -62,7 +65,7 @@ def exact_tiles(func: tirx.PrimFunc) -> tirx.PrimFunc:
         if COPY_ATTRS[0] in copy.block.annotations:
             tile = tirx.decl_buffer(box.extents, staged.dtype, staged.name, scope=staged.scope())
             tiles[staged] = (tile, box.first)
-    return func.with_body(_rewrite(func.body, boxes, tiles)) if boxes else func
+    return two_buffers(func.with_body(_rewrite(func.body, boxes, tiles))) if boxes else func
 
 
 def _is_read(block: Placed) -> bool:

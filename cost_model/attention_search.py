@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -29,16 +29,23 @@ class AttentionResult:
         cost: Its cost.
         num_legal: Mappings whose tiles fit.
         num_evaluated: Of them, those whose timeline was walked; the others are worse by a bound.
+        is_complete: Whether the search ended by itself.
     """
 
     mapping: AttentionMapping
     cost: Cost
     num_legal: int
     num_evaluated: int
+    is_complete: bool = True
 
 
 def attention_search(
-    work: Attention, arch: Arch, *, objective: str = "edp", whole_rows: bool = False
+    work: Attention,
+    arch: Arch,
+    *,
+    objective: str = "edp",
+    whole_rows: bool = False,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> AttentionResult:
     """The best tiles of a list, with the best way below SPM for each stage on its own.
 
@@ -50,6 +57,7 @@ def attention_search(
         arch: The accelerator.
         objective: ``edp``, ``energy`` or ``latency``.
         whole_rows: All keys in one chunk, so that nothing is corrected.
+        should_stop: Asked between mappings; once true, the result is the best of those so far, one at least.
 
     Raises:
         SpmError: An unknown objective.
@@ -57,10 +65,13 @@ def attention_search(
     """
     if objective not in OBJECTIVES:
         raise SpmError(f"unknown objective {objective!r}; {did_you_mean(objective, OBJECTIVES)}")
-    bounded = []
+    bounded, is_complete = [], True
     for position, mapping in enumerate(_candidates(work, arch, objective, whole_rows=whole_rows)):
         pricing = Pricing(work=work, arch=arch, mapping=mapping)
         bounded.append((pricing.bound(objective), position, pricing))
+        if should_stop():
+            is_complete = False
+            break
     if not bounded:
         tiny = AttentionMapping(query_tile=1, key_tile=work.keys if whole_rows else 1, double=False)
         raise NoMappingError(f"{work} on {arch.name}: no tile fits; {refuse_attention(work, arch, tiny)}")
@@ -74,9 +85,14 @@ def attention_search(
         found = (cost.objective(objective), position, cost, pricing.mapping)
         if best is None or found[:2] < best[:2]:
             best = found
+        if should_stop():
+            is_complete = False
+            break
     if best is None:
         raise AssertionError("unreachable")
-    return AttentionResult(mapping=best[3], cost=best[2], num_legal=len(bounded), num_evaluated=num_evaluated)
+    return AttentionResult(
+        mapping=best[3], cost=best[2], num_legal=len(bounded), num_evaluated=num_evaluated, is_complete=is_complete
+    )
 
 
 def _tiles(extent: int) -> tuple[int, ...]:

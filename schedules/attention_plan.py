@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import tvm
@@ -36,27 +37,38 @@ class AttentionReplacement:
         return self.result.cost
 
 
-def plan_attention(mod: tvm.IRModule, arch: Arch, *, objective: str = "edp") -> tuple[AttentionReplacement, ...]:
+def plan_attention(
+    mod: tvm.IRModule, arch: Arch, *, objective: str = "edp", should_stop: Callable[[], bool] = lambda: False
+) -> tuple[tuple[AttentionReplacement, ...], int]:
     """Replacements for all attentions of a network whose tiles fit; equal ones are searched once.
 
     Args:
         mod: As ``extract(...).mod``.
         arch: The accelerator.
         objective: ``edp``, ``energy`` or ``latency``.
+        should_stop: Asked now and then; once true, no further search begins, and that of now gives its best so far.
+
+    Returns:
+        The replacements, and how many attentions were not searched to the end.
 
     Raises:
         SpmError: An unknown objective.
     """
+    num_unfinished = 0
     found: dict[Attention, AttentionResult | None] = {}
     replacements = []
     for site in find_attention(mod)[0]:
+        if site.work not in found and should_stop():
+            num_unfinished += 1
+            continue
         if site.work not in found:
             try:
-                found[site.work] = attention_search(site.work, arch, objective=objective)
+                found[site.work] = attention_search(site.work, arch, objective=objective, should_stop=should_stop)
             except NoMappingError:
                 found[site.work] = None
         result = found[site.work]
         if result is not None:
             func = attention_func(site, result.mapping)
             replacements.append(AttentionReplacement(site=site, func=func, result=result))
-    return tuple(replacements)
+    num_unfinished += sum(result is not None and not result.is_complete for result in found.values())
+    return tuple(replacements), num_unfinished

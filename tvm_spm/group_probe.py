@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,9 +81,15 @@ class Prober:
             return "no tile is small enough to be tried"
         return f"the closest needs {needed:,} B, has {self._capacity_bytes:,} B: {candidate}"
 
-    def promising(self, count: int, num: int) -> list[tuple[Candidate, bool]]:
-        """The first ``num`` candidates on so many cores by product, by cycles and by energy; and whether double."""
-        batches = [batch for split in core_splits(self._shape, count) for batch in self._probe(split)]
+    def promising(
+        self, count: int, num: int, should_stop: Callable[[], bool] = lambda: False
+    ) -> list[tuple[Candidate, bool]]:
+        """The first ``num`` candidates on so many cores by product, by cycles and by energy; and whether double.
+
+        Once ``should_stop`` is true, only candidates that were probed by then count.
+        """
+        splits = (split for split in core_splits(self._shape, count) if not should_stop())
+        batches = [batch for split in splits for batch in self._probe(split)]
         if not batches:
             return []
         cycles = np.concatenate([batch.cycles for batch in batches])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -35,6 +35,7 @@ class GroupSearchResult:
         num_timed: Those whose events were counted.
         refused: Reasons against the others, and how many.
         nearest: The candidate that was closest to fitting, as text, if nothing fits.
+        is_complete: Whether the search ended by itself; one that was stopped refuses nothing.
     """
 
     options: tuple[tuple[GroupMapping, GroupCost], ...]
@@ -44,11 +45,12 @@ class GroupSearchResult:
     num_timed: int
     refused: tuple[tuple[str, int], ...] = ()
     nearest: str = ""
+    is_complete: bool = True
 
     @property
     def refusal(self) -> str | None:
-        """Why nothing fits; None if something does."""
-        if self.options:
+        """Why nothing fits; None if something does, or if nobody knows."""
+        if self.options or not self.is_complete:
             return None
         if not self.num_enumerated:
             return self.nearest or "no mapping enumerated"
@@ -61,9 +63,15 @@ class GroupSearchResult:
 
 
 def group_search(
-    group: Group, arch: Arch, *, cores: Sequence[int] | None = None, objective: str = "edp"
+    group: Group,
+    arch: Arch,
+    *,
+    cores: Sequence[int] | None = None,
+    objective: str = "edp",
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> GroupSearchResult:
-    """Pareto-optimal mappings of a group among those timed, the most promising of those enumerated; repeatable.
+    """Pareto-optimal mappings of a group among those timed, the most promising of those enumerated; repeatable, unless
+    it is stopped.
 
     Args:
         group: Consecutive layers, or one.
@@ -71,6 +79,7 @@ def group_search(
         cores: Numbers of cores to try; default 1, 2, 4, ... and all.
         objective: Of the array mapping of each stage: ``edp``, ``energy`` or ``latency``. Candidates to time are those
             that promise the least of each.
+        should_stop: Asked between candidates; once true, the result is what was timed so far.
     """
     counts = core_counts(arch) if cores is None else tuple(dict.fromkeys(cores))
     if arch.levels.SPM.is_split and len(group.layers) > 1:
@@ -82,14 +91,20 @@ def group_search(
     prober = Prober(group, flat, arch)
     timer = Timer(group, flat, arch, inner_mapper(arch, objective))
     refused: Counter[str] = Counter()
+    is_complete = True
     for count in counts:
+        if not is_complete:
+            break
         if count > arch.cores.count:
             refused["cores"] += 1
             continue
-        for candidate, is_double in prober.promising(count, NUM_TIMED):
+        for candidate, is_double in prober.promising(count, NUM_TIMED, should_stop):
+            if should_stop():
+                break
             reason = timer.time(candidate, is_double)
             if reason:
                 refused[reason] += 1
+        is_complete = not should_stop()
     if prober.num_unfit:
         refused["spm-capacity"] += prober.num_unfit
     return GroupSearchResult(
@@ -105,11 +120,17 @@ def group_search(
         num_timed=timer.num_timed,
         refused=tuple(sorted(refused.items())),
         nearest=prober.nearest,
+        is_complete=is_complete,
     )  # fmt: skip
 
 
 def refine_group(
-    group: Group, arch: Arch, mapping: GroupMapping, *, objective: str = "edp"
+    group: Group,
+    arch: Arch,
+    mapping: GroupMapping,
+    *,
+    objective: str = "edp",
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[GroupMapping, GroupCost]:
     """Climb from a mapping to its best neighbour, until none is better; the cores stay.
 
@@ -121,6 +142,7 @@ def refine_group(
         arch: The accelerator.
         mapping: Legal.
         objective: ``edp``, ``energy`` or ``latency``.
+        should_stop: Asked between neighbours; once true, the result is the best so far.
     """
     flat = flatten(group)
     timer = Timer(group, flat, arch, inner_mapper(arch, objective), objective)
@@ -129,7 +151,7 @@ def refine_group(
     known = {best}
     for _ in range(MOST_ROUNDS):
         for neighbour in neighbours(flat, mapping.chunk(group.sink_shape), *best):
-            if neighbour not in known:
+            if neighbour not in known and not should_stop():
                 known.add(neighbour)
                 timer.time(*neighbour)
         found = timer.leader()

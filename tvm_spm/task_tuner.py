@@ -344,11 +344,10 @@ def screen_workload(
 
 def _exact_start(space: MapSpace, objective: str, polls: int, should_stop: Callable[[], bool]) -> list[Mapping]:
     """The best mapping with perfect factors, as far as the budget of the exact search goes; none if none fits."""
-    left = iter(range(polls))
     try:
         found = exact_search(
             space.workload, space.arch, objective=objective, constraints=space.constraints,
-            should_stop=lambda: should_stop() or next(left, None) is None,
+            most_steps=polls, should_stop=should_stop,
         )  # fmt: skip
     except NoMappingError:
         return []

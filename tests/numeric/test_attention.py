@@ -221,7 +221,7 @@ def test_plan_for_two_equal_layers():
         builder.emit_func_output(result)
     mod = builder.get()
     fused = extract(mod).mod
-    plan = plan_attention(fused, load_arch("quad-edge"), objective="latency")
+    plan, _ = plan_attention(fused, load_arch("quad-edge"), objective="latency")
     replaced = replace_attention(fused, [(replacement.site, replacement.func) for replacement in plan])
     assert [replacement.cost.macs for replacement in plan] == [2 * 2 * 24 * 24 * 16] * len(plan)
     assert len(plan) == 2

@@ -54,6 +54,10 @@ ARRAY_FIELDS = np.dtype(
 )
 
 
+ARRAYS_AT_ONCE = 20_000
+"""RF tiles judged in one call, so that there is a time to stop in between."""
+
+
 class ArrayTile(Protocol):
     """A record of ``ARRAY_FIELDS``: one array tile, over all cores.
 
@@ -267,8 +271,11 @@ def list_arrays(
     heads: Ints,
     links: Ints,
     entries: NDArray[np.void],
-) -> int:
-    """Fill ``entries`` with the array tiles that no other of the same shape dominates.
+    place: Ints,
+) -> bool:
+    """Fill ``entries`` with the array tiles that no other of the same shape dominates, ``ARRAYS_AT_ONCE`` at a time.
+
+    What is dominated by a later one stays, without an unrolling; ``keep_arrays`` removes it at the end.
 
     Args:
         problem: What is searched.
@@ -282,15 +289,16 @@ def list_arrays(
         heads: Scratch, -1 for each shape.
         links: Scratch, as long as ``entries``.
         entries: Filled.
+        place: Where to go on: entries in use, unrolling, and the numbers of the RF tile's divisors; starts as zeros.
 
     Returns:
-        How many, or -1 if there is no room.
+        Whether all were judged. If not, call again, with more room if all entries are in use.
     """
     workload = problem.workload
-    num, digit = 0, np.zeros(NUM_DIMS, dtype=np.int64)
+    num, digit, num_judged = place[0], place[2:].copy(), 0
     rf, pes, row = np.empty(NUM_DIMS, np.int64), np.empty(NUM_DIMS, np.int64), np.empty(NUM_DIMS, np.int64)
     num_bytes = np.empty(3, dtype=np.int64)
-    for unrolling in range(len(pairs)):
+    for unrolling in range(place[1], len(pairs)):
         num_pes = 1
         for d in range(NUM_DIMS):
             pes[d] = pairs[unrolling, 0, d] * pairs[unrolling, 1, d]
@@ -298,14 +306,16 @@ def list_arrays(
             row[d] = shapes.row[workload.dims[d] // pes[d]]
         if num_pes < least_pes:
             continue
-        digit[:] = 0
         while True:
+            if num == len(entries) or num_judged == ARRAYS_AT_ONCE:
+                place[0], place[1] = num, unrolling
+                place[2:] = digit
+                return False
+            num_judged += 1
             for d in range(NUM_DIMS):
                 rf[d] = shapes.divisors[row[d], digit[d]]
             fits = _fits(problem, rf, num_bytes)
             if fits:
-                if num == len(entries):
-                    return -1
                 entry = entries[num]
                 _fill_array(problem, pes, hops[unrolling], rf, num_bytes, entry)
                 shape = shape_of(problem, shapes, entry.array)
@@ -329,6 +339,14 @@ def list_arrays(
                 d -= 1
             if d < 0:
                 break
+        digit[:] = 0
+    place[0], place[1] = num, len(pairs)
+    return True
+
+
+@entry
+def keep_arrays(problem: Problem, entries: NDArray[np.void], num: int) -> int:
+    """Move those of the first ``num`` entries that nothing dominates to the front, and complete them; how many."""
     kept = 0
     for index in range(num):
         if entries[index].unrolling >= 0:

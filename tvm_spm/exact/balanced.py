@@ -64,7 +64,9 @@ class BalancedSearch:
         best: MappingBatch,
         value: float,
         stop: Callable[[], bool],
+        now: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._now = now
         self.workload, self.arch, self.problem, self.rules, self.stop = workload, arch, problem, rules, stop
         self.best, self.value = best, value
         self.num_evaluated = self.num_bounded = 0
@@ -125,12 +127,14 @@ class BalancedSearch:
             return False
         pes = pairs[:, 0] * pairs[:, 1]
         arrays = self._list_arrays(tables, pes, hops, around)
+        if self._now():
+            return False
         for at in range(0, len(floors), CHUNK_FLOORS):
             if self.stop():
                 return False
             candidates = self._join(tables, pes, hops, floors, arrays, at)
             self._price(tables, pairs, hops, floors, candidates)
-        return True
+        return not self._now()
 
     def _list_floors(self, tables: Tables) -> NDArray[np.void]:
         """SPM tiles that the bound leaves, best bound first."""
@@ -155,7 +159,7 @@ class BalancedSearch:
         def part(first: int) -> NDArray[np.void]:
             end, parts = min(len(pes), first + size), [np.zeros(0, dtype=BALANCED_ARRAY_FIELDS)]
             found = np.zeros(1 << 13, dtype=BALANCED_ARRAY_FIELDS)
-            while first < end:
+            while first < end and not self._now():
                 num, left = list_arrays(self.problem, tables, pes[:end], hops, around, limit, first, found)
                 parts.append(found[:num].copy())
                 if left == first:
@@ -205,7 +209,7 @@ class BalancedSearch:
     ) -> None:
         """Price what is left, best bound first."""
         at = 0
-        while at < len(candidates):
+        while at < len(candidates) and not self._now():
             num, left = list_mappings(
                 self.problem, tables, pairs, hops, floors, candidates, at, self._limit(), self._batch
             )

@@ -18,7 +18,7 @@ from tvm_spm.constraints import Constraints
 from tvm_spm.constraints_batch import ANY_BUFFERS, CORES, DRAM, SPM, Rules, rules_of
 from tvm_spm.cost import OBJECTIVES, Cost
 from tvm_spm.errors import NoMappingError, SpmError, did_you_mean
-from tvm_spm.exact.array_tiles import ARRAY_FIELDS, least_pes, list_arrays, make_shapes, single_energies
+from tvm_spm.exact.array_tiles import ARRAY_FIELDS, keep_arrays, least_pes, list_arrays, make_shapes, single_energies
 from tvm_spm.exact.balanced import BalancedSearch
 from tvm_spm.exact.finish import Best
 from tvm_spm.exact.join import CANDIDATE_FIELDS, bound_floors, join
@@ -101,6 +101,7 @@ def exact_search(
     constraints: Constraints = ANYTHING,
     energy_cap_pj: float | None = None,
     time_limit_s: float | None = None,
+    most_steps: int | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> ExactResult:
     """The mapping with the least objective under the analytical model, and a proof.
@@ -116,7 +117,8 @@ def exact_search(
         constraints: What every mapping satisfies; the certificate is about those alone.
         energy_cap_pj: No mapping may need more energy.
         time_limit_s: Stop after this wall time with the best so far; the first few SPM tiles are always tried.
-        should_stop: Asked now and then whether to stop.
+        most_steps: Stop after so many steps of the search with the best so far, the same on each run and machine.
+        should_stop: Asked between and in steps whether to stop.
 
     Raises:
         SpmError: An unknown objective.
@@ -129,12 +131,18 @@ def exact_search(
     cap = math.inf if energy_cap_pj is None else energy_cap_pj
     problem = make_problem(workload, arch, OBJECTIVES.index(objective), cap, constraints)
 
-    def stop() -> bool:
+    def now() -> bool:
         late = time_limit_s is not None and time.monotonic() - started >= time_limit_s
         return late or (should_stop is not None and should_stop())
 
+    steps = itertools.count(1)
+
+    def stop() -> bool:
+        """Asked once a step."""
+        return now() or (most_steps is not None and next(steps) > most_steps)
+
     rules = rules_of(constraints, workload)
-    search = _Search(workload, arch, problem, stop, rules)
+    search = _Search(workload, arch, problem, stop, rules, now)
     bound = search.run(stop)
     if not search.is_complete:
         bound = min(bound, lower_bound(workload, arch, objective))
@@ -146,12 +154,13 @@ def exact_search(
                 workload, arch, best, constraints=constraints, objective=objective, energy_cap_pj=cap, stop=stop
             )
             num_evaluated += num_more
-        balanced = BalancedSearch(workload, arch, problem, rules, best, found, stop)
+        balanced = BalancedSearch(workload, arch, problem, rules, best, found, stop, now)
         bound = balanced.run()
         best, found = balanced.best, balanced.value
         num_evaluated, num_bounded = num_evaluated + balanced.num_evaluated, num_bounded + balanced.num_bounded
     if math.isinf(found):
-        raise NoMappingError(_no_mapping_text(workload, arch, constraints, energy_cap_pj, perfect=perfect))
+        text = _no_mapping_text(workload, arch, constraints, energy_cap_pj, perfect=perfect)
+        raise NoMappingError(text if search.is_complete else f"{text} in the time there was")
     mapping, model = decode(best, 0), AnalyticalModel()
     value = model.cost(workload, arch, mapping).objective(objective)
     if not math.isclose(value, found, rel_tol=1e-9):
@@ -187,11 +196,27 @@ def _space_text(constraints: Constraints, *, perfect: bool) -> str:
 
 
 class _Search:
-    """The lists of tiles and the best mapping so far."""
+    """The lists of tiles and the best mapping so far.
+
+    Args:
+        workload: What is computed.
+        arch: The accelerator.
+        problem: The same as arrays.
+        stop: Asked once a step whether to stop.
+        rules: What every mapping keeps to.
+        now: Asked in between whether there is no more time.
+    """
 
     def __init__(
-        self, workload: Workload, arch: Arch, problem: Problem, stop: Callable[[], bool], rules: Rules
+        self,
+        workload: Workload,
+        arch: Arch,
+        problem: Problem,
+        stop: Callable[[], bool],
+        rules: Rules,
+        now: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._now = now
         self.workload, self.arch, self.problem, self.rules = workload, arch, problem, rules
         self.best = Best(encode([Mapping()]), np.full(1, math.inf), np.zeros(1, np.int64), np.zeros(1, np.int64))
         self.runs = np.zeros((NUM_DIMS, max(workload.dims) + 2), dtype=np.int64)
@@ -212,8 +237,11 @@ class _Search:
             if len(busy) > 0:
                 self._order_floors(busy)
                 self._search(busy, 0, num_floors, num_classes)
+            if self._is_late():
+                self.is_complete = False
+                return float(self.best.objective[0])
         arrays = self._list_arrays(least_pes(self.problem, float(self.best.objective[0]), float(self.single_pj.min())))
-        if len(arrays) == 0:
+        if len(arrays) == 0 or (not self.is_complete and self._is_late()):
             return float(self.best.objective[0])
         self._order_floors(arrays)
         at = 0
@@ -225,6 +253,10 @@ class _Search:
             if at < len(self.floors) and stop():
                 return min(float(self.floors["bound"][at]), float(self.best.objective[0]))
         return float(self.best.objective[0])
+
+    def _is_late(self) -> bool:
+        """Whether to stop in the middle of a step: not before there is a mapping."""
+        return math.isfinite(float(self.best.objective[0])) and self._now()
 
     def _search(self, arrays: NDArray[np.void], start: int, stop: int, num_classes: int) -> int:
         found = np.zeros(5 * len(arrays), dtype=CANDIDATE_FIELDS)
@@ -252,7 +284,8 @@ class _Search:
         for factors in sorted(itertools.product(*choices), key=lambda factors: (-math.prod(factors), factors)):
             if math.prod(factors) > most:
                 continue
-            if len(found) % CHUNK_CORES == CHUNK_CORES - 1 and stop():
+            is_step = len(found) % CHUNK_CORES == CHUNK_CORES - 1
+            if (is_step and stop()) or (any(map(len, found)) and self._now()):
                 self.is_complete = False
                 break
             rows = [divisors_of(extent // f) for extent, f in zip(self.workload.dims, factors, strict=True)]
@@ -277,16 +310,21 @@ class _Search:
         return floors[is_allowed.all(axis=1) & (floors["fitting"] != 0)]
 
     def _list_arrays(self, fewest_pes: int) -> NDArray[np.void]:
-        """All array tiles that the best mapping so far leaves, best bound first."""
-        room = 1 << 14
-        while True:
-            entries, links = np.zeros(room, dtype=ARRAY_FIELDS), np.zeros(room, dtype=np.int64)
-            least_pj, limit = float(self.single_pj.min()), float(self.best.objective[0])
-            heads = np.full(len(self.single_pj), -1, dtype=np.int64)
-            num = list_arrays(
-                self.problem, self.pairs, self.hops, fewest_pes, self.shapes, self.single_pj, least_pj, limit, heads,
-                links, entries,
-            )  # fmt: skip
-            if num >= 0:
-                return entries[:num][np.argsort(entries["bound"][:num], kind="stable")].copy()
-            room *= 4
+        """Array tiles that the best mapping so far leaves, best bound first; all of them if there is time."""
+        least_pj, limit = float(self.single_pj.min()), float(self.best.objective[0])
+        heads = np.full(len(self.single_pj), -1, dtype=np.int64)
+        entries, links = np.zeros(1 << 14, dtype=ARRAY_FIELDS), np.zeros(1 << 14, dtype=np.int64)
+        place = np.zeros(2 + NUM_DIMS, dtype=np.int64)
+        while not list_arrays(
+            self.problem, self.pairs, self.hops, fewest_pes, self.shapes, self.single_pj, least_pj, limit, heads, links,
+            entries, place,
+        ):  # fmt: skip
+            if place[0] == len(entries):
+                entries, links = (
+                    np.concatenate([part, np.zeros(3 * len(part), part.dtype)]) for part in (entries, links)
+                )
+            elif place[0] > 0 and self._now():
+                self.is_complete = False
+                break
+        num = keep_arrays(self.problem, entries, int(place[0]))
+        return entries[:num][np.argsort(entries["bound"][:num], kind="stable")].copy()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from tvm_spm import interrupt
 from tvm_spm.arch import Arch, load_arch
 from tvm_spm.arch import archs as arch_names
 from tvm_spm.constraints import Constraints
@@ -62,7 +63,7 @@ class SearcherName(str, Enum):
 TargetOption = Annotated[str, typer.Option("--target", "--arch", help="A name of `tvm-spm archs` or a TOML file.")]
 ObjectiveOption = Annotated[Objective, typer.Option(help="What to minimise.")]
 TrialsOption = Annotated[int | None, typer.Option(min=1, help="Measured mappings per task.", show_default="64")]
-TimeOption = Annotated[float | None, typer.Option(min=0.0, help="Seconds for the search as a whole.")]
+TimeOption = Annotated[float | None, typer.Option(min=0.0, help="Seconds until the search ends.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
 ConstraintOption = Annotated[
     list[str] | None, typer.Option("--constraint", help="Such as SPM.K=32, rows=OY, strict:OY|OX; may be repeated.")
@@ -293,7 +294,11 @@ def archs(
 
 
 def main() -> None:
-    """Run the command line: exit code 0 for a result, 1 for none, 2 for a user's mistake, which gets one message."""
+    """Run the command line: exit code 0 for a result, 1 for none, 2 for a user's mistake, which gets one message.
+
+    A signal that comes before there is a result, or a second one, ends the process with 130 (Ctrl-C) or 143 (SIGTERM).
+    """
+    interrupt.own_process()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A name may hold characters that the terminal's encoding lacks.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -305,9 +310,6 @@ def main() -> None:
     except SpmError as error:
         print(printable(f"tvm-spm: {error}"), file=sys.stderr)  # noqa: T201 (the command line's own output)
         raise SystemExit(1 if isinstance(error, NoMappingError) else 2) from None
-    except KeyboardInterrupt:
-        print("tvm-spm: stopped", file=sys.stderr)  # noqa: T201
-        raise SystemExit(1) from None
 
 
 def _search(
@@ -327,8 +329,11 @@ def _search(
 ) -> None:
     from tvm_spm.show import show_text
     from tvm_spm.tuner import search as run
+    from tvm_spm.warm_up import NOTICE, is_compiled
 
     _check_outputs(trace, plot)
+    if not is_compiled():
+        typer.echo(f"tvm-spm: {NOTICE}", err=True)
     result = run(
         workload,
         load_arch(target),

@@ -116,6 +116,9 @@ class NetworkPlan:
         groups: Those of several layers, in order.
         plan: What the planner decided, single layers included.
         refused: Groups that cannot run or be scheduled, with reasons.
+        num_priced: Different groups that were searched to the end.
+        num_unpriced: Different groups that were not, as there was no time.
+        num_unrefined: Groups of the plan around which nothing was searched, as there was no time.
     """
 
     graph: LayerGraph
@@ -123,6 +126,9 @@ class NetworkPlan:
     groups: tuple[FusedGroup, ...]
     plan: FusionPlan
     refused: tuple[RefusedGroup, ...]
+    num_priced: int = 0
+    num_unpriced: int = 0
+    num_unrefined: int = 0
 
     @property
     def unscheduled(self) -> tuple[RefusedGroup, ...]:
@@ -176,6 +182,23 @@ class GroupPrices:
         self._refused: dict[tuple[Hashable, type], RefusedGroup] = {}
         """By group and kind of mapping."""
         self._refined: set[tuple[Hashable, GroupMapping]] = set()
+        self._unfinished: set[Hashable] = set()
+        """Groups whose search was stopped, or not begun."""
+
+    @property
+    def num_priced(self) -> int:
+        """Different groups that were searched to the end."""
+        return len(self._found.keys() - self._unfinished)
+
+    @property
+    def num_unpriced(self) -> int:
+        """Different groups that were not."""
+        return len(self._unfinished)
+
+    def is_refined(self, chosen: FusedGroup) -> bool:
+        """Whether nothing better is near a way, as far as a search can tell."""
+        key = self._keys[chosen.group.first, chosen.group.stop]
+        return isinstance(chosen.mapping, AttentionMapping) or (key, chosen.mapping) in self._refined
 
     @property
     def refused(self) -> tuple[RefusedGroup, ...]:
@@ -205,9 +228,12 @@ class GroupPrices:
         mapping, key = chosen.mapping, self._keys[chosen.group.first, chosen.group.stop]
         if isinstance(mapping, AttentionMapping) or (key, mapping) in self._refined or self._should_stop():
             return False
-        found = refine_group(chosen.group, self._arch, mapping, objective=self._objective)
+        found = refine_group(
+            chosen.group, self._arch, mapping, objective=self._objective, should_stop=self._should_stop
+        )  # fmt: skip
         better = FusedGroup.of(chosen.group, *found)
-        self._refined |= {(key, mapping), (key, found[0])}
+        if not self._should_stop():
+            self._refined |= {(key, mapping), (key, found[0])}
         if better.cost.objective(self._objective) >= chosen.cost.objective(self._objective):
             return False
         self._found[key].append(better)
@@ -225,8 +251,12 @@ class GroupPrices:
             return None
 
     def _ways(self, group: Group, key: Hashable) -> list[FusedGroup]:
-        if key not in self._found and not self._should_stop():
-            result = group_search(group, self._arch, objective=self._objective)
+        if key not in self._found and self._should_stop():
+            self._unfinished.add(key)
+        elif key not in self._found:
+            result = group_search(group, self._arch, objective=self._objective, should_stop=self._should_stop)
+            if not result.is_complete:
+                self._unfinished.add(key)
             self._found[key] = [FusedGroup.of(group, mapping, cost) for mapping, cost in result.options]
             if result.refusal is not None:
                 self._refused[key, GroupMapping] = RefusedGroup(
@@ -279,7 +309,11 @@ def plan_network(
             if reason is not None:
                 prices.refuse(found, reason)
         if all(reason is None for reason in reasons):
-            return NetworkPlan(graph=graph, alone=tuple(alone), groups=tuple(groups), plan=plan, refused=prices.refused)
+            return NetworkPlan(
+                graph=graph, alone=tuple(alone), groups=tuple(groups), plan=plan, refused=prices.refused,
+                num_priced=prices.num_priced, num_unpriced=prices.num_unpriced,
+                num_unrefined=sum(not prices.is_refined(found) for found in groups) if should_stop() else 0,
+            )  # fmt: skip
 
 
 def num_intervals(num_layers: int, max_group: int = MAX_GROUP) -> int:

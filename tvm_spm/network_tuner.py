@@ -35,9 +35,9 @@ from tvm_spm.scheduled_network import ScheduledNetwork, make_schedule, schedule_
 from tvm_spm.target import target_of
 from tvm_spm.task_tuner import TaskOutcome, TunerOptions, tune_workload
 from tvm_spm.trial_log import RunStart
-from tvm_spm.tuning_result import GroupResult, TaskResult, TuningResult, total_cost
+from tvm_spm.tuning_result import GroupResult, LeftOut, TaskResult, TuningResult, total_cost
 from tvm_spm.verification import Verification
-from tvm_spm.warm_up import Compilation, is_compiled
+from tvm_spm.warm_up import NOTICE, Compilation, is_compiled
 from tvm_spm.workload import HostCall, VectorWork, Workload
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ class NetworkOptions:
         fusion: Whether layers may run as one.
         max_memory_bytes: Of the tensors of the model; the default of ``frontend.load_model`` if None.
         params: Weights of a model that is a Relay text.
+        time_limit_s: Until the end of the search, for the result; what stops the work is a ``StopRequest``.
     """
 
     objective: str
@@ -69,6 +70,7 @@ class NetworkOptions:
     fusion: bool = True
     max_memory_bytes: int | None = None
     params: ParamsLike = None
+    time_limit_s: float | None = None
 
 
 TIME_PARTS = 2
@@ -143,22 +145,26 @@ def _tune_owned(
     # A measurer cannot time groups, and costs of different sources cannot be compared.
     is_fused = options.fusion and measurer is None and bool(extraction.graph.nodes)
     plan, scheduler = None, None
+    left_out: list[LeftOut] = []
     with ExitStack() as until_planned:
         compilation = None if is_compiled() else until_planned.enter_context(Compilation())
         if compilation is not None:
             with clock.phase("compile"):
-                progress.phase("compile (first run only)", total=2, unit="parts")
+                progress.phase(NOTICE, total=2, unit="parts")
                 compilation.finish_search(progress.step)
+        should_stop.keep()
         with clock.phase("search"):
             until = should_stop.share(TIME_PARTS) if is_fused else should_stop
-            outcomes, hosted = _tune_tasks(extraction, arch, options, log, executor, measurer, progress, until)
+            outcomes, hosted = _tune_tasks(
+                extraction, arch, options, log, executor, measurer, progress, until, left_out
+            )  # fmt: skip
         if is_fused:
             if compilation is not None:
                 with clock.phase("compile"):
-                    progress.phase("compile (first run only)", total=1, unit="parts")
-                    compilation.finish_groups()
+                    progress.phase("compiling what prices groups", total=1, unit="parts")
+                    compilation.finish_groups(should_stop)
             with clock.phase("fusion"):
-                plan, scheduler = _plan(extraction, arch, options, outcomes, progress, should_stop)
+                plan, scheduler = _plan(extraction, arch, options, outcomes, progress, should_stop, left_out)
     mappings = {index: outcome.best.mapping for index, outcome in outcomes.items()}
     with clock.phase("schedule"):
         fused = scheduler.fuse(plan.groups) if plan and scheduler else FusedNetwork.unfused(extraction)
@@ -180,6 +186,9 @@ def _tune_owned(
         plan=plan,
         seconds=clock.seconds(),
         interrupted=should_stop.interrupted,
+        time_limit_s=options.time_limit_s,
+        stopped_by=(should_stop.signal_name or "time limit") if left_out else None,
+        left_out=tuple(left_out),
     )
     if options.workdir is not None:
         result.save(options.workdir)
@@ -195,6 +204,7 @@ def _tune_tasks(
     measurer: Measurer | None,
     progress: ProgressBar,
     should_stop: StopRequest,
+    left_out: list[LeftOut],
 ) -> tuple[dict[int, TaskOutcome], tuple[HostCall, ...]]:
     """The outcome of every task that can be mapped, by index, and the tasks that cannot."""
     tunable = [(index, task) for index, task in enumerate(extraction.graph.tasks) if isinstance(task.work, Workload)]
@@ -209,6 +219,7 @@ def _tune_tasks(
             label = f"{task.name} ({position + 1}/{len(tunable)})"
             progress.phase(label, total=options.task.trials, unit="trials")
             key = _key_of(task.work)
+            until = should_stop.share(len(tunable) - position)
             try:
                 by_workload[task.work] = tune_workload(
                     task.work,
@@ -221,12 +232,17 @@ def _tune_tasks(
                     measurer=measurer,
                     program_of=partial(_program_of, extraction, index),
                     report=partial(progress.trials, label),
-                    should_stop=should_stop.share(len(tunable) - position),
+                    should_stop=until,
                 )
             except (NoMappingError, NoMeasurementError, WorkloadError) as error:
                 hosted.append(HostCall(name=task.name, reason=str(error)))
                 is_unmappable = is_unmappable and not isinstance(error, WorkloadError)
                 continue
+            num_trials = by_workload[task.work].num_trials
+            if num_trials < options.task.trials and until():
+                left_out.append(
+                    LeftOut(what="trials", task=task.name, num_done=num_trials, num_asked=options.task.trials)
+                )
         outcomes[index] = by_workload[task.work]
     if tunable and not outcomes and is_unmappable:
         raise NoMappingError(f"no task of the model can be mapped; {hosted[0].name}: {hosted[0].reason}")
@@ -240,10 +256,13 @@ def _plan(
     outcomes: dict[int, TaskOutcome],
     progress: ProgressBar,
     should_stop: StopRequest,
+    left_out: list[LeftOut],
 ) -> tuple[NetworkPlan, GroupScheduler]:
     """The best way to cut the network into groups, by the tuned costs of its layers and the costs of groups."""
     progress.phase("fusion", total=1, unit="groups")
-    attention = () if should_stop() else plan_attention(extraction.mod, arch, objective=options.objective)
+    attention, num_skipped = plan_attention(
+        extraction.mod, arch, objective=options.objective, should_stop=should_stop
+    )  # fmt: skip
     sites = [replacement.site for replacement in attention]
     # Scores and probabilities right before what reads them, so that the three calls of an attention are neighbours.
     layers = frontend.layer_graph(extraction, late={var for site in sites for var in site.bindings[:2]})
@@ -254,12 +273,19 @@ def _plan(
         return verify_function(plain, scheduled, rng=rng, target=target)
 
     scheduler = GroupScheduler(extraction, layers, sites, verify_group)
-    progress.phase("fusion", total=num_intervals(len(layers.graph.layers)), unit="groups")
+    progress.phase("price groups of layers", total=num_intervals(len(layers.graph.layers)), unit="groups")
     plan = plan_network(
         layers.graph, arch, options.objective, _alone(extraction, layers, arch, outcomes),
         known=attention_groups(layers, arch, attention), why_not=scheduler.why_not, should_stop=should_stop,
         report=partial(progress.step, "price groups of layers"),
     )  # fmt: skip
+    for what, num_done, num_left in (
+        ("attentions searched", len(attention), num_skipped),
+        ("groups priced", plan.num_priced, plan.num_unpriced),
+        ("groups refined", len(plan.groups) - plan.num_unrefined, plan.num_unrefined),
+    ):
+        if num_left:
+            left_out.append(LeftOut(what=what, num_done=num_done, num_asked=num_done + num_left))
     return plan, scheduler
 
 

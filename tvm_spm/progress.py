@@ -1,4 +1,4 @@
-"""One progress bar on stderr, only where stderr is a terminal."""
+"""How far the work is, on stderr: one bar on a terminal, and a line for each part of the work elsewhere."""
 
 from __future__ import annotations
 
@@ -12,9 +12,16 @@ from tvm_spm.units import format_si
 
 
 class ProgressBar:
-    """Trials done, best so far, share of legal mappings and time left. Silent where stderr is no terminal."""
+    """Trials done, best so far, share of legal mappings and time left.
 
-    def __init__(self, total: int, *, enabled: bool | None = None) -> None:
+    Args:
+        total: Trials of a task.
+        enabled: Whether anything is shown.
+    """
+
+    def __init__(self, total: int, *, enabled: bool) -> None:
+        is_terminal = sys.stderr.isatty()
+        self._has_lines = enabled and not is_terminal
         self._bar = Progress(
             TextColumn("{task.description:<28}", markup=False),
             BarColumn(bar_width=24),
@@ -24,7 +31,7 @@ class ProgressBar:
             TextColumn("left"),
             TimeRemainingColumn(),
             console=console(stderr=True),
-            disable=not (sys.stderr.isatty() if enabled is None else enabled),
+            disable=not (enabled and is_terminal),
             transient=True,
         )
         self._row = self._bar.add_task("starting", total=total, unit="trials", note="")
@@ -39,7 +46,15 @@ class ProgressBar:
         self._bar.stop()
 
     def phase(self, text: str, *, total: int, unit: str) -> None:
-        """Start counting something else."""
+        """Start counting something else.
+
+        Args:
+            text: What.
+            total: How many.
+            unit: Of what.
+        """
+        if self._has_lines:
+            print(f"tvm-spm: {one_line(text)}", file=sys.stderr, flush=True)  # noqa: T201 (asked for by the caller)
         self._bar.reset(self._row, total=total, description=one_line(text), unit=unit, note="")
 
     def trials(self, task: str, done: int, best: float, legal_share: float) -> None:

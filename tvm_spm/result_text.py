@@ -99,6 +99,7 @@ def print_result(result: TuningResult) -> None:
         if task.failures
     ]
     lines += [f"left on the host: {call.name}: {call.reason}" for call in result.host_calls]
+    lines += _stopped_lines(result)
     lines.append("seconds: " + ", ".join(f"{name} {value:.1f}" for name, value in result.seconds))
     console().print("\n".join(one_line(line) for line in lines), soft_wrap=True)
 
@@ -115,6 +116,23 @@ def _against_text(total: Cost, default: Cost | None) -> str:
         f"{ratio(default.energy_pj, total.energy_pj):.2f}x less energy, "
         f"{ratio(default.edp_pj_cycles, total.edp_pj_cycles):.2f}x lower EDP"
     )
+
+
+def _stopped_lines(result: TuningResult) -> list[str]:
+    """What ended the search early, and what was left out for it; nothing if it ended by itself."""
+    if result.stopped_by is None:
+        return []
+    limit = f" of {result.time_limit_s:g} s" if result.stopped_by == "time limit" else ""
+    trials = [each for each in result.left_out if each.what == "trials"]
+    parts = []
+    if trials:
+        done, asked = sum(each.num_done for each in trials), sum(each.num_asked for each in trials)
+        tasks = f"{len(trials)} task{'' if len(trials) == 1 else 's'}"
+        parts.append(f"{asked - done:,} of {asked:,} trials of {tasks}")
+    for each in result.left_out:
+        if each.what != "trials":
+            parts.append(f"{each.num_asked - each.num_done:,} of {each.num_asked:,} {each.what}")
+    return [f"the search was ended by {'a ' if limit else ''}{result.stopped_by}{limit}; left out: {', '.join(parts)}"]
 
 
 def _count_text(result: TuningResult, task: TaskResult) -> str:

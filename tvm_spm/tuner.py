@@ -39,6 +39,7 @@ from tvm_spm.published import MODEL_NAME, published_search
 from tvm_spm.search_result import SearchResult
 from tvm_spm.task_tuner import TunerOptions, screen_workload, tune_workload
 from tvm_spm.tuning_result import TuningResult
+from tvm_spm.warm_up import load_search
 from tvm_spm.workload import Workload
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def search(
         energy_cap_pj: Only for ``exact`` with ``analytical``: no mapping may need more energy.
         trials: Mappings priced by ``model``, but for ``exact`` with ``analytical``, which prices what it must; default
             20,000 with ``analytical``, 64 with ``simulator``.
-        time_limit_s: Stop after this long with the best so far.
+        time_limit_s: Stop after this long with the best so far; Ctrl-C and SIGTERM stop too.
         seed: Same seed, same result.
 
     Raises:
@@ -132,6 +133,9 @@ def search(
     _require_energy(accelerator, objective)
     require_countable(workload, accelerator)
     with stop_on_interrupt(time_limit_s) as should_stop:
+        if model != MODEL_NAME:
+            load_search(perfect=perfect or searcher != "exact", measures=(model, searcher) != ("analytical", "exact"))
+        should_stop.keep()
         if model == MODEL_NAME:
             return _search_published(workload, accelerator, objective, constraints, should_stop, searcher)
         if model == "simulator":
@@ -262,7 +266,9 @@ def tune(
         target: ``spm/<accelerator>`` as text or as a TVM target, an accelerator, or the path of its file.
         objective: ``edp``, ``energy`` or ``latency``: of each task, and of the whole network where layers are fused.
         trials: Mappings measured per task; default 64.
-        time_limit_s: For the search, of which fusion may use half; verification comes on top.
+        time_limit_s: From the call until the end of the search, compilation on a first run included. The mappings of
+            layers get half of it, fusion the rest; the default mapping and the start of the exact search are measured
+            for every task however short it is. Verification comes on top: it is never cut.
         seed: Same seed, same result (as long as no time limit strikes).
         workdir: Keeps the log of trials and TVM's tuning database. A later run with it continues; other networks,
             objectives, seeds and measurers may share it, one run at a time.
@@ -277,10 +283,11 @@ def tune(
             ``.npz`` file, or arrays by name. Those that are missing are drawn at random, which a warning says.
         max_memory_bytes: Refuse a model whose tensors (inputs, weights and values between operators, each once) need
             more; by default a quarter of the memory of this machine, since a run holds weights about four times.
-        progress: Show a progress bar if stderr is a terminal.
+        progress: Show on stderr how far the work is: a bar on a terminal, elsewhere a line a task.
 
     Returns:
-        The best found so far also after a time limit or Ctrl-C.
+        The best found so far also after a time limit, and after Ctrl-C or SIGTERM once the search has begun;
+        ``left_out`` says what was not done then. A second signal ends the work: Ctrl-C raises ``KeyboardInterrupt``.
 
     Raises:
         SpmError: A wrong argument, an unreadable model or accelerator, a work directory of another accelerator, or no
@@ -309,11 +316,12 @@ def tune(
         fusion=fusion,
         max_memory_bytes=max_memory_bytes,
         params=params,
+        time_limit_s=time_limit_s,
     )
     arch = load_arch(target) if isinstance(target, (Arch, Path)) else arch_of(target)
     _require_energy(arch, objective)
-    with ProgressBar(options.task.trials, enabled=None if progress else False) as bar:
-        with stop_on_interrupt(time_limit_s) as should_stop:
+    with stop_on_interrupt(time_limit_s) as should_stop:
+        with ProgressBar(options.task.trials, enabled=progress) as bar:
             return tune_network(
                 mod, arch, options, shapes=shapes, executor=executor, measurer=measurer, progress=bar,
                 should_stop=should_stop,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,6 +107,23 @@ class GroupResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """Work that was asked for and not done, because a time limit struck or a signal came.
+
+    Attributes:
+        what: ``trials`` of a task, ``attentions searched``, ``groups priced`` or ``groups refined``.
+        task: Whose trials; empty for the others.
+        num_done: How many were done.
+        num_asked: Of how many.
+    """
+
+    what: str
+    task: str = ""
+    num_done: int
+    num_asked: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TuningResult:
     """The whole network: every task's mapping, its cost, and the module with the schedules in place.
 
@@ -121,7 +138,10 @@ class TuningResult:
         verification: Comparison of the whole network; None if the run ended before it.
         plan: How the layers were cut into groups; None if fusion was not asked for.
         seconds: Wall time by phase.
-        interrupted: Whether Ctrl-C ended the search early.
+        interrupted: Whether Ctrl-C or SIGTERM ended the search early.
+        time_limit_s: Until the end of the search, as asked for; None without one.
+        stopped_by: ``time limit``, ``Ctrl-C`` or ``SIGTERM`` if that ended the search early; None if nothing did.
+        left_out: What was not done then.
     """
 
     tasks: tuple[TaskResult, ...]
@@ -135,6 +155,9 @@ class TuningResult:
     plan: NetworkPlan | None = None
     seconds: tuple[tuple[str, float], ...]
     interrupted: bool = False
+    time_limit_s: float | None = None
+    stopped_by: str | None = None
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def host_calls(self) -> tuple[HostCall, ...]:
@@ -298,6 +321,9 @@ class TuningResult:
             "host_calls": [{"name": call.name, "reason": call.reason} for call in self.host_calls],
             "seconds": {name: round(value, 3) for name, value in self.seconds},
             "interrupted": self.interrupted,
+            "time_limit_s": self.time_limit_s,
+            "stopped_by": self.stopped_by,
+            "left_out": [asdict(each) for each in self.left_out],
         }
 
     def as_dict(self) -> dict[str, object]:

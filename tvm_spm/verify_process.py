@@ -18,6 +18,7 @@ import threading
 from dataclasses import dataclass
 from typing import IO
 
+from tvm_spm import interrupt
 from tvm_spm.arch import Arch
 from tvm_spm.errors import ModelError
 from tvm_spm.verification import Array, Verification
@@ -61,6 +62,7 @@ class _Child:
             [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
             start_new_session=True,
         )  # fmt: skip
+        interrupt.add_child(self._process.pid)
 
     def ask(self, request: Request) -> Verification | ModelError | None:
         """The answer; None if the process ended instead."""
@@ -94,6 +96,7 @@ class _Child:
         """End it now."""
         self._process.kill()
         self._process.wait()
+        interrupt.forget_child(self._process.pid)
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()

@@ -5,8 +5,10 @@ Compiled code is kept on disk (``jit``), so later runs only load it.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +19,7 @@ from cost_model.batched import evaluate_batch, evaluate_rows
 from cost_model.fused import compiled as fused
 from cost_model.simulator import simulate_batch
 from cost_model.simulator.events import simulate_rows
+from tvm_spm import interrupt
 from tvm_spm.arch import load_arch
 from tvm_spm.exact import exact_search
 from tvm_spm.exact.join import join
@@ -26,6 +29,8 @@ from tvm_spm.jit import is_on_disk
 from tvm_spm.layer_graph import Layer, LayerGraph, Read, Tensor
 from tvm_spm.mapspace import MapSpace
 from tvm_spm.workload import Workload
+
+NOTICE = "the first run compiles, for about two minutes on two cores; what it compiles is kept"
 
 
 def is_compiled() -> bool:
@@ -42,8 +47,12 @@ class Compilation:
 
     def __init__(self) -> None:
         # From the folder this package is in: the cache belongs to that copy; the working directory may hold another.
-        command = [sys.executable, "-m", "tvm_spm.warm_up"]
-        self._other = subprocess.Popen(command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True)
+        # A session of its own, as Ctrl-C is for this process to answer; it ends when its input does, however we end.
+        self._other = subprocess.Popen(
+            [sys.executable, "-m", "tvm_spm.warm_up"], cwd=Path(__file__).parents[1], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+        interrupt.add_child(self._other.pid)
 
     def __enter__(self) -> Compilation:
         return self
@@ -54,8 +63,10 @@ class Compilation:
         if self._other.poll() is None:
             self._other.kill()
         self._other.wait()
-        assert self._other.stdout is not None
-        self._other.stdout.close()
+        interrupt.forget_child(self._other.pid)
+        for stream in (self._other.stdin, self._other.stdout):
+            assert stream is not None
+            stream.close()
 
     def finish_search(self, report: Callable[[str], None] = lambda text: None) -> None:
         """Compile, or load, what a search of one layer calls.
@@ -63,19 +74,43 @@ class Compilation:
         Args:
             report: Told when a part is ready.
         """
-        _compile_exact()
+        _compile_exact(perfect=True)
         report("exact search compiled")
         assert self._other.stdout is not None
         self._other.stdout.readline()
         report("models compiled")
 
-    def finish_groups(self) -> None:
-        """Wait for what a search of fused groups calls."""
-        self._other.wait()
+    def finish_groups(self, should_stop: Callable[[], bool] = lambda: False) -> None:
+        """Wait for what a search of fused groups calls, or until there is no time for one.
+
+        Args:
+            should_stop: Asked while waiting.
+        """
+        while self._other.poll() is None and not should_stop():
+            try:
+                self._other.wait(timeout=POLL_S)
+            except subprocess.TimeoutExpired:
+                continue
 
 
-def _compile_exact() -> None:
-    exact_search(_toy(), load_arch("edge-256"))
+POLL_S = 0.1
+"""Seconds between two questions whether to go on waiting."""
+
+
+def load_search(*, perfect: bool, measures: bool) -> None:
+    """Compile, or load, what a search of one layer calls, so that nothing compiles later.
+
+    Args:
+        perfect: Only factors that divide.
+        measures: The simulator too.
+    """
+    _compile_exact(perfect=perfect)
+    if measures:
+        _compile_models()
+
+
+def _compile_exact(*, perfect: bool) -> None:
+    exact_search(_toy(), load_arch("edge-256"), perfect=perfect)
 
 
 def _compile_models() -> None:
@@ -114,7 +149,16 @@ def _toy() -> Workload:
     return Workload.conv2d(K=4, C=4, OY=4, OX=4, FY=3, FX=3, padding=1)
 
 
+def _end_with_input() -> None:
+    """End when nobody is left to read what this process compiles for."""
+    # Not through the stream: its lock, held by this thread, would be missing when the interpreter ends first.
+    while os.read(0, 1):
+        pass
+    os._exit(1)
+
+
 if __name__ == "__main__":
+    threading.Thread(target=_end_with_input, daemon=True).start()
     _compile_models()
     sys.stdout.write("models\n")
     sys.stdout.flush()

@@ -22,7 +22,7 @@ QUICK = ("--trials", "4")
 
 
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "tvm_spm.cli", *arguments]
+    return [sys.executable, "-m", "tvm_spm", *arguments]
 
 
 def run(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:

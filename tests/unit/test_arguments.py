@@ -72,7 +72,7 @@ TUNE = {
     "shape of floats": ({"shapes": {"x": (1.0, 3)}}, "shapes['x'] = (1.0, 3) (tuple): must be whole numbers >= 1"),
     "shape with 0": ({"shapes": {"x": [0, 3]}}, "shapes['x'] = [0, 3] (list): must be whole numbers >= 1"),
     "shape of no name": ({"shapes": {1: (1, 3)}}, "shapes: 1 is no name of an input"),
-    "mod None": ({"mod": None}, "mod = None: must be a Relax module, an onnx.ModelProto, the path of an ONNX file"),
+    "mod None": ({"mod": None}, "mod = None: must be a Relax module, an onnx.ModelProto"),
     "mod bytes": ({"mod": b"onnx"}, "mod = b'onnx' (bytes): must be a Relax module"),
     "mod empty": ({"mod": ""}, "mod = '': must be"),
     "target None": ({"target": None}, "target = None: must be 'spm/<accelerator>'"),

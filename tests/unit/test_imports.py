@@ -14,6 +14,7 @@ PACKAGES = ("tvm_spm", "schedules", "cost_model")
 
 # Highest first; a module may import only from lower rows, or from inside its own entry.
 LAYERS = (
+    ("tvm_spm.__main__",),
     ("tvm_spm.cli",),
     ("tvm_spm.reproduce",),
     ("tvm_spm.tuner",),

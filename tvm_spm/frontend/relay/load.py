@@ -89,8 +89,10 @@ def _declared(source: Source, main: tree.Function, shapes: Shapes) -> dict[str, 
         if not isinstance(param.type, tree.TensorType):
             source.refuse(param.at, f"parameter %{param.name} is no tensor of known type")
         if param.type.dtype not in _DTYPES:
-            hint = did_you_mean(param.type.dtype, _DTYPES)
-            source.refuse(param.at, f"parameter %{param.name}: unknown dtype {param.type.dtype!r}: {hint}")
+            source.refuse(
+                param.at,
+                f"parameter %{param.name}: unknown dtype {param.type.dtype!r}: {did_you_mean(param.type.dtype, _DTYPES)}",
+            )
         if param.name in found:
             source.refuse(param.at, f"parameter %{param.name} is declared twice")
         found[param.name] = param.type

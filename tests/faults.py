@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import errno
 import json
+import logging
 import os
 import shutil
 import sys
@@ -47,7 +48,7 @@ STEPS = ("open", "write", "fsync", "replace", "ftruncate", "unlink", "mkdir")
 
 
 _PROCESSES = get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["tests.faults"])
+_PROCESSES.set_forkserver_preload(["tvm_spm.run_log", "tvm_spm.task_tuner"])
 
 
 class Killed(BaseException):
@@ -224,6 +225,7 @@ def main() -> None:
     parser.add_argument("--exit-every", type=int, default=3, help="the same for processes, which take a second each")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     options = parser.parse_args()
+    logging.disable(logging.WARNING)  # of cut lines, which are what is asked for
     started = time.monotonic()
     # Memory is enough: what reaches a disk is counted, not how long that takes.
     memory = Path("/dev/shm")

@@ -262,3 +262,11 @@ def test_an_axis_is_not_cut_to_32_bits(axis: int):
     for attributes in ({"axis": axis}, {"axes": [0, axis]}):
         with pytest.raises(ModelError, match="there is no such axis"):
             load_model(made([helper.make_node("Softmax", ["x"], ["y"], **attributes)], {"x": [2, 3]}, {}))
+
+
+@pytest.mark.parametrize("inputs", [["x", ""], ["", "x"]])
+@pytest.mark.parametrize("operator", ["Concat", "Max", "Add", "MatMul"])
+def test_an_input_that_is_needed_is_not_left_out(operator: str, inputs: list[str]):
+    attributes = {"axis": 0} if operator == "Concat" else {}
+    with pytest.raises(ModelError, match="must not be left out"):
+        load_model(made([helper.make_node(operator, inputs, ["y"], **attributes)], {"x": [2, 2]}, {}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import onnx
-from onnx import checker, helper, shape_inference
+from onnx import checker, defs, helper, shape_inference
 
 from tvm_spm.errors import ModelError
 from tvm_spm.frontend.memory import require_memory
@@ -81,6 +81,7 @@ def _check(skeleton: onnx.ModelProto, origin: str) -> None:
         if missing is not None:
             raise ModelError(f"{origin}: cannot import: nothing before its use defines {missing!r} ({node.op_type})")
         defined.update(node.output)
+    _refuse_missing_inputs(skeleton, origin)
     copy = onnx.ModelProto()
     copy.CopyFrom(skeleton)
     for value in copy.graph.output:
@@ -92,6 +93,26 @@ def _check(skeleton: onnx.ModelProto, origin: str) -> None:
         checker.check_model(copy)
     except (checker.ValidationError, RuntimeError, ValueError) as error:
         raise ModelError(f"{origin}: cannot import: not a valid ONNX model: {_one_line(error)}") from None
+
+
+def _refuse_missing_inputs(skeleton: onnx.ModelProto, origin: str) -> None:
+    """An empty name leaves an optional input out; TVM's importer dies of one where the operator needs a tensor."""
+    opset = max((entry.version for entry in skeleton.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+    nodes = list(skeleton.graph.node)
+    while nodes:
+        node = nodes.pop()
+        for attr in node.attribute:
+            nodes += [inner for graph in (attr.g, *attr.graphs) for inner in graph.node]
+        if "" not in node.input or node.domain not in ("", "ai.onnx") or not defs.has(node.op_type, opset, ""):
+            continue
+        formal = defs.get_schema(node.op_type, opset, "").inputs
+        for position, name in enumerate(node.input):
+            takes = formal[min(position, len(formal) - 1)] if formal else None
+            if not name and takes is not None and takes.option != defs.OpSchema.FormalParameterOption.Optional:
+                raise ModelError(
+                    f"{origin}: cannot import: not a valid ONNX model: node {node.name!r} (operator {node.op_type}): "
+                    f"its input {takes.name!r} must not be left out"
+                )
 
 
 def _without_declared(skeleton: onnx.ModelProto) -> onnx.ModelProto:

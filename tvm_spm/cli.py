@@ -296,9 +296,9 @@ def archs(
 def main() -> None:
     """Run the command line: exit code 0 for a result, 1 for none, 2 for a user's mistake, which gets one message.
 
-    A signal that comes before there is a result, or a second one, ends the process with 130 (Ctrl-C) or 143 (SIGTERM).
+    ``tvm_spm.__main__`` takes signals over before: one that comes before there is a result, or a second one, ends the
+    process with 130 (Ctrl-C) or 143 (SIGTERM).
     """
-    interrupt.own_process()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A name may hold characters that the terminal's encoding lacks.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -417,4 +417,5 @@ def _print(text: str) -> None:
 
 
 if __name__ == "__main__":
+    interrupt.own_process()
     main()

@@ -114,9 +114,12 @@ _process: _Process | None = None
 
 
 def own_process() -> None:
-    """Take signals over for good: they belong to the command line from its first instruction to its last."""
+    """Take signals over for good: they belong to the command line from its first instruction to its last.
+
+    Only in the main thread: a program that runs the command line in another one keeps its signals.
+    """
     global _process
-    if _process is None:
+    if _process is None and threading.current_thread() is threading.main_thread():
         _process = _Process()
 
 

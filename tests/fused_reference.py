@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from tests.simulator_reference import Nest, Walk, run_bits, run_lengths, walk_pass
 from tvm_spm.arch import Arch
@@ -90,11 +91,22 @@ class Core:
             for local, layer in enumerate(self.layers):
                 if new[local] is not None:
                     self._add_stages(local, layer, tile, new[local], latest)
+                for number in range(len(layer.reads)):
+                    if not self.seen.get(((local, number), tile)):
+                        self.seen[(local, number), tile] = self._left_behind(self.seen, (local, number), tile) or set()
 
     def behind(self, tile: Index, axis: int) -> Iterator[Index]:
         """Tiles before this one along an axis."""
         for before in range(tile[axis]):
             yield (*tile[:axis], before, *tile[axis + 1 :])
+
+    def _left_behind(self, there: dict[tuple[Any, Index], Any], key: Any, tile: Index) -> Any:
+        """A tile that needs nothing leaves in place what the tile before it left, along the last kept axis that has."""
+        found = None
+        for axis in self.kept:
+            if tile[axis] > 0:
+                found = there.get((key, (*tile[:axis], tile[axis] - 1, *tile[axis + 1 :]))) or found
+        return found
 
     def _new_boxes(self, tile: Index) -> list[Box | None]:
         new: list[Box | None] = [None] * len(self.layers)
@@ -107,7 +119,7 @@ class Core:
         ]
         for local in reversed(range(len(self.layers))):
             needed = join(needs[local])
-            self.needed[local, tile] = needed
+            self.needed[local, tile] = needed or self._left_behind(self.needed, local, tile)
             if needed is None:
                 continue
             there: set[Element] = set()

@@ -22,13 +22,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cost_model.analytical import AnalyticalModel
+from cost_model.analytical.model import AnalyticalModel
 from cost_model.simulator import simulate_batch
 from tvm_spm.arch import load_arch
-from tvm_spm.legality_batch import check_batch
 from tvm_spm.mapping import Mapping
-from tvm_spm.mapping_batch import decode
-from tvm_spm.mapspace import MapSpace
+from tvm_spm.space.legality_batch import check_batch
+from tvm_spm.space.mapping_batch import decode
+from tvm_spm.space.mapspace import MapSpace
 from tvm_spm.workload import Axis, Epilogue, Projection, Workload
 
 ARCHS = ("dmazerunner-256", "edge-256", "quad-edge", "mlu100-32")

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from cost_model.attention_search import attention_search
-from cost_model.attention_work import Attention
+from cost_model.attention.search import attention_search
 from cost_model.simulator.model import SimulatorModel
 from tvm_spm.arch import Arch, load_arch
+from tvm_spm.attention import Attention
 from tvm_spm.cost import Cost
 from tvm_spm.errors import NoMappingError
 from tvm_spm.exact import exact_search

@@ -15,8 +15,8 @@ import pytest
 from cost_model.fused.inner_mapper import InnerMapper
 from tests.fused_cases import Builder, conv_chain
 from tvm_spm.arch import load_arch
+from tvm_spm.fusion.search import group_search
 from tvm_spm.group import Group
-from tvm_spm.group_search import group_search
 from tvm_spm.workload import Workload
 
 if TYPE_CHECKING:

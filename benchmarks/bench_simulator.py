@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from cost_model.batched import evaluate_batch
+from cost_model.batched.model import evaluate_batch
 from cost_model.simulator import SimulatorModel, simulate_batch
 from tvm_spm.arch import load_arch
-from tvm_spm.legality_batch import check_batch
 from tvm_spm.mapping import Mapping
-from tvm_spm.mapping_batch import decode
-from tvm_spm.mapspace import MapSpace
 from tvm_spm.report.breakdown import explain
 from tvm_spm.report.timeline import timeline
+from tvm_spm.space.legality_batch import check_batch
+from tvm_spm.space.mapping_batch import decode
+from tvm_spm.space.mapspace import MapSpace
 from tvm_spm.workload import Workload
 
 if TYPE_CHECKING:

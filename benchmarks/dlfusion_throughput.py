@@ -23,8 +23,8 @@ from pathlib import Path
 import pandas as pd
 
 from tvm_spm.arch import load_arch
-from tvm_spm.reproduce.dlfusion_setup import ARCH_NAME, EXTRA_COLUMNS
-from tvm_spm.reproduce.dlfusion_throughput import PUBLISHED, throughput_rows, throughput_table
+from tvm_spm.reproduce.dlfusion.setup import ARCH_NAME, EXTRA_COLUMNS
+from tvm_spm.reproduce.dlfusion.throughput import PUBLISHED, throughput_rows, throughput_table
 from tvm_spm.reproduce.paper_table import PaperTable
 from tvm_spm.reproduce.runs import COLUMNS, make_frame, source_commit
 from tvm_spm.reproduce.script import script_text

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from tvm_spm.reproduce.dmazerunner import dataflow_tables, draw, optimum_tables
-from tvm_spm.reproduce.dmazerunner_setup import dataflow_jobs, optimum_jobs, runs_of
+from tvm_spm.reproduce.dmazerunner.setup import dataflow_jobs, optimum_jobs, runs_of
+from tvm_spm.reproduce.dmazerunner.tables import dataflow_tables, draw, optimum_tables
 from tvm_spm.reproduce.paper_table import PaperTable
 from tvm_spm.reproduce.script import script_text
 

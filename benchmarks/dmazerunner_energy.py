@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from tvm_spm.reproduce.dmazerunner import energy_tables
-from tvm_spm.reproduce.dmazerunner_setup import energy_jobs, runs_of
+from tvm_spm.reproduce.dmazerunner.setup import energy_jobs, runs_of
+from tvm_spm.reproduce.dmazerunner.tables import energy_tables
 from tvm_spm.reproduce.script import script_text
 
 EXPECTED = Path(__file__).parent / "expected" / "dmazerunner_energy.csv"

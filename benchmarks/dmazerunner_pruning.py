@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from tvm_spm.reproduce.dmazerunner import optimum_tables, pruning_tables
-from tvm_spm.reproduce.dmazerunner_setup import optimum_jobs, pruning_jobs, runs_of
+from tvm_spm.reproduce.dmazerunner.setup import optimum_jobs, pruning_jobs, runs_of
+from tvm_spm.reproduce.dmazerunner.tables import optimum_tables, pruning_tables
 from tvm_spm.reproduce.paper_table import PaperTable
 from tvm_spm.reproduce.script import script_text
 

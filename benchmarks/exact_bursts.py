@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 from exact_peers import LAYERS
 
-from cost_model.analytical import AnalyticalModel
+from cost_model.analytical.model import AnalyticalModel
 from cost_model.reuse import count_reuse
 from tvm_spm.arch import Arch, load_arch
 from tvm_spm.exact import exact_search

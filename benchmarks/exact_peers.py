@@ -29,15 +29,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cost_model.analytical import AnalyticalModel
-from cost_model.batched import evaluate_batch
+from cost_model.analytical.model import AnalyticalModel
+from cost_model.batched.model import evaluate_batch
 from cost_model.bounds import lower_bound, touched_elems
 from tvm_spm.arch import Arch, load_arch
 from tvm_spm.exact import exact_search
 from tvm_spm.mapping import Mapping
-from tvm_spm.mapping_batch import decode
-from tvm_spm.mapspace import MapSpace
 from tvm_spm.report.breakdown import explain
+from tvm_spm.space.mapping_batch import decode
+from tvm_spm.space.mapspace import MapSpace
 from tvm_spm.workload import Workload
 
 LAYERS = {

@@ -23,7 +23,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from tvm_spm.fusion import FusionPlan, GroupOption, plan_groups
+from tvm_spm.fusion.planner import FusionPlan, GroupOption, plan_groups
 
 DEPTHS = (10, 20, 40, 60, 100, 200, 300, 500)
 OBJECTIVES = ("latency", "energy", "edp")

@@ -24,9 +24,9 @@ import pandas as pd
 from cost_model.simulator import SimulatorModel
 from tvm_spm.arch import Arch, load_arch
 from tvm_spm.exact import exact_search
-from tvm_spm.reproduce.dlfusion_networks import network_graph
-from tvm_spm.reproduce.dlfusion_picture import ratio_bars
-from tvm_spm.reproduce.dlfusion_plans import exact_costs, plan_row, plan_with_groups
+from tvm_spm.reproduce.dlfusion.networks import network_graph
+from tvm_spm.reproduce.dlfusion.picture import ratio_bars
+from tvm_spm.reproduce.dlfusion.plans import exact_costs, plan_row, plan_with_groups
 from tvm_spm.reproduce.paper_table import PaperTable
 from tvm_spm.reproduce.picture import save
 from tvm_spm.reproduce.runs import COLUMNS, make_frame, source_commit
@@ -116,7 +116,7 @@ def draw(frame: pd.DataFrame, out_dir: Path) -> Sequence[Path]:
 
 def _warm_up(arch: Arch) -> None:
     """Load compiled code, so that no way is charged for it."""
-    from tvm_spm.reproduce.dlfusion_calibration import conv_chain
+    from tvm_spm.reproduce.dlfusion.calibration import conv_chain
 
     work = Workload.matmul(m=2, k=2, n=2)
     SimulatorModel().cost(work, arch, exact_search(work, arch, objective="latency").mapping)

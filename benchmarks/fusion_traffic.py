@@ -25,10 +25,10 @@ from pathlib import Path
 import pandas as pd
 
 from tvm_spm.arch import load_arch
-from tvm_spm.reproduce.dlfusion_networks import network_graph
-from tvm_spm.reproduce.dlfusion_picture import ratio_bars
-from tvm_spm.reproduce.dlfusion_plans import exact_costs, layers_without_group, plan_row, plan_with_groups
-from tvm_spm.reproduce.dlfusion_setup import NETWORKS
+from tvm_spm.reproduce.dlfusion.networks import network_graph
+from tvm_spm.reproduce.dlfusion.picture import ratio_bars
+from tvm_spm.reproduce.dlfusion.plans import exact_costs, layers_without_group, plan_row, plan_with_groups
+from tvm_spm.reproduce.dlfusion.setup import NETWORKS
 from tvm_spm.reproduce.paper_table import PaperTable
 from tvm_spm.reproduce.picture import save
 from tvm_spm.reproduce.runs import COLUMNS, make_frame, source_commit

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tvm_spm.arch import Arch
-from tvm_spm.mapping_batch import NO_DIM, MappingBatch
+from tvm_spm.space.mapping_batch import NO_DIM, MappingBatch
 from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Operand, Projection, Workload
 
 FEATURES_VERSION = 1

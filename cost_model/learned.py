@@ -14,7 +14,7 @@ from cost_model.features import FEATURES_VERSION, Estimate, Estimator, feature_n
 from tvm_spm.arch import Arch
 from tvm_spm.cost import OBJECTIVES
 from tvm_spm.errors import ModelError, SpmError, did_you_mean
-from tvm_spm.mapping_batch import MappingBatch
+from tvm_spm.space.mapping_batch import MappingBatch
 from tvm_spm.workload import Workload
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
-from schedules.blocks import Block, loads_of, read_blocks
+from tvm_spm.frontend.tir.blocks import Block, loads_of, read_blocks
 
 _MIN_PARALLEL_ITERATIONS = 1 << 14
 """Below this many iterations, starting threads takes longer than the work."""

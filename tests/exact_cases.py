@@ -8,12 +8,12 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from cost_model.batched import BatchCost, evaluate_batch
+from cost_model.batched.model import BatchCost, evaluate_batch
 from tests.analytical_cases import draw_arch, draw_workload
 from tvm_spm.arch import Arch, SplitBytes
 from tvm_spm.mapping import Mapping
-from tvm_spm.mapping_batch import encode
-from tvm_spm.mapspace import MapSpace
+from tvm_spm.space.mapping_batch import encode
+from tvm_spm.space.mapspace import MapSpace
 from tvm_spm.workload import Operand, Workload
 
 

@@ -32,11 +32,11 @@ from tvm_spm import durable
 from tvm_spm.arch import load_arch
 from tvm_spm.cost import Cost, Energy
 from tvm_spm.errors import WorkdirError
-from tvm_spm.measurer import MeasureError, Measurement, MeasureRequest, identity_of
-from tvm_spm.run_log import OWNER_NAME, RunLog, own
-from tvm_spm.saved_run import LOG_NAME, SavedGroup, save_last_run, save_plan
-from tvm_spm.task_tuner import TaskOutcome, TunerOptions, tune_workload
-from tvm_spm.trial_log import RunStart
+from tvm_spm.tuning.measurer import MeasureError, Measurement, MeasureRequest, identity_of
+from tvm_spm.tuning.run_log import OWNER_NAME, RunLog, own
+from tvm_spm.tuning.saved_run import LOG_NAME, SavedGroup, save_last_run, save_plan
+from tvm_spm.tuning.task import TaskOutcome, TunerOptions, tune_workload
+from tvm_spm.tuning.trial_log import RunStart
 from tvm_spm.workload import Workload
 
 KINDS = ("full", "killed", "torn", "exit")
@@ -48,7 +48,7 @@ STEPS = ("open", "write", "fsync", "replace", "ftruncate", "unlink", "mkdir")
 
 
 _PROCESSES = get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["tvm_spm.run_log", "tvm_spm.task_tuner"])
+_PROCESSES.set_forkserver_preload(["tvm_spm.tuning.run_log", "tvm_spm.tuning.task"])
 
 
 class Killed(BaseException):

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from tests.simulator_cases import random_mapping
 from tvm_spm.arch import load_arch
+from tvm_spm.graph import Layer, LayerGraph, Read, Tensor
 from tvm_spm.group import Group, GroupMapping
-from tvm_spm.layer_graph import Layer, LayerGraph, Read, Tensor
 from tvm_spm.mapping import Mapping
 from tvm_spm.units import ceil_div
 from tvm_spm.workload import DIM_NAMES, Axis, Dims, Epilogue, Projection, Workload

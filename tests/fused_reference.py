@@ -12,8 +12,8 @@ from typing import Any
 
 from tests.simulator_reference import Nest, Walk, run_bits, run_lengths, walk_pass
 from tvm_spm.arch import Arch
+from tvm_spm.graph import Box, Layer, Read, box_elems
 from tvm_spm.group import Group, GroupMapping
-from tvm_spm.layer_graph import Box, Layer, Read, box_elems
 from tvm_spm.units import bits_to_bytes, ceil_div
 from tvm_spm.workload import DIM_NAMES, Dims, Operand
 

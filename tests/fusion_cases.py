@@ -11,7 +11,7 @@ from itertools import product
 import numpy as np
 
 from tvm_spm.errors import PlanError
-from tvm_spm.fusion import GroupOption, PlannedGroup, plan_groups
+from tvm_spm.fusion.planner import GroupOption, PlannedGroup, plan_groups
 
 Key = tuple[Fraction, int, Fraction, int, tuple[tuple[int, int], ...]]
 

@@ -20,8 +20,8 @@ from collections import Counter
 from pathlib import Path
 
 from tests.end_to_end.test_cli import two_layers
-from tvm_spm.run_log import OWNER_NAME
-from tvm_spm.saved_run import LOG_NAME
+from tvm_spm.tuning.run_log import OWNER_NAME
+from tvm_spm.tuning.saved_run import LOG_NAME
 
 TRIALS = 40
 

@@ -13,8 +13,8 @@ import random
 import sys
 from dataclasses import replace
 
-from cost_model.attention_stages import best_inner, pass_records
-from cost_model.batched import evaluate_batch
+from cost_model.attention.stages import best_inner, pass_records
+from cost_model.batched.model import evaluate_batch
 from cost_model.fused import group_cost
 from cost_model.fused.inner_mapper import InnerMapper
 from cost_model.simulator import simulate_batch
@@ -23,7 +23,7 @@ from tests import fused_reference, simulator_reference
 from tests.fused_cases import GROUPS, random_group_mapping
 from tests.simulator_cases import random_arch, random_case
 from tvm_spm.arch import Cores, load_arch
-from tvm_spm.mapping_batch import encode
+from tvm_spm.space.mapping_batch import encode
 from tvm_spm.units import ceil_div
 from tvm_spm.workload import Workload
 

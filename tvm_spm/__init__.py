@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from tvm_spm.cost import Cost
     from tvm_spm.errors import SpmError
     from tvm_spm.mapping import Mapping
-    from tvm_spm.mapspace import MapSpace
     from tvm_spm.rejection import Rejection
-    from tvm_spm.search_result import SearchResult
+    from tvm_spm.result import SearchResult
+    from tvm_spm.space.mapspace import MapSpace
     from tvm_spm.trial import Trial
     from tvm_spm.tuner import evaluate, search, tune
-    from tvm_spm.tuning_result import TaskResult, TuningResult
+    from tvm_spm.tuning.result import TaskResult, TuningResult
     from tvm_spm.workload import Dims, Operand, Task, Workload
 
 __version__ = "0.1.0"
@@ -27,16 +27,16 @@ _HOME = {
     "Arch": "arch",
     "Cost": "cost",
     "Dims": "workload",
-    "MapSpace": "mapspace",
+    "MapSpace": "space.mapspace",
     "Mapping": "mapping",
     "Operand": "workload",
     "Rejection": "rejection",
-    "SearchResult": "search_result",
+    "SearchResult": "result",
     "SpmError": "errors",
     "Task": "workload",
-    "TaskResult": "tuning_result",
+    "TaskResult": "tuning.result",
     "Trial": "trial",
-    "TuningResult": "tuning_result",
+    "TuningResult": "tuning.result",
     "Workload": "workload",
     "archs": "arch",
     "evaluate": "tuner",

@@ -144,7 +144,7 @@ def check_measurer(value: object) -> None:
     if value is None:
         return
     if not _has_method(value, "measure"):
-        raise SpmError(f"measurer = {_shown(value)}: has no method 'measure'; see tvm_spm.measurer.Measurer")
+        raise SpmError(f"measurer = {_shown(value)}: has no method 'measure'; see tvm_spm.tuning.measurer.Measurer")
     name = getattr(value, "name", None)
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise SpmError(f"measurer.name = {_shown(name)}: must be one or more of letters, digits, '-' and '_'")

@@ -16,17 +16,17 @@ from rich.table import Table
 from tvm_spm import interrupt
 from tvm_spm.arch import Arch, load_arch
 from tvm_spm.arch import archs as arch_names
-from tvm_spm.constraints import Constraints
-from tvm_spm.constraints import dataflow as dataflow_constraints
 from tvm_spm.errors import NoMappingError, SpmError
 from tvm_spm.mapping import Mapping
-from tvm_spm.result_text import print_result
+from tvm_spm.space.constraints import Constraints
+from tvm_spm.space.constraints import dataflow as dataflow_constraints
 from tvm_spm.terminal import EscapedFormatter, console, one_line, printable
+from tvm_spm.tuning.text import print_result
 from tvm_spm.units import parse_whole, ratio, shown
 from tvm_spm.workload import Workload
 
 if TYPE_CHECKING:
-    from tvm_spm.search_result import SearchResult
+    from tvm_spm.result import SearchResult
 
 HELP = "Find how a network runs best on an accelerator with scratchpad memory, and show that it computes the same."
 
@@ -212,8 +212,8 @@ def show(
     plot: PlotOption = None,
 ) -> None:
     """Show the best mapping of a task: its nest, its cost, and where cycles and energy go; and the fused groups."""
-    from tvm_spm.saved_run import best_trial, load_plan
-    from tvm_spm.show import show_text
+    from tvm_spm.report.show import show_text
+    from tvm_spm.tuning.saved_run import best_trial, load_plan
 
     _check_outputs(trace, plot)
     _, workload, arch, trial = best_trial(workdir, task, objective.value)
@@ -231,8 +231,8 @@ def replay(
     as_json: JsonOption = False,
 ) -> None:
     """Measure the best mapping of every task again and compare with the log; exit code 1 if one differs."""
-    from tvm_spm.saved_run import best_trials
     from tvm_spm.tuner import evaluate
+    from tvm_spm.tuning.saved_run import best_trials
 
     rows = []
     for name, workload, arch, trial in best_trials(workdir, objective.value):
@@ -327,9 +327,9 @@ def _search(
     *,
     as_json: bool,
 ) -> None:
-    from tvm_spm.show import show_text
+    from tvm_spm.report.show import show_text
     from tvm_spm.tuner import search as run
-    from tvm_spm.warm_up import NOTICE, is_compiled
+    from tvm_spm.tuning.warm_up import NOTICE, is_compiled
 
     _check_outputs(trace, plot)
     if not is_compiled():

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from tvm_spm.mapping_batch import MappingBatch
+    from tvm_spm.space.mapping_batch import MappingBatch
 
 OBJECTIVES = ("edp", "energy", "latency")
 

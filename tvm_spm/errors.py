@@ -34,6 +34,10 @@ class NoMappingError(SpmError):
     """The map space of a task holds no legal mapping."""
 
 
+class ScheduleError(SpmError):
+    """A function that cannot be turned into a schedule, although its workload is understood."""
+
+
 class PlanError(SpmError):
     """A network cannot be cut into groups, or the cost of a group is absurd."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import prod
 
 from tvm_spm.errors import MappingError
-from tvm_spm.layer_graph import LayerGraph
+from tvm_spm.graph import LayerGraph
 from tvm_spm.mapping import Mapping
 from tvm_spm.units import ceil_div
 

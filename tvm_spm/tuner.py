@@ -7,10 +7,10 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cost_model.analytical import AnalyticalModel
+from cost_model.analytical.model import AnalyticalModel
 from cost_model.bounds import lower_bound
+from cost_model.published.mappings import MODEL_NAME, published_search
 from cost_model.simulator import SimulatorModel
-from tvm_spm import legality
 from tvm_spm.arch import Arch, load_arch
 from tvm_spm.arguments import (
     check_bytes,
@@ -25,21 +25,21 @@ from tvm_spm.arguments import (
     check_shapes,
     check_type,
 )
-from tvm_spm.constraints import ANYTHING, Constraints
 from tvm_spm.cost import OBJECTIVES, Cost, CostModel
-from tvm_spm.countable import require_countable
 from tvm_spm.errors import MappingError, SpmError
 from tvm_spm.exact import exact_search
 from tvm_spm.interrupt import StopRequest, stop_on_interrupt
 from tvm_spm.mapping import Mapping
-from tvm_spm.mapspace import MapSpace
-from tvm_spm.measurer import Measurer
 from tvm_spm.progress import ProgressBar
-from tvm_spm.published import MODEL_NAME, published_search
-from tvm_spm.search_result import SearchResult
-from tvm_spm.task_tuner import TunerOptions, screen_workload, tune_workload
-from tvm_spm.tuning_result import TuningResult
-from tvm_spm.warm_up import load_search
+from tvm_spm.result import SearchResult
+from tvm_spm.space import legality
+from tvm_spm.space.constraints import ANYTHING, Constraints
+from tvm_spm.space.countable import require_countable
+from tvm_spm.space.mapspace import MapSpace
+from tvm_spm.tuning.measurer import Measurer
+from tvm_spm.tuning.result import TuningResult
+from tvm_spm.tuning.task import TunerOptions, screen_workload, tune_workload
+from tvm_spm.tuning.warm_up import load_search
 from tvm_spm.workload import Workload
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def search(
             ``dmazerunner-pruned`` for the authors' own pruned search.
         perfect: Only for ``exact``: only factors that divide. Otherwise any factors, with the smallest tiles for their
             numbers of iterations; certified too.
-        constraints: What every mapping must keep to; see ``tvm_spm.constraints``.
+        constraints: What every mapping must keep to; see ``tvm_spm.space.constraints``.
         energy_cap_pj: Only for ``exact`` with ``analytical``: no mapping may need more energy.
         trials: Mappings priced by ``model``, but for ``exact`` with ``analytical``, which prices what it must; default
             20,000 with ``analytical``, 64 with ``simulator``.
@@ -294,8 +294,8 @@ def tune(
             legal mapping for any task.
     """
     from tvm_spm.frontend import check_model
-    from tvm_spm.network_tuner import NetworkOptions, tune_network
-    from tvm_spm.target import arch_of
+    from tvm_spm.lowering.target import arch_of
+    from tvm_spm.tuning.network import NetworkOptions, tune_network
 
     check_choice("objective", objective, OBJECTIVES)
     _check_budget(trials, time_limit_s, seed)

@@ -15,7 +15,7 @@ from cost_model.fused.timeline import run_cores
 from cost_model.fused.walk import walk_core
 from cost_model.simulator.state import Tensors
 from tvm_spm.jit import entry
-from tvm_spm.mapping_batch import MappingBatch
+from tvm_spm.space.mapping_batch import MappingBatch
 
 
 @entry

@@ -41,8 +41,8 @@ from tvm_spm.arch import Arch
 from tvm_spm.cost import Cost
 from tvm_spm.group import Group, GroupMapping
 from tvm_spm.mapping import Mapping
-from tvm_spm.mapping_batch import encode
 from tvm_spm.rejection import Rejection
+from tvm_spm.space.mapping_batch import encode
 from tvm_spm.workload import REDUCTION_DIMS, Workload
 
 ALL_CHUNKS = 1 << 62

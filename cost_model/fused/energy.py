@@ -35,7 +35,7 @@ from cost_model.fused.state import (
 from cost_model.simulator.pe_array import CROSSED, DELIVERED, LEFT_ELEMS
 from tvm_spm.arch import Arch
 from tvm_spm.cost import Energy
-from tvm_spm.layer_graph import Layer
+from tvm_spm.graph import Layer
 from tvm_spm.workload import Operand
 
 MAC, RF, NOC, SPM, DRAM, VECTOR_UNIT, PARTS = range(7)

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tvm_spm.errors import MappingError
+from tvm_spm.graph import ROLES, Layer
 from tvm_spm.group import Group
-from tvm_spm.layer_graph import ROLES, Layer
 from tvm_spm.workload import DIM_NAMES, Axis
 
 Ints = NDArray[np.int64]

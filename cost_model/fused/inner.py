@@ -14,7 +14,7 @@ from cost_model.fused.passes import record_pass
 from cost_model.simulator.pe_array import CROSSED, DELIVERED, LEFT_ELEMS, PASS_CYCLES, PASS_FIELDS
 from cost_model.simulator.state import Nest, O, Problem, Tensors
 from tvm_spm.jit import kernel, part
-from tvm_spm.mapping_batch import NUM_DIMS
+from tvm_spm.space.mapping_batch import NUM_DIMS
 
 NUM_UNROLLINGS = 5
 """Unrollings that are grown."""

@@ -27,7 +27,7 @@ from cost_model.simulator.pe_array import PASS_FIELDS
 from cost_model.simulator.state import NEST_FIELDS
 from tvm_spm.arch import Arch
 from tvm_spm.mapping import Mapping
-from tvm_spm.mapping_batch import NO_DIM, NUM_DIMS, MappingBatch
+from tvm_spm.space.mapping_batch import NO_DIM, NUM_DIMS, MappingBatch
 from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Dims, Operand, Workload
 
 OBJECTIVES = ("latency", "energy", "edp")

@@ -7,7 +7,7 @@ from cost_model.simulator.nest import build_nest
 from cost_model.simulator.pe_array import LOADS_I, LOADS_W, O_LEAVES, pass_record
 from cost_model.simulator.state import Nest, Problem, Tensors
 from tvm_spm.jit import kernel, part
-from tvm_spm.mapping_batch import MappingBatch
+from tvm_spm.space.mapping_batch import MappingBatch
 
 EDGES = LOADS_I | LOADS_W | O_LEAVES
 

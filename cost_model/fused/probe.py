@@ -37,7 +37,7 @@ from cost_model.fused.state import (
 )
 from cost_model.fused.walk import walk_core
 from tvm_spm.jit import kernel, part
-from tvm_spm.mapping_batch import NUM_DIMS
+from tvm_spm.space.mapping_batch import NUM_DIMS
 
 SINGLE_BYTES, DOUBLE_BYTES, MACS, WEIGHT_ELEMS, VECTOR, DMA_CYCLES, ONCE_CYCLES, DRAM_BITS, ONCE_BITS, TILES, STAGES = (
     range(11)

@@ -8,8 +8,8 @@ from cost_model.fused.capacity import peak_terms
 from cost_model.fused.flat import FlatGroup
 from cost_model.fused.state import NUM_SHAPES, SHAPE_DIMS, SHAPE_LAYER, Share, Walk
 from tvm_spm.arch import Arch
+from tvm_spm.graph import ROLES
 from tvm_spm.group import Group, GroupMapping
-from tvm_spm.layer_graph import ROLES
 from tvm_spm.mapping import Mapping
 from tvm_spm.rejection import Rejection
 from tvm_spm.units import ceil_div

@@ -9,7 +9,7 @@ import numpy as np
 from cost_model.fused.flat import K_LOOP, FlatGroup, Ints
 from tvm_spm.arch import Arch
 from tvm_spm.group import GroupMapping
-from tvm_spm.mapping_batch import NUM_DIMS
+from tvm_spm.space.mapping_batch import NUM_DIMS
 from tvm_spm.units import ceil_div
 
 STAGE_LAYER, SHAPE, NUM_LOADS, VECTOR_CYCLES, STORE_CHANNEL, STORE_ENGINE, STAGE_FIELDS = range(7)

@@ -72,7 +72,7 @@ from cost_model.fused.state import (
     Walk,
 )
 from tvm_spm.jit import kernel
-from tvm_spm.mapping_batch import NUM_DIMS
+from tvm_spm.space.mapping_batch import NUM_DIMS
 
 NO_ROOM = -1
 """The tables of a walk were too short."""

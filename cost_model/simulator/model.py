@@ -39,7 +39,7 @@ from cost_model.vector import vector_cost
 from tvm_spm.arch import Arch
 from tvm_spm.cost import Cost, Energy
 from tvm_spm.mapping import Mapping
-from tvm_spm.mapping_batch import encode
+from tvm_spm.space.mapping_batch import encode
 from tvm_spm.workload import REDUCTION_DIMS, Operand, VectorWork, Workload
 
 MODEL_NAME = "simulator"

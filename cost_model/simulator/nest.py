@@ -16,7 +16,7 @@ from cost_model.simulator.state import (
     Tensors,
 )
 from tvm_spm.jit import kernel, part
-from tvm_spm.mapping_batch import NUM_DIMS, MappingBatch
+from tvm_spm.space.mapping_batch import NUM_DIMS, MappingBatch
 
 
 @part

@@ -20,7 +20,7 @@ from cost_model.simulator.state import (
     Tensors,
 )
 from tvm_spm.jit import kernel
-from tvm_spm.mapping_batch import NUM_DIMS
+from tvm_spm.space.mapping_batch import NUM_DIMS
 
 
 @kernel

@@ -14,7 +14,7 @@ import numpy as np
 from cost_model.arrays import UNBOUNDED
 from cost_model.simulator.state import I, Ints, Nest, O, Odometer, Problem, Tensors, W
 from tvm_spm.jit import kernel, part
-from tvm_spm.mapping_batch import NUM_DIMS
+from tvm_spm.space.mapping_batch import NUM_DIMS
 
 LOADS_I, LOADS_W, READS_O, O_LEAVES = 1, 2, 4, 8
 """What happens at the edges of a pass: RF loads before its first step, O read back then, O gone after its last."""

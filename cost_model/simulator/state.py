@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cost_model.arrays import ArchArrays, WorkloadArrays
-from tvm_spm.mapping_batch import NUM_DIMS
+from tvm_spm.space.mapping_batch import NUM_DIMS
 
 I, W, O, FIRST_EXTRA = 0, 1, 2, 3  # noqa: E741 (the operands' own letters)
 

@@ -11,7 +11,7 @@ import numpy as np
 from cost_model.simulator.passes import load, look_at, store, work
 from cost_model.simulator.state import BUSY_CYCLES, Core, Ints, Ledger, Nest, O, Problem, Tensors
 from tvm_spm.jit import kernel, part
-from tvm_spm.mapping_batch import NUM_DIMS
+from tvm_spm.space.mapping_batch import NUM_DIMS
 
 
 @part

@@ -16,15 +16,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cost_model.analytical import AnalyticalModel
+from cost_model.analytical.model import AnalyticalModel
 from cost_model.simulator import SimulatorModel, simulate_batch
 from tests.simulator_cases import random_case
 from tvm_spm.arch import archs, load_arch
 from tvm_spm.cost import Cost
-from tvm_spm.legality_batch import check_batch
 from tvm_spm.mapping import Mapping
-from tvm_spm.mapping_batch import decode
-from tvm_spm.mapspace import MapSpace
+from tvm_spm.space.legality_batch import check_batch
+from tvm_spm.space.mapping_batch import decode
+from tvm_spm.space.mapspace import MapSpace
 from tvm_spm.workload import VectorWork, Workload
 
 seeds = st.integers(min_value=0, max_value=2**32 - 1)

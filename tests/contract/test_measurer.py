@@ -14,7 +14,7 @@ from cost_model.simulator import SimulatorModel
 from tvm_spm.arch import load_arch
 from tvm_spm.errors import MappingError
 from tvm_spm.mapping import Mapping
-from tvm_spm.measurer import (
+from tvm_spm.tuning.measurer import (
     CommandMeasurer,
     MeasureError,
     Measurement,

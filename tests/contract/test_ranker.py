@@ -11,8 +11,8 @@ from cost_model.features import Estimate
 from cost_model.learned import XGBoostRanker
 from tvm_spm.arch import load_arch
 from tvm_spm.cost import Ranker
-from tvm_spm.mapping_batch import MappingBatch
-from tvm_spm.mapspace import MapSpace
+from tvm_spm.space.mapping_batch import MappingBatch
+from tvm_spm.space.mapspace import MapSpace
 from tvm_spm.workload import Workload
 
 WORKLOAD = Workload.conv2d(K=64, C=64, OY=28, OX=28, FY=3, FX=3)

@@ -10,13 +10,13 @@ import pytest
 
 from tests.mapspace_cases import small_arch
 from tvm_spm.arch import load_arch
-from tvm_spm.constraints import Constraints, dataflow
 from tvm_spm.mapping import Mapping
-from tvm_spm.mapping_batch import MappingBatch, decode
-from tvm_spm.mapspace import MapSpace
 from tvm_spm.searchers import Searcher
 from tvm_spm.searchers.evolutionary import EvolutionarySearcher
 from tvm_spm.searchers.random import RandomSearcher
+from tvm_spm.space.constraints import Constraints, dataflow
+from tvm_spm.space.mapping_batch import MappingBatch, decode
+from tvm_spm.space.mapspace import MapSpace
 from tvm_spm.workload import Workload
 
 MakeSearcher = Callable[[MapSpace, np.random.Generator], Searcher]

@@ -13,13 +13,13 @@ import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir import meta_schedule
 
-from schedules import schedule
-from schedules.nest import Nest, read_nest
+from schedules.layer import schedule
 from tests.numeric.fused import NETWORKS, fuse
 from tests.numeric.sampled import sample_mapping
-from tvm_spm import database
 from tvm_spm.arch import load_arch
+from tvm_spm.deploy import database
 from tvm_spm.errors import WorkdirError
+from tvm_spm.frontend.tir.nest import Nest, read_nest
 
 NETWORK = "conv, residual, swish"
 TARGET = "spm/edge-256"
@@ -50,7 +50,7 @@ def test_another_process_applies_with_tvm_alone(tmp_path: Path):
     _, made = tuned(tmp_path)
     (tmp_path / "module.json").write_text(tvm.ir.save_json(fuse(NETWORKS[NETWORK])), encoding="utf-8")
     script = f"""
-import tvm, tvm_spm.target
+import tvm, tvm_spm.lowering.target
 from pathlib import Path
 mod = tvm.ir.load_json(Path({str(tmp_path)!r}, "module.json").read_text())
 with tvm.target.Target({TARGET!r}), tvm.transform.PassContext(opt_level=3):

@@ -15,10 +15,10 @@ from tvm import relax
 from tvm.script import ir as I
 from tvm.script import relax as R
 
-from tvm_spm import runtime
+from tvm_spm.deploy import runtime
 from tvm_spm.errors import ModelError
 from tvm_spm.frontend import extract, load_model, random_inputs
-from tvm_spm.models import models
+from tvm_spm.frontend.models import models
 from tvm_spm.workload import Workload
 
 LIGHT = sorted((Path(onnx.__file__).parent / "backend/test/data/light").glob("light_*.onnx"))

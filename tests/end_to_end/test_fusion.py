@@ -14,18 +14,19 @@ from tvm import relax, tirx
 from typer.testing import CliRunner
 
 import tvm_spm
-from schedules import ScheduleError
-from schedules.fused import FusedFunction
+from schedules.group.code import FusedFunction
 from tests.fusion_networks import CHAIN, NETWORKS, attention, built, chain
-from tvm_spm import cli, fused_network, network_fusion
+from tvm_spm import cli
 from tvm_spm.arch import Arch, load_arch
 from tvm_spm.cost import OBJECTIVES
-from tvm_spm.errors import ModelError
-from tvm_spm.frontend.grouping import GroupedModule
+from tvm_spm.deploy import groups as fused_network
+from tvm_spm.deploy.grouping import GroupedModule
+from tvm_spm.errors import ModelError, ScheduleError
+from tvm_spm.fusion import network as network_fusion
+from tvm_spm.fusion.search import GroupSearchResult, group_search
 from tvm_spm.group import Group, GroupMapping
-from tvm_spm.group_search import GroupSearchResult, group_search
-from tvm_spm.result_text import print_result
-from tvm_spm.saved_run import load_plan
+from tvm_spm.tuning.saved_run import load_plan
+from tvm_spm.tuning.text import print_result
 
 TRIALS = 2
 

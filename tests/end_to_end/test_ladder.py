@@ -13,10 +13,12 @@ from tvm import tirx
 from tvm.s_tir import SBlock, SBlockRealize
 
 import tvm_spm
-from schedules.compute import prim_func
-from schedules.fused import schedule_group
-from tvm_spm import fused_network, scheduled_network, verify_process
-from tvm_spm.verify import Verification, verify_task
+from schedules.group.code import schedule_group
+from schedules.layer.compute import prim_func
+from tvm_spm.deploy import groups as fused_network
+from tvm_spm.deploy import network as scheduled_network
+from tvm_spm.deploy.verify import process as verify_process
+from tvm_spm.deploy.verify.compare import Verification, verify_task
 from tvm_spm.workload import Workload
 
 FLOAT = TensorProto.FLOAT

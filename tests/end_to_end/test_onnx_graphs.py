@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from tvm_spm import runtime
+from tvm_spm.deploy import runtime
 from tvm_spm.errors import ModelError
 from tvm_spm.frontend import extract, load_model
 

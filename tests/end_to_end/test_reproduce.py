@@ -9,9 +9,9 @@ import pytest
 
 from tvm_spm.group import Group
 from tvm_spm.reproduce import reproduce
-from tvm_spm.reproduce.dlfusion_calibration import conv_chain
-from tvm_spm.reproduce.dlfusion_setup import STRATEGIES, price_table, sized_arch
-from tvm_spm.reproduce.dmazerunner import tables_of
+from tvm_spm.reproduce.dlfusion.calibration import conv_chain
+from tvm_spm.reproduce.dlfusion.setup import STRATEGIES, price_table, sized_arch
+from tvm_spm.reproduce.dmazerunner.tables import tables_of
 from tvm_spm.reproduce.runs import differences, read_csv
 
 EXPECTED = Path(__file__).parents[2] / "benchmarks" / "expected"

@@ -18,8 +18,8 @@ import tvm
 import tvm_spm
 from tests.end_to_end.test_cli import two_layers
 from tvm_spm import frontend
-from tvm_spm.measurer import Measurement, MeasureRequest
-from tvm_spm.target import target_of
+from tvm_spm.lowering.target import target_of
+from tvm_spm.tuning.measurer import Measurement, MeasureRequest
 
 TARGET = "spm/edge-256"
 
@@ -113,7 +113,7 @@ def test_another_process_replays_the_database(model: Path, tmp_path: Path):
         "import sys, tvm\n"
         "from tvm import relax\n"
         "from tvm.s_tir import meta_schedule\n"
-        "import tvm_spm.target\n"
+        "import tvm_spm.lowering.target\n"
         "from tvm_spm import frontend\n"
         "mod = frontend.extract(frontend.load_model(sys.argv[1])).mod\n"
         "database = meta_schedule.database.JSONDatabase(work_dir=sys.argv[2], allow_missing=False)\n"

@@ -14,10 +14,10 @@ from tests.end_to_end.test_cli import two_layers
 from tests.faults import Killed, faulty
 from tests.kills import content, without_time
 from tvm_spm.errors import SpmError, WorkdirError
-from tvm_spm.measurer import MeasureError, Measurement, MeasureRequest
-from tvm_spm.result_text import print_result
-from tvm_spm.saved_run import best_trials
-from tvm_spm.trial_log import read_log
+from tvm_spm.tuning.measurer import MeasureError, Measurement, MeasureRequest
+from tvm_spm.tuning.saved_run import best_trials
+from tvm_spm.tuning.text import print_result
+from tvm_spm.tuning.trial_log import read_log
 
 TARGET = "spm/edge-256"
 TRIALS = 4

@@ -13,9 +13,9 @@ from tvm_spm.cost import Cost, Energy
 from tvm_spm.errors import SpmError
 from tvm_spm.mapping import Mapping
 from tvm_spm.rejection import Rejection
-from tvm_spm.saved_run import LOG_NAME, best_trials, load_plan
 from tvm_spm.trial import Prediction, Trial
-from tvm_spm.trial_log import LogHeader, RunStart, SearchEnd, TrialLog, log_warnings, read_log
+from tvm_spm.tuning.saved_run import LOG_NAME, best_trials, load_plan
+from tvm_spm.tuning.trial_log import LogHeader, RunStart, SearchEnd, TrialLog, log_warnings, read_log
 from tvm_spm.workload import Dims, Operand, Workload
 
 ARCH = load_arch("edge-256")

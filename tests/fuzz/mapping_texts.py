@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from random import Random
 
-from cost_model.analytical import AnalyticalModel
+from cost_model.analytical.model import AnalyticalModel
 from tests.fuzz.mutate import ODD_TEXTS, damaged_text
 from tests.fuzz.outcome import REFUSED, RIGHT
-from tvm_spm import legality
 from tvm_spm.arch import load_arch
 from tvm_spm.errors import SpmError
-from tvm_spm.legality_batch import check_batch
 from tvm_spm.mapping import Mapping
-from tvm_spm.mapping_batch import encode
 from tvm_spm.rejection import REASONS
+from tvm_spm.space import legality
+from tvm_spm.space.legality_batch import check_batch
+from tvm_spm.space.mapping_batch import encode
 from tvm_spm.workload import DIM_NAMES, Dims, Operand, Workload
 
 ARCH = load_arch("edge-256")

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from tests.fuzz.outcome import REFUSED, RIGHT
-from tvm_spm import runtime
+from tvm_spm.deploy import runtime
 from tvm_spm.errors import SpmError
 from tvm_spm.frontend import extract, load_model
 

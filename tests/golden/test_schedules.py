@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from schedules import schedule
-from schedules.compute import nest, prim_func
+from schedules.layer import schedule
+from schedules.layer.compute import nest, prim_func
+from tvm_spm.lowering.tiles import exact_tiles
 from tvm_spm.mapping import Mapping
-from tvm_spm.target_tiles import exact_tiles
 from tvm_spm.workload import Dims, Epilogue, Operand, Projection, Workload
 
 GOLDEN = Path(__file__).parent

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from schedules.footprint import load_positions
+from schedules.layer.footprint import load_positions
 from tvm_spm.mapping import Mapping
 from tvm_spm.units import ceil_div
 from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Dims, Operand, Projection, Workload

@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 from tvm import relax
 from tvm.script import relax as R
 
-from cost_model.attention import attention_cost
-from cost_model.attention_search import inner_mappings
-from cost_model.attention_work import AttentionMapping
-from schedules.attention import attention_func, num_roundings, replace_attention
-from schedules.attention_pattern import AttentionSite, find_attention, substitute
-from schedules.attention_plan import plan_attention
+from cost_model.attention.model import attention_cost
+from cost_model.attention.search import inner_mappings
+from schedules.attention.code import attention_func, num_roundings, replace_attention
 from tests.numeric.poison import lower_to_allocations, poisoned
 from tvm_spm.arch import load_arch
+from tvm_spm.attention import AttentionMapping
+from tvm_spm.deploy.runtime import build, run
+from tvm_spm.deploy.verify.compare import compare
 from tvm_spm.frontend import extract
-from tvm_spm.runtime import build, run
-from tvm_spm.verify import compare
+from tvm_spm.frontend.attention import AttentionSite, find_attention, substitute
+from tvm_spm.tuning.attention import plan_attention
 
 Shape = tuple[int, ...]
 

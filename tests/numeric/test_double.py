@@ -10,13 +10,14 @@ import tvm_ffi
 from tvm import tirx
 
 from cost_model.simulator.program import program_of
-from schedules import ScheduleError, schedule
-from schedules.compute import nest, prim_func
-from schedules.footprint import spm_bytes
-from schedules.program import program_from_tir
+from schedules.layer import schedule
+from schedules.layer.compute import nest, prim_func
+from schedules.layer.footprint import spm_bytes
+from schedules.layer.program import program_from_tir
 from tests.numeric.sampled import LAYERS, sample_mapping
+from tvm_spm.errors import ScheduleError
+from tvm_spm.lowering.tiles import exact_tiles
 from tvm_spm.mapping import Mapping
-from tvm_spm.target_tiles import exact_tiles
 from tvm_spm.workload import Dims, Operand, Workload
 
 

@@ -11,19 +11,20 @@ import tvm
 import tvm_ffi
 from tvm import s_tir, te, tirx, topi
 
-from cost_model.analytical import AnalyticalModel
+from cost_model.analytical.model import AnalyticalModel
 from cost_model.simulator.program import Loop, program_of
-from schedules import ScheduleError, check_timed_is_executed, schedule
-from schedules.compute import nest, prim_func
-from schedules.nest import Nest, read_nest
-from schedules.program import program_from_tir
+from schedules.layer import check_timed_is_executed, schedule
+from schedules.layer.compute import nest, prim_func
+from schedules.layer.program import program_from_tir
 from tests.numeric.interpret import elements_read
 from tests.numeric.sampled import LAYERS, sample_mapping
 from tvm_spm.arch import load_arch
+from tvm_spm.deploy.verify.compare import verify_task
+from tvm_spm.errors import ScheduleError
+from tvm_spm.frontend.tir.nest import Nest, read_nest
+from tvm_spm.lowering.target import target_of
+from tvm_spm.lowering.tiles import exact_tiles
 from tvm_spm.mapping import Mapping
-from tvm_spm.target import target_of
-from tvm_spm.target_tiles import exact_tiles
-from tvm_spm.verify import verify_task
 from tvm_spm.workload import Axis, Dims, Epilogue, Projection, Workload
 
 

@@ -11,17 +11,16 @@ import pytest
 import tvm
 from tvm import tirx
 
-from schedules import ScheduleError
-from schedules.fused import schedule_group
-from schedules.fused_program import check_group, fused_spm_bytes
+from schedules.group.code import schedule_group
+from schedules.group.program import check_group, fused_spm_bytes
 from schedules.host import schedule_for_host
 from tests.numeric.fused_groups import NETWORKS, Case, case, sample_group_mapping
-from tvm_spm.errors import ModelError
-from tvm_spm.frontend.grouping import group_calls
+from tvm_spm.deploy.grouping import group_calls
+from tvm_spm.deploy.verify.compare import verify_network
+from tvm_spm.errors import ModelError, ScheduleError
 from tvm_spm.group import GroupMapping
+from tvm_spm.lowering.target import PIPELINE
 from tvm_spm.mapping import Mapping
-from tvm_spm.target import PIPELINE
-from tvm_spm.verify import verify_network
 from tvm_spm.workload import Dims
 
 

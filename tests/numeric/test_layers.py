@@ -14,10 +14,10 @@ from tvm.relax import op
 from tests.layer_cases import CASES, LOOSE, WIDENED, module, random_network
 from tvm_spm.frontend import extract, load_model
 from tvm_spm.frontend.layers import NetworkLayers, layer_graph
+from tvm_spm.frontend.models import models
+from tvm_spm.fusion.halo import balanced_parts, hull, needed_boxes, recompute_factor
+from tvm_spm.graph import box_elems
 from tvm_spm.group import refuse_group
-from tvm_spm.halo import balanced_parts, hull, needed_boxes, recompute_factor
-from tvm_spm.layer_graph import box_elems
-from tvm_spm.models import models
 
 LIGHT = sorted((Path(onnx.__file__).parent / "backend/test/data/light").glob("light_*.onnx"))
 

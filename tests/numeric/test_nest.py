@@ -9,8 +9,8 @@ import pytest
 import tvm
 from tvm import te, tirx, topi
 
-from schedules import compute
-from schedules.nest import Nest, Unsupported, read_nest
+from schedules.layer import compute
+from tvm_spm.frontend.tir.nest import Nest, Unsupported, read_nest
 from tvm_spm.workload import Dims, Projection, Workload
 
 

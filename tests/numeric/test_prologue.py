@@ -8,12 +8,12 @@ import tvm
 from tvm import relax, te, topi
 from tvm.script import relax as R
 
-from schedules import check_timed_is_executed, schedule
-from schedules.nest import Nest, read_nest
+from schedules.layer import check_timed_is_executed, schedule
+from tvm_spm.deploy.runtime import build, run
 from tvm_spm.frontend import extract, layer_graph
+from tvm_spm.frontend.tir.nest import Nest, read_nest
+from tvm_spm.lowering.target import target_of
 from tvm_spm.mapping import Mapping
-from tvm_spm.runtime import build, run
-from tvm_spm.target import target_of
 from tvm_spm.workload import VectorWork, Workload
 
 

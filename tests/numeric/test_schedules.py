@@ -13,19 +13,20 @@ import tvm
 import tvm_ffi
 from tvm import s_tir, te
 
-from schedules import ScheduleError, check_timed_is_executed, refuse, schedule
-from schedules.compute import nest, prim_func
-from schedules.footprint import LoadPositions, claimed_spm_bytes, load_positions, spm_bytes
-from schedules.nest import Nest, read_nest
+from schedules.layer import check_timed_is_executed, refuse, schedule
+from schedules.layer.compute import nest, prim_func
+from schedules.layer.footprint import LoadPositions, claimed_spm_bytes, load_positions, spm_bytes
 from tests.numeric.fused import NETWORKS, fuse
 from tests.numeric.poison import lower_to_allocations, poisoned
 from tests.numeric.sampled import LAYERS, brute_force, draw_operands, num_terms, sample_mapping
-from tvm_spm import database
+from tvm_spm.deploy import database
+from tvm_spm.deploy.verify.compare import verify_network
+from tvm_spm.errors import ScheduleError
+from tvm_spm.frontend.tir.nest import Nest, read_nest
+from tvm_spm.lowering.host import fit_to_host
+from tvm_spm.lowering.target import PIPELINE
+from tvm_spm.lowering.tiles import exact_tiles
 from tvm_spm.mapping import Mapping
-from tvm_spm.target import PIPELINE
-from tvm_spm.target_host import fit_to_host
-from tvm_spm.target_tiles import exact_tiles
-from tvm_spm.verify import verify_network
 from tvm_spm.workload import Dims, Epilogue, Operand, Projection, Workload
 
 

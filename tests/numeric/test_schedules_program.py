@@ -11,15 +11,16 @@ from tvm import s_tir, tirx
 
 from cost_model.simulator import SimulatorModel
 from cost_model.simulator.program import program_of, simulate_program
-from schedules import ScheduleError, check_timed_is_executed, schedule
-from schedules.compute import nest, prim_func
-from schedules.nest import Nest, read_nest
-from schedules.program import program_from_tir
+from schedules.layer import check_timed_is_executed, schedule
+from schedules.layer.compute import nest, prim_func
+from schedules.layer.program import program_from_tir
 from tests.numeric.fused import NETWORKS, functions, fuse
 from tests.numeric.sampled import LAYERS, sample_mapping
 from tvm_spm.arch import load_arch
+from tvm_spm.errors import ScheduleError
+from tvm_spm.frontend.tir.nest import Nest, read_nest
+from tvm_spm.lowering.tiles import exact_tiles
 from tvm_spm.mapping import Mapping
-from tvm_spm.target_tiles import exact_tiles
 from tvm_spm.workload import Dims, Operand, Workload
 
 

@@ -14,10 +14,10 @@ from tvm.script import relax as R
 from tvm.script import tirx as T
 
 import tvm_spm.arch
-from tvm_spm import runtime
 from tvm_spm.arch import archs, load_arch
+from tvm_spm.deploy import runtime
 from tvm_spm.errors import ArchError, ModelError
-from tvm_spm.target import PIPELINE, arch_of, register_arch, target_of
+from tvm_spm.lowering.target import PIPELINE, arch_of, register_arch, target_of
 
 
 @I.ir_module(s_tir=True)

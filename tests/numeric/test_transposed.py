@@ -9,14 +9,14 @@ import pytest
 import tvm
 from tvm import relax
 
-from schedules import check_timed_is_executed, schedule
+from schedules.layer import check_timed_is_executed, schedule
 from tests.numeric.fused import network
 from tests.numeric.sampled import sample_mapping
+from tvm_spm.deploy.runtime import build, run
+from tvm_spm.deploy.verify.compare import verify_task
 from tvm_spm.frontend import Extraction, extract
 from tvm_spm.frontend.transposed import runs_of
-from tvm_spm.runtime import build, run
-from tvm_spm.target import target_of
-from tvm_spm.verify import verify_task
+from tvm_spm.lowering.target import target_of
 from tvm_spm.workload import VectorWork, Workload
 
 # Input, filter (C, K / groups, taps), and attributes as TVM names them.

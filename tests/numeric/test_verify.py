@@ -11,15 +11,15 @@ import tvm
 import tvm_ffi
 from tvm import relax, tirx
 
-from schedules import schedule
-from schedules.compute import nest, prim_func
-from schedules.nest import Nest, read_nest
+from schedules.layer import schedule
+from schedules.layer.compute import nest, prim_func
 from tests.numeric.fused import NETWORKS, functions, fuse
 from tests.numeric.sampled import LAYERS, sample_mapping
+from tvm_spm.deploy.verify.compare import Difference, compare, verify_network, verify_task
 from tvm_spm.errors import ModelError
 from tvm_spm.frontend import extract
-from tvm_spm.root_block import with_root_block
-from tvm_spm.verify import Difference, compare, verify_network, verify_task
+from tvm_spm.frontend.tir.nest import Nest, read_nest
+from tvm_spm.lowering.root_block import with_root_block
 from tvm_spm.workload import Workload
 
 

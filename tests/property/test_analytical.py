@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cost_model.analytical import AnalyticalModel
-from cost_model.batched import evaluate_batch
-from cost_model.slots import index_runs, representative_slots
+from cost_model.analytical.model import AnalyticalModel
+from cost_model.analytical.slots import index_runs, representative_slots
+from cost_model.batched.model import evaluate_batch
 from tests.analytical_cases import draw_case, draw_mapping
 from tests.simulator_reference import energy_pj, simulate
-from tvm_spm.mapping_batch import encode
+from tvm_spm.space.mapping_batch import encode
 from tvm_spm.workload import DIM_NAMES
 
 seeds = st.integers(0, 2**32 - 1)

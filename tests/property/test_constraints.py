@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 
 from tests.mapspace_cases import any_mapping, machines, small_arch, workloads
 from tvm_spm.arch import Arch
-from tvm_spm.constraints import FACTOR_LEVELS, Constraints
-from tvm_spm.constraints_batch import allows_batch
 from tvm_spm.errors import SpmError
 from tvm_spm.mapping import Mapping
-from tvm_spm.mapping_batch import MappingBatch, decode, encode
-from tvm_spm.mapspace import MapSpace, fingerprints
 from tvm_spm.rejection import REASONS
+from tvm_spm.space.constraints import FACTOR_LEVELS, Constraints
+from tvm_spm.space.constraints_batch import allows_batch
+from tvm_spm.space.mapping_batch import MappingBatch, decode, encode
+from tvm_spm.space.mapspace import MapSpace, fingerprints
 from tvm_spm.workload import DIM_NAMES, Operand, Workload
 
 SEEDS = st.integers(0, 2**32 - 1)

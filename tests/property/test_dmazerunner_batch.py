@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cost_model.dmazerunner import best_over_orders, order_classes
-from cost_model.dmazerunner_batch import batch_best
-from cost_model.dmazerunner_nest import LEVELS, NUM_LOOPS, PublishedNest, published_machine, published_nest
+from cost_model.published.batch import batch_best
+from cost_model.published.model import best_over_orders, order_classes
+from cost_model.published.nest import LEVELS, NUM_LOOPS, PublishedNest, published_machine, published_nest
 from tvm_spm.arch import load_arch
 from tvm_spm.workload import Workload
 

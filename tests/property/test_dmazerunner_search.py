@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cost_model.dmazerunner import best_over_orders
-from cost_model.dmazerunner_search import num_published_tilings, published_exact, published_random, random_tilings
-from cost_model.dmazerunner_space import Prunes, pruned_search
+from cost_model.published.model import best_over_orders
+from cost_model.published.search import num_published_tilings, published_exact, published_random, random_tilings
+from cost_model.published.space import Prunes, pruned_search
 from tvm_spm.arch import Arch, load_arch
 from tvm_spm.cost import OBJECTIVES
 from tvm_spm.errors import NoMappingError

@@ -11,12 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
 
-from cost_model.analytical import AnalyticalModel
+from cost_model.analytical.model import AnalyticalModel
 from tests.analytical_cases import draw_case
 from tests.exact_cases import draw_small, objectives, price_all
 from tvm_spm.arch import Arch
-from tvm_spm.constraints import Constraints
-from tvm_spm.constraints_batch import rules_of
 from tvm_spm.cost import OBJECTIVES
 from tvm_spm.errors import NoMappingError
 from tvm_spm.exact import exact_search
@@ -25,7 +23,9 @@ from tvm_spm.exact.pass_time import NONE
 from tvm_spm.exact.problem import make_problem
 from tvm_spm.exact.search import _Search
 from tvm_spm.mapping import Mapping
-from tvm_spm.mapspace import MapSpace
+from tvm_spm.space.constraints import Constraints
+from tvm_spm.space.constraints_batch import rules_of
+from tvm_spm.space.mapspace import MapSpace
 from tvm_spm.workload import Operand, Workload
 
 seeds = st.integers(0, 2**32 - 1)

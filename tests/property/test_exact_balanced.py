@@ -9,22 +9,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cost_model.analytical import AnalyticalModel
+from cost_model.analytical.model import AnalyticalModel
 from tests.exact_cases import draw_small, objectives, price_all
 from tests.property.test_constraints import clauses_of
 from tests.property.test_exact import kept_operand
 from tvm_spm.arch import Arch
-from tvm_spm.constraints import Constraints
-from tvm_spm.constraints_batch import rules_of
 from tvm_spm.cost import OBJECTIVES
 from tvm_spm.errors import NoMappingError
 from tvm_spm.exact import exact_search
-from tvm_spm.exact.balanced import BalancedSearch, _groups_of
-from tvm_spm.exact.balanced_tables import make_tables
+from tvm_spm.exact.balanced.search import BalancedSearch, _groups_of
+from tvm_spm.exact.balanced.tables import make_tables
 from tvm_spm.exact.problem import make_problem
 from tvm_spm.mapping import Mapping
-from tvm_spm.mapping_batch import decode, encode
-from tvm_spm.mapspace import MapSpace
+from tvm_spm.space.constraints import Constraints
+from tvm_spm.space.constraints_batch import rules_of
+from tvm_spm.space.mapping_batch import decode, encode
+from tvm_spm.space.mapspace import MapSpace
 from tvm_spm.workload import Workload
 
 seeds = st.integers(0, 2**32 - 1)

@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cost_model.analytical import AnalyticalModel
+from cost_model.analytical.model import AnalyticalModel
 from tests.exact_cases import draw_small, objectives, price_all
 from tests.property.test_constraints import any_clause, clauses_of
-from tvm_spm.constraints import Constraints
 from tvm_spm.cost import OBJECTIVES
 from tvm_spm.errors import NoMappingError, SpmError
 from tvm_spm.exact import exact_search
-from tvm_spm.mapping_batch import encode
-from tvm_spm.mapspace import MapSpace
+from tvm_spm.space.constraints import Constraints
+from tvm_spm.space.mapping_batch import encode
+from tvm_spm.space.mapspace import MapSpace
 
 seeds = st.integers(0, 2**32 - 1)
 

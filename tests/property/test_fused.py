@@ -15,8 +15,8 @@ from cost_model.simulator import SimulatorModel
 from tests.fused_cases import GROUPS, Builder, random_group_mapping
 from tests.fused_reference import run
 from tests.simulator_cases import random_arch, random_mapping, random_workload
+from tvm_spm.graph import Layer, Read
 from tvm_spm.group import Group, GroupMapping
-from tvm_spm.layer_graph import Layer, Read
 from tvm_spm.mapping import Mapping
 from tvm_spm.units import ceil_div
 from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Dims, Operand, Workload

@@ -7,10 +7,10 @@ import random
 import pytest
 
 from cost_model.fused import group_cost
-from schedules.fused_walk import group_events
+from schedules.group.walk import group_events
 from tests.fused_cases import GROUPS, random_group_mapping
 from tvm_spm.arch import load_arch
-from tvm_spm.layer_graph import box_elems
+from tvm_spm.graph import box_elems
 from tvm_spm.units import bits_to_bytes
 
 NUM_MAPPINGS = 25

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fusion_cases import check_network, draw_network, enumerate_plans, find_front, make_network, rank, total
-from tvm_spm.fusion import plan_groups
-from tvm_spm.fusion_front import find_front as find_labels
-from tvm_spm.fusion_table import make_table
+from tvm_spm.fusion.front import find_front as find_labels
+from tvm_spm.fusion.planner import plan_groups
+from tvm_spm.fusion.table import make_table
 
 seeds = st.integers(0, 2**32 - 1)
 

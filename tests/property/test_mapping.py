@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from tests.mapspace_cases import any_mapping, machines, small_arch, workloads
 from tvm_spm.arch import Arch
-from tvm_spm.legality import check, rf_terms, spm_terms
 from tvm_spm.mapping import Mapping
-from tvm_spm.mapping_batch import concat, decode, encode
-from tvm_spm.mapspace import MapSpace
+from tvm_spm.space.legality import check, rf_terms, spm_terms
+from tvm_spm.space.mapping_batch import concat, decode, encode
+from tvm_spm.space.mapspace import MapSpace
 from tvm_spm.workload import DIM_NAMES, Dims, Workload
 
 SEEDS = st.integers(0, 2**32 - 1)

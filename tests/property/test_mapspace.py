@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from tests.mapspace_cases import any_mapping, machines, small_arch, workloads
 from tvm_spm.arch import Arch
-from tvm_spm.legality import check
-from tvm_spm.legality_batch import check_batch
 from tvm_spm.mapping import Mapping
-from tvm_spm.mapping_batch import MappingBatch, decode, encode
-from tvm_spm.mapspace import MapSpace, fingerprints
 from tvm_spm.rejection import REASONS
+from tvm_spm.space.legality import check
+from tvm_spm.space.legality_batch import check_batch
+from tvm_spm.space.mapping_batch import MappingBatch, decode, encode
+from tvm_spm.space.mapspace import MapSpace, fingerprints
 from tvm_spm.workload import Workload
 
 SEEDS = st.integers(0, 2**32 - 1)

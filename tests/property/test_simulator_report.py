@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from cost_model.simulator import simulate_batch
 from tests.simulator_cases import random_arch, random_case, random_mapping, random_workload
-from tvm_spm import legality
 from tvm_spm.arch import Arch
 from tvm_spm.mapping import Mapping
 from tvm_spm.report.breakdown import Breakdown, explain_nest
 from tvm_spm.report.nest import Nest
 from tvm_spm.report.timeline import Event, Timeline, timeline_of
 from tvm_spm.report.walk import Accelerator
+from tvm_spm.space import legality
 from tvm_spm.workload import Workload
 
 seeds = st.integers(min_value=0, max_value=2**32 - 1)

@@ -9,19 +9,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from cost_model.batched import evaluate_batch
+from cost_model.batched.model import evaluate_batch
 from cost_model.simulator import simulate_batch
-from tvm_spm import measurer as measurers
-from tvm_spm.agreement import DisagreementError, check_agreement
 from tvm_spm.arch import Arch, load_arch
 from tvm_spm.cost import Cost
 from tvm_spm.errors import NoMappingError, SpmError
-from tvm_spm.legality_batch import check_batch
 from tvm_spm.mapping import Mapping
-from tvm_spm.mapping_batch import decode
-from tvm_spm.mapspace import MapSpace
-from tvm_spm.measurer import Measurement, MeasureRequest
-from tvm_spm.task_tuner import TunerOptions, tune_workload
+from tvm_spm.space.legality_batch import check_batch
+from tvm_spm.space.mapping_batch import decode
+from tvm_spm.space.mapspace import MapSpace
+from tvm_spm.tuning import measurer as measurers
+from tvm_spm.tuning.agreement import DisagreementError, check_agreement
+from tvm_spm.tuning.measurer import Measurement, MeasureRequest
+from tvm_spm.tuning.task import TunerOptions, tune_workload
 from tvm_spm.workload import Workload
 
 LAYER = Workload.matmul(m=8, k=8, n=8)

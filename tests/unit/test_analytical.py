@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from cost_model.analytical import AnalyticalModel
-from cost_model.batched import evaluate_batch
+from cost_model.analytical.model import AnalyticalModel
+from cost_model.batched.model import evaluate_batch
 from tvm_spm.arch import Arch, load_arch
 from tvm_spm.cost import Cost
 from tvm_spm.errors import WorkloadError
 from tvm_spm.mapping import Mapping
-from tvm_spm.mapping_batch import encode
+from tvm_spm.space.mapping_batch import encode
 from tvm_spm.workload import Dims, Epilogue, Operand, VectorWork, Workload
 
 MATMUL = Workload.matmul(m=2, k=3, n=4)

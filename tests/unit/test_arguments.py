@@ -11,8 +11,8 @@ import pytest
 
 import tvm_spm
 from tvm_spm.errors import SpmError
-from tvm_spm.mapspace import MapSpace
-from tvm_spm.measurer import MeasureError, Measurement, MeasureRequest, measure
+from tvm_spm.space.mapspace import MapSpace
+from tvm_spm.tuning.measurer import MeasureError, Measurement, MeasureRequest, measure
 
 LAYER = tvm_spm.Workload.matmul(m=4, k=4, n=4)
 ALONE = MapSpace(workload=LAYER, arch=tvm_spm.load_arch("edge-256")).require_default()

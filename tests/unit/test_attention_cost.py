@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from cost_model.attention import attention_cost
-from cost_model.attention_search import attention_search
-from cost_model.attention_stages import best_inner, pass_energy, pass_records
-from cost_model.attention_work import Attention, AttentionMapping, refuse_attention, spm_terms
+from cost_model.attention.model import attention_cost
+from cost_model.attention.search import attention_search
+from cost_model.attention.stages import best_inner, pass_energy, pass_records
 from cost_model.simulator.model import simulate_batch
 from tvm_spm.arch import Arch, load_arch
+from tvm_spm.attention import Attention, AttentionMapping, refuse_attention, spm_terms
 from tvm_spm.errors import MappingError, NoMappingError, WorkloadError
 from tvm_spm.mapping import Mapping
 from tvm_spm.units import ceil_div

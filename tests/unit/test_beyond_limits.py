@@ -9,10 +9,10 @@ import pytest
 
 from tvm_spm import units
 from tvm_spm.arch import Arch, load_arch, parse_arch
-from tvm_spm.constraints import Constraints
-from tvm_spm.countable import most_counted, require_countable
 from tvm_spm.errors import ArchError, MappingError, NoMappingError, SpmError, WorkloadError
 from tvm_spm.mapping import Mapping
+from tvm_spm.space.constraints import Constraints
+from tvm_spm.space.countable import most_counted, require_countable
 from tvm_spm.tuner import evaluate, search
 from tvm_spm.workload import Dims, Workload
 

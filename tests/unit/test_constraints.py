@@ -9,12 +9,12 @@ import pytest
 
 from tests.mapspace_cases import small_arch
 from tvm_spm.arch import load_arch
-from tvm_spm.constraints import Constraints, dataflow
-from tvm_spm.constraints_batch import allows_batch
 from tvm_spm.errors import NoMappingError, SpmError
 from tvm_spm.mapping import Mapping
-from tvm_spm.mapping_batch import encode
-from tvm_spm.mapspace import MapSpace
+from tvm_spm.space.constraints import Constraints, dataflow
+from tvm_spm.space.constraints_batch import allows_batch
+from tvm_spm.space.mapping_batch import encode
+from tvm_spm.space.mapspace import MapSpace
 from tvm_spm.workload import Dims, Operand, Workload
 
 CONV = Workload.conv2d(K=64, C=16, OY=14, OX=14, FY=3, FX=3, padding=1)

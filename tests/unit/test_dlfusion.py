@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from tvm_spm.errors import PlanError
 from tvm_spm.group import Group
-from tvm_spm.reproduce.dlfusion_calibration import calibrate, conv_chain
-from tvm_spm.reproduce.dlfusion_prices import GroupPrice, Prices, PriceTable, group_shape
-from tvm_spm.reproduce.dlfusion_strategies import (
+from tvm_spm.reproduce.dlfusion.calibration import calibrate, conv_chain
+from tvm_spm.reproduce.dlfusion.prices import GroupPrice, Prices, PriceTable, group_shape
+from tvm_spm.reproduce.dlfusion.strategies import (
     POWERS_OF_TWO,
     Decision,
     Thresholds,

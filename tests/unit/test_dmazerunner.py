@@ -7,8 +7,8 @@ import math
 
 import pytest
 
-from cost_model.dmazerunner import best_over_orders, order_classes, reuse_vectors, tiling_facts
-from cost_model.dmazerunner_nest import PublishedNest, published_factors, published_machine, published_nest
+from cost_model.published.model import best_over_orders, order_classes, reuse_vectors, tiling_facts
+from cost_model.published.nest import PublishedNest, published_factors, published_machine, published_nest
 from tests.unit.dmazerunner_tables import ORDERS, TILINGS, TilingRow
 from tvm_spm.arch import load_arch
 from tvm_spm.errors import ArchError, MappingError, WorkloadError

@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from cost_model.dmazerunner_lattice import over_divisors, splits_of, tile_set
-from cost_model.dmazerunner_nest import published_machine, published_nest
-from cost_model.dmazerunner_search import num_published_tilings, published_exact, published_random
-from cost_model.dmazerunner_space import Prunes, pruned_search
+from cost_model.published.lattice import over_divisors, splits_of, tile_set
+from cost_model.published.nest import published_machine, published_nest
+from cost_model.published.search import num_published_tilings, published_exact, published_random
+from cost_model.published.space import Prunes, pruned_search
 from tests.unit.dmazerunner_tables import PRUNED_SEARCHES, PRUNING_STEPS, PrunedRow, StepRow
 from tvm_spm.arch import load_arch
 from tvm_spm.errors import NoMappingError, SpmError

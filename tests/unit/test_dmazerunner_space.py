@@ -10,10 +10,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cost_model.dmazerunner import best_over_orders
-from cost_model.dmazerunner_batch import batch_best
-from cost_model.dmazerunner_nest import Factors, PublishedNest, published_machine, published_nest
-from cost_model.dmazerunner_space import AUTO, Prunes, pruned_search
+from cost_model.published.batch import batch_best
+from cost_model.published.model import best_over_orders
+from cost_model.published.nest import Factors, PublishedNest, published_machine, published_nest
+from cost_model.published.space import AUTO, Prunes, pruned_search
 from tests.unit.dmazerunner_tables import BASELINES, PRUNED_SEARCHES, PRUNING_STEPS, BaselineRow, PrunedRow, StepRow
 from tvm_spm.arch import load_arch
 from tvm_spm.errors import NoMappingError, SpmError

@@ -8,10 +8,10 @@ import pytest
 
 from tests.mapspace_cases import small_arch
 from tvm_spm.arch import load_arch
-from tvm_spm.constraints import Constraints
 from tvm_spm.errors import NoMappingError, SpmError, WorkloadError
 from tvm_spm.exact import exact_search
-from tvm_spm.mapspace import MapSpace
+from tvm_spm.space.constraints import Constraints
+from tvm_spm.space.mapspace import MapSpace
 from tvm_spm.workload import Dims, Projection, Workload
 
 EDGE = load_arch("edge-256")

@@ -7,7 +7,7 @@ import numpy as np
 from cost_model.features import NO_LOOP_RANK, Estimate, feature_names, features
 from tests.mapspace_cases import small_arch
 from tvm_spm.mapping import Mapping
-from tvm_spm.mapping_batch import encode
+from tvm_spm.space.mapping_batch import encode
 from tvm_spm.workload import Dims, Operand, Workload
 
 # O[OX=4, K=8] += I[OX, C=2] * W[C, K], int16.

@@ -7,9 +7,9 @@ import pytest
 from cost_model.fused import group_cost, refuse_group_mapping
 from tests.fused_cases import attention, conv_chain, inverted_bottleneck
 from tvm_spm.arch import load_arch
+from tvm_spm.fusion.candidates import core_splits
+from tvm_spm.fusion.search import core_counts, group_search, refine_group
 from tvm_spm.group import GroupMapping
-from tvm_spm.group_candidates import core_splits
-from tvm_spm.group_search import core_counts, group_search, refine_group
 
 CASES = {
     "chain": lambda: conv_chain(16, 16, 16, size=28),

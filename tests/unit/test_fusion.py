@@ -9,9 +9,9 @@ import pytest
 
 from tests.fusion_cases import Network, make_network
 from tvm_spm.errors import PlanError
-from tvm_spm.fusion import FrontPoint, GroupOption, plan_groups
-from tvm_spm.fusion_front import find_front
-from tvm_spm.fusion_table import make_table
+from tvm_spm.fusion.front import find_front
+from tvm_spm.fusion.planner import FrontPoint, GroupOption, plan_groups
+from tvm_spm.fusion.table import make_table
 
 # Two layers: one by one 10 + 10 cycles and 5 + 5 pJ; fused 16 cycles and 12 pJ, or 28 cycles and 4 pJ.
 # EDP: 20 * 10 = 200, 16 * 12 = 192, 28 * 4 = 112.

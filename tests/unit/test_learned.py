@@ -13,7 +13,7 @@ from cost_model.features import FEATURES_VERSION, Estimate
 from cost_model.learned import XGBoostRanker
 from tests.mapspace_cases import small_arch
 from tvm_spm.errors import ModelError, SpmError
-from tvm_spm.mapspace import MapSpace
+from tvm_spm.space.mapspace import MapSpace
 from tvm_spm.workload import Workload
 
 WORKLOAD = Workload.matmul(m=8, k=8, n=8)

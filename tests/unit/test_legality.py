@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from tvm_spm.arch import Arch, SplitBytes, load_arch
-from tvm_spm.legality import RULES, check, spilling_loops
-from tvm_spm.legality_batch import check_batch, count_reasons
 from tvm_spm.mapping import Mapping
-from tvm_spm.mapping_batch import encode
 from tvm_spm.rejection import REASONS
+from tvm_spm.space.legality import RULES, check, spilling_loops
+from tvm_spm.space.legality_batch import check_batch, count_reasons
+from tvm_spm.space.mapping_batch import encode
 from tvm_spm.workload import Dims, Operand, Workload
 
 EDGE = load_arch("edge-256")

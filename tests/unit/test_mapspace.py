@@ -9,11 +9,11 @@ import pytest
 
 from tests.mapspace_cases import small_arch
 from tvm_spm.arch import SplitBytes, load_arch
-from tvm_spm.legality import check
 from tvm_spm.mapping import Mapping
-from tvm_spm.mapping_batch import decode
-from tvm_spm.mapspace import MapSpace
-from tvm_spm.mapspace_tiles import num_tiles, snap_factor, snap_rf, snap_tile, tile_above, tile_at, tile_below
+from tvm_spm.space.legality import check
+from tvm_spm.space.mapping_batch import decode
+from tvm_spm.space.mapspace import MapSpace
+from tvm_spm.space.tiles import num_tiles, snap_factor, snap_rf, snap_tile, tile_above, tile_at, tile_below
 from tvm_spm.workload import Dims, Operand, Workload
 
 CONV2_2 = Workload.conv2d(K=64, C=64, OY=56, OX=56, FY=3, FX=3, padding=1, IY=56, IX=56)

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from cost_model.attention_work import AttentionMapping
 from tests.fused_cases import attention, conv_chain
 from tvm_spm.arch import load_arch
+from tvm_spm.attention import AttentionMapping
 from tvm_spm.cost import Cost, Energy
 from tvm_spm.errors import SpmError
+from tvm_spm.fusion.network import NOT_SCHEDULED, Alone, FusedGroup, NetworkPlan, num_intervals, plan_network
 from tvm_spm.group import Group
-from tvm_spm.network_fusion import NOT_SCHEDULED, Alone, FusedGroup, NetworkPlan, num_intervals, plan_network
 from tvm_spm.report.plan_picture import draw_plan
 
 ARCH = load_arch("edge-256")

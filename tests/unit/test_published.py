@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import pytest
 
-from cost_model.dmazerunner import reuse_vectors
-from cost_model.dmazerunner_nest import LEVELS, published_factors, published_nest
+from cost_model.published.mappings import order_with_reuse, published_mapping, published_search, split_over_array
+from cost_model.published.model import reuse_vectors
+from cost_model.published.nest import LEVELS, published_factors, published_nest
 from tests.unit.dmazerunner_tables import PRUNED_SEARCHES
-from tvm_spm import legality
 from tvm_spm.arch import load_arch
 from tvm_spm.errors import ArchError, SpmError
 from tvm_spm.mapping import Mapping
-from tvm_spm.published import order_with_reuse, published_mapping, published_search, split_over_array
+from tvm_spm.space import legality
 from tvm_spm.workload import DIM_NAMES, Dims, Operand, Workload
 
 ARCH = load_arch("dmazerunner-256")

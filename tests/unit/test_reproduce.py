@@ -10,8 +10,7 @@ import pytest
 
 from tvm_spm.errors import SpmError, WorkdirError
 from tvm_spm.reproduce import reproduce
-from tvm_spm.reproduce.dmazerunner import dataflow_ratios
-from tvm_spm.reproduce.dmazerunner_setup import (
+from tvm_spm.reproduce.dmazerunner.setup import (
     DATAFLOWS,
     LAYERS,
     LONG_STEPS,
@@ -23,6 +22,7 @@ from tvm_spm.reproduce.dmazerunner_setup import (
     space_name,
     step_name,
 )
+from tvm_spm.reproduce.dmazerunner.tables import dataflow_ratios
 from tvm_spm.reproduce.paper_table import PaperTable
 from tvm_spm.reproduce.runs import BOUNDS, COLUMNS, ENUMERATION, differences, read_csv, write_csv
 

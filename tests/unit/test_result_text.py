@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tvm_spm.result_text import Column, choose_columns
+from tvm_spm.tuning.text import Column, choose_columns
 
 COLUMNS = (
     Column(heading="task", justify="left", folds=True),

@@ -17,11 +17,11 @@ import pytest
 from tests import faults
 from tvm_spm.arch import load_arch
 from tvm_spm.errors import WorkdirError
-from tvm_spm.measurer import CommandMeasurer, MeasureError, Measurement, Measurer, MeasureRequest, identity_of
-from tvm_spm.measuring import NoMeasurementError, WorkersLostError
-from tvm_spm.run_log import RunLog, own
-from tvm_spm.task_tuner import TaskOutcome, TunerOptions, tune_workload
-from tvm_spm.trial_log import RunStart, read_log
+from tvm_spm.tuning.measurer import CommandMeasurer, MeasureError, Measurement, Measurer, MeasureRequest, identity_of
+from tvm_spm.tuning.measuring import NoMeasurementError, WorkersLostError
+from tvm_spm.tuning.run_log import RunLog, own
+from tvm_spm.tuning.task import TaskOutcome, TunerOptions, tune_workload
+from tvm_spm.tuning.trial_log import RunStart, read_log
 from tvm_spm.workload import Workload
 
 ARCH = load_arch("edge-256")
@@ -206,7 +206,7 @@ def test_lost_workers_are_an_error_that_says_how_to_go_on(tmp_path: Path):
 
 def test_a_directory_has_one_owner_at_a_time(tmp_path: Path):
     script = (
-        "import sys, time\nfrom pathlib import Path\nfrom tvm_spm.run_log import own\n"
+        "import sys, time\nfrom pathlib import Path\nfrom tvm_spm.tuning.run_log import own\n"
         "with own(Path(sys.argv[1])):\n    print('mine', flush=True)\n    sys.stdin.read()\n"
     )
     other = subprocess.Popen(

@@ -13,8 +13,8 @@ from tvm_spm.arch import Arch, Cores
 from tvm_spm.errors import MappingError, SpmError, WorkloadError
 from tvm_spm.mapping import Mapping
 from tvm_spm.report.breakdown import explain
+from tvm_spm.report.show import show_text
 from tvm_spm.report.timeline import Event, Residency, Timeline, timeline
-from tvm_spm.show import show_text
 from tvm_spm.tuner import evaluate
 from tvm_spm.workload import Dims, Epilogue, Operand, Workload
 

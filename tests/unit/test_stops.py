@@ -7,14 +7,14 @@ from collections.abc import Callable
 
 import pytest
 
-from cost_model.attention_search import attention_search
-from cost_model.attention_work import Attention, refuse_attention
+from cost_model.attention.search import attention_search
 from cost_model.fused import refuse_group_mapping
 from tests.fused_cases import conv_chain
-from tvm_spm import legality
 from tvm_spm.arch import load_arch
+from tvm_spm.attention import Attention, refuse_attention
 from tvm_spm.exact import exact_search
-from tvm_spm.group_search import group_search, refine_group
+from tvm_spm.fusion.search import group_search, refine_group
+from tvm_spm.space import legality
 from tvm_spm.workload import Workload
 
 LAYER = Workload.conv2d(K=8, C=8, OY=6, OX=6, FY=3, FX=3, padding=1)

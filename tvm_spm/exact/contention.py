@@ -1,4 +1,4 @@
-"""Cycles of several cores of one mapping: see ``cost_model.analytical.contended_cycles``."""
+"""Cycles of several cores of one mapping: see ``cost_model.analytical.model.contended_cycles``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tvm_spm.exact.pass_time import I, Ints, O, W
 from tvm_spm.exact.problem import Problem
 from tvm_spm.exact.timeline import fill_runs, fill_table, passes_cycles, store_cycles, tensor_cycles, transfer_cycles
 from tvm_spm.jit import part
-from tvm_spm.mapping_batch import NUM_DIMS
+from tvm_spm.space.mapping_batch import NUM_DIMS
 
 
 @part

@@ -14,7 +14,7 @@ from tvm_spm.exact.problem import Problem
 from tvm_spm.exact.spm_tiles import TOLERANCE, Floor, objective_of, order_repeats
 from tvm_spm.exact.timeline import fill_table, passes_cycles
 from tvm_spm.jit import kernel, lean, part
-from tvm_spm.mapping_batch import NO_DIM, NUM_DIMS, MappingBatch
+from tvm_spm.space.mapping_batch import NO_DIM, NUM_DIMS, MappingBatch
 
 SINGLE_STEP = 4
 """Kind of a candidate whose passes are a single step: all operands stay."""

@@ -11,7 +11,7 @@ from tvm_spm.exact.pass_time import COMPUTE, NONE, I, Ints, O, W, least_pass_cyc
 from tvm_spm.exact.problem import Problem
 from tvm_spm.exact.spm_tiles import TOLERANCE, Floor, objective_of
 from tvm_spm.jit import entry, lean
-from tvm_spm.mapping_batch import NUM_DIMS
+from tvm_spm.space.mapping_batch import NUM_DIMS
 
 CANDIDATE_FIELDS = np.dtype([("bound", np.float64), ("array", np.int64), ("kept", np.int64), ("least_pass", np.int64)])
 """An array tile under an SPM tile, and the operand that the innermost SPM loop leaves in place."""

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from cost_model.arrays import ArchArrays, WorkloadArrays
 from tvm_spm.arch import Arch
-from tvm_spm.constraints import Constraints
-from tvm_spm.constraints_batch import RF, rules_of
 from tvm_spm.errors import WorkloadError
 from tvm_spm.exact.pass_time import NONE, Ints, O
-from tvm_spm.legality_batch import Limits, limits_of
-from tvm_spm.mapping_batch import NUM_DIMS
+from tvm_spm.space.constraints import Constraints
+from tvm_spm.space.constraints_batch import RF, rules_of
+from tvm_spm.space.legality_batch import Limits, limits_of
+from tvm_spm.space.mapping_batch import NUM_DIMS
 from tvm_spm.workload import DIM_NAMES, Workload
 
 EDP, ENERGY, LATENCY = 0, 1, 2

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from cost_model.batched import BatchCost, evaluate_batch
+from cost_model.batched.model import BatchCost, evaluate_batch
 from tvm_spm.arch import Arch
-from tvm_spm.constraints import Constraints
 from tvm_spm.exact.spm_tiles import TOLERANCE
-from tvm_spm.mapping_batch import MappingBatch, concat
-from tvm_spm.mapspace import MapSpace, fingerprints
+from tvm_spm.space.constraints import Constraints
+from tvm_spm.space.mapping_batch import MappingBatch, concat
+from tvm_spm.space.mapspace import MapSpace, fingerprints
 from tvm_spm.workload import Workload
 
 NUM_PARENTS = 64

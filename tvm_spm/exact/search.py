@@ -11,15 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cost_model.analytical import AnalyticalModel
+from cost_model.analytical.model import AnalyticalModel
 from cost_model.bounds import lower_bound
 from tvm_spm.arch import Arch
-from tvm_spm.constraints import Constraints
-from tvm_spm.constraints_batch import ANY_BUFFERS, CORES, DRAM, SPM, Rules, rules_of
 from tvm_spm.cost import OBJECTIVES, Cost
 from tvm_spm.errors import NoMappingError, SpmError, did_you_mean
 from tvm_spm.exact.array_tiles import ARRAY_FIELDS, keep_arrays, least_pes, list_arrays, make_shapes, single_energies
-from tvm_spm.exact.balanced import BalancedSearch
+from tvm_spm.exact.balanced.search import BalancedSearch
 from tvm_spm.exact.finish import Best
 from tvm_spm.exact.join import CANDIDATE_FIELDS, bound_floors, join
 from tvm_spm.exact.problem import ANYTHING, ENERGY, Problem, make_problem
@@ -27,8 +25,10 @@ from tvm_spm.exact.relaxed import improve
 from tvm_spm.exact.spm_tiles import FLOOR_FIELDS, TOLERANCE, list_tiles
 from tvm_spm.exact.unrollings import divisors_of, unrollings
 from tvm_spm.mapping import Mapping
-from tvm_spm.mapping_batch import NUM_DIMS, decode, encode
-from tvm_spm.mapspace import MapSpace
+from tvm_spm.space.constraints import Constraints
+from tvm_spm.space.constraints_batch import ANY_BUFFERS, CORES, DRAM, SPM, Rules, rules_of
+from tvm_spm.space.mapping_batch import NUM_DIMS, decode, encode
+from tvm_spm.space.mapspace import MapSpace
 from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Workload
 
 PERFECT_SPACE = (

@@ -8,8 +8,8 @@ import math
 import numpy as np
 
 from tvm_spm.arch import Arch
-from tvm_spm.constraints_batch import COLS, ROWS, Rules
 from tvm_spm.exact.pass_time import Ints
+from tvm_spm.space.constraints_batch import COLS, ROWS, Rules
 from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Workload
 
 

@@ -8,11 +8,11 @@ import tvm
 import tvm_ffi
 from tvm import relax
 
-from schedules.nest import Nest, read_nest
 from tvm_spm.errors import ModelError
 from tvm_spm.frontend.fuse import fuse
+from tvm_spm.frontend.tir.nest import Nest, read_nest
 from tvm_spm.frontend.vector_work import vector_work
-from tvm_spm.root_block import has_root_block
+from tvm_spm.lowering.root_block import has_root_block
 from tvm_spm.workload import HostCall, Task, TaskGraph, TaskNode, VectorWork, Workload
 
 ENTRY = "main"

@@ -9,11 +9,11 @@ from math import prod
 import tvm
 import tvm_ffi
 
-from schedules.affine import Affine, Piece, affine_of
-from schedules.blocks import Block, constant, read_blocks
-from schedules.nest import Nest
 from tvm_spm.errors import ModelError
 from tvm_spm.frontend.layers_loads import block_loads, expr_loads
+from tvm_spm.frontend.tir.affine import Affine, Piece, affine_of
+from tvm_spm.frontend.tir.blocks import Block, constant, read_blocks
+from tvm_spm.frontend.tir.nest import Nest
 from tvm_spm.workload import DIM_NAMES, Axis
 
 Shape = tuple[int, ...]

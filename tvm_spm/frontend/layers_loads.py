@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import tvm
 
-from schedules.blocks import Block, constant
 from tvm_spm.errors import ModelError
+from tvm_spm.frontend.tir.blocks import Block, constant
 
 
 def block_loads(block: Block) -> list[tvm.ir.TensorLoad]:

@@ -13,10 +13,10 @@ from tvm import relax
 from tvm_spm.errors import ModelError, did_you_mean
 from tvm_spm.frontend.extract import ENTRY, require_entry
 from tvm_spm.frontend.memory import default_memory_bytes, module_bytes, require_memory
+from tvm_spm.frontend.models import build_model, models
 from tvm_spm.frontend.onnx_import import Shapes, choose_shapes, import_onnx, read_onnx
 from tvm_spm.frontend.onnx_tensors import load_tensors
 from tvm_spm.frontend.relay import ParamsLike, RelayModule, import_relay, relay_text
-from tvm_spm.models import build_model, models
 
 
 def check_model(model: object) -> None:

@@ -8,9 +8,9 @@ import tvm
 from tvm import relax, s_tir, tirx
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
-from schedules.blocks import Block, read_blocks
-from schedules.nest import Nest, read_nest
 from tvm_spm.frontend.layers_loads import block_loads
+from tvm_spm.frontend.tir.blocks import Block, read_blocks
+from tvm_spm.frontend.tir.nest import Nest, read_nest
 
 Pieces = tuple[tuple[tirx.PrimFunc, tuple[int, ...]], ...]
 """Functions in order of execution, and per function its inputs: parameters of the function that was cut by their

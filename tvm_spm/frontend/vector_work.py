@@ -7,8 +7,8 @@ import re
 
 import tvm
 
-from schedules.affine import Affine, affine_of, split_vars
-from schedules.blocks import Block, count_ops, loads_of, read_blocks
+from tvm_spm.frontend.tir.affine import Affine, affine_of, split_vars
+from tvm_spm.frontend.tir.blocks import Block, count_ops, loads_of, read_blocks
 from tvm_spm.units import bits_to_bytes
 from tvm_spm.workload import VectorWork, dtype_bits
 

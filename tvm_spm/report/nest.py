@@ -7,10 +7,10 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tvm_spm import legality
 from tvm_spm.arch import Arch
 from tvm_spm.errors import MappingError
 from tvm_spm.mapping import Mapping
+from tvm_spm.space import legality
 from tvm_spm.units import ceil_div
 from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Dims, Operand, Workload
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tvm_spm.errors import SpmError
-from tvm_spm.layer_graph import Layer, LayerGraph
+from tvm_spm.graph import Layer, LayerGraph
 from tvm_spm.report.output_file import check_picture
 from tvm_spm.terminal import one_line
 

@@ -28,7 +28,9 @@ def reproduce(paper: str, *, quick: bool = False, out_dir: Path | None = None) -
     """
     if paper not in PAPERS:
         raise SpmError(f"reproduce: unknown paper {paper!r}; {did_you_mean(paper, PAPERS)}")
-    from tvm_spm.reproduce import dlfusion, dmazerunner, runs
+    from tvm_spm.reproduce import runs
+    from tvm_spm.reproduce.dlfusion import tables as dlfusion
+    from tvm_spm.reproduce.dmazerunner import tables as dmazerunner
 
     module = {"dlfusion": dlfusion, "dmazerunner": dmazerunner}[paper]
     if out_dir is None:

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cost_model.dmazerunner_search import PublishedOptimum, published_exact, published_random
-from cost_model.dmazerunner_space import PrunedResult, Prunes, pruned_search
+from cost_model.published.search import PublishedOptimum, published_exact, published_random
+from cost_model.published.space import PrunedResult, Prunes, pruned_search
 from tvm_spm.arch import Arch, load_arch
 from tvm_spm.workload import Workload
 

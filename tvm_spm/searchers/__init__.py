@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tvm_spm.mapping_batch import MappingBatch
+from tvm_spm.space.mapping_batch import MappingBatch
 
 
 class Searcher(Protocol):

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tvm_spm.legality_batch import count_reasons
-from tvm_spm.mapping_batch import MappingBatch, concat, encode
-from tvm_spm.mapspace import MapSpace, fingerprints
+from tvm_spm.space.legality_batch import count_reasons
+from tvm_spm.space.mapping_batch import MappingBatch, concat, encode
+from tvm_spm.space.mapspace import MapSpace, fingerprints
 
 NUM_ROUNDS = 8
 """Proposals are drawn so many times before a space counts as nearly exhausted."""

@@ -91,7 +91,8 @@ def _declared(source: Source, main: tree.Function, shapes: Shapes) -> dict[str, 
         if param.type.dtype not in _DTYPES:
             source.refuse(
                 param.at,
-                f"parameter %{param.name}: unknown dtype {param.type.dtype!r}: {did_you_mean(param.type.dtype, _DTYPES)}",
+                f"parameter %{param.name}: unknown dtype {param.type.dtype!r}: "
+                f"{did_you_mean(param.type.dtype, _DTYPES)}",
             )
         if param.name in found:
             source.refuse(param.at, f"parameter %{param.name} is declared twice")

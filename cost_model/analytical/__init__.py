@@ -1,0 +1,1 @@
+"""Cycles and energy of a mapping in closed form."""

@@ -1,0 +1,377 @@
+"""Cycles of one pass and of one core, from the kinds of steps and passes that occur."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+from cost_model.analytical.slots import Index, Slot, index_runs, representative_slots
+from cost_model.reuse import LoopNest, box_transfer, loop_nest, unclipped_tiles
+from tvm_spm.arch import Arch
+from tvm_spm.mapping import Mapping
+from tvm_spm.units import bits_to_bytes, ceil_div
+from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Dims, Operand, Projection, Workload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassKind:
+    """All that the time of a pass depends on.
+
+    Attributes:
+        tile: Elements in SPM.
+        enters: Operands whose RF tile may change at the first step, because the DRAM loops inside allow it.
+        leaves: Whether outputs leave RF after the last step.
+        accumulates: Whether a DRAM reduction loop is beyond its first index, so that outputs start as partial sums.
+    """
+
+    tile: Dims
+    enters: tuple[bool, bool, bool]
+    leaves: bool
+    accumulates: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepTime:
+    """Cycles of one step: its MACs, per operand the array tile's way in, outputs' way out; and bytes per operand."""
+
+    compute_cycles: int
+    in_cycles: tuple[int, ...]
+    out_cycles: int
+    num_bytes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassTime:
+    """Cycles of one pass, and those of them in which the PEs multiply."""
+
+    cycles: int
+    compute_cycles: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoreTime:
+    """Timeline of one core on its own.
+
+    ``channel_cycles`` hold a DRAM channel; ``engine_cycles`` keep the DMA engine, longer where the vector unit is
+    slower than the store. ``prologue_cycles`` pass before the first pass, ``epilogue_cycles`` after the last.
+    """
+
+    cycles: int
+    compute_cycles: int
+    pass_cycles: int
+    engine_cycles: int
+    channel_cycles: int
+    prologue_cycles: int
+    epilogue_cycles: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeModel:
+    """Times of one mapping; remembers the kinds of passes and transfers it has seen."""
+
+    workload: Workload
+    arch: Arch
+    mapping: Mapping
+
+    @cached_property
+    def nest(self) -> LoopNest:
+        """The loops that iterate."""
+        return loop_nest(self.workload, self.mapping)
+
+    @cached_property
+    def rf_position(self) -> tuple[int, int, int]:
+        """Load positions of I, W, O at RF."""
+        i, w, o = (self.nest.load_position(self.workload.projection(x), "RF") for x in Operand)
+        return i, w, o
+
+    @cached_property
+    def spm_position(self) -> tuple[int, int, int]:
+        """Load positions of I, W, O at SPM."""
+        i, w, o = (self.nest.load_position(self.workload.projection(x), "SPM") for x in Operand)
+        return i, w, o
+
+    @cached_property
+    def _pass_times(self) -> dict[PassKind, PassTime]:
+        return {}
+
+    @cached_property
+    def _transfers(self) -> dict[tuple[Projection, tuple[int, ...]], int]:
+        return {}
+
+    def pass_time(self, kind: PassKind) -> PassTime:
+        """Time of one pass."""
+        if kind not in self._pass_times:
+            self._pass_times[kind] = _PassWalk(model=self, kind=kind).time()
+        return self._pass_times[kind]
+
+    @cached_property
+    def _step_times(self) -> dict[tuple[int, ...], StepTime]:
+        return {}
+
+    def step_time(self, sizes: tuple[int, ...]) -> StepTime:
+        """Time of one step over an array tile of these sizes."""
+        if sizes not in self._step_times:
+            tile, mapping = Dims.of(sizes), self.mapping
+            projections = [self.workload.projection(x) for x in Operand]
+            elems = [projection.tile_elems(tile) for projection in projections]
+            in_cycles = tuple(math.ceil(n / self.arch.noc.elems_per_cycle) for n in elems)
+            hops = sum(math.prod(axis[name] for name in REDUCTION_DIMS) - 1 for axis in (mapping.rows, mapping.cols))
+            self._step_times[sizes] = StepTime(
+                compute_cycles=tile.combine(mapping.rf, min).product(), in_cycles=in_cycles,
+                out_cycles=in_cycles[Operand.O.value] + hops,
+                num_bytes=tuple(bits_to_bytes(n * p.elem_bits) for n, p in zip(elems, projections, strict=True)),
+            )  # fmt: skip
+        return self._step_times[sizes]
+
+    def transfer_cycles(self, projection: Projection, first: dict[str, int], tile: Dims) -> int:
+        """DMA cycles of one tile between DRAM and SPM; nothing for a tile wholly in padding."""
+        box = tuple(axis.clipped_elems(first, tile) for axis in projection.axes)
+        key = projection, box
+        if key not in self._transfers:
+            self._transfers[key] = box_transfer(projection, box, self.arch)[0]
+        return self._transfers[key]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _PassWalk:
+    """Steps of one pass."""
+
+    model: TimeModel
+    kind: PassKind
+
+    @cached_property
+    def loops(self) -> tuple[str, ...]:
+        return self.model.nest.dims[self.model.nest.num_dram :]
+
+    @cached_property
+    def counts(self) -> tuple[int, ...]:
+        array = self.model.mapping.array
+        return tuple(ceil_div(self.kind.tile[name], array[name]) for name in self.loops)
+
+    def time(self) -> PassTime:
+        cycles = self._fill_cycles() + self.model.arch.pe.mac_stages - 1
+        compute = 0
+        runs = []
+        for name, count in zip(self.loops, self.counts, strict=True):
+            cuts = [count - 1] if self.kind.tile[name] % self.model.mapping.array[name] else []
+            runs.append(index_runs(count, [1, *cuts] if name in REDUCTION_DIMS else cuts))
+        for slot in representative_slots(runs):
+            cycles += slot.weight * self._slot_cycles(slot)
+            compute += slot.weight * self._step(slot.at).compute_cycles
+            if slot.after is None and self._leaves(slot.at):
+                cycles += max(self._step(slot.at).out_cycles, self._port_cycles([(Operand.O, slot.at)]))
+        return PassTime(cycles=cycles, compute_cycles=compute)
+
+    def _fill_cycles(self) -> int:
+        first = (0,) * len(self.loops)
+        moved = [(x, first) for x in (Operand.I, Operand.W) if self._enters(x, first)]
+        if self._reads_back(first):
+            moved.append((Operand.O, first))
+        return max([self._step(step).in_cycles[x.value] for x, step in moved] + [self._port_cycles(moved)])
+
+    def _slot_cycles(self, slot: Slot) -> int:
+        """One step, and what must move before the next: hidden behind it if double-buffered, else after it."""
+        mapping = self.model.mapping
+        hidden: list[tuple[Operand, Index]] = []
+        shown: list[tuple[Operand, Index]] = []
+        hidden_cycles, shown_cycles, shown_output_cycles = self._step(slot.at).compute_cycles, 0, 0
+        if slot.after is not None:
+            for operand in (Operand.I, Operand.W):
+                if not self._enters(operand, slot.after):
+                    continue
+                cycles = self._step(slot.after).in_cycles[operand.value]
+                if operand in mapping.rf_double:
+                    hidden.append((operand, slot.after))
+                    hidden_cycles = max(hidden_cycles, cycles)
+                else:
+                    shown.append((operand, slot.after))
+                    shown_cycles = max(shown_cycles, cycles)
+        if Operand.O in mapping.rf_double:
+            if slot.after is not None and self._reads_back(slot.after):
+                hidden.append((Operand.O, slot.after))
+                hidden_cycles = max(hidden_cycles, self._step(slot.after).in_cycles[Operand.O.value])
+            if slot.before is not None and self._leaves(slot.before):
+                hidden.append((Operand.O, slot.before))
+                hidden_cycles = max(hidden_cycles, self._step(slot.before).out_cycles)
+        elif slot.after is not None:
+            if self._leaves(slot.at):
+                shown.append((Operand.O, slot.at))
+                shown_output_cycles += self._step(slot.at).out_cycles
+            if self._reads_back(slot.after):
+                shown.append((Operand.O, slot.after))
+                shown_output_cycles += self._step(slot.after).in_cycles[Operand.O.value]
+        return max(hidden_cycles, self._port_cycles(hidden)) + max(
+            shown_cycles, shown_output_cycles, self._port_cycles(shown)
+        )
+
+    def _inside(self, operand: Operand, step: Index) -> list[tuple[int, int]]:
+        """(index, count) of the SPM loops strictly inside an operand's load position."""
+        skip = max(0, self.model.rf_position[operand.value] + 1 - self.model.nest.num_dram)
+        return list(zip(step, self.counts, strict=True))[skip:]
+
+    def _enters(self, operand: Operand, step: Index) -> bool:
+        return self.kind.enters[operand.value] and all(index == 0 for index, _ in self._inside(operand, step))
+
+    def _leaves(self, step: Index) -> bool:
+        return self.kind.leaves and all(index == count - 1 for index, count in self._inside(Operand.O, step))
+
+    def _reads_back(self, step: Index) -> bool:
+        partial = self.kind.accumulates or any(
+            index for name, index in zip(self.loops, step, strict=True) if name in REDUCTION_DIMS
+        )
+        return partial and self._enters(Operand.O, step)
+
+    @cached_property
+    def _steps(self) -> dict[Index, StepTime]:
+        return {}
+
+    def _step(self, step: Index) -> StepTime:
+        """What one step takes."""
+        if step not in self._steps:
+            array, spm = self.model.mapping.array, self.kind.tile
+            at = dict(zip(self.loops, step, strict=True))
+            sizes = (min(array[name], spm[name] - at.get(name, 0) * array[name]) for name in DIM_NAMES)
+            self._steps[step] = self.model.step_time(tuple(sizes))
+        return self._steps[step]
+
+    def _port_cycles(self, moved: list[tuple[Operand, Index]]) -> int:
+        """Time of the SPM port for transfers at the same time."""
+        rate = self.model.arch.levels.SPM.bytes_per_cycle
+        if rate is None:
+            return 0
+        return math.ceil(sum(self._step(step).num_bytes[x.value] for x, step in moved) / rate)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoreWalk:
+    """Passes of one core, which owns ``extent`` elements from ``first`` on along each dim."""
+
+    model: TimeModel
+    first: dict[str, int]
+    extent: dict[str, int]
+
+    @cached_property
+    def loops(self) -> tuple[str, ...]:
+        """DRAM loops, outer to inner."""
+        return self.model.nest.dims[: self.model.nest.num_dram]
+
+    @cached_property
+    def counts(self) -> tuple[int, ...]:
+        """Iterations of the loops on this core."""
+        return tuple(ceil_div(self.extent[name], self.model.mapping.spm[name]) for name in self.loops)
+
+    def time(self) -> CoreTime:
+        """Prologue, passes with the DMA work beside and behind them, and the last store."""
+        doubled, launch = self.model.mapping.spm_double, self.model.arch.cores.launch_cycles
+        first = (0,) * len(self.loops)
+        prologue = sum(self._loads(first, operand) for operand in Operand)
+        cycles = launch + prologue
+        engine = channel = prologue
+        compute = passes = epilogue = 0
+        for slot in representative_slots(self._runs()):
+            one = self.model.pass_time(self._kind(slot.at))
+            store_channel, store_engine = self._store(slot.at)
+            beside = behind = 0
+            if slot.before is not None and Operand.O in doubled:
+                beside += self._store(slot.before)[1]
+            if Operand.O not in doubled:
+                behind += store_engine
+            if slot.after is not None:
+                for operand in Operand:
+                    load = self._loads(slot.after, operand)
+                    beside, behind = (beside + load, behind) if operand in doubled else (beside, behind + load)
+                    engine += slot.weight * load
+                    channel += slot.weight * load
+            else:
+                epilogue = store_engine
+                cycles += store_engine if Operand.O in doubled else 0
+            cycles += slot.weight * (max(one.cycles, beside) + behind)
+            compute += slot.weight * one.compute_cycles
+            passes += slot.weight * one.cycles
+            engine += slot.weight * store_engine
+            channel += slot.weight * store_channel
+        return CoreTime(
+            cycles=cycles, compute_cycles=compute, pass_cycles=passes, engine_cycles=engine, channel_cycles=channel,
+            prologue_cycles=prologue, epilogue_cycles=epilogue,
+        )  # fmt: skip
+
+    def _runs(self) -> list[tuple[range, ...]]:
+        """Indices of each loop in runs in which all tiles are clipped alike and accumulate alike."""
+        runs = []
+        for name, count in zip(self.loops, self.counts, strict=True):
+            cuts = {1, count - 1} if name in REDUCTION_DIMS else set()
+            cuts |= clip_cuts(
+                self.model.workload, name, first=self.first[name], extent=self.extent[name],
+                tile=self.model.mapping.spm[name],
+            )  # fmt: skip
+            runs.append(index_runs(count, cuts))
+        return runs
+
+    @cached_property
+    def _places(self) -> dict[Index, tuple[dict[str, int], Dims]]:
+        return {}
+
+    def _place(self, index: Index) -> tuple[dict[str, int], Dims]:
+        """(first index per dim, tile) of one pass."""
+        if index not in self._places:
+            spm, at = self.model.mapping.spm, dict(zip(self.loops, index, strict=True))
+            offset = {name: at.get(name, 0) * spm[name] for name in DIM_NAMES}
+            tile = Dims.of([min(spm[name], self.extent[name] - offset[name]) for name in DIM_NAMES])
+            self._places[index] = {name: self.first[name] + offset[name] for name in DIM_NAMES}, tile
+        return self._places[index]
+
+    def _at_first(self, position: int, index: Index) -> bool:
+        return all(i == 0 for i in index[position + 1 :])
+
+    def _at_last(self, position: int, index: Index) -> bool:
+        return all(i == count - 1 for i, count in list(zip(index, self.counts, strict=True))[position + 1 :])
+
+    def _reduction(self, index: Index) -> list[tuple[int, int]]:
+        """(index, count) of the loops that are summed over."""
+        found = zip(self.loops, index, self.counts, strict=True)
+        return [(i, count) for name, i, count in found if name in REDUCTION_DIMS]
+
+    def _kind(self, index: Index) -> PassKind:
+        i, w, o = (self._at_first(position, index) for position in self.model.rf_position)
+        return PassKind(
+            tile=self._place(index)[1], enters=(i, w, o), leaves=self._at_last(self.model.rf_position[2], index),
+            accumulates=any(i for i, _ in self._reduction(index)),
+        )  # fmt: skip
+
+    def _loads(self, index: Index, operand: Operand) -> int:
+        """DMA cycles to load one operand before a pass."""
+        if not self._at_first(self.model.spm_position[operand.value], index):
+            return 0
+        if operand is Operand.O and not any(i for i, _ in self._reduction(index)):
+            return 0
+        return self.model.transfer_cycles(self.model.workload.projection(operand), *self._place(index))
+
+    def _store(self, index: Index) -> tuple[int, int]:
+        """(channel cycles, engine cycles) to store outputs after a pass."""
+        if not self._at_last(self.model.spm_position[Operand.O.value], index):
+            return 0, 0
+        workload, place = self.model.workload, self._place(index)
+        if any(i < count - 1 for i, count in self._reduction(index)):
+            cycles = self.model.transfer_cycles(workload.O, *place)
+            return cycles, cycles
+        cycles = self.model.transfer_cycles(workload.final_projection(), *place)
+        cycles += sum(self.model.transfer_cycles(extra, *place) for extra in workload.epilogue.extras)
+        elems = math.prod(axis.clipped_elems(*place) for axis in workload.O.axes)
+        ops = elems * workload.epilogue.num_ops_per_elem
+        return cycles, max(cycles, math.ceil(ops / self.model.arch.vector.ops_per_cycle))
+
+
+def clip_cuts(workload: Workload, name: str, *, first: int, extent: int, tile: int) -> set[int]:
+    """Indices in front of which the tiles of a dim change: in size, or in what padding they touch."""
+    cuts: set[int] = set()
+    count = ceil_div(extent, tile)
+    for projection in (workload.I, workload.W, workload.O, *workload.epilogue.extras):
+        for axis in projection.axes:
+            coefficient = dict(axis.terms).get(name)
+            if coefficient is None:
+                continue
+            others = sum(c * (workload.dims[d] - 1) for d, c in axis.terms if d != name)
+            inner = unclipped_tiles(axis, coefficient, others, first=first, extent=extent, tile=tile)
+            cuts |= {*range(min(inner.start, count) + 1), *range(inner.stop, count)}
+    return cuts

@@ -1,0 +1,1 @@
+"""Attention with an online softmax: what it costs, and its best tiles."""

@@ -1,0 +1,160 @@
+"""What one core does for attention: its stages, loads and stores, counted by kind and written out for a timeline."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cost_model.fused.state import (
+    LOAD_CYCLES,
+    LOAD_FIELDS,
+    LOAD_WAIT,
+    NUM_LOADS,
+    STAGE_FIELDS,
+    STORE_CHANNEL,
+    STORE_ENGINE,
+)
+from tvm_spm.attention import Attention, AttentionMapping, Stream, shares, streams_of
+from tvm_spm.units import ceil_div
+
+SCORES, SOFTMAX, CONTEXT, STAGES = range(4)
+"""Stages of one chunk."""
+
+Ints = NDArray[np.int64]
+Chunk = tuple[int, int, bool]
+"""Rows, columns, and whether it is the first of its tile of queries."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoreKind:
+    """The work of one core, but for where it lies.
+
+    Attributes:
+        heads: How many.
+        rows: Extents of the tiles of queries, in order.
+        columns: Extents of the chunks of keys, in order.
+    """
+
+    heads: int
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+
+    def chunks(self) -> Counter[Chunk]:
+        """How often each kind of chunk occurs."""
+        found: Counter[Chunk] = Counter()
+        for rows, num_tiles in Counter(self.rows).items():
+            for position, columns in enumerate(self.columns):
+                found[rows, columns, position == 0] += self.heads * num_tiles
+        return found
+
+    def loads(self, stream: Stream) -> Counter[tuple[int, int]]:
+        """How often tiles of each size of a tensor come in: rows and columns."""
+        by_chunk, by_tile = self._reloads(stream)
+        found: Counter[tuple[int, int]] = Counter()
+        for rows, num_tiles in Counter(self.rows if by_tile else self.rows[:1]).items():
+            for columns, num_chunks in Counter(self.columns if by_chunk else self.columns[:1]).items():
+                found[rows, columns] += self.heads * num_tiles * num_chunks
+        return found
+
+    def load_places(self, stream: Stream) -> Ints:
+        """The chunks before which a tensor comes in: indices over heads, tiles of queries and chunks of keys."""
+        by_chunk, by_tile = self._reloads(stream)
+        is_loaded = np.zeros((self.heads, len(self.rows), len(self.columns)), dtype=np.bool_)
+        is_loaded[:, slice(None) if by_tile else 0, slice(None) if by_chunk else 0] = True
+        return np.flatnonzero(is_loaded)
+
+    def _reloads(self, stream: Stream) -> tuple[bool, bool]:
+        """Whether a tensor comes in again for every chunk, and whether for every tile of queries.
+
+        A tile that is the same as the one before stays, but not from one head to the next.
+        """
+        by_chunk = stream.moves_with(stream.key_dim) and len(self.columns) > 1
+        return by_chunk, by_chunk or (stream.moves_with(stream.query_dim) and len(self.rows) > 1)
+
+
+def core_kinds(work: Attention, mapping: AttentionMapping) -> list[CoreKind]:
+    """One per core, in order."""
+    columns = _cut(work.keys, mapping.key_tile)
+    return [
+        CoreKind(
+            heads=share.heads[1] - share.heads[0],
+            rows=_cut(share.queries[1] - share.queries[0], mapping.query_tile),
+            columns=columns,
+        )
+        for share in shares(work, mapping)
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prices:
+    """Cycles of the parts that a timeline is made of.
+
+    Attributes:
+        stages: Of the three stages of a chunk.
+        load: Of a tile of the tensor at a position, by rows and columns.
+        store: Of the DRAM channel and of the DMA engine, for a tile of so many rows.
+    """
+
+    stages: Callable[[Chunk], tuple[int, int, int]]
+    load: Callable[[int, int, int], int]
+    store: Callable[[int], tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CoreTables:
+    """Stages and loads in the form that the timeline of fused groups reads."""
+
+    stages: Ints
+    loads: Ints
+    cycles: Ints
+
+
+def core_tables(kind: CoreKind, work: Attention, prices: Prices, *, double: bool) -> CoreTables:
+    """Write out every stage and every load of a core."""
+    num_tiles, num_chunks = len(kind.rows), len(kind.columns)
+    cycles = np.zeros((num_tiles, num_chunks, STAGES), np.int64)
+    for (rows, columns, is_first), at in _places(kind):
+        cycles[at] = prices.stages((rows, columns, is_first))
+    stages = np.zeros((kind.heads, num_tiles, num_chunks, STAGES, STAGE_FIELDS), np.int64)
+    for rows in set(kind.rows):
+        is_such = np.array(kind.rows) == rows
+        stages[:, is_such, -1, CONTEXT, STORE_CHANNEL], stages[:, is_such, -1, CONTEXT, STORE_ENGINE] = prices.store(
+            rows
+        )
+    flat = stages.reshape(-1, STAGE_FIELDS)
+    parts = [_loads(kind, stream, position, prices, double=double) for position, stream in enumerate(streams_of(work))]
+    stage, order, loads = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    flat[:, NUM_LOADS] = np.bincount(stage, minlength=len(flat))
+    return CoreTables(flat, loads[np.lexsort((order, stage))], np.tile(cycles.reshape(-1), kind.heads))
+
+
+def _loads(kind: CoreKind, stream: Stream, position: int, prices: Prices, *, double: bool) -> tuple[Ints, Ints, Ints]:
+    """Stages, order within a stage, and rows of the loads of one tensor."""
+    places = kind.load_places(stream)
+    stage = places * STAGES + stream.stage
+    table = np.zeros((len(kind.rows), len(kind.columns)), np.int64)
+    for (rows, columns, _), at in _places(kind):
+        table[at] = prices.load(position, rows, columns)
+    loads = np.zeros((len(stage), LOAD_FIELDS), np.int64)
+    loads[:, LOAD_CYCLES] = table.reshape(-1)[places % table.size]
+    # A buffer is free after the last stage that used it: of the chunk before the tile that took its place came in.
+    behind = 2 if double else 1
+    loads[:behind, LOAD_WAIT] = -1
+    loads[behind:, LOAD_WAIT] = stage[1 : 1 + len(stage[behind:])] - STAGES
+    return stage, np.full(len(stage), position, np.int64), loads
+
+
+def _places(kind: CoreKind) -> Iterator[tuple[Chunk, tuple[Ints, ...]]]:
+    """Where every kind of chunk lies in a table of tiles by chunks."""
+    rows, columns = np.array(kind.rows)[:, None], np.array(kind.columns)[None, :]
+    first = np.arange(len(kind.columns))[None, :] == 0
+    for chunk in kind.chunks():
+        yield chunk, np.nonzero((rows == chunk[0]) & (columns == chunk[1]) & (first == chunk[2]))
+
+
+def _cut(extent: int, tile: int) -> tuple[int, ...]:
+    return tuple(min(tile, extent - i * tile) for i in range(ceil_div(extent, tile)))

@@ -1,0 +1,310 @@
+"""Cycles and energy of attention with an online softmax.
+
+One chunk of keys is three stages of a core: the scores on the array, the softmax on the vector unit, the second product
+on the array. Per score the vector unit does the element-wise work of the first product and four operations (maximum,
+difference, power, sum); per row of every chunk but the first three (the correction and the corrected sum) and one per
+output element (the corrected output); one per output element at the end (the quotient), while it leaves.
+
+Q comes in once per tile of queries; K and V once per tile of queries and chunk, or once per head where all keys are one
+chunk; a mask like what it follows, at least once per head. Transfers queue as those of fused groups do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+
+import numpy as np
+
+from cost_model.attention.core import CONTEXT, Chunk, CoreKind, Ints, Prices, core_kinds, core_tables
+from cost_model.attention.stages import PassRecord, pass_energy, pass_records
+from cost_model.fused.compiled import run_timeline
+from cost_model.reuse import box_transfer
+from tvm_spm.arch import Arch
+from tvm_spm.attention import Attention, AttentionMapping, Stream, streams_of
+from tvm_spm.cost import Cost, Energy
+from tvm_spm.units import bits_to_bytes, ceil_div
+from tvm_spm.workload import Dims, Projection
+
+MODEL_NAME = "simulator"
+
+OPS_PER_SCORE = 4
+"""Maximum, difference, power, sum."""
+
+OPS_PER_CORRECTED_ROW = 3
+"""Difference and power of two maxima, product with the sum."""
+
+ROW_ACCESSES = 4
+"""Of SPM per row and chunk: maximum and sum are read and written; the correction stays in the vector unit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moved:
+    """One transfer: cycles of a DRAM channel, elements, bytes in whole bursts, and bits of those that are not used."""
+
+    cycles: int
+    elems: int
+    num_bytes: int
+    unused_bits: int
+
+
+def transfer(projection: Projection, tile: Dims, arch: Arch) -> Moved:
+    """Move one tile between DRAM and SPM."""
+    box = tuple(min(axis.extent, axis.tile_elems(tile)) for axis in projection.axes)
+    elems = math.prod(box)
+    cycles, moved_bits = box_transfer(projection, box, arch)
+    unused_bits = moved_bits - elems * projection.elem_bits
+    return Moved(cycles=cycles, elems=elems, num_bytes=bits_to_bytes(moved_bits), unused_bits=unused_bits)
+
+
+def attention_cost(work: Attention, arch: Arch, mapping: AttentionMapping) -> Cost:
+    """Cycles and energy.
+
+    Args:
+        work: What is computed.
+        arch: The accelerator.
+        mapping: Not refused by ``refuse_attention``; not checked again here.
+    """
+    return Pricing(work=work, arch=arch, mapping=mapping).cost()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pricing:
+    """One mapping; what several answers need is computed once."""
+
+    work: Attention
+    arch: Arch
+    mapping: AttentionMapping
+
+    def bound(self, objective: str) -> float:
+        """No timeline has a smaller objective: at best, cores compute and channels move all the time."""
+        channels = min(self.arch.levels.DRAM.channels, self.mapping.num_cores)
+        moving_cycles = sum(moved.cycles for moved in self.moved.values())
+        computing_cycles = max(sum(self._computing(kind)) for kind in self.kinds)
+        cycles = self.arch.cores.launch_cycles + max(computing_cycles, ceil_div(moving_cycles, channels))
+        energy_pj = self.energy.total_pj
+        return {"latency": float(cycles), "energy": energy_pj, "edp": energy_pj * cycles}[objective]
+
+    def cost(self) -> Cost:
+        """All of it."""
+        finished = self._finished()
+        last = int(np.argmax(finished))
+        mac_cycles, noc_cycles, vector_cycles = self._computing(self.core_kinds[last])
+        cycles, launch = int(finished[last]), self.arch.cores.launch_cycles
+        moved = self.moved
+        masks = [total for name, total in moved.items() if name.startswith("mask")]
+        return Cost(
+            cycles=cycles,
+            energy=self.energy,
+            model=MODEL_NAME,
+            macs=self.work.macs,
+            utilization=self.work.macs / (cycles * self.arch.peak_macs_per_cycle),
+            compute_cycles=mac_cycles + vector_cycles,
+            noc_stall_cycles=noc_cycles,
+            dma_stall_cycles=cycles - launch - mac_cycles - noc_cycles - vector_cycles,
+            overhead_cycles=launch,
+            dram_bytes=(
+                moved["Q"].num_bytes, moved["K"].num_bytes + moved["V"].num_bytes, moved["O"].num_bytes,
+                sum(total.num_bytes for total in masks),
+            ),
+            dram_unused_bytes=self._unused_bits // 8,
+            dma_busy_cycles=sum(total.cycles for name, total in moved.items() if name != "O") + self._storing(),
+        )  # fmt: skip
+
+    @cached_property
+    def core_kinds(self) -> list[CoreKind]:
+        """One per core."""
+        return core_kinds(self.work, self.mapping)
+
+    @cached_property
+    def kinds(self) -> Counter[CoreKind]:
+        """How many cores are of each kind."""
+        return Counter(self.core_kinds)
+
+    @cached_property
+    def chunks(self) -> Counter[Chunk]:
+        """Of all cores."""
+        total: Counter[Chunk] = Counter()
+        for kind, count in self.kinds.items():
+            for chunk, times in kind.chunks().items():
+                total[chunk] += count * times
+        return total
+
+    @cached_property
+    def streams(self) -> tuple[Stream, ...]:
+        """What comes in."""
+        return streams_of(self.work)
+
+    @cached_property
+    def records(self) -> dict[Chunk, tuple[PassRecord, PassRecord]]:
+        """Passes of both products, per kind of chunk."""
+        tiles = [self.mapping.stage_dims(rows, columns, self.work) for rows, columns, _ in self.chunks]
+        firsts = [is_first for _, _, is_first in self.chunks]
+        scores = pass_records(
+            self.work.scores, self.arch, self.mapping.inner[0], tuple((tile, False) for tile, _ in tiles)
+        )
+        context = pass_records(
+            self.work.context, self.arch, self.mapping.inner[1],
+            tuple((tile, not is_first) for (_, tile), is_first in zip(tiles, firsts, strict=True)),
+        )  # fmt: skip
+        return dict(zip(self.chunks, zip(scores, context, strict=True), strict=True))
+
+    def vector_ops(self, chunk: Chunk) -> int:
+        """Of the softmax of one chunk."""
+        rows, columns, is_first = chunk
+        ops = rows * columns * (self.work.scores.epilogue.num_ops_per_elem + OPS_PER_SCORE)
+        return ops if is_first else ops + rows * (OPS_PER_CORRECTED_ROW + self.work.context.dims.K)
+
+    def vector_cycles(self, num_ops: int) -> int:
+        """On the vector unit of one core."""
+        return math.ceil(num_ops / self.arch.vector.ops_per_cycle)
+
+    def stage_cycles(self, chunk: Chunk) -> tuple[int, int, int]:
+        """Of the three stages of one chunk."""
+        scores, context = self.records[chunk]
+        return scores.cycles, self.vector_cycles(self.vector_ops(chunk)), context.cycles
+
+    def transfer(self, position: int, rows: int, columns: int) -> Moved:
+        """One tile of a tensor that comes in."""
+        stream = self.streams[position]
+        scores, context = self.mapping.stage_dims(rows, columns, self.work)
+        return transfer(stream.projection, context if stream.stage == CONTEXT else scores, self.arch)
+
+    def store(self, rows: int) -> tuple[Moved, int]:
+        """One tile of the result, and cycles of the DMA engine, which waits for the vector unit."""
+        tile = Dims(OX=rows, K=self.work.context.dims.K)
+        moved = transfer(self.work.context.final_projection(), tile, self.arch)
+        return moved, max(moved.cycles, self.vector_cycles(moved.elems * self._ops_per_output))
+
+    @property
+    def _ops_per_output(self) -> int:
+        return 1 + self.work.context.epilogue.num_ops_per_elem
+
+    def _stored_tiles(self) -> Counter[int]:
+        """Tiles of the result of all cores, by rows."""
+        total: Counter[int] = Counter()
+        for kind, count in self.kinds.items():
+            for rows in kind.rows:
+                total[rows] += count * kind.heads
+        return total
+
+    def _storing(self) -> int:
+        return sum(self.store(rows)[1] * count for rows, count in self._stored_tiles().items())
+
+    def _computing(self, kind: CoreKind) -> tuple[int, int, int]:
+        """Cycles of one core: PEs multiply, the networks make them wait, the vector unit works."""
+        mac = noc = vector = 0
+        for chunk, count in kind.chunks().items():
+            scores, context = self.records[chunk]
+            mac += count * (scores.mac_cycles + context.mac_cycles)
+            noc += count * (scores.cycles - scores.mac_cycles + context.cycles - context.mac_cycles)
+            vector += count * self.vector_cycles(self.vector_ops(chunk))
+        return mac, noc, vector
+
+    @cached_property
+    def moved(self) -> dict[str, Moved]:
+        """All transfers of each tensor."""
+        found: dict[str, Counter[Moved]] = {stream.name: Counter() for stream in self.streams}
+        for kind, count in self.kinds.items():
+            for position, stream in enumerate(self.streams):
+                for (rows, columns), times in kind.loads(stream).items():
+                    found[stream.name][self.transfer(position, rows, columns)] += count * times
+        found["O"] = Counter()
+        for rows, count in self._stored_tiles().items():
+            found["O"][self.store(rows)[0]] += count
+        return {name: _sum(moves) for name, moves in found.items()}
+
+    @property
+    def _unused_bits(self) -> int:
+        return sum(total.unused_bits for total in self.moved.values())
+
+    @cached_property
+    def energy(self) -> Energy:
+        """Of everything."""
+        work, arch = self.work, self.arch
+        energy = Energy()
+        for which, (workload, inner) in enumerate(zip((work.scores, work.context), self.mapping.inner, strict=True)):
+            total = _total([(self.records[chunk][which], count) for chunk, count in self.chunks.items()])
+            energy = _added(energy, pass_energy(workload, arch, inner, workload.macs, total))
+        moved_words = {
+            stream.name: self.moved[stream.name].elems * stream.projection.elem_bits / arch.word_bits
+            for stream in self.streams
+        }
+        stored = self.moved["O"].elems
+        spm_words = sum(moved_words.values()) + stored * work.context.O.elem_bits / arch.word_bits
+        dram_words = sum(moved_words.values()) + stored * work.context.out_bits / arch.word_bits
+        dram_words += self._unused_bits / arch.word_bits
+        num_ops = sum(self.vector_ops(chunk) * count for chunk, count in self.chunks.items())
+        return replace(
+            energy,
+            spm_pj=energy.spm_pj + (spm_words + self._vector_words()) * arch.levels.SPM.access_pj,
+            dram_pj=dram_words * arch.levels.DRAM.access_pj,
+            vector_pj=(num_ops + stored * self._ops_per_output) * arch.vector.op_pj,
+        )
+
+    def _vector_words(self) -> float:
+        """Words that the vector unit reads and writes in SPM."""
+        work, word_bits = self.work, self.arch.word_bits
+        score_words, sum_words = work.scores.out_bits / word_bits, work.scores.O.elem_bits / word_bits
+        mask_words = sum(mask.elem_bits for mask in work.scores.epilogue.extras) / word_bits
+        is_changed = work.scores.epilogue.num_ops_per_elem > 0
+        per_score = sum_words + (3 if is_changed else 2) * score_words + mask_words
+        total = 0.0
+        for (rows, columns, is_first), count in self.chunks.items():
+            words = rows * columns * per_score + rows * ROW_ACCESSES * score_words
+            if not is_first:
+                words += 2 * rows * work.context.dims.K * work.context.O.elem_bits / word_bits
+            total += count * words
+        return total + work.heads * work.queries * score_words
+
+    def _finished(self) -> Ints:
+        """When each core has finished everything."""
+        kinds = list(self.kinds)
+        prices = Prices(
+            stages=self.stage_cycles,
+            load=lambda position, rows, columns: self.transfer(position, rows, columns).cycles,
+            store=lambda rows: (self.store(rows)[0].cycles, self.store(rows)[1]),
+        )
+        tables = [core_tables(kind, self.work, prices, double=self.mapping.double) for kind in kinds]
+        spans = np.zeros((len(kinds), 3), np.int64)
+        spans[:, 1] = [len(table.stages) for table in tables]
+        spans[1:, 0] = np.cumsum(spans[:-1, 1])
+        spans[1:, 2] = np.cumsum([len(table.loads) for table in tables])[:-1]
+        finished = np.zeros(len(self.core_kinds), np.int64)
+        run_timeline(
+            np.concatenate([table.stages for table in tables]), np.concatenate([table.loads for table in tables]),
+            np.concatenate([table.cycles for table in tables]), spans,
+            np.array([kinds.index(kind) for kind in self.core_kinds], np.int64), self.arch.cores.launch_cycles,
+            self.arch.levels.DRAM.channels, self.mapping.double, finished,
+        )  # fmt: skip
+        return finished
+
+
+def _sum(moves: Counter[Moved]) -> Moved:
+    return Moved(
+        cycles=sum(moved.cycles * count for moved, count in moves.items()),
+        elems=sum(moved.elems * count for moved, count in moves.items()),
+        num_bytes=sum(moved.num_bytes * count for moved, count in moves.items()),
+        unused_bits=sum(moved.unused_bits * count for moved, count in moves.items()),
+    )
+
+
+def _total(records: Sequence[tuple[PassRecord, int]]) -> PassRecord:
+    def operands(pick: Callable[[PassRecord], tuple[int, int, int]]) -> tuple[int, int, int]:
+        first, second, third = (sum(pick(record)[x] * count for record, count in records) for x in range(3))
+        return first, second, third
+
+    return PassRecord(
+        cycles=sum(record.cycles * count for record, count in records),
+        mac_cycles=sum(record.mac_cycles * count for record, count in records),
+        left=sum(record.left * count for record, count in records),
+        crossed=operands(lambda record: record.crossed),
+        delivered=operands(lambda record: record.delivered),
+    )
+
+
+def _added(first: Energy, second: Energy) -> Energy:
+    return Energy(**{part.name: getattr(first, part.name) + getattr(second, part.name) for part in fields(Energy)})

@@ -1,0 +1,1 @@
+"""The closed form for many mappings at once, compiled."""

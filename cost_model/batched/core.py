@@ -1,0 +1,303 @@
+"""Timeline of one core of one mapping (compiled; see ``analytical_time``).
+
+Passes are counted like the steps of a pass. The indices of a loop are cut into runs of equal kind; what a pass depends
+on is a state of the loops that stand still: which are at edge tiles, how far reductions are, and, per operand, a code
+that says which of its distinct DRAM transfers belongs to it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cost_model.batched.nest import Nest, clipped_range
+from cost_model.batched.passes import Loops, PassRecord, add_loop, fill_pass, port_cycles, set_edges
+from cost_model.batched.problem import I, Ints, O, Problem, W
+from cost_model.batched.transfers import (
+    FINAL_ENGINE,
+    RUN_FIRST,
+    RUN_KIND,
+    RUN_LENGTH,
+    SPILL_ENGINE,
+    Scratch,
+    cut_runs,
+    fill_transfers,
+)
+from tvm_spm.jit import lean, small
+from tvm_spm.space.mapping_batch import NUM_DIMS
+
+CYCLES, PROLOGUE, CHANNEL = 0, 1, 2
+"""Columns of a core's times: until its last store, its first loads, and all that it holds a DRAM channel."""
+
+MASK, IS_PARTIAL, IS_BEFORE_LAST, CODE, WAYS = 0, 1, 2, 3, 6
+"""Columns of a table of states: bits of edge tiles, whether a reduction is beyond its first index, whether one is
+before its last, three codes of transfers, and how many index vectors are in this state."""
+
+_START, _END = -1, -1
+"""Positions of the tick before the first and after the last pass: outside every loop, so that everything moves."""
+
+
+@lean
+def core_times(problem: Problem, nest: Nest, first: Ints, extent: Ints, scratch: Scratch, times: Ints) -> None:
+    """Fill ``times`` with those of the core that owns ``extent`` elements from ``first`` on along each dim."""
+    loops = scratch.loops[0]
+    loops.num_loops, loops.num_masks = 0, 1
+    for d in range(NUM_DIMS):
+        loops.of_dim[d] = -1
+        loops.size[d] = min(nest.spm[d], extent[d])
+    for position in range(nest.num_dram):
+        d = nest.dram_dim[position]
+        if extent[d] > nest.spm[d]:
+            loops.of_dim[d] = loops.num_loops
+            add_loop(loops, d, extent[d], nest.spm[d], problem.is_reduction[d], position)
+            low, high = clipped_range(problem, d, first[d], extent[d], nest.spm[d])
+            cut_runs(scratch.runs, loops, loops.of_dim[d], low, high, nest.spill)
+    for operand in range(3):
+        fill_transfers(problem, nest, loops, first, extent, operand, scratch)
+    for mask in range(loops.num_masks):
+        if mask > 0:
+            set_edges(loops, mask, extent, nest.spm)
+        fill_pass(problem, nest, loops.size, scratch.loops[1], scratch.steps, scratch.ways, scratch.passes[mask])
+    times[PROLOGUE] = scratch.transfers[I, 0] + scratch.transfers[W, 0]
+    cycles, times[CHANNEL] = _timeline(problem, nest, loops, scratch, times[PROLOGUE])
+    times[CYCLES] = problem.launch_cycles + cycles
+
+
+@small
+def _pass_cycles(problem: Problem, nest: Nest, record: PassRecord, tick_in: int, tick_out: int, is_partial: int) -> int:
+    """Cycles of a pass with its fill and drain, between two ticks."""
+    fill, fill_bytes = 0, 0
+    for operand in range(2):
+        if tick_in <= nest.rf_position[operand]:
+            fill = max(fill, record.in_cycles[operand])
+            fill_bytes += record.in_bytes[operand]
+    if is_partial == 1 and tick_in <= nest.rf_position[O]:
+        fill = max(fill, record.in_cycles[O])
+        fill_bytes += record.in_bytes[O]
+    drain = record.drain_cycles if tick_out <= nest.rf_position[O] else 0
+    return (
+        record.cycles[is_partial]
+        + max(fill, port_cycles(problem.port_bytes_per_cycle, fill_bytes))
+        + problem.pipeline_cycles
+        + drain
+    )
+
+
+@small
+def _fill_pass_cycles(
+    problem: Problem, nest: Nest, loops: Loops, passes: NDArray[np.void], tick_in: int, tick_out: int, cycles: Ints
+) -> None:
+    """``cycles[mask, is_partial]`` of every kind of pass between two ticks."""
+    for mask in range(loops.num_masks):
+        for is_partial in range(2):
+            cycles[mask, is_partial] = _pass_cycles(problem, nest, passes[mask], tick_in, tick_out, is_partial)
+
+
+@small
+def _moved(nest: Nest, tick_in: int, tick_out: int) -> tuple[int, int, int, int, int, int, int, int]:
+    """What the DMA engine does between two ticks, as 0 or 1.
+
+    Returns:
+        Whether it stores the outputs of the pass before, beside this pass; whether those of this pass leave, and are
+        stored behind it; whether it loads I, W, O for the pass after; and whether it loads I, W, O beside this pass.
+    """
+    stores_before = nest.spm_double[O] if 0 <= tick_in <= nest.spm_position[O] else 0
+    leaves = 1 if tick_out <= nest.spm_position[O] else 0
+    stores_behind = leaves * (1 - nest.spm_double[O])
+    i = 1 if 0 <= tick_out <= nest.spm_position[I] else 0
+    w = 1 if 0 <= tick_out <= nest.spm_position[W] else 0
+    o = 1 if 0 <= tick_out <= nest.spm_position[O] else 0
+    return stores_before, leaves, stores_behind, i, w, o, i * nest.spm_double[I], w * nest.spm_double[W]
+
+
+@small
+def _slot_cycles(
+    transfers: Ints,
+    moved: tuple[int, int, int, int, int, int, int, int],
+    double_o: int,
+    cycles: int,
+    before: tuple[int, int],
+    at: tuple[int, int],
+    after: tuple[int, int, int, int],
+) -> tuple[int, int]:
+    """(cycles, channel cycles) of one pass and the transfers beside and behind it.
+
+    Args:
+        transfers: By code.
+        moved: Of the ticks around the pass.
+        double_o: 1 if O has two SPM buffers.
+        cycles: Of the pass.
+        before: Code of the output tile of the pass before, and 1 if it is complete.
+        at: The same of this pass.
+        after: Codes of I, W, O of the pass after, and 1 if its outputs are partial sums.
+    """
+    stores_before, leaves, stores_behind, loads_i, loads_w, loads_o, beside_i, beside_w = moved
+    load_i, load_w = transfers[I, after[0]], transfers[W, after[1]]
+    load_o = loads_o * after[3] * transfers[O, after[2]]
+    beside = stores_before * transfers[SPILL_ENGINE + before[1], before[0]]
+    beside += beside_i * load_i + beside_w * load_w + double_o * load_o
+    behind = stores_behind * transfers[SPILL_ENGINE + at[1], at[0]]
+    behind += (loads_i - beside_i) * load_i + (loads_w - beside_w) * load_w + (1 - double_o) * load_o
+    held = leaves * transfers[O + at[1], at[0]] + loads_i * load_i + loads_w * load_w + load_o
+    return max(cycles, beside) + behind, held
+
+
+@small
+def _code(scratch: Scratch, loops: Loops, loop: int, run: int, operand: int) -> int:
+    return scratch.runs[RUN_KIND, loop, run] * loops.stride[operand, loop]
+
+
+@small
+def _code_at(scratch: Scratch, loops: Loops, loop: int, index: int, operand: int) -> int:
+    run = loops.num_runs[loop] - 1
+    while scratch.runs[RUN_FIRST, loop, run] > index:
+        run -= 1
+    return _code(scratch, loops, loop, run, operand)
+
+
+@small
+def _pair(scratch: Scratch, loop: int, num_runs: int, number: int) -> tuple[int, int, int, int]:
+    """Kind ``number`` of two neighbouring indices: inside a run if even, else the last of a run and the next.
+
+    Returns:
+        (how many, first index, its run, run of the second).
+    """
+    run = number >> 1
+    first, length = scratch.runs[RUN_FIRST, loop, run], scratch.runs[RUN_LENGTH, loop, run]
+    if number & 1 == 0:
+        return length - 1, first, run, run
+    return 1, first + length - 1, run, min(run + 1, num_runs - 1)
+
+
+@lean
+def _timeline(problem: Problem, nest: Nest, loops: Loops, scratch: Scratch, prologue: int) -> tuple[int, int]:
+    """(cycles, channel cycles) from the first load on: see ``slots.representative_slots``."""
+    states, transfers, passes, double_o = scratch.states, scratch.transfers, scratch.passes, nest.spm_double[O]
+    ending, starting = scratch.ending, scratch.starting
+    total, held = prologue, prologue
+    if loops.num_loops == 0:
+        cycles = _pass_cycles(problem, nest, passes[0], _START, _END, 0)
+        slot, channel = _slot_cycles(
+            transfers, _moved(nest, _START, _END), double_o, cycles, (0, 0), (0, 1), (0, 0, 0, 0)
+        )
+        return total + slot + double_o * transfers[FINAL_ENGINE, 0], held + channel
+
+    inner = loops.num_loops - 1
+    inner_position, inner_red = loops.position[inner], loops.red[inner]
+    second_i, second_w = _code_at(scratch, loops, inner, 1, I), _code_at(scratch, loops, inner, 1, W)
+    second_o = _code_at(scratch, loops, inner, 1, O)
+    all_edges, any_red, last_o = loops.num_masks - 1, 0, 0
+    for loop in range(loops.num_loops):
+        any_red |= loops.red[loop]
+        last_o += _code(scratch, loops, loop, loops.num_runs[loop] - 1, O)
+    before_last_o = _code_at(scratch, loops, inner, loops.count[inner] - 2, O)
+    before_last_o -= _code(scratch, loops, inner, loops.num_runs[inner] - 1, O)
+
+    cycles = _pass_cycles(problem, nest, passes[0], _START, inner_position, 0)
+    slot, channel = _slot_cycles(
+        transfers, _moved(nest, _START, inner_position), double_o, cycles, (0, 0), (0, 1 - any_red),
+        (second_i, second_w, second_o, inner_red),
+    )  # fmt: skip
+    total, held = total + slot, held + channel
+    cycles = _pass_cycles(problem, nest, passes[all_edges], inner_position, _END, any_red)
+    slot, channel = _slot_cycles(
+        transfers, _moved(nest, inner_position, _END), double_o, cycles, (last_o + before_last_o, 1 - inner_red),
+        (last_o, 1), (0, 0, 0, 0),
+    )  # fmt: skip
+    total, held = total + slot + double_o * transfers[FINAL_ENGINE, last_o], held + channel
+
+    states[0, :] = 0
+    states[0, WAYS] = 1
+    num_states, times, inside_edges, inside_o = 1, 1, all_edges, last_o
+    for loop in range(inner):
+        red, bit, position, num_runs = loops.red[loop], loops.bit[loop], loops.position[loop], loops.num_runs[loop]
+        inside_edges &= ~bit
+        inside_o -= _code(scratch, loops, loop, num_runs - 1, O)
+        inside_red = 0
+        for other in range(loop + 1, loops.num_loops):
+            inside_red |= loops.red[other]
+        _fill_pass_cycles(problem, nest, loops, passes, inner_position, position, ending)
+        _fill_pass_cycles(problem, nest, loops, passes, position, inner_position, starting)
+        moved_ending = _moved(nest, inner_position, position)
+        moved_starting = _moved(nest, position, inner_position)
+        for number in range(2 * num_runs - 1):
+            pairs, index, run, after = _pair(scratch, loop, num_runs, number)
+            if pairs == 0:
+                continue
+            edge = bit if index + 2 == loops.count[loop] else 0
+            beyond_first = red if index > 0 else 0
+            before_last = red if index + 2 < loops.count[loop] else 0
+            run_o = _code(scratch, loops, loop, run, O) + inside_o
+            after_i, after_w = _code(scratch, loops, loop, after, I), _code(scratch, loops, loop, after, W)
+            after_o = _code(scratch, loops, loop, after, O)
+            for row in range(num_states):
+                weight = states[row, WAYS] * times * pairs
+                mask, is_partial, is_before_last = (
+                    states[row, MASK],
+                    states[row, IS_PARTIAL],
+                    states[row, IS_BEFORE_LAST],
+                )
+                ending_o = states[row, CODE + O] + run_o
+                i, w = states[row, CODE + I] + after_i, states[row, CODE + W] + after_w
+                o = states[row, CODE + O] + after_o
+                complete, starts_partial = 1 - (is_before_last | red), is_partial | red
+                cycles = ending[mask | inside_edges, is_partial | beyond_first | inside_red]
+                slot, channel = _slot_cycles(
+                    transfers, moved_ending, double_o, cycles, (ending_o + before_last_o, complete & (1 - inner_red)),
+                    (ending_o, complete), (i, w, o, starts_partial),
+                )  # fmt: skip
+                total, held = total + weight * slot, held + weight * channel
+                cycles = starting[mask | edge, starts_partial]
+                slot, channel = _slot_cycles(
+                    transfers, moved_starting, double_o, cycles, (ending_o, complete),
+                    (o, 1 - (is_before_last | before_last | inside_red)),
+                    (i + second_i, w + second_w, o + second_o, starts_partial | inner_red),
+                )  # fmt: skip
+                total, held = total + weight * slot, held + weight * channel
+        if num_runs == 1:
+            times *= loops.count[loop]
+        else:
+            num_states = _stand(scratch, loops, loop, num_states)
+
+    _fill_pass_cycles(problem, nest, loops, passes, inner_position, inner_position, ending)
+    moved = _moved(nest, inner_position, inner_position)
+    for number in range(2 * loops.num_runs[inner] - 1):
+        pairs, index, run, after = _pair(scratch, inner, loops.num_runs[inner], number)
+        if index == 0:
+            pairs -= 1
+        if pairs <= 0:
+            continue
+        run_o, after_i = _code(scratch, loops, inner, run, O), _code(scratch, loops, inner, after, I)
+        after_w, after_o = _code(scratch, loops, inner, after, W), _code(scratch, loops, inner, after, O)
+        for row in range(num_states):
+            is_partial = states[row, IS_PARTIAL] | inner_red
+            at = states[row, CODE + O] + run_o, 1 - (states[row, IS_BEFORE_LAST] | inner_red)
+            cycles = ending[states[row, MASK], is_partial]
+            slot, channel = _slot_cycles(
+                transfers, moved, double_o, cycles, at, at,
+                (states[row, CODE + I] + after_i, states[row, CODE + W] + after_w, states[row, CODE + O] + after_o,
+                 is_partial),
+            )  # fmt: skip
+            weight = states[row, WAYS] * times * pairs
+            total, held = total + weight * slot, held + weight * channel
+    return total, held
+
+
+@small
+def _stand(scratch: Scratch, loops: Loops, loop: int, num_states: int) -> int:
+    """Let one more loop stand in any of its runs."""
+    states, runs, count, red = scratch.states, scratch.runs, loops.count[loop], loops.red[loop]
+    for run in range(loops.num_runs[loop] - 1, -1, -1):
+        index, length = runs[RUN_FIRST, loop, run], runs[RUN_LENGTH, loop, run]
+        edge = loops.bit[loop] if index == count - 1 else 0
+        is_partial = red if index > 0 else 0
+        is_before_last = red if index + length < count else 0
+        for row in range(num_states):
+            target = run * num_states + row
+            states[target, MASK] = states[row, MASK] | edge
+            states[target, IS_PARTIAL] = states[row, IS_PARTIAL] | is_partial
+            states[target, IS_BEFORE_LAST] = states[row, IS_BEFORE_LAST] | is_before_last
+            for operand in range(3):
+                states[target, CODE + operand] = states[row, CODE + operand] + _code(scratch, loops, loop, run, operand)
+            states[target, WAYS] = states[row, WAYS] * length
+    return loops.num_runs[loop] * num_states

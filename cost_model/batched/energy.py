@@ -1,0 +1,228 @@
+"""Energy of one mapping from trip counts (compiled; the same products and sums as ``reuse`` and ``analytical``)."""
+
+from __future__ import annotations
+
+from cost_model.batched.nest import Nest, ceil_div, clipped_range
+from cost_model.batched.problem import CLIPPED, WHOLE, I, Ints, O, Problem, W
+from cost_model.transfer import transfer
+from tvm_spm.jit import lean, small
+from tvm_spm.space.mapping_batch import NUM_DIMS
+
+FIRST, SIZE, COUNT = 0, 1, 2
+"""Rows of a table of tiles that are clipped alike: where one starts, its size, and how many there are."""
+
+ALONG, COMBINED = 0, 1
+"""Tables of tiles along one dim, and of their combinations over the dims of one axis so far."""
+
+
+@lean
+def energy_pj(problem: Problem, nest: Nest, tiles: Ints) -> float:
+    """Total energy; ``tiles`` is scratch of ``(2, 3, tiles)``."""
+    words_i, words_w, words_o = problem.words[I], problem.words[W], problem.words[O]
+    crossed_i, delivered_i = _rf_elems(problem, nest, I)
+    crossed_w, delivered_w = _rf_elems(problem, nest, W)
+    left_o, _ = _rf_elems(problem, nest, O)
+    in_i = _moved_elems(problem, nest, I, tiles) * _dram_repeats(problem, nest, I)
+    in_w = _moved_elems(problem, nest, W, tiles) * _dram_repeats(problem, nest, W)
+    final = _moved_elems(problem, nest, O, tiles)
+    partial = 2 * (final * (_dram_repeats(problem, nest, O) - 1))
+    crossed_o = left_o - _array_elems(problem, nest, O) + left_o
+    crossed = crossed_i * words_i + crossed_w * words_w + crossed_o * words_o
+    delivered = delivered_i * words_i + delivered_w * words_w + crossed_o * words_o
+    moved = in_i * words_i + in_w * words_w + partial * words_o
+    extras = 0.0
+    for extra in range(O + 1, problem.num_projections):
+        repeats = _num_streams(problem, nest, extra)
+        extras += _moved_elems(problem, nest, extra, tiles) * repeats * problem.words[extra]
+    unused = 0.0
+    if problem.burst_bits > 1:
+        unused = _unused_bits(problem, nest, tiles) / problem.word_bits
+    hops = left_o * (nest.reduction_pes - 1)
+    mac_pj = problem.macs * problem.mac_pj
+    rf_pj = problem.macs * (words_i + words_w + 2 * words_o) * problem.rf_access_pj + delivered * problem.rf_fill_pj
+    noc_pj = crossed * problem.noc_elem_pj + delivered * problem.noc_delivery_pj + hops * words_o * problem.noc_hop_pj
+    spm_pj = (crossed + moved + final * words_o) * problem.spm_pj
+    dram_pj = (moved + final * problem.out_words + extras + unused) * problem.dram_pj
+    vector_pj = problem.out_elems * problem.num_ops_per_elem * problem.vector_pj
+    return mac_pj + rf_pj + noc_pj + spm_pj + dram_pj + vector_pj
+
+
+@small
+def _num_streams(problem: Problem, nest: Nest, extra: int) -> int:
+    """Final stores that stream the same tile of an extra."""
+    repeats = 1
+    for d in range(NUM_DIMS):
+        if (problem.relevant[O] & ~problem.relevant[extra]) >> d & 1:
+            repeats *= nest.num_spm_tiles[d]
+    return repeats
+
+
+@lean
+def _unused_bits(problem: Problem, nest: Nest, tiles: Ints) -> int:
+    """What whole bursts bring along, over all transfers between DRAM and SPM."""
+    unused = 0
+    for operand in range(2):
+        once = _unused_once(problem, nest, operand, problem.elem_bits[operand], tiles)
+        unused += once * _dram_repeats(problem, nest, operand)
+    spills = _dram_repeats(problem, nest, O) - 1
+    if spills > 0:
+        unused += 2 * spills * _unused_once(problem, nest, O, problem.elem_bits[O], tiles)
+    unused += _unused_once(problem, nest, O, problem.out_bits, tiles)
+    for extra in range(O + 1, problem.num_projections):
+        once = _unused_once(problem, nest, extra, problem.elem_bits[extra], tiles)
+        unused += once * _num_streams(problem, nest, extra)
+    return unused
+
+
+@lean
+def _unused_once(problem: Problem, nest: Nest, projection: int, bits: int, tiles: Ints) -> int:
+    """What whole bursts bring along if every tile of a tensor moves once.
+
+    From the innermost axis out: a burst goes on as long as tiles cover the axes, and ends on the first one of which a
+    tile leaves out a part; every element of the axes further out has a burst of its own.
+    """
+    elems, inner, whole, moved = 1, 1, 1, 0
+    for axis in range(problem.axis_start[projection + 1] - 1, problem.axis_start[projection] - 1, -1):
+        num, inside, covering, ended = _list_axis(problem, axis, nest, tiles), 0, 0, 0
+        extent = problem.axis_extent[axis]
+        for tile in range(num):
+            start = tiles[COMBINED, FIRST, tile]
+            part = max(0, min(extent, start + tiles[COMBINED, SIZE, tile]) - max(0, start))
+            count = tiles[COMBINED, COUNT, tile]
+            inside += count * part
+            if part == extent:
+                covering += count
+            else:
+                ended += count * transfer(part * inner, 1, bits, problem.burst_bits, 0.0, 1.0)[1]
+        moved = moved * inside + whole * ended
+        elems, whole, inner = elems * inside, whole * covering, inner * extent
+    moved += whole * transfer(inner, 1, bits, problem.burst_bits, 0.0, 1.0)[1]
+    return moved - elems * bits
+
+
+@small
+def _summed(problem: Problem, axis: int, trips: Ints) -> int:
+    """Elements that an axis spans, padding included, summed over ``trips`` tiles per dim."""
+    begin, end = problem.term_start[axis], problem.term_start[axis + 1]
+    if problem.axis_kind[axis] == WHOLE:
+        return problem.dims[problem.term_dim[begin]]
+    all_tiles, spans = 1, 0
+    for term in range(begin, end):
+        d = problem.term_dim[term]
+        # spans so far repeat for every tile of this dim, and this dim's for every combination of the others
+        spans = spans * trips[d] + all_tiles * problem.term_coefficient[term] * (problem.dims[d] - trips[d])
+        all_tiles *= trips[d]
+    return all_tiles + spans
+
+
+@small
+def _array_elems(problem: Problem, nest: Nest, operand: int) -> int:
+    """Elements of all distinct array tiles."""
+    elems = 1
+    for axis in range(problem.axis_start[operand], problem.axis_start[operand + 1]):
+        elems *= _summed(problem, axis, nest.num_array_tiles)
+    for d in range(NUM_DIMS):
+        if problem.relevant[operand] >> d & 1 == 0:
+            elems *= nest.cores[d]
+    return elems
+
+
+@lean
+def _rf_elems(problem: Problem, nest: Nest, operand: int) -> tuple[int, int]:
+    """(elements that cross to the PEs, deliveries) over all loads of one operand."""
+    crossed, delivered = 1, 1
+    for axis in range(problem.axis_start[operand], problem.axis_start[operand + 1]):
+        crossed *= _summed(problem, axis, nest.num_array_tiles)
+        delivered *= _summed(problem, axis, nest.num_pe_tiles)
+    for d in range(NUM_DIMS):
+        if problem.relevant[operand] >> d & 1:
+            continue
+        if nest.spm_outside_rf[operand] >> d & 1:
+            crossed *= nest.num_array_tiles[d]
+            delivered *= nest.num_pe_tiles[d]
+        elif nest.dram_outside_rf[operand] >> d & 1:
+            crossed *= nest.num_spm_tiles[d]
+            delivered *= nest.num_first_pes_of_spm_tiles[d]
+        else:
+            crossed *= nest.cores[d]
+            delivered *= nest.num_first_pes_of_cores[d]
+    return crossed, delivered
+
+
+@small
+def _dram_repeats(problem: Problem, nest: Nest, operand: int) -> int:
+    """How often each tile passes between DRAM and SPM."""
+    repeats = 1
+    for d in range(NUM_DIMS):
+        if problem.relevant[operand] >> d & 1 == 0:
+            is_outside = nest.dram_outside_spm[operand] >> d & 1
+            repeats *= nest.num_spm_tiles[d] if is_outside else nest.cores[d]
+    return repeats
+
+
+@lean
+def _moved_elems(problem: Problem, nest: Nest, projection: int, tiles: Ints) -> int:
+    """Elements inside the tensor over all its SPM tiles."""
+    elems = 1
+    for axis in range(problem.axis_start[projection], problem.axis_start[projection + 1]):
+        if problem.axis_kind[axis] == CLIPPED:
+            elems *= _clipped_elems(problem, axis, nest, tiles)
+        else:
+            elems *= _summed(problem, axis, nest.num_spm_tiles)
+    return elems
+
+
+@lean
+def _clipped_elems(problem: Problem, axis: int, nest: Nest, tiles: Ints) -> int:
+    """Elements inside the tensor that one axis spans, summed over all SPM tiles."""
+    total, extent = 0, problem.axis_extent[axis]
+    for tile in range(_list_axis(problem, axis, nest, tiles)):
+        start = tiles[COMBINED, FIRST, tile]
+        inside = min(extent, start + tiles[COMBINED, SIZE, tile]) - max(0, start)
+        total += tiles[COMBINED, COUNT, tile] * max(0, inside)
+    return total
+
+
+@lean
+def _list_axis(problem: Problem, axis: int, nest: Nest, tiles: Ints) -> int:
+    """Fill ``tiles`` with the combined SPM tiles of one axis, where they start on it and what they span."""
+    tiles[COMBINED, FIRST, 0], tiles[COMBINED, SIZE, 0], tiles[COMBINED, COUNT, 0] = problem.axis_offset[axis], 1, 1
+    num = 1
+    for term in range(problem.term_start[axis], problem.term_start[axis + 1]):
+        coefficient = problem.term_coefficient[term]
+        along = _list_tiles(problem, problem.term_dim[term], nest, tiles)
+        for tile in range(along - 1, -1, -1):
+            start = coefficient * tiles[ALONG, FIRST, tile]
+            span = coefficient * (tiles[ALONG, SIZE, tile] - 1)
+            for other in range(num):
+                target = tile * num + other
+                tiles[COMBINED, FIRST, target] = tiles[COMBINED, FIRST, other] + start
+                tiles[COMBINED, SIZE, target] = tiles[COMBINED, SIZE, other] + span
+                tiles[COMBINED, COUNT, target] = tiles[COMBINED, COUNT, other] * tiles[ALONG, COUNT, tile]
+        num *= along
+    return num
+
+
+@lean
+def _list_tiles(problem: Problem, d: int, nest: Nest, tiles: Ints) -> int:
+    """Fill ``tiles`` with the SPM tiles of one dim over all cores; those that are clipped nowhere are one entry."""
+    num, inner_first, inner_count = 0, 0, 0
+    for first in range(0, problem.dims[d], nest.core_tile[d]):
+        extent = min(nest.core_tile[d], problem.dims[d] - first)
+        count = ceil_div(extent, nest.spm[d])
+        low, high = clipped_range(problem, d, first, extent, nest.spm[d])
+        if high > low:
+            inner_first = first + low * nest.spm[d]
+            inner_count += high - low
+        index = high if low == 0 else 0
+        while index < count:
+            tiles[ALONG, FIRST, num] = first + index * nest.spm[d]
+            tiles[ALONG, SIZE, num] = min(nest.spm[d], extent - index * nest.spm[d])
+            tiles[ALONG, COUNT, num] = 1
+            num += 1
+            index = max(index + 1, high) if index + 1 >= low else index + 1
+    if inner_count > 0:
+        tiles[ALONG, FIRST, num], tiles[ALONG, SIZE, num] = inner_first, nest.spm[d]
+        tiles[ALONG, COUNT, num] = inner_count
+        num += 1
+    return num

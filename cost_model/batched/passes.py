@@ -1,0 +1,281 @@
+"""Cycles of the passes of one mapping, one per size of SPM tile (compiled; see ``analytical_time``).
+
+The steps of a pass are counted, not walked. Steps that stand next to each other differ by the loop that ticks between
+them; what else a step depends on is which outer loops are at a smaller edge tile (bits of a mask), and whether a
+reduction loop is beyond its first index (so that outputs are partial sums).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cost_model.arrays import UNBOUNDED
+from cost_model.batched.nest import Nest, floor_div, tile_elems
+from cost_model.batched.problem import Ints, O, Problem
+from tvm_spm.jit import lean, small
+from tvm_spm.space.mapping_batch import NUM_DIMS
+
+MAX_KINDS = 1 << NUM_DIMS
+"""Combinations of loops that are at their edge tile."""
+
+LOOP_FIELDS = np.dtype(
+    [
+        ("num_loops", np.int64),
+        ("num_masks", np.int64),
+        ("dim", np.int64, NUM_DIMS),
+        ("count", np.int64, NUM_DIMS),
+        ("bit", np.int64, NUM_DIMS),
+        ("red", np.int64, NUM_DIMS),
+        ("position", np.int64, NUM_DIMS),
+        ("num_runs", np.int64, NUM_DIMS),
+        ("num_kinds", np.int64, NUM_DIMS),
+        ("stride", np.int64, (3, NUM_DIMS)),
+        ("of_dim", np.int64, NUM_DIMS),
+        ("size", np.int64, NUM_DIMS),
+    ]
+)
+
+STEP_FIELDS = np.dtype(
+    [("compute", np.int64), ("in_cycles", np.int64, 3), ("out_cycles", np.int64), ("num_bytes", np.int64, 3)]
+)
+"""One step; a table of steps is indexed by the mask of edge tiles."""
+
+PASS_FIELDS = np.dtype(
+    [("cycles", np.int64, 2), ("drain_cycles", np.int64), ("in_cycles", np.int64, 3), ("in_bytes", np.int64, 3)]
+)
+"""One pass: its steps if outputs start fresh or as partial sums, without fill and drain; the drain; and per operand
+what its first array tile takes to come in."""
+
+_NO_TICK = 99
+"""Position of the tick before the first or after the last step: inside every load position, so nothing moves."""
+
+
+class PassRecord(Protocol):
+    """A record of ``PASS_FIELDS``."""
+
+    cycles: Ints
+    drain_cycles: int
+    in_cycles: Ints
+    in_bytes: Ints
+
+
+class Loops(Protocol):
+    """A record of ``LOOP_FIELDS``: the loops of one level that iterate in a given tile, outer to inner.
+
+    Attributes:
+        num_loops: How many.
+        num_masks: Combinations of those that have an edge tile.
+        dim: Dim of each.
+        count: Iterations.
+        bit: Of the mask, or 0 if the loop has no edge tile.
+        red: 1 for reductions.
+        position: Among all loops of the nest.
+        num_runs: Runs of indices (DRAM loops only).
+        num_kinds: Kinds of indices with transfers of their own (DRAM loops only).
+        stride: Of these kinds in the transfer codes, per operand (DRAM loops only).
+        of_dim: The loop over each dim, or -1 (DRAM loops only).
+        size: Scratch, a tile.
+    """
+
+    num_loops: int
+    num_masks: int
+    dim: Ints
+    count: Ints
+    bit: Ints
+    red: Ints
+    position: Ints
+    num_runs: Ints
+    num_kinds: Ints
+    stride: Ints
+    of_dim: Ints
+    size: Ints
+
+
+@small
+def add_loop(loops: Loops, d: int, extent: int, tile: int, red: int, position: int) -> int:
+    """Append the loop over the tiles of one dim.
+
+    Returns:
+        The number of full tiles.
+    """
+    whole, last = floor_div(extent, tile), loops.num_loops
+    has_edge = 1 if whole * tile < extent else 0
+    loops.dim[last], loops.count[last] = d, whole + has_edge
+    loops.red[last], loops.position[last] = red, position
+    loops.bit[last] = has_edge * loops.num_masks
+    loops.num_masks <<= has_edge
+    loops.num_loops = last + 1
+    return whole
+
+
+@small
+def set_edges(loops: Loops, mask: int, extent: Ints, tile: Ints) -> None:
+    """Let ``loops.size`` be full or edge tiles as the mask says."""
+    for loop in range(loops.num_loops):
+        d = loops.dim[loop]
+        if loops.bit[loop] & mask:
+            loops.size[d] = extent[d] - (loops.count[loop] - 1) * tile[d]
+        else:
+            loops.size[d] = tile[d]
+
+
+@lean
+def fill_pass(
+    problem: Problem,
+    nest: Nest,
+    tile: Ints,
+    loops: Loops,
+    steps: NDArray[np.void],
+    ways: Ints,
+    record: PassRecord,
+) -> None:
+    """Fill the record of a pass over an SPM ``tile``.
+
+    Args:
+        problem: The workload and the accelerator.
+        nest: The mapping.
+        tile: Elements per dim.
+        loops: Scratch, a record of ``LOOP_FIELDS``.
+        steps: Scratch, a table of ``STEP_FIELDS``.
+        ways: Scratch of ``(MAX_KINDS, 2)``.
+        record: Of ``PASS_FIELDS``.
+    """
+    loops.num_loops, loops.num_masks = 0, 1
+    for loop in range(nest.num_spm):
+        d = nest.spm_dim[loop]
+        if tile[d] > nest.array[d]:
+            add_loop(loops, d, tile[d], nest.array[d], problem.is_reduction[d], nest.num_dram + loop)
+    _fill_steps(problem, nest, tile, loops, steps)
+    last = steps[loops.num_masks - 1]
+    for operand in range(3):
+        record.in_cycles[operand] = steps[0].in_cycles[operand]
+        record.in_bytes[operand] = steps[0].num_bytes[operand]
+    record.drain_cycles = max(last.out_cycles, port_cycles(problem.port_bytes_per_cycle, last.num_bytes[O]))
+    if loops.num_loops == 0:
+        record.cycles[0] = record.cycles[1] = steps[0].compute
+    else:
+        record.cycles[0], record.cycles[1] = _sum_slots(problem.port_bytes_per_cycle, nest, loops, steps, ways)
+
+
+@small
+def _sum_slots(port: float, nest: Nest, loops: Loops, steps: NDArray[np.void], ways: Ints) -> tuple[int, int]:
+    """Cycles of all steps if outputs start fresh, and if they start as partial sums: see ``representative_slots``."""
+    inner = loops.num_loops - 1
+    all_edges, inner_bit, inner_count = loops.num_masks - 1, loops.bit[inner], loops.count[inner]
+    inner_position, inner_red = loops.position[inner], loops.red[inner]
+    ways[0, 0], ways[0, 1] = 1, 0
+    num_kinds, times, inside = 1, 1, all_edges
+    fresh, partial = 0, 0
+    to_second = inner_bit if inner_count == 2 else 0
+    for loop in range(inner):
+        bit, count, red, position = loops.bit[loop], loops.count[loop], loops.red[loop], loops.position[loop]
+        inside &= ~bit
+        for to_edge in range(2 if bit > 0 else 1):
+            pairs = 1 if to_edge == 1 else (count - 2 if bit > 0 else count - 1)
+            if pairs == 0:
+                continue
+            for mask in range(num_kinds):
+                weight, weight_partial = ways[mask, 0] * times * pairs, ways[mask, 1] * times * pairs
+                ending, starting = mask | inside, mask | (bit * to_edge)
+                a, b = _slot_cycles(port, nest, steps, inner_position, position, ending & ~inner_bit, ending, starting)
+                c, d = _slot_cycles(port, nest, steps, position, inner_position, ending, starting, starting | to_second)
+                fresh += weight * ((b if red == 1 else a) + (d if red | inner_red == 1 else c))
+                fresh += weight_partial * (b + d)
+                partial += (weight + weight_partial) * (b + d)
+        if bit == 0 and red == 0:
+            times *= count
+        else:
+            num_kinds = _stand(ways, num_kinds, count, bit, red)
+    if inner_count > 2:
+        for to_edge in range(2 if inner_bit > 0 else 1):
+            pairs = 1 if to_edge == 1 else (inner_count - 3 if inner_bit > 0 else inner_count - 2)
+            for mask in range(num_kinds):
+                weight, weight_partial = ways[mask, 0] * times * pairs, ways[mask, 1] * times * pairs
+                a, b = _slot_cycles(
+                    port, nest, steps, inner_position, inner_position, mask, mask, mask | (inner_bit * to_edge)
+                )
+                fresh += weight * (b if inner_red == 1 else a) + weight_partial * b
+                partial += (weight + weight_partial) * b
+    a, b = _slot_cycles(port, nest, steps, _NO_TICK, inner_position, 0, 0, to_second)
+    last, _ = _slot_cycles(port, nest, steps, inner_position, _NO_TICK, all_edges & ~inner_bit, all_edges, 0)
+    return fresh + (b if inner_red == 1 else a) + last, partial + b + last
+
+
+@small
+def _stand(ways: Ints, num_kinds: int, count: int, bit: int, red: int) -> int:
+    """Let one more loop stand at any of its indices: ``ways[mask, is_partial]`` counts the index vectors of a kind."""
+    short = count - 1 if bit > 0 else count
+    for mask in range(num_kinds):
+        fresh, partial = ways[mask, 0], ways[mask, 1]
+        if red == 1:
+            ways[mask, 0], ways[mask, 1] = fresh, fresh * (short - 1) + partial * short
+        else:
+            ways[mask, 0], ways[mask, 1] = fresh * short, partial * short
+        if bit > 0:
+            ways[mask | bit, 0] = fresh * (1 - red)
+            ways[mask | bit, 1] = fresh * red + partial
+    return num_kinds * 2 if bit > 0 else num_kinds
+
+
+@small
+def port_cycles(port: float, num_bytes: int) -> int:
+    """Cycles that an SPM port of ``port`` bytes per cycle needs for transfers at the same time."""
+    return 0 if port == UNBOUNDED else int(math.ceil(num_bytes / port))
+
+
+@lean
+def _slot_cycles(
+    port: float, nest: Nest, steps: NDArray[np.void], tick_in: int, tick_out: int, before: int, at: int, after: int
+) -> tuple[int, int]:
+    """Cycles of one step and of what must move before the next: if that one needs no partial sums, and if it does."""
+    hidden, hidden_bytes, shown, shown_bytes = steps[at].compute, 0, 0, 0
+    for operand in range(2):
+        if tick_out <= nest.rf_position[operand]:
+            if nest.rf_double[operand] == 1:
+                hidden = max(hidden, steps[after].in_cycles[operand])
+                hidden_bytes += steps[after].num_bytes[operand]
+            else:
+                shown = max(shown, steps[after].in_cycles[operand])
+                shown_bytes += steps[after].num_bytes[operand]
+    reads = tick_out <= nest.rf_position[O]
+    if nest.rf_double[O] == 1:
+        if tick_in <= nest.rf_position[O]:
+            hidden = max(hidden, steps[before].out_cycles)
+            hidden_bytes += steps[before].num_bytes[O]
+        rest = max(shown, port_cycles(port, shown_bytes))
+        fresh = rest + max(hidden, port_cycles(port, hidden_bytes))
+        if not reads:
+            return fresh, fresh
+        hidden = max(hidden, steps[after].in_cycles[O])
+        return fresh, rest + max(hidden, port_cycles(port, hidden_bytes + steps[after].num_bytes[O]))
+    rest = max(hidden, port_cycles(port, hidden_bytes))
+    if not reads:
+        fresh = rest + max(shown, port_cycles(port, shown_bytes))
+        return fresh, fresh
+    output, output_bytes = steps[at].out_cycles, shown_bytes + steps[at].num_bytes[O]
+    fresh = rest + max(shown, output, port_cycles(port, output_bytes))
+    output, output_bytes = output + steps[after].in_cycles[O], output_bytes + steps[after].num_bytes[O]
+    return fresh, rest + max(shown, output, port_cycles(port, output_bytes))
+
+
+@small
+def _fill_steps(problem: Problem, nest: Nest, tile: Ints, loops: Loops, steps: NDArray[np.void]) -> None:
+    """One record per combination of loops that are at their edge tile."""
+    for d in range(NUM_DIMS):
+        loops.size[d] = min(nest.array[d], tile[d])
+    for mask in range(loops.num_masks):
+        if mask > 0:
+            set_edges(loops, mask, tile, nest.array)
+        compute = 1
+        for d in range(NUM_DIMS):
+            compute *= min(nest.rf[d], loops.size[d])
+        steps[mask].compute = compute
+        for operand in range(3):
+            elems = tile_elems(problem, operand, loops.size)
+            steps[mask].in_cycles[operand] = int(math.ceil(elems / problem.noc_elems_per_cycle))
+            steps[mask].num_bytes[operand] = (elems * problem.elem_bits[operand] + 7) >> 3
+        steps[mask].out_cycles = steps[mask].in_cycles[O] + nest.hop_cycles

@@ -1,0 +1,222 @@
+"""Workload and Arch as one record, so that compiled code passes a single pointer."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cost_model.arrays import ArchArrays, WorkloadArrays
+from tvm_spm.arch import Arch
+from tvm_spm.errors import WorkloadError
+from tvm_spm.space.mapping_batch import NUM_DIMS
+from tvm_spm.units import ceil_div
+from tvm_spm.workload import DIM_NAMES, Axis, Workload
+
+I, W, O = 0, 1, 2  # noqa: E741 (the operands' own letters)
+
+Ints = NDArray[np.int64]
+
+WHOLE, LINEAR, CLIPPED = 0, 1, 2
+"""Kinds of axes: one dim with coefficient 1, so that its tiles add up to its extent; any other whose tiles stay inside
+the tensor; and one whose tiles may stick out into padding."""
+
+MAX_PROJECTIONS = 16
+
+_MAX_AXES = MAX_PROJECTIONS * NUM_DIMS
+_BEYOND = 1 << 60
+
+PROBLEM_FIELDS = np.dtype(
+    [
+        ("dims", np.int64, NUM_DIMS),
+        ("is_reduction", np.int64, NUM_DIMS),
+        ("clip_low", np.int64, NUM_DIMS),
+        ("clip_end", np.int64, NUM_DIMS),
+        ("num_projections", np.int64),
+        ("relevant", np.int64, MAX_PROJECTIONS),
+        ("elem_bits", np.int64, MAX_PROJECTIONS),
+        ("words", np.float64, MAX_PROJECTIONS),
+        ("out_bits", np.int64),
+        ("out_words", np.float64),
+        ("out_elems", np.int64),
+        ("num_ops_per_elem", np.int64),
+        ("macs", np.int64),
+        ("axis_start", np.int64, MAX_PROJECTIONS + 1),
+        ("axis_extent", np.int64, _MAX_AXES),
+        ("axis_offset", np.int64, _MAX_AXES),
+        ("axis_kind", np.int64, _MAX_AXES),
+        ("term_start", np.int64, _MAX_AXES + 1),
+        ("term_dim", np.int64, _MAX_AXES),
+        ("term_coefficient", np.int64, _MAX_AXES),
+        ("launch_cycles", np.int64),
+        ("pipeline_cycles", np.int64),
+        ("channels", np.int64),
+        ("port_bytes_per_cycle", np.float64),
+        ("noc_elems_per_cycle", np.float64),
+        ("burst_bits", np.int64),
+        ("word_bits", np.int64),
+        ("burst_startup_cycles", np.float64),
+        ("dma_bytes_per_cycle", np.float64),
+        ("vector_ops_per_cycle", np.float64),
+        ("mac_pj", np.float64),
+        ("rf_access_pj", np.float64),
+        ("rf_fill_pj", np.float64),
+        ("noc_elem_pj", np.float64),
+        ("noc_delivery_pj", np.float64),
+        ("noc_hop_pj", np.float64),
+        ("spm_pj", np.float64),
+        ("dram_pj", np.float64),
+        ("vector_pj", np.float64),
+    ]
+)
+
+
+class Problem(Protocol):
+    """A record of ``PROBLEM_FIELDS``: see ``WorkloadArrays`` and ``ArchArrays`` for what is not told here.
+
+    Attributes:
+        clip_low: Per dim, the first index from which on no axis reaches into padding in front.
+        clip_end: Per dim, the index from which on some axis may reach into padding behind.
+        relevant: Per projection, bits of the dims it depends on.
+        words: Per projection, energy words of one element; ``out_words`` of one finished output.
+        out_elems: Elements of the output tensor.
+        axis_kind: ``WHOLE``, ``LINEAR`` or ``CLIPPED``.
+        pipeline_cycles: Of the MAC stages after the first.
+        port_bytes_per_cycle: Of SPM, ``UNBOUNDED`` if not given.
+    """
+
+    dims: Ints
+    is_reduction: Ints
+    clip_low: Ints
+    clip_end: Ints
+    num_projections: int
+    relevant: Ints
+    elem_bits: Ints
+    words: NDArray[np.float64]
+    out_bits: int
+    out_words: float
+    out_elems: int
+    num_ops_per_elem: int
+    macs: int
+    axis_start: Ints
+    axis_extent: Ints
+    axis_offset: Ints
+    axis_kind: Ints
+    term_start: Ints
+    term_dim: Ints
+    term_coefficient: Ints
+    launch_cycles: int
+    pipeline_cycles: int
+    channels: int
+    port_bytes_per_cycle: float
+    noc_elems_per_cycle: float
+    burst_bits: int
+    word_bits: int
+    burst_startup_cycles: float
+    dma_bytes_per_cycle: float
+    vector_ops_per_cycle: float
+    mac_pj: float
+    rf_access_pj: float
+    rf_fill_pj: float
+    noc_elem_pj: float
+    noc_delivery_pj: float
+    noc_hop_pj: float
+    spm_pj: float
+    dram_pj: float
+    vector_pj: float
+
+
+def problem_of(workload: Workload, arch: Arch) -> NDArray[np.void]:
+    """The record, as an array of one.
+
+    Raises:
+        WorkloadError: More extras than a record has room for.
+    """
+    room = MAX_PROJECTIONS - 3
+    if len(workload.epilogue.extras) > room:
+        raise WorkloadError(f"epilogue: {len(workload.epilogue.extras)} extras: must be <= {room}")
+    tensors, machine = WorkloadArrays.of(workload), ArchArrays.of(arch)
+    axes = _axes(workload)
+    problem = np.zeros(1, dtype=PROBLEM_FIELDS)
+    limits = [_clip_limits(workload, name) for name in DIM_NAMES]
+    values: dict[str, object] = {
+        "dims": tensors.dims,
+        "is_reduction": tensors.is_reduction,
+        "clip_low": [low for low, _ in limits],
+        "clip_end": [end for _, end in limits],
+        "num_projections": len(tensors.elem_bits),
+        "relevant": [sum(1 << d for d in range(NUM_DIMS) if row[d]) for row in tensors.is_relevant],
+        "elem_bits": tensors.elem_bits,
+        "words": tensors.elem_bits / machine.word_bits,
+        "out_bits": tensors.out_bits,
+        "out_words": tensors.out_bits / machine.word_bits,
+        "out_elems": workload.O.tensor_elems(),
+        "num_ops_per_elem": tensors.num_ops_per_elem,
+        "macs": tensors.macs,
+        "axis_start": tensors.axis_start,
+        "axis_extent": tensors.axis_extent,
+        "axis_offset": tensors.axis_offset,
+        "axis_kind": [_axis_kind(workload, axis) for axis in axes],
+        "term_start": tensors.term_start,
+        "term_dim": tensors.term_dim,
+        "term_coefficient": tensors.term_coefficient,
+        "launch_cycles": machine.launch_cycles,
+        "pipeline_cycles": machine.mac_stages - 1,
+        "channels": machine.dram_channels,
+        "port_bytes_per_cycle": machine.spm_bytes_per_cycle,
+        "noc_elems_per_cycle": machine.noc_elems_per_cycle,
+        "burst_bits": machine.burst_bits,
+        "word_bits": machine.word_bits,
+        "burst_startup_cycles": machine.burst_startup_cycles,
+        "dma_bytes_per_cycle": machine.dma_bytes_per_cycle,
+        "vector_ops_per_cycle": machine.vector_ops_per_cycle,
+        "mac_pj": machine.mac_op_pj,
+        "rf_access_pj": machine.rf_access_pj,
+        "rf_fill_pj": machine.rf_fill_pj,
+        "noc_elem_pj": machine.noc_elem_pj,
+        "noc_delivery_pj": machine.noc_delivery_pj,
+        "noc_hop_pj": machine.noc_reduction_hop_pj,
+        "spm_pj": machine.spm_access_pj,
+        "dram_pj": machine.dram_access_pj,
+        "vector_pj": machine.vector_op_pj,
+    }
+    for name, value in values.items():
+        field = problem[name]
+        if field.ndim == 1:
+            field[0] = value
+        else:
+            numbers = np.asarray(value)
+            field[0, : len(numbers)] = numbers
+    return problem
+
+
+def num_cut_indices(workload: Workload, name: str) -> int:
+    """Indices of a dim where a tile of one element may stick out of a tensor; larger tiles have fewer."""
+    extent = workload.dims[name]
+    low, end = _clip_limits(workload, name)
+    return min(extent, max(0, low) + max(0, extent - end))
+
+
+def _axes(workload: Workload) -> list[Axis]:
+    projections = (workload.I, workload.W, workload.O, *workload.epilogue.extras)
+    return [axis for projection in projections for axis in projection.axes]
+
+
+def _axis_kind(workload: Workload, axis: Axis) -> int:
+    reach = sum(coefficient * (workload.dims[name] - 1) for name, coefficient in axis.terms)
+    if axis.offset < 0 or axis.offset + reach >= axis.extent:
+        return CLIPPED
+    return WHOLE if [coefficient for _, coefficient in axis.terms] == [1] else LINEAR
+
+
+def _clip_limits(workload: Workload, name: str) -> tuple[int, int]:
+    """[low, end): indices of a dim at which no axis leaves its tensor, wherever the other dims are."""
+    low, end = 0, _BEYOND
+    for axis in _axes(workload):
+        coefficient = dict(axis.terms).get(name)
+        if coefficient is not None and _axis_kind(workload, axis) == CLIPPED:
+            others = sum(c * (workload.dims[d] - 1) for d, c in axis.terms if d != name)
+            low = max(low, ceil_div(-axis.offset, coefficient))
+            end = min(end, (axis.extent - 1 - axis.offset - others) // coefficient + 1)
+    return low, end

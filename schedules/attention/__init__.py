@@ -1,0 +1,1 @@
+"""Code of attention with an online softmax."""

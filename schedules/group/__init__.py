@@ -1,0 +1,1 @@
+"""Code of fused groups, and what is read back from it."""

@@ -1,0 +1,223 @@
+"""Turns groups of calls of a Relax module into one TIR function each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import tvm
+from tvm import relax
+
+from schedules.group.code import FusedFunction
+from tvm_spm.errors import ModelError
+from tvm_spm.frontend.extract import ENTRY
+from tvm_spm.frontend.fuse import TVM_ERRORS, first_line
+from tvm_spm.frontend.tir.blocks import read_blocks
+
+if TYPE_CHECKING:
+    from tvm_spm.frontend.layers import NetworkLayers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FusedGroup:
+    """One group in the new module.
+
+    Attributes:
+        name: Of its TIR function.
+        blocks: Per call of the group, the names of the blocks it became, in order.
+        sources: Per parameter, the call of the group and its argument that it is; the last parameter is the result of
+            the last call.
+        inputs: What the group reads, in the order of the parameters.
+    """
+
+    name: str
+    blocks: tuple[tuple[str, ...], ...]
+    sources: tuple[tuple[int, int], ...]
+    inputs: tuple[relax.Expr, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class GroupedModule:
+    """A module in which every group is one call.
+
+    Attributes:
+        mod: The module.
+        groups: In the order asked for.
+    """
+
+    mod: tvm.IRModule
+    groups: tuple[FusedGroup, ...]
+
+    def function(self, group: int, layers: NetworkLayers, first: int) -> FusedFunction:
+        """The function of a group and what its parameters are.
+
+        Args:
+            group: Its index.
+            layers: Of the network that was grouped.
+            first: The first layer of the group.
+        """
+        found = self.groups[group]
+        last = first + len(found.blocks) - 1
+        tensors = [layers.arguments[first + call][argument] for call, argument in found.sources]
+        return FusedFunction(
+            func=self.mod[found.name], blocks=found.blocks,
+            tensors=(*tensors, layers.graph.layers[last].output),
+        )  # fmt: skip
+
+
+def group_calls(
+    mod: tvm.IRModule, groups: Sequence[Sequence[relax.Var | str]], variants: Sequence[int] | None = None
+) -> GroupedModule:
+    """Make one TIR function of every group of calls; everything else stays as it is.
+
+    Groups of equal code share a function.
+
+    Args:
+        mod: With TIR functions, as ``fuse`` returns it; ``main`` has one block where there is a group.
+        groups: Per group, the variables of ``main`` its calls are bound to, in an order in which they can run. Only the
+            last one may be used outside. No variable is in two groups.
+        variants: Per group a number; groups of different numbers share no function. Default: all the same.
+
+    Raises:
+        ModelError: A variable is not bound to a call of a TIR function, or a group is not closed; names it.
+    """
+    bindings = {
+        binding.var: (number, binding)
+        for number, block in enumerate(mod[ENTRY].body.blocks)
+        for binding in block.bindings
+    }
+    by_name = {var.name: var for var in bindings}
+    calls = [[_call(bindings, by_name, member) for member in group] for group in groups]
+    _check_closed(mod, calls)
+    made, names = _with_functions(mod, calls, variants or [0] * len(calls), bindings)
+    try:
+        fused = relax.transform.DeadCodeElimination()(relax.transform.FuseTIR()(made))
+    except TVM_ERRORS as error:
+        raise ModelError(f"cannot fuse the groups: {first_line(error)}") from error
+    return GroupedModule(
+        mod=fused,
+        groups=tuple(_described(mod, fused, group, name) for group, name in zip(calls, names, strict=True)),
+    )
+
+
+def _call(
+    bindings: dict[relax.Var, tuple[int, relax.Binding]], by_name: dict[str, relax.Var], member: relax.Var | str
+) -> relax.Binding:
+    var = by_name.get(member) if isinstance(member, str) else member
+    if var is None or var not in bindings:
+        raise ModelError(f"{member} is not bound in {ENTRY!r}")
+    binding = bindings[var][1]
+    value = binding.value
+    if not isinstance(value, relax.Call) or not isinstance(value.op, tvm.ir.Op) or value.op.name != "relax.call_tir":
+        raise ModelError(f"{var.name} is not the result of a call of a TIR function")
+    if len(value.args) > 2:
+        raise ModelError(f"{var.name}: a call with symbolic shapes cannot be grouped")
+    return binding
+
+
+def _check_closed(mod: tvm.IRModule, calls: Sequence[Sequence[relax.Binding]]) -> None:
+    group_of = {binding.var: number for number, group in enumerate(calls) for binding in group}
+    if len(group_of) < sum(map(len, calls)):
+        raise ModelError("a call is in two groups")
+    inner = {binding.var: number for number, group in enumerate(calls) for binding in group[:-1]}
+    main = mod[ENTRY]
+    for block in main.body.blocks:
+        for binding in block.bindings:
+            for var in relax.analysis.free_vars(binding.value):
+                if var in inner and group_of.get(binding.var) != inner[var]:
+                    raise ModelError(f"{var.name} is used by {binding.var.name}, which is not in its group")
+    for var in relax.analysis.free_vars(main.body.body):
+        if var in inner:
+            raise ModelError(f"{var.name} is a result of {ENTRY!r} and can only be the last of its group")
+
+
+def _arguments(binding: relax.Binding) -> list[relax.Expr]:
+    return list(binding.value.args[1].fields)
+
+
+def _inputs(group: Sequence[relax.Binding]) -> list[tuple[relax.Expr, tuple[int, int]]]:
+    """What a group reads from outside, each once, with the call and argument where it is read first."""
+    made = [binding.var for binding in group]
+    found: list[tuple[relax.Expr, tuple[int, int]]] = []
+    for call, binding in enumerate(group):
+        for position, argument in enumerate(_arguments(binding)):
+            inside = any(argument.same_as(var) for var in made)
+            if not inside and not any(argument.same_as(known) for known, _ in found):
+                found.append((argument, (call, position)))
+    return found
+
+
+def _with_functions(
+    mod: tvm.IRModule,
+    calls: Sequence[Sequence[relax.Binding]],
+    variants: Sequence[int],
+    bindings: dict[relax.Var, tuple[int, relax.Binding]],
+) -> tuple[tvm.IRModule, list[str]]:
+    """The module with a Relax function per group, called where the last call of the group stood."""
+    builder = relax.BlockBuilder(mod)
+    taken = {var.name_hint for var in mod.get_global_vars()}
+    names: list[str] = []
+    replaced: dict[relax.Var, relax.Expr | None] = {}
+    for number, group in enumerate(calls):
+        name = f"fused_group{number}"
+        while name in taken:
+            name += "_"
+        taken.add(name)
+        func, arguments = _function(group, variants[number])
+        # The builder gives back the function it has if this one is equal to it.
+        var = builder.add_func(func, name)
+        names.append(var.name_hint)
+        replaced |= {binding.var: None for binding in group[:-1]}
+        replaced[group[-1].var] = relax.Call(var, arguments)
+    main = mod[ENTRY]
+    blocks = []
+    for block in main.body.blocks:
+        kept = []
+        for binding in block.bindings:
+            value = replaced.get(binding.var, binding.value)
+            if value is not None:
+                kept.append(binding if value is binding.value else relax.VarBinding(binding.var, value))
+        blocks.append(type(block)(kept))
+    body = relax.SeqExpr(blocks, main.body.body)
+    function = relax.Function(main.params, body, main.ret_ty, main.is_pure, main.attrs)
+    builder.update_func(mod.get_global_var(ENTRY), function)
+    return relax.transform.Normalize()(builder.get()), names
+
+
+def _function(group: Sequence[relax.Binding], variant: int) -> tuple[relax.Function, list[relax.Expr]]:
+    inputs = _inputs(group)
+    params = [relax.Var(f"p{number}", expr.ty) for number, (expr, _) in enumerate(inputs)]
+    inside: list[tuple[relax.Expr, relax.Expr]] = [(expr, var) for (expr, _), var in zip(inputs, params, strict=True)]
+    builder = relax.BlockBuilder()
+    with builder.function("group", params, attrs={"Primitive": True, "variant": variant}, private=True):
+        with builder.dataflow():
+            for binding in group:
+                fields = [
+                    next(var for expr, var in inside if expr.same_as(argument)) for argument in _arguments(binding)
+                ]
+                call = binding.value
+                new = relax.Call(call.op, [call.args[0], relax.Tuple(fields)], call.attrs, call.ty_args)
+                is_last = binding is group[-1]
+                inside.append((binding.var, builder.emit_output(new) if is_last else builder.emit(new)))
+        builder.emit_func_output(inside[-1][1])
+    return builder.get()["group"], [expr for expr, _ in inputs]
+
+
+def _described(mod: tvm.IRModule, fused: tvm.IRModule, group: Sequence[relax.Binding], name: str) -> FusedGroup:
+    blocks = read_blocks(fused[name])
+    if isinstance(blocks, str):
+        raise ModelError(f"the function of the group that makes {group[-1].var.name} cannot be read: {blocks}")
+    left = [block.name for block in blocks]
+    found = []
+    for binding in group:
+        own = read_blocks(mod[binding.value.args[0].name_hint])
+        if isinstance(own, str):
+            raise ModelError(f"the function of {binding.var.name} cannot be read: {own}")
+        found.append(tuple(left[: len(own)]))
+        left = left[len(own) :]
+    inputs = _inputs(group)
+    return FusedGroup(
+        name=name, blocks=tuple(found), sources=tuple(source for _, source in inputs),
+        inputs=tuple(expr for expr, _ in inputs),
+    )  # fmt: skip

@@ -1,0 +1,169 @@
+"""Put schedules into a network, commit them to the tuning database, and check that outputs did not change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from schedules import layer
+from tvm_spm.arch import Arch
+from tvm_spm.deploy.database import commit_all
+from tvm_spm.deploy.groups import FusedNetwork
+from tvm_spm.deploy.verify import compare as verify
+from tvm_spm.deploy.verify.outcome import Verification
+from tvm_spm.errors import ModelError, ScheduleError
+from tvm_spm.frontend.fuse import TVM_ERRORS, first_line
+from tvm_spm.lowering.target import target_of
+from tvm_spm.mapping import Mapping
+from tvm_spm.progress import ProgressBar
+from tvm_spm.workload import HostCall
+
+if TYPE_CHECKING:
+    import tvm
+
+    from tvm_spm.frontend import Extraction
+    from tvm_spm.frontend.tir.nest import Nest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ScheduledNetwork:
+    """A network whose functions carry schedules.
+
+    Attributes:
+        module: The Relax module.
+        task_verifications: Per task, the comparison of its schedule with the unscheduled function.
+        group_verifications: Per group of the plan, the same.
+        verification: Comparison of the whole network.
+        refused: Tasks for which no schedule could be made; they run as imported.
+        host_calls: The same tasks, with reasons.
+    """
+
+    module: tvm.IRModule
+    task_verifications: dict[int, Verification]
+    group_verifications: tuple[Verification, ...]
+    verification: Verification
+    refused: frozenset[int]
+    host_calls: tuple[HostCall, ...]
+
+
+def schedule_network(
+    extraction: Extraction,
+    arch: Arch,
+    mappings: dict[int, Mapping],
+    fused: FusedNetwork,
+    *,
+    cycles: dict[int, int],
+    seed: int,
+    workdir: Path | None,
+    phase: Callable[[str], AbstractContextManager[None]],
+    progress: ProgressBar,
+) -> ScheduledNetwork:
+    """Schedule, verify and commit.
+
+    A task whose schedule cannot be made, compiled or run, or computes something else, stays as imported.
+
+    Args:
+        extraction: The network.
+        arch: The accelerator.
+        mappings: Per task index, how it runs alone.
+        fused: The groups, scheduled.
+        cycles: Per task index, what the database records as its run time.
+        seed: Of the random inputs.
+        workdir: Holds the database; none is written if None.
+        phase: Measures a named phase.
+        progress: Shows the functions verified.
+
+    Raises:
+        WorkdirError: The database cannot be written.
+    """
+    target = target_of(arch)
+    module = fused.module.clone()
+    scheduled: dict[int, tvm.s_tir.Schedule] = {}
+    refused: dict[int, str] = {}
+    committed: dict[int, tuple[tvm.tirx.PrimFunc, tvm.s_tir.Schedule, int]] = {}
+    with phase("schedule"):
+        for name, index in extraction.functions:
+            if index not in mappings or index in refused:
+                continue
+            func = extraction.mod[name]
+            if index not in scheduled:
+                made = make_schedule(func, extraction.nests[index], mappings[index])
+                if isinstance(made, str):
+                    refused[index] = made
+                    continue
+                scheduled[index] = made
+                committed[index] = (func, made, cycles[index])
+            # Functions of one task are structurally equal, so one schedule serves all; each keeps its own symbol.
+            if name in fused.names_alone:
+                module[name] = scheduled[index].mod["main"].with_attr("global_symbol", name)
+    progress.phase("verify", total=len(scheduled) + 1, unit="checks")
+    first_use = {index: name for name, index in reversed(extraction.functions)}
+    verifications: dict[int, Verification] = {}
+    with phase("verify"):
+        for index, schedule in scheduled.items():
+            rng = np.random.default_rng([seed, index])
+            func = extraction.mod[first_use[index]]
+            found = verify_function(func, schedule.mod["main"], rng=rng, target=target)
+            if found.passed:
+                verifications[index] = found
+            else:
+                refused[index] = f"its code does not compute the same: {found}"
+            progress.step(f"verify {extraction.graph.tasks[index].name}")
+        for name, index in extraction.functions:
+            if index in refused and name in fused.names_alone:
+                module[name] = extraction.mod[name]
+        try:
+            verification = verify.verify_network(extraction.mod, module, target=target, seed=seed)
+        except ModelError as error:
+            verification = Verification.failed(f"the network cannot be compared: {error}")
+        progress.step("verify network")
+    if workdir is not None:
+        with phase("schedule"):
+            kept = [entry for index, entry in committed.items() if index not in refused]
+            commit_all(workdir, kept, target, replace=True)
+    return ScheduledNetwork(
+        module=module,
+        task_verifications=verifications,
+        group_verifications=fused.verifications,
+        verification=verification,
+        refused=frozenset(refused),
+        host_calls=tuple(
+            HostCall(name=extraction.graph.tasks[index].name, reason=reason) for index, reason in refused.items()
+        ),
+    )
+
+
+def verify_function(
+    func: tvm.tirx.PrimFunc,
+    scheduled: tvm.tirx.PrimFunc,
+    *,
+    rng: np.random.Generator,
+    target: tvm.target.Target,
+) -> Verification:
+    """Compare a function with its schedule; what cannot be compared has not passed."""
+    try:
+        return verify.verify_task(func, scheduled, rng=rng, target=target)
+    except ModelError as error:
+        return Verification.failed(str(error))
+
+
+def make_schedule(func: tvm.tirx.PrimFunc, nest: Nest | None, mapping: Mapping) -> tvm.s_tir.Schedule | str:
+    """A schedule, or why there is none."""
+    if nest is None:
+        return "not a multiply-accumulate nest"
+    rejection = layer.refuse(nest.workload, mapping)
+    if rejection is not None:
+        return str(rejection)
+    try:
+        made = layer.schedule(func, nest, mapping)
+    except ScheduleError as error:
+        return str(error)
+    except TVM_ERRORS as error:
+        return f"TVM cannot make its code: {first_line(error)}"
+    difference = layer.check_timed_is_executed(made.mod["main"], nest, mapping)
+    return made if difference is None else f"the code does not do what was timed: {difference}"

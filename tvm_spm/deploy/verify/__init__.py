@@ -1,0 +1,1 @@
+"""Generated code against the untuned reference, in a process of its own."""

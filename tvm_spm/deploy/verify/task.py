@@ -1,0 +1,166 @@
+"""Runs the scheduled code of one task or group against the unscheduled function it was made from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import tvm
+from tvm import tirx
+
+from schedules.host import schedule_for_host
+from tvm_spm.deploy.verify.outcome import Array, Verification, compare, epsilon, is_float
+from tvm_spm.errors import ModelError
+from tvm_spm.frontend.fuse import TVM_ERRORS, first_line
+from tvm_spm.frontend.tir.blocks import Block, count_ops, loads_of, read_blocks
+from tvm_spm.frontend.tir.nest import Nest, Unsupported, read_nest
+from tvm_spm.lowering.target import HOST, PIPELINE
+from tvm_spm.workload import REDUCTION_DIMS
+
+REFERENCE = "llvm"
+ROUNDINGS_PER_OP = 4
+"""Per operation behind a sum: compilers may contract, and library functions may err, differently."""
+
+_MAX_DRAW = 3
+"""Floats are drawn as small whole numbers: their products and sums are exact, so a single wrong term shows."""
+
+DEVIATIONS = 8
+"""Standard deviations that a sum of independent terms never leaves."""
+
+
+def run_task(
+    func: tirx.PrimFunc, scheduled_func: tirx.PrimFunc, *, rng: np.random.Generator, target: tvm.target.Target | None
+) -> Verification:
+    """What ``verify.verify_task`` says, in this process.
+
+    Raises:
+        ModelError: ``func`` is not made of simple blocks, so its output cannot be told from its inputs.
+    """
+    blocks, nest = read_blocks(func), read_nest(func)
+    if isinstance(blocks, str):
+        raise ModelError(f"function cannot be verified: {blocks}")
+    num_terms = num_terms_of(nest)
+    inputs = _draw(func, blocks, num_terms, rng)
+    reference = tvm.compile(_module(schedule_for_host(func)), target=REFERENCE)
+    try:
+        tuned = tvm.compile(_module(scheduled_func), target=target or tvm.target.Target(HOST), tir_pipeline=PIPELINE)
+    except TVM_ERRORS as error:
+        return Verification.failed(f"the code cannot be compiled: {first_line(error)}")
+    expected = _call(reference, func, blocks, inputs)
+    actual = _call(tuned, func, blocks, inputs)
+    if isinstance(nest, Unsupported):
+        roundings = 0 if is_exact(expected) else _roundings_of_layers(blocks)
+    else:
+        roundings = ROUNDINGS_PER_OP * nest.workload.epilogue.num_ops_per_elem
+        roundings += 0 if _sums_exactly(nest, num_terms) else num_terms
+    return compare([expected], [actual], num_roundings=roundings)
+
+
+def _module(func: tirx.PrimFunc) -> tvm.IRModule:
+    return tvm.IRModule({"main": func.with_attr("global_symbol", "main")})
+
+
+def _call(
+    compiled: tvm.runtime.Executable,
+    func: tirx.PrimFunc,
+    blocks: Sequence[Block],
+    inputs: dict[int, tvm.runtime.Tensor],
+) -> Array:
+    """Run once into a fresh output that starts with a value no sum leaves in place unnoticed."""
+    args, result = [], None
+    for position, param in enumerate(func.params):
+        if position in inputs:
+            args.append(inputs[position])
+            continue
+        result = tvm.runtime.tensor(np.full([int(extent) for extent in param.shape], 113).astype(str(param.dtype)))
+        args.append(result)
+    if result is None:
+        raise ModelError(f"function with blocks {[block.name for block in blocks]} writes no parameter")
+    compiled["main"](*args)
+    return result.numpy()
+
+
+def _draw(
+    func: tirx.PrimFunc, blocks: Sequence[Block], num_terms: int, rng: np.random.Generator
+) -> dict[int, tvm.runtime.Tensor]:
+    """Small whole numbers for every input; those the nest does not multiply are positive, for roots and logarithms."""
+    multiplied = multiplied_params(func, blocks)
+    written = [block.buffer for block in blocks]
+    inputs = {}
+    for position, param in enumerate(func.params):
+        if any(param.same_as(buffer) for buffer in written):
+            continue
+        dtype, shape = str(param.dtype), [int(extent) for extent in param.shape]
+        bound = _amplitude(dtype, num_terms)
+        low = 0 if dtype.startswith("uint") or dtype == "bool" else -bound
+        if position not in multiplied:
+            low = 1 if dtype != "bool" else 0
+        high = 1 if dtype == "bool" else bound
+        drawn = rng.integers(low, high, size=shape, dtype=np.int8, endpoint=True)
+        inputs[position] = tvm.runtime.tensor(drawn.astype(dtype))
+    return inputs
+
+
+def _amplitude(dtype: str, num_terms: int) -> int:
+    """Largest number drawn, so that sums stay exact; at least 1."""
+    fitting = [bound for bound in range(1, _MAX_DRAW + 1) if _largest_sum(num_terms, bound**2) <= exact_limit(dtype)]
+    return max(fitting, default=1)
+
+
+def _largest_sum(num_terms: int, largest_product: int) -> float:
+    """What no partial sum exceeds: products of both signs wander."""
+    return largest_product * min(float(num_terms), DEVIATIONS * math.sqrt(num_terms))
+
+
+def exact_limit(dtype: str) -> float:
+    """Whole numbers up to this are exact in a float type; integers wrap around equally in any order."""
+    return 2.0 / epsilon(dtype) if is_float(dtype) else math.inf
+
+
+def is_exact(values: Array) -> bool:
+    """Whether whole numbers must have stayed whole on the way to these: in all of them, no fraction, no large sum.
+
+    What layers pass to each other is rarely larger than what the last makes of it by more than the factor left here.
+    """
+    wide = values.astype(np.float64)
+    return bool(np.all(wide == np.rint(wide)) and np.abs(wide).max(initial=0) < exact_limit(str(values.dtype)) / 16)
+
+
+def _roundings_of_layers(blocks: Sequence[Block]) -> int:
+    """Roundings of all sums and operations on the way to one element, taken as independent of each other."""
+    terms = sum(
+        math.prod(extent for _, extent, reduces in block.iters if reduces)
+        + ROUNDINGS_PER_OP * count_ops(block.store.value)
+        for block in blocks
+    )
+    return math.ceil(DEVIATIONS * math.sqrt(terms))
+
+
+def _sums_exactly(nest: Nest, num_terms: int) -> bool:
+    largest = _amplitude(nest.workload.I.dtype, num_terms) * _amplitude(nest.workload.W.dtype, num_terms)
+    return _largest_sum(num_terms, largest) <= exact_limit(nest.workload.O.dtype)
+
+
+def num_terms_of(nest: Nest | Unsupported) -> int:
+    """Terms of one sum."""
+    if isinstance(nest, Unsupported):
+        return 1
+    return math.prod(nest.workload.dims[name] for name in REDUCTION_DIMS)
+
+
+def multiplied_params(func: tirx.PrimFunc, blocks: Sequence[Block]) -> set[int]:
+    """Parameters that a sum depends on."""
+    pending = [load.source for block in blocks if block.reduces for load in loads_of(block.store.value)]
+    found: set[int] = set()
+    seen: list[object] = []
+    while pending:
+        buffer = pending.pop()
+        if any(buffer.same_as(known) for known in seen):
+            continue
+        seen.append(buffer)
+        found |= {position for position, param in enumerate(func.params) if param.same_as(buffer)}
+        for block in blocks:
+            if block.buffer.same_as(buffer):
+                pending += [load.source for load in loads_of(block.store.value)]
+    return found

@@ -1,0 +1,1 @@
+"""The certified best mapping with any factors."""

@@ -1,0 +1,358 @@
+"""Floors under one SPM tile with one array tile, both balanced, by the operand that the innermost SPM loop leaves."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tvm_spm.exact.balanced.arrays import irrelevant_product, rf_prices, spanned, spanned_whole
+from tvm_spm.exact.balanced.floors import SLACK, BalancedFloor
+from tvm_spm.exact.balanced.tables import (
+    ALL_STEPS,
+    ALL_TILES,
+    CUT_FIELDS,
+    FIRST,
+    FULL_STEPS,
+    LAST,
+    LAST_TIME,
+    PASSES,
+    PIECES,
+    PIECES_DRAM,
+    PIECES_ONCE,
+    STEPS,
+    TIME,
+    Tables,
+)
+from tvm_spm.exact.boxes import tile_elems
+from tvm_spm.exact.finish import SINGLE_STEP
+from tvm_spm.exact.pass_time import NONE, Ints, O
+from tvm_spm.exact.problem import Problem
+from tvm_spm.exact.spm_tiles import objective_of
+from tvm_spm.jit import kernel, lean
+from tvm_spm.space.mapping_batch import NUM_DIMS
+
+Floats = NDArray[np.float64]
+
+(
+    FULL_PJ,
+    DRAM_PJ,
+    ONCE_PJ,
+    LOADS,
+    FIRSTS,
+    READS,
+    LOAD_BYTES,
+    FIRST_BYTES,
+    READ_BYTES,
+    MOST_LOAD,
+    MOST_BYTES,
+    STEP_PJ,
+    PIECE_PJ,
+    KEPT_LOADS,
+    KEPT_TILES,
+) = range(15)
+"""Per operand: energy if it moves with every step, once per SPM tile, once per core; cycles and bytes of all its tiles
+(outputs: leaving), of the first of each pass (outputs: the last), of partial sums read back; of the largest tile;
+energy per step, and per piece of a PE (outputs: what the first entry of each tile saves); cycles of all tiles, and
+tiles, if each moves once per pass."""
+
+PAIR_FIELDS = 15
+
+PASS_TIME, PASS_LAST_TIME, MOST_TIME = range(3)
+
+
+class Pair(NamedTuple):
+    """Scratch: one SPM tile with one array tile.
+
+    Attributes:
+        cuts: ``(CUT_FIELDS, 8)``, see ``Tables.cuts``.
+        passes: SPM tiles of the first core per dim.
+        tiles: SPM tiles of all cores per dim.
+        loops: Iterations of the SPM loops in a full tile per dim.
+        array: Elements of a full array tile, none beyond the SPM tile.
+        rf: Elements of a PE.
+        operands: ``(PAIR_FIELDS, 3)``.
+        times: Cycles of the first core: all steps, the last steps of all passes, the longest step.
+        cycles: ``(5, 8)`` by the operand that stays and by buffers: a floor under all passes of the first core.
+    """
+
+    cuts: Ints
+    passes: Ints
+    tiles: Ints
+    loops: Ints
+    array: Ints
+    rf: Ints
+    operands: Floats
+    times: Floats
+    cycles: Floats
+
+
+@kernel
+def make_pair() -> Pair:
+    """Scratch for one pair."""
+    return Pair(
+        np.ones((CUT_FIELDS, NUM_DIMS), np.int64), np.ones(NUM_DIMS, np.int64), np.ones(NUM_DIMS, np.int64),
+        np.ones(NUM_DIMS, np.int64), np.ones(NUM_DIMS, np.int64), np.ones(NUM_DIMS, np.int64),
+        np.zeros((PAIR_FIELDS, 3), np.float64), np.zeros(3, np.float64),
+        np.zeros((SINGLE_STEP + 1, 8), np.float64),
+    )  # fmt: skip
+
+
+@lean
+def set_pair(problem: Problem, tables: Tables, floor: BalancedFloor, pes: Ints, pair: Pair) -> bool:
+    """Look the counts of a pair up, ``pair.rf`` given; False if an RF tile is not balanced in this SPM tile."""
+    for d in range(NUM_DIMS):
+        start = tables.cut_start[d, floor.at[d], pes[d]]
+        if start < 0 or pair.rf[d] > -(-floor.spm[d] // pes[d]) or tables.cuts[start + pair.rf[d] - 1, TIME] == 0:
+            return False
+    for d in range(NUM_DIMS):
+        row = tables.cuts[tables.cut_start[d, floor.at[d], pes[d]] + pair.rf[d] - 1]
+        for field in range(CUT_FIELDS):
+            pair.cuts[field, d] = row[field]
+        tiles, array = tables.tiles[d, floor.at[d]], pes[d] * pair.rf[d]
+        pair.passes[d], pair.tiles[d] = tiles[PASSES], tiles[ALL_TILES]
+        pair.loops[d] = -(-floor.spm[d] // array)
+        pair.array[d] = min(array, floor.spm[d])
+    return True
+
+
+@lean
+def measure_pair(
+    problem: Problem, tables: Tables, floor: BalancedFloor, hops: int, reduction_pes: int, pair: Pair
+) -> None:
+    """Energy and time of all that the pair may move."""
+    workload, arch, cuts = problem.workload, problem.arch, pair.cuts
+    time, last_time, steps, full_steps, most = 1.0, 1.0, 1.0, 1.0, 1.0
+    accumulates = False
+    for d in range(NUM_DIMS):
+        time *= cuts[TIME, d]
+        last_time *= cuts[LAST_TIME, d]
+        steps *= cuts[STEPS, d]
+        full_steps *= cuts[FULL_STEPS, d]
+        most *= min(pair.rf[d], pair.array[d])
+        if workload.is_reduction[d] and pair.passes[d] > 1:
+            accumulates = True
+    pair.times[PASS_TIME], pair.times[PASS_LAST_TIME] = time, last_time
+    pair.times[MOST_TIME] = most
+    rate = arch.noc_elems_per_cycle
+    for operand in range(3):
+        elem_pj, delivery_pj = rf_prices(problem, operand)
+        elems = spanned_whole(problem, tables, operand, cuts[ALL_STEPS], cuts[ALL_STEPS])
+        repeats = irrelevant_product(problem, operand, cuts[ALL_STEPS])
+        repeats_dram = irrelevant_product(problem, operand, pair.tiles)
+        repeats_once = irrelevant_product(problem, operand, tables.cores)
+        numbers = pair.operands[:, operand]
+        if operand == O:
+            price = elem_pj + delivery_pj
+            hop_pj = problem.words[O] * (reduction_pes - 1) * arch.noc_reduction_hop_pj
+            numbers[STEP_PJ], numbers[PIECE_PJ] = elems * (2 * price + hop_pj), elems * price
+            numbers[FULL_PJ] = repeats * numbers[STEP_PJ] - numbers[PIECE_PJ]
+            numbers[DRAM_PJ] = repeats_dram * numbers[STEP_PJ] - numbers[PIECE_PJ]
+            numbers[ONCE_PJ] = repeats_once * numbers[STEP_PJ] - numbers[PIECE_PJ]
+        else:
+            pieces = spanned_whole(problem, tables, operand, cuts[PIECES], cuts[PIECES])
+            step, piece = elem_pj * elems, delivery_pj * pieces
+            numbers[STEP_PJ], numbers[PIECE_PJ] = step, piece
+            numbers[FULL_PJ] = step * repeats + piece * irrelevant_product(problem, operand, cuts[PIECES])
+            numbers[DRAM_PJ] = step * repeats_dram + piece * irrelevant_product(problem, operand, cuts[PIECES_DRAM])
+            numbers[ONCE_PJ] = step * repeats_once + piece * irrelevant_product(problem, operand, cuts[PIECES_ONCE])
+        if tables.num_cores == 1:
+            once, own = elems, elems * repeats
+        else:
+            once = spanned(problem, tables, operand, tables.share, cuts[STEPS], cuts[STEPS])
+            own = once * irrelevant_product(problem, operand, cuts[STEPS])
+        width = workload.elem_bits[operand] / 8.0
+        passes = irrelevant_product(problem, operand, pair.passes)
+        kept_tiles = passes
+        for d in range(NUM_DIMS):
+            if workload.is_relevant[operand, d]:
+                kept_tiles *= cuts[STEPS, d]
+        numbers[KEPT_TILES], numbers[KEPT_LOADS] = kept_tiles, once * passes / rate
+        largest = tile_elems(workload, operand, pair.array)
+        edges = FIRST if operand != O else LAST
+        ends = spanned(problem, tables, operand, cuts[edges], pair.passes, pair.passes)
+        ends *= passes
+        numbers[MOST_LOAD] = math.ceil(largest / rate)
+        numbers[MOST_BYTES] = largest * width
+        numbers[LOADS] = own / rate + full_steps * (numbers[MOST_LOAD] - largest / rate)
+        numbers[FIRSTS] = ends / rate
+        numbers[LOAD_BYTES], numbers[FIRST_BYTES] = own * width, ends * width
+        reads = own - once
+        if operand == O and accumulates:
+            # what comes in before a pass is not among its steps
+            reads -= spanned(problem, tables, O, cuts[FIRST], pair.passes, pair.passes) * irrelevant_product(
+                problem, O, pair.passes
+            )
+        numbers[READS], numbers[READ_BYTES] = max(0.0, reads) / rate, max(0.0, reads) * width
+        if operand == O:
+            numbers[MOST_LOAD] += hops
+            numbers[LOADS] += steps * hops
+            numbers[KEPT_LOADS] += kept_tiles * hops
+            numbers[FIRSTS] += floor.num_passes * hops
+
+
+@lean
+def is_single_step(pair: Pair) -> bool:
+    """Whether all passes are a single step."""
+    for d in range(NUM_DIMS):
+        if pair.loops[d] > 1:
+            return False
+    return True
+
+
+@lean
+def bound_pair(problem: Problem, floor: BalancedFloor, pair: Pair, fitting: int, kept: int) -> float:
+    """A floor under the objective of all mappings whose innermost SPM loop leaves operand ``kept``; sets its cycles.
+
+    Infinite if there are none.
+    """
+    is_resident, is_possible = kept != NONE, kept == SINGLE_STEP
+    for d in range(NUM_DIMS):
+        if pair.loops[d] > 1:
+            if problem.kind[d] == kept:
+                is_possible = True
+            else:
+                is_resident = False
+    if not is_possible or (kept == SINGLE_STEP) != is_single_step(pair):
+        return np.inf
+    least = np.inf
+    for double in range(8):
+        pair.cycles[kept, double] = np.inf
+        if fitting >> double & 1:
+            cycles = _passes_cycles(problem, floor, pair, kept, double, is_resident)
+            pair.cycles[kept, double] = cycles
+            least = min(least, cycles)
+    bound = np.inf
+    for keeps in range(2):
+        energy_pj = floor.energy_pj[keeps]
+        for operand in range(3):
+            energy_pj += pair.operands[_moves(floor, keeps, kept, is_resident, operand), operand]
+        cycles = max(float(floor.dma[keeps]), whole_cycles(floor.once, least))
+        bound = min(bound, objective_of(problem, energy_pj, cycles))
+    return bound
+
+
+@lean
+def whole_cycles(once: int, cycles: float) -> float:
+    """Cycles from the launch on."""
+    return once + math.ceil(cycles * (1.0 - 1e-12) - SLACK)
+
+
+@lean
+def _moves(floor: BalancedFloor, keeps: int, kept: int, is_resident: bool, operand: int) -> int:
+    """How often an operand moves at least, as the index of an energy."""
+    if kept != SINGLE_STEP and operand != kept:
+        return FULL_PJ
+    if kept != SINGLE_STEP and not is_resident:
+        return DRAM_PJ
+    if operand == O or floor.stays[keeps, operand] == 1:
+        return ONCE_PJ
+    return DRAM_PJ
+
+
+@lean
+def _passes_cycles(
+    problem: Problem, floor: BalancedFloor, pair: Pair, kept: int, double: int, is_resident: bool
+) -> float:
+    """A floor under the cycles of all passes of the first core, with these RF buffers.
+
+    In a pass the sum of maxima over its steps is at least the maximum of sums. What is summed of an operand leaves out
+    the first tile of each pass, which comes in before it, and the last outputs, which leave behind it.
+    """
+    times, operands = pair.times, pair.operands
+    stages = floor.num_passes * (problem.arch.mac_stages - 1.0)
+    if kept == SINGLE_STEP:
+        return times[PASS_TIME] + stages
+    port = problem.arch.spm_bytes_per_cycle
+    # rounding up each of these adds less than a cycle
+    rounding = 0.0 if problem.arch.noc_elems_per_cycle == 1.0 else float(floor.num_passes)
+    hidden, shown, hidden_bytes, shown_bytes, fill, fill_bytes = times[PASS_TIME], 0.0, 0.0, 0.0, 0.0, 0.0
+    slot, slot_bytes, behind, behind_bytes = times[MOST_TIME], 0.0, 0.0, 0.0
+    for operand in range(2):
+        if operand == kept and is_resident:
+            continue
+        fill = max(fill, operands[FIRSTS, operand])
+        fill_bytes += operands[FIRST_BYTES, operand]
+        if operand == kept:
+            continue
+        loads = max(0.0, operands[LOADS, operand] - operands[FIRSTS, operand] - rounding)
+        num_bytes = operands[LOAD_BYTES, operand] - operands[FIRST_BYTES, operand]
+        if double >> operand & 1:
+            hidden = max(hidden, loads + times[PASS_LAST_TIME])
+            hidden_bytes += num_bytes
+            slot = max(slot, operands[MOST_LOAD, operand])
+            slot_bytes += operands[MOST_BYTES, operand]
+        else:
+            shown = max(shown, loads)
+            shown_bytes += num_bytes
+            behind = max(behind, operands[MOST_LOAD, operand])
+            behind_bytes += operands[MOST_BYTES, operand]
+    drain = 0.0
+    if kept != O or not is_resident:
+        drain = operands[FIRSTS, O]
+        if port > 0.0:
+            drain = max(drain, operands[FIRST_BYTES, O] / port)
+    if kept != O:
+        leaves = max(0.0, operands[LOADS, O] - operands[FIRSTS, O] - rounding)
+        num_bytes = operands[LOAD_BYTES, O] - operands[FIRST_BYTES, O] + operands[READ_BYTES, O]
+        if double >> O & 1:
+            hidden = max(hidden, leaves)
+            hidden_bytes += num_bytes
+            slot = max(slot, operands[MOST_LOAD, O])
+            slot_bytes += 2 * operands[MOST_BYTES, O]
+        else:
+            shown = max(shown, leaves + operands[READS, O])
+            shown_bytes += num_bytes
+            behind = max(behind, 2 * operands[MOST_LOAD, O])
+            behind_bytes += 2 * operands[MOST_BYTES, O]
+    if port > 0.0:
+        hidden, shown = max(hidden, hidden_bytes / port), max(shown, shown_bytes / port)
+        fill = max(fill, fill_bytes / port)
+        slot = max(slot, slot_bytes / port + 1.0)
+        behind = max(behind, behind_bytes / port + 1.0)
+    total = fill + drain + hidden + shown + stages
+    if kept != NONE and not is_resident:
+        # what stays for a while is swapped in a few slots, which last as long as that takes at least
+        moved = max(0.0, operands[KEPT_LOADS, kept] - operands[FIRSTS, kept] - rounding)
+        total += max(0.0, moved - (operands[KEPT_TILES, kept] - floor.num_passes) * (slot + behind))
+    return total
+
+
+@lean
+def order_pj(
+    problem: Problem,
+    tables: Tables,
+    pair: Pair,
+    outer: Ints,
+    num_outer: int,
+    inner: Ints,
+    num_inner: int,
+    operand: int,
+) -> float:
+    """Energy of all that moves of an operand between SPM and RF, with the loops in this order."""
+    workload, position = problem.workload, -1
+    for loop in range(num_outer + num_inner):
+        d = outer[loop] if loop < num_outer else inner[loop - num_outer]
+        if workload.is_relevant[operand, d]:
+            position = loop
+    steps, pieces = 1.0, 1.0
+    for d in range(NUM_DIMS):
+        if workload.is_relevant[operand, d]:
+            continue
+        all_dram, all_spm = pair.passes[d] == 1, pair.loops[d] == 1
+        for loop in range(position):
+            if loop < num_outer and outer[loop] == d:
+                all_dram = True
+            if loop >= num_outer and inner[loop - num_outer] == d:
+                all_spm = True
+        if all_dram and all_spm:
+            steps, pieces = steps * pair.cuts[ALL_STEPS, d], pieces * pair.cuts[PIECES, d]
+        elif all_dram:
+            steps, pieces = steps * pair.tiles[d], pieces * pair.cuts[PIECES_DRAM, d]
+        else:
+            steps, pieces = steps * tables.cores[d], pieces * pair.cuts[PIECES_ONCE, d]
+    if operand == O:
+        return pair.operands[STEP_PJ, O] * steps - pair.operands[PIECE_PJ, O]
+    return pair.operands[STEP_PJ, operand] * steps + pair.operands[PIECE_PJ, operand] * pieces

@@ -1,0 +1,1 @@
+"""Readers of TIR: blocks, affine indices, multiply-accumulate nests."""

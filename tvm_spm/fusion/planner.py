@@ -1,0 +1,93 @@
+"""Cuts a network into fused groups, with a proof: no plan of the space below is better, at the prices given.
+
+The space: the layers stand in one fixed order in which every layer comes after those it reads. A group is an interval
+``first .. stop - 1`` of that order, so no path leaves a group and comes back; an interval without options is no group.
+A plan covers every layer by exactly one group and runs each group in one of its options. Groups run one after another
+on the whole machine, so cycles and energy of a plan are the sums over its groups. Not in the space: other orders of the
+layers, groups that run side by side, layers computed in two groups.
+
+All sums and comparisons are in whole numbers (``fusion_table``); only reported energies are rounded, to the nearest
+float. Latency and energy need one dynamic program over the intervals; least energy times delay, which is not a sum,
+needs a few (``fusion_hull`` has the proof).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from tvm_spm.cost import OBJECTIVES
+from tvm_spm.errors import PlanError, did_you_mean
+from tvm_spm.fusion.hull import find_corners, keep_cornered, least_edp, least_energy, least_latency
+from tvm_spm.fusion.plan import FrontPoint, FusionPlan, GroupOption, PlannedGroup
+from tvm_spm.fusion.sweep import pick_groups
+from tvm_spm.fusion.table import OptionsOf, make_table
+
+__all__ = ["FrontPoint", "FusionPlan", "GroupOption", "OptionsOf", "PlannedGroup", "plan_groups"]
+
+Front = Literal["none", "corners", "all"]
+
+
+def plan_groups(
+    num_layers: int,
+    options_of: OptionsOf,
+    objective: str,
+    max_group: int | None = None,
+    *,
+    front: Front = "corners",
+    max_labels: int = 20_000_000,
+) -> FusionPlan:
+    """The plan of least ``objective``.
+
+    Of plans of equal objective: that of fewest cycles, then of least energy, then of fewest groups, then that whose
+    first group ends earliest, and so on; a group runs in the first listed of equally good options.
+
+    Args:
+        num_layers: Layers of the network.
+        options_of: Called once per interval ``(first, stop)``; returns nothing for one that cannot be a group.
+        objective: ``latency``, ``energy`` or ``edp``.
+        max_group: Most layers in a group; None for any number.
+        front: Which trade-offs to list: those best at some price of a cycle in pJ (the corners of the convex hull), or
+            all that no plan beats in both cycles and energy. There may be very many of the latter in a deep network.
+        max_labels: Limit on ``FusionPlan.num_labels``, which only ``front="all"`` needs.
+
+    Raises:
+        PlanError: The groups cannot cover some layer, an argument is out of range, or ``max_labels`` is exceeded.
+    """
+    if num_layers < 1:
+        raise PlanError(f"num_layers: {num_layers} < 1")
+    if max_group is not None and max_group < 1:
+        raise PlanError(f"max_group: {max_group} < 1")
+    if objective not in OBJECTIVES:
+        raise PlanError(f"objective: {objective!r} is unknown; {did_you_mean(objective, OBJECTIVES)}")
+    if front not in (kinds := ("none", "corners", "all")):
+        raise PlanError(f"front: {front!r} is unknown; {did_you_mean(front, kinds)}")
+    table = make_table(num_layers, options_of, max_group or num_layers)
+    rows = keep_cornered(table.rows)
+    num_sweeps, num_labels, points = 1, 0, tuple[FrontPoint, ...]()
+    if objective == "edp":
+        prices, num_sweeps = least_edp(rows)
+        num_sweeps += 1
+    else:
+        prices = least_latency(rows) if objective == "latency" else least_energy(rows)
+    groups = table.groups(pick_groups(rows, prices))
+    if front == "corners":
+        corners, num_more = find_corners(rows)
+        points, num_sweeps = tuple(table.front_point(*corner) for corner in corners), num_sweeps + num_more
+    elif front == "all":
+        # Compiles, or loads what an earlier run has compiled; the plan itself needs none of it.
+        from tvm_spm.fusion.front import find_front
+
+        found = find_front(table, max_labels=max_labels)
+        points, num_labels = found.points, found.num_labels
+    total = table.total(groups)
+    return FusionPlan(
+        groups=groups,
+        cycles=total.cycles,
+        energy_pj=total.energy_pj,
+        objective=objective,
+        front=points,
+        num_intervals=len(table.options),
+        num_options=sum(len(found) for found in table.options.values()),
+        num_sweeps=num_sweeps,
+        num_labels=num_labels,
+    )

@@ -1,0 +1,1 @@
+"""The TVM target ``spm/<arch>``, its pipeline, and the passes of it."""

@@ -1,0 +1,1 @@
+"""What may be chosen for one task: the map space, its limits, and many mappings at once."""

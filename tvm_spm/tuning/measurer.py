@@ -1,0 +1,309 @@
+"""Who says how long a mapping takes: the simulator, or whatever a user brings instead (RTL simulation, a board).
+
+A measurer is one method, ``measure``. What can be started as a command and prints cycles needs no Python of its own:
+
+    measurer = CommandMeasurer(name="board", command=("./run_on_board.sh",))
+    cost = measure(workload, "edge-256", [mapping], measurer)[0]
+
+The command reads one JSON object from its standard input,
+
+    {"arch": {"name": ..., "sha256": ..., "numbers": {...}}, "workload": "conv2d K=...", "kind": "conv2d",
+     "dims": {"N": 1, ...}, "dtypes": {"I": "int8", "W": "int8", "O": "int32", "out": "int8"},
+     "mapping": "cores: ...", "program": "# from tvm.script import ..." or null}
+
+and prints one JSON object as the last line of its standard output: ``{"cycles": 1234}``, with ``"energy_pj"`` if it
+knows. ``tvm_spm.mapping.Mapping.parse`` reads the mapping, ``tvm.script.from_source`` the program.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Protocol
+
+from cost_model.analytical.model import AnalyticalModel
+from cost_model.simulator import simulate_batch
+from tvm_spm.arch import Arch, load_arch
+from tvm_spm.cost import Cost, Energy
+from tvm_spm.errors import MappingError, SpmError
+from tvm_spm.mapping import Mapping
+from tvm_spm.space import legality
+from tvm_spm.workload import Operand, Workload
+
+SIMULATOR_VERSION = 2
+"""Raised when the simulator comes to say other numbers; trials of an earlier one are kept, but measured again."""
+
+
+class MeasureError(SpmError):
+    """A measurement failed; the text says how."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasureRequest:
+    """One mapping to measure.
+
+    Attributes:
+        workload: What runs.
+        arch: Where.
+        mapping: How; legal.
+        program: The scheduled TIR PrimFunc as TVMScript text, for who runs code; None if there is none.
+    """
+
+    workload: Workload
+    arch: Arch
+    mapping: Mapping
+    program: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """What was measured.
+
+    Attributes:
+        cycles: From the launch of the task until its last output is in DRAM.
+        energy_pj: For that; None if it was not measured.
+        cost: The whole breakdown, if the measurer knows it; then the other two are its own.
+    """
+
+    cycles: int
+    energy_pj: float | None = None
+    cost: Cost | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.cycles, bool) or not isinstance(self.cycles, int) or self.cycles < 1:
+            raise MeasureError(f"measured cycles = {self.cycles!r}: must be an integer >= 1")
+        energy_pj = self.energy_pj
+        if energy_pj is not None and not (isinstance(energy_pj, (int, float)) and 0 <= energy_pj < math.inf):
+            raise MeasureError(f"measured energy_pj = {energy_pj!r}: must be a finite number >= 0")
+
+
+class Measurer(Protocol):
+    """Anything that says how long mappings take.
+
+    Two attributes may be left out: ``batch_size``, the most requests of one call (answers are kept call by call), and
+    ``identity``, under which answers are kept in a work directory; the name if there is none. Give another one whenever
+    the same mapping may come to take another time, so that old answers are not used for new ones.
+
+    What it promises: one answer per request, in their order; the same answer for the same request as far as the
+    hardware allows; requests are not changed; no answer is made up: what fails raises ``MeasureError``.
+    """
+
+    @property
+    def name(self) -> str:
+        """Named in ``Cost.model`` and in logs; one or more of letters, digits, ``-`` and ``_``."""
+        ...
+
+    def measure(self, requests: Sequence[MeasureRequest]) -> list[Measurement]:
+        """Measure mappings, in any way that is not slower than one after the other.
+
+        Raises:
+            MeasureError: A measurement failed.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulatorMeasurer:
+    """The default: the cycle-level simulator; it runs the mapping and does not look at the program.
+
+    Attributes:
+        num_threads: At most so many; default one per CPU. Results do not depend on it.
+    """
+
+    num_threads: int | None = None
+    name: str = "simulator"
+
+    @property
+    def identity(self) -> str:
+        """Name and version."""
+        return f"{self.name}/{SIMULATOR_VERSION}"
+
+    def measure(self, requests: Sequence[MeasureRequest]) -> list[Measurement]:
+        """Simulate; requests for one workload and accelerator that follow each other are one batch."""
+        found: list[Measurement] = []
+        while len(found) < len(requests):
+            rest = requests[len(found) :]
+            batch = [rest[0]]
+            for request in rest[1:]:
+                if (request.workload, request.arch) != (rest[0].workload, rest[0].arch):
+                    break
+                batch.append(request)
+            costs = simulate_batch(
+                rest[0].workload, rest[0].arch, [request.mapping for request in batch], num_threads=self.num_threads
+            )
+            found += [Measurement(cycles=cost.cycles, energy_pj=cost.energy_pj, cost=cost) for cost in costs]
+        return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandMeasurer:
+    """A command that reads a request as JSON and prints cycles as JSON; see the top of this module.
+
+    Attributes:
+        name: Named in logs.
+        command: Program and arguments; started once per mapping, without a shell.
+        timeout_s: Give up on a measurement after so long.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    timeout_s: float = 600.0
+
+    @property
+    def batch_size(self) -> int:
+        """One after the other, so each answer is kept as soon as it is there."""
+        return 1
+
+    @property
+    def identity(self) -> str:
+        """Name and command: another command is another board."""
+        return f"{self.name}/{hashlib.sha256(json.dumps(self.command).encode()).hexdigest()[:12]}"
+
+    def measure(self, requests: Sequence[MeasureRequest]) -> list[Measurement]:
+        """Start the command for one request after the other.
+
+        Raises:
+            MeasureError: It cannot be started, takes too long, fails, or prints something else.
+        """
+        return [self._measure(request) for request in requests]
+
+    def _measure(self, request: MeasureRequest) -> Measurement:
+        shown = " ".join(self.command)
+        try:
+            done = subprocess.run(
+                self.command, input=json.dumps(request_to_json(request)), capture_output=True, text=True,
+                timeout=self.timeout_s, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise MeasureError(
+                f"{shown}: no answer after {self.timeout_s:g} s for {request.mapping.line()}; raise timeout_s"
+            ) from None
+        except OSError as error:
+            raise MeasureError(f"{shown}: cannot start: {error.strerror}") from error
+        if done.returncode:
+            raise MeasureError(f"{shown}: exit code {done.returncode}: {done.stderr.strip()[-500:] or 'no message'}")
+        lines = done.stdout.strip().splitlines()
+        try:
+            answer = json.loads(lines[-1] if lines else "")
+            return Measurement(cycles=answer["cycles"], energy_pj=answer.get("energy_pj"))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            last = lines[-1][:200] if lines else "nothing"
+            raise MeasureError(
+                f'{shown}: the last line must be an object such as {{"cycles": 1234}}, but is: {last}'
+            ) from None
+
+
+def identity_of(measurer: Measurer | None) -> str:
+    """Under which name answers of a measurer are kept; None is the simulator."""
+    known = SimulatorMeasurer() if measurer is None else measurer
+    return str(getattr(known, "identity", known.name))
+
+
+def measure(
+    workload: Workload,
+    arch: Arch | str | Path,
+    mappings: Sequence[Mapping],
+    measurer: Measurer,
+    *,
+    programs: Sequence[str | None] | None = None,
+) -> list[Cost]:
+    """Measure mappings of one workload.
+
+    Args:
+        workload: What runs.
+        arch: An accelerator, the name of one, or the path of its file.
+        mappings: How it runs.
+        measurer: Who says how long it takes.
+        programs: Their scheduled code, if there is any.
+
+    Returns:
+        Costs in the order of ``mappings``; see ``cost_of`` for what was not measured.
+
+    Raises:
+        MappingError: A mapping is not legal; says which rule it breaks.
+        MeasureError: A measurement failed.
+    """
+    accelerator = load_arch(arch)
+    for mapping in mappings:
+        rejection = legality.check(workload, accelerator, mapping)
+        if rejection is not None:
+            raise MappingError(f"illegal mapping for {workload} on {accelerator.name}: {rejection}")
+    code = programs if programs is not None else [None] * len(mappings)
+    requests = [
+        MeasureRequest(workload=workload, arch=accelerator, mapping=mapping, program=program)
+        for mapping, program in zip(mappings, code, strict=True)
+    ]
+    measurements = measurer.measure(requests)
+    _check_answers(measurements, measurer.name)
+    if len(measurements) != len(requests):
+        raise MeasureError(f"{measurer.name}: {len(measurements)} answers to {len(requests)} requests")
+    return [cost_of(request, found, measurer.name) for request, found in zip(requests, measurements, strict=True)]
+
+
+def _check_answers(measurements: object, name: str) -> None:
+    """A measurer is a user's code; what it returns may be anything."""
+    if not isinstance(measurements, Sequence) or isinstance(measurements, (str, bytes)):
+        raise MeasureError(
+            f"{name}: measure returned {measurements!r:.200}; must be a list with one Measurement per request"
+        )
+    for position, found in enumerate(measurements, start=1):
+        if not isinstance(found, Measurement):
+            raise MeasureError(
+                f"{name}: answer {position} of {len(measurements)} is {found!r:.200}; must be a Measurement"
+            )
+
+
+def cost_of(request: MeasureRequest, measurement: Measurement, name: str) -> Cost:
+    """A measurement as a cost.
+
+    What was not measured comes from the analytical model, which counts what a mapping asks for: bytes, energy by part
+    (scaled to the measured energy, if there is one), and the cycles of launch and MACs; all other measured cycles count
+    as stalls of the DMA.
+    """
+    if measurement.cost is not None:
+        return measurement.cost
+    model = AnalyticalModel().cost(request.workload, request.arch, request.mapping)
+    cycles, energy = measurement.cycles, model.energy
+    if measurement.energy_pj is not None:
+        energy = _scaled(energy, measurement.energy_pj)
+    overhead_cycles = min(model.overhead_cycles, cycles)
+    compute_cycles = min(model.compute_cycles, cycles - overhead_cycles)
+    return replace(
+        model,
+        cycles=cycles,
+        energy=energy,
+        model=name,
+        utilization=model.macs / (cycles * request.arch.peak_macs_per_cycle),
+        compute_cycles=compute_cycles,
+        noc_stall_cycles=0,
+        dma_stall_cycles=cycles - overhead_cycles - compute_cycles,
+        overhead_cycles=overhead_cycles,
+    )
+
+
+def request_to_json(request: MeasureRequest) -> dict[str, object]:
+    """What a ``CommandMeasurer``'s command reads."""
+    workload, arch = request.workload, request.arch
+    types = {operand.name: workload.projection(operand).dtype for operand in Operand}
+    return {
+        "arch": {"name": arch.name, "sha256": arch.sha256(), "numbers": dict(arch.numbers())},
+        "workload": str(workload),
+        "kind": workload.kind,
+        "dims": {field.name: workload.dims[field.name] for field in fields(workload.dims)},
+        "dtypes": {**types, "out": workload.out_dtype},
+        "mapping": request.mapping.line(),
+        "program": request.program,
+    }
+
+
+def _scaled(energy: Energy, total_pj: float) -> Energy:
+    """The same parts, but adding up to ``total_pj``; all of it for MACs if there are none."""
+    if energy.total_pj == 0:
+        return Energy(mac_pj=total_pj)
+    factor = total_pj / energy.total_pj
+    return Energy(**{field.name: getattr(energy, field.name) * factor for field in fields(energy)})

@@ -1,0 +1,415 @@
+"""What tuning gives back: costs, tables, schedules and executables."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tvm_spm import durable
+from tvm_spm.arch import Arch
+from tvm_spm.attention import AttentionMapping
+from tvm_spm.cost import Cost, Energy
+from tvm_spm.errors import SpmError, did_you_mean
+from tvm_spm.group import GroupMapping
+from tvm_spm.mapping import Mapping
+from tvm_spm.tuning.saved_run import SavedGroup, save_plan
+from tvm_spm.units import finite, ratio
+from tvm_spm.workload import HostCall, Task, TaskGraph
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import tvm
+
+    from tvm_spm.deploy.verify.compare import Verification
+    from tvm_spm.fusion.network import NetworkPlan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskResult:
+    """The outcome for one task; costs are of one occurrence.
+
+    Attributes:
+        task: What was tuned.
+        mapping: The best mapping; None for work on the vector unit.
+        cost: Measured cost of ``mapping``.
+        default_cost: Measured cost of the untuned default mapping; None if its measurement failed.
+        verification: Comparison of the schedule with the unscheduled code; None if the run ended before it.
+        num_trials: Mappings measured, those of earlier runs in the same work directory included.
+        rejected: Mappings refused, by reason.
+        failures: Why measurements failed, one text per failed trial.
+    """
+
+    task: Task
+    mapping: Mapping | None
+    cost: Cost
+    default_cost: Cost | None
+    verification: Verification | None = None
+    num_trials: int = 0
+    rejected: tuple[tuple[str, int], ...] = ()
+    failures: tuple[str, ...] = ()
+
+    @property
+    def verified(self) -> bool | None:
+        """Whether the schedule computes what the unscheduled code computes; None if unknown."""
+        return None if self.verification is None else self.verification.passed
+
+    def gain(self, objective: str) -> float | None:
+        """Default over tuned value of the objective; above 1 is better, None if the default was not measured."""
+        if self.default_cost is None:
+            return None
+        return ratio(self.default_cost.objective(objective), self.cost.objective(objective))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupResult:
+    """Layers that run as one; costs are of one occurrence.
+
+    Attributes:
+        names: The layers of the first occurrence.
+        tasks: Per layer the index of its task in the graph.
+        count: How often equal layers run the same way.
+        mapping: How the group runs: tile by tile of the last output, or as attention with an online softmax.
+        tile: What one core works on at a time: a tile of the output, or of the scores.
+        overlap: What happens to the overlap of neighbouring tiles, or how the softmax is computed.
+        cost: By the simulator.
+        alone_cost: Of the same layers, each tuned and run alone.
+        spm_bytes: Most that one core holds at a time.
+        recompute_share: Multiply-accumulates done more than once, as a share of those needed.
+        verification: Comparison of the fused schedule with the unscheduled layers; None if the run ended before it.
+    """
+
+    names: tuple[str, ...]
+    tasks: tuple[int, ...]
+    count: int
+    mapping: GroupMapping | AttentionMapping
+    tile: str
+    overlap: str
+    cost: Cost
+    alone_cost: Cost
+    spm_bytes: int
+    recompute_share: float
+    verification: Verification | None = None
+
+    @property
+    def verified(self) -> bool | None:
+        """Whether the fused schedule computes what the layers compute; None if unknown."""
+        return None if self.verification is None else self.verification.passed
+
+    def gain(self, objective: str) -> float:
+        """Value of the objective layer by layer over that of the group; above 1 is better.
+
+        A group may lose here and still serve the network, whose energy and cycles are what counts.
+        """
+        return ratio(self.alone_cost.objective(objective), self.cost.objective(objective))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """Work that was asked for and not done, because a time limit struck or a signal came.
+
+    Attributes:
+        what: ``trials`` of a task, ``attentions searched``, ``groups priced`` or ``groups refined``.
+        task: Whose trials; empty for the others.
+        num_done: How many were done.
+        num_asked: Of how many.
+    """
+
+    what: str
+    task: str = ""
+    num_done: int
+    num_asked: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TuningResult:
+    """The whole network: every task's mapping, its cost, and the module with the schedules in place.
+
+    Attributes:
+        tasks: One result per distinct task, in order of first occurrence.
+        groups: Layers that run as one, in order of first occurrence; everything else runs alone.
+        arch: The accelerator.
+        objective: What was minimised.
+        graph: Calls of the network and the tasks they are.
+        module: Relax module whose PrimFuncs carry the schedules.
+        reference: The same module without schedules.
+        verification: Comparison of the whole network; None if the run ended before it.
+        plan: How the layers were cut into groups; None if fusion was not asked for.
+        seconds: Wall time by phase.
+        interrupted: Whether Ctrl-C or SIGTERM ended the search early.
+        time_limit_s: Until the end of the search, as asked for; None without one.
+        stopped_by: ``time limit``, ``Ctrl-C`` or ``SIGTERM`` if that ended the search early; None if nothing did.
+        left_out: What was not done then.
+    """
+
+    tasks: tuple[TaskResult, ...]
+    groups: tuple[GroupResult, ...] = ()
+    arch: Arch
+    objective: str
+    graph: TaskGraph
+    module: tvm.IRModule
+    reference: tvm.IRModule
+    verification: Verification | None
+    plan: NetworkPlan | None = None
+    seconds: tuple[tuple[str, float], ...]
+    interrupted: bool = False
+    time_limit_s: float | None = None
+    stopped_by: str | None = None
+    left_out: tuple[LeftOut, ...] = ()
+
+    @property
+    def host_calls(self) -> tuple[HostCall, ...]:
+        """Calls left on the host, with the reason."""
+        return self.graph.host_calls
+
+    @property
+    def cost(self) -> Cost:
+        """Sum over all groups and all layers that run alone, one after the other."""
+        parts = [(result.cost, self.count_alone(result)) for result in self.tasks]
+        return total_cost(parts + [(group.cost, group.count) for group in self.groups], self.arch)
+
+    @property
+    def unfused_cost(self) -> Cost:
+        """The sum if every layer ran alone."""
+        return total_cost([(result.cost, result.task.count) for result in self.tasks], self.arch)
+
+    def count_alone(self, result: TaskResult) -> int:
+        """Occurrences of a task outside of groups."""
+        fused = sum(
+            group.count for group in self.groups for task in group.tasks if self.graph.tasks[task] == result.task
+        )
+        return result.task.count - fused
+
+    @property
+    def default_cost(self) -> Cost | None:
+        """The same sum for the untuned default mappings; None if one of them was not measured."""
+        parts = [(each.default_cost, each.task.count) for each in self.tasks if each.default_cost is not None]
+        return total_cost(parts, self.arch) if len(parts) == len(self.tasks) else None
+
+    @property
+    def verified(self) -> bool | None:
+        """Whether every task and the whole network compute what the untuned module computes; None if unknown."""
+        verdicts = [result.verified for result in self.tasks if result.mapping is not None]
+        verdicts += [group.verified for group in self.groups]
+        verdicts.append(None if self.verification is None else self.verification.passed)
+        if False in verdicts:
+            return False
+        return None if None in verdicts else True
+
+    def speedup_over(self, baseline: TuningResult | Cost | str = "default") -> float:
+        """Baseline cycles over ours; above 1 is better.
+
+        Args:
+            baseline: Another result, a cost, or ``default`` for the untuned default mappings.
+
+        Raises:
+            SpmError: A text other than ``default``, or a default mapping whose measurement failed.
+        """
+        if isinstance(baseline, str):
+            if baseline != "default":
+                raise SpmError(f"speedup_over: unknown baseline {baseline!r}; {did_you_mean(baseline, ['default'])}")
+            default = self.default_cost
+            if default is None:
+                name = next(each.task.name for each in self.tasks if each.default_cost is None)
+                raise SpmError(
+                    f"speedup_over: the default mapping of {name} could not be measured; give a cost instead"
+                )
+            baseline = default
+        other = baseline.cost if isinstance(baseline, TuningResult) else baseline
+        return ratio(other.cycles, self.cost.cycles)
+
+    def rows(self) -> list[dict[str, object]]:
+        """One plain dictionary per task; what ``table`` and ``--json`` show."""
+        network = None if self.verification is None else self.verification.passed
+        return [
+            {
+                "name": result.task.name,
+                "count": result.task.count,
+                "count_alone": self.count_alone(result),
+                "kind": result.task.kind,
+                "dims": result.task.work.dims.as_dict() if hasattr(result.task.work, "dims") else {},
+                "mapping": None if result.mapping is None else result.mapping.line(),
+                "cycles": result.cost.cycles,
+                "utilization": result.cost.utilization,
+                "bound_by": result.cost.bound_by,
+                "energy_pj": result.cost.energy_pj,
+                "edp_pj_cycles": result.cost.edp_pj_cycles,
+                "gain_over_default": _finite(result.gain(self.objective)),
+                # Vector work runs as imported, so the whole network is what checks it.
+                "verified": network if result.mapping is None else result.verified,
+                "model": result.cost.model,
+                "trials": result.num_trials,
+                "failed_trials": len(result.failures),
+                "last_failure": result.failures[-1] if result.failures else "",
+            }
+            for result in self.tasks
+        ]
+
+    def group_rows(self) -> list[dict[str, object]]:
+        """One plain dictionary per group."""
+        return [
+            {
+                "layers": list(group.names),
+                "count": group.count,
+                "cores": group.mapping.num_cores,
+                "tile": group.tile,
+                "overlap": group.overlap,
+                "mapping": str(group.mapping),
+                "cycles": group.cost.cycles,
+                "utilization": group.cost.utilization,
+                "bound_by": group.cost.bound_by,
+                "energy_pj": group.cost.energy_pj,
+                "edp_pj_cycles": group.cost.edp_pj_cycles,
+                "dram_bytes": sum(group.cost.dram_bytes),
+                "spm_bytes": group.spm_bytes,
+                "recompute_share": group.recompute_share,
+                "gain_over_alone": finite(group.gain(self.objective)),
+                "verified": group.verified,
+            }
+            for group in self.groups
+        ]
+
+    def plan_groups(self) -> list[SavedGroup]:
+        """The whole plan, single layers included, in the order in which it runs; empty without fusion."""
+        if self.plan is None:
+            return []
+        names = [layer.name for layer in self.plan.graph.layers]
+        fused = {way.group.first: way for way in self.plan.groups}
+        alone = {result.task: result for result in self.tasks}
+        found = []
+        for planned in self.plan.plan.groups:
+            way = fused.get(planned.first)
+            layer = self.plan.alone[planned.first]
+            result = alone.get(self.graph.tasks[layer.task])
+            text = "vector unit" if result is not None else "host"
+            if way is not None:
+                text = str(way.mapping)
+            elif result is not None and result.mapping is not None:
+                text = result.mapping.line()
+            found.append(
+                SavedGroup(
+                    layers=tuple(names[planned.first : planned.stop]),
+                    num_cores=layer.num_cores if way is None else way.mapping.num_cores,
+                    mapping=text,
+                    cycles=planned.option.cycles,
+                    energy_pj=planned.option.energy_pj,
+                )
+            )
+        return found
+
+    def totals(self) -> dict[str, object]:
+        """Sums over the network, with what was left on the host."""
+        cost, default, unfused, objective = self.cost, self.default_cost, self.unfused_cost, self.objective
+        return {
+            "arch": self.arch.name,
+            "objective": self.objective,
+            "cycles": cost.cycles,
+            "energy_pj": cost.energy_pj,
+            "edp_pj_cycles": cost.edp_pj_cycles,
+            "utilization": cost.utilization,
+            "gain_over_default": default and finite(ratio(default.objective(objective), cost.objective(objective))),
+            "speedup_over_default": default and self.speedup_over(default),
+            "gain_of_fusion": finite(ratio(unfused.objective(objective), cost.objective(objective))),
+            "speedup_of_fusion": finite(ratio(unfused.cycles, cost.cycles)),
+            "dram_bytes": sum(cost.dram_bytes),
+            "dram_unused_bytes": cost.dram_unused_bytes,
+            "dram_bytes_unfused": sum(unfused.dram_bytes),
+            "verified": self.verified,
+            "network_verification": None if self.verification is None else self.verification.as_dict(),
+            "host_calls": [{"name": call.name, "reason": call.reason} for call in self.host_calls],
+            "seconds": {name: round(value, 3) for name, value in self.seconds},
+            "interrupted": self.interrupted,
+            "time_limit_s": self.time_limit_s,
+            "stopped_by": self.stopped_by,
+            "left_out": [asdict(each) for each in self.left_out],
+        }
+
+    def as_dict(self) -> dict[str, object]:
+        """Tasks, groups and totals as plain data for JSON."""
+        found: dict[str, object] = {"tasks": self.rows(), "groups": self.group_rows(), "totals": self.totals()}
+        if self.plan is not None:
+            found["refused_groups"] = {
+                "not_scheduled": [
+                    {"layers": list(refused.names), "reason": refused.reason} for refused in self.plan.unscheduled
+                ],
+                "by_reason": self.plan.num_refused(),
+            }
+        return found
+
+    def table(self) -> pd.DataFrame:
+        """One row per task, as a data frame."""
+        import pandas as pd
+
+        return pd.DataFrame(self.rows())
+
+    def build(self) -> object:
+        """Compile the module for its target.
+
+        Returns:
+            An executable for ``tvm.relax.VirtualMachine``.
+        """
+        from tvm_spm.deploy.runtime import build
+        from tvm_spm.lowering.target import target_of
+
+        return build(self.module, target_of(self.arch))
+
+    def draw(self, path: str | Path) -> None:
+        """Draw the layers, their groups and their cores into an ``.svg`` or ``.png`` file.
+
+        Raises:
+            SpmError: The network was tuned without fusion, or the file cannot be written or has another suffix.
+        """
+        from tvm_spm.report.plan_picture import draw_plan
+
+        if self.plan is None:
+            raise SpmError("nothing to draw: the network was tuned without fusion; leave out fusion=False")
+        title = f"{self.arch.name}: {self.cost.cycles:,} cycles, {self.unfused_cost.cycles:,} layer by layer"
+        draw_plan(self.plan.graph, self.plan.drawn_groups(), path, title=title)
+
+    def save(self, directory: str | Path) -> Path:
+        """Write ``result.json``, ``table.csv`` and, of a network tuned with fusion, ``plan.json`` into a directory.
+
+        Raises:
+            WorkdirError: The directory cannot be written.
+        """
+        path = Path(directory)
+        durable.make_directory(path)
+        durable.write_file(path / "result.json", json.dumps(self.as_dict(), indent=1).encode() + b"\n")
+        durable.write_file(path / "table.csv", self.table().to_csv(index=False).encode())
+        save_plan(path, self.plan_groups())
+        return path
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None else finite(value)
+
+
+def total_cost(parts: list[tuple[Cost, int]], arch: Arch) -> Cost:
+    """Costs of tasks that run one after the other, each as often as its count says."""
+    sums: Counter[str] = Counter()
+    energy = {name: 0.0 for name in Energy.__dataclass_fields__}
+    dram_bytes = [0, 0, 0, 0]
+    models = set()
+    for cost, count in parts:
+        for name in _SUMMED:
+            sums[name] += count * getattr(cost, name)
+        for name in energy:
+            energy[name] += count * getattr(cost.energy, name)
+        dram_bytes = [total + count * part for total, part in zip(dram_bytes, cost.dram_bytes, strict=True)]
+        models.add(cost.model)
+    peak = max(1, sums["cycles"]) * arch.peak_macs_per_cycle
+    return Cost(
+        **{name: sums[name] for name in _SUMMED},
+        energy=Energy(**energy),
+        model="+".join(sorted(models)),
+        utilization=sums["macs"] / peak,
+        dram_bytes=(dram_bytes[0], dram_bytes[1], dram_bytes[2], dram_bytes[3]),
+    )
+
+
+_SUMMED = (
+    "cycles", "macs", "compute_cycles", "noc_stall_cycles", "dma_stall_cycles", "overhead_cycles", "dma_busy_cycles",
+    "dram_unused_bytes",
+)  # fmt: skip

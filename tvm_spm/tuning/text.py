@@ -1,0 +1,224 @@
+"""The result of tuning a network as a table and a few lines, for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rich.table import Table
+
+from tvm_spm.cost import Cost
+from tvm_spm.terminal import console, one_line, printable
+from tvm_spm.tuning.result import TaskResult, TuningResult
+from tvm_spm.units import format_capacity, format_energy, format_seconds, format_si, ratio
+
+FOLDED = 22
+"""Characters that a column of text gets at least; what is longer goes on in the next line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        heading: Its first line.
+        justify: Text stands left, numbers stand right.
+        folds: Whether long text goes on in the next line; a number never does.
+        rank: Columns of the highest rank are left out first where the terminal is narrow; rank 0 always stays.
+    """
+
+    heading: str
+    justify: Literal["left", "right"] = "right"
+    folds: bool = False
+    rank: int = 0
+
+
+def choose_columns(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> list[int]:
+    """Indices of the columns that fit in so many characters, in their order."""
+    needed = []
+    for index, column in enumerate(columns):
+        longest = max(len(text) for text in (column.heading, *(row[index] for row in rows)))
+        needed.append(min(longest, FOLDED) if column.folds else longest)
+    shown = list(range(len(columns)))
+    # A column has a blank and a line at its left and a blank at its right; the table ends with a line.
+    while 1 + sum(needed[index] + 3 for index in shown) > width:
+        last = max(shown, key=lambda index: columns[index].rank)
+        if columns[last].rank == 0:
+            break
+        shown.remove(last)
+    return shown
+
+
+def print_result(result: TuningResult) -> None:
+    """Print the table of tasks, the sums over the network, and what was left out."""
+    rows = []
+    for task in result.tasks:
+        verdict = {True: "yes", False: "NO", None: "not run"}[task.verified]
+        rows.append(
+            (
+                one_line(task.task.name),
+                _count_text(result, task),
+                "vector unit" if task.mapping is None else task.mapping.brief(),
+                f"{task.cost.cycles:,}",
+                f"{task.cost.utilization:.0%}",
+                task.cost.bound_by,
+                format_energy(task.cost.energy_pj),
+                f"{task.cost.edp_pj_cycles:.3g}",
+                _gain_text(task.gain(result.objective)),
+                "network" if task.mapping is None else verdict,
+            )
+        )
+    if rows:
+        _print_table(f"{result.arch}", _COLUMNS, rows)
+    if result.groups:
+        _print_groups(result)
+    total, default = result.cost, result.default_cost
+    verdict = {True: "yes", False: "NO", None: "not finished"}[result.verified]
+    lines = [
+        f"network: {format_si(total.cycles, 'cycles')} "
+        f"({format_seconds(total.cycles / result.arch.clock_hz)} at {format_si(result.arch.clock_hz, 'Hz')}), "
+        f"{format_energy(total.energy_pj)}, EDP {total.edp_pj_cycles:.4g} pJ x cycles, "
+        f"utilization {total.utilization:.0%}",
+        f"against the default mappings: {_against_text(total, default)}",
+        f"fusion: {_fusion_text(result)}",
+        f"verified against the untuned module: {verdict}",
+    ]
+    if result.verification is not None:
+        lines.append(f"  whole network: {result.verification}")
+    lines += [f"  {task.task.name}: {task.verification}" for task in result.tasks if task.verified is False]
+    lines += [f"  {' > '.join(g.names)}: {g.verification}" for g in result.groups if g.verified is False]
+    if result.plan is not None:
+        lines += [f"not fused: {' > '.join(r.names)}: {r.reason}" for r in result.plan.unscheduled]
+        counts = [f"{count:,} by {kind}" for kind, count in result.plan.num_refused().items()]
+        lines += [f"groups that do not fit or cannot run: {', '.join(counts)}"] if counts else []
+    lines += [
+        f"failed measurements: {task.task.name}: {len(task.failures)} of {task.num_trials} trials, the last with: "
+        f"{task.failures[-1]}"
+        for task in result.tasks
+        if task.failures
+    ]
+    lines += [f"left on the host: {call.name}: {call.reason}" for call in result.host_calls]
+    lines += _stopped_lines(result)
+    lines.append("seconds: " + ", ".join(f"{name} {value:.1f}" for name, value in result.seconds))
+    console().print("\n".join(one_line(line) for line in lines), soft_wrap=True)
+
+
+def _gain_text(gain: float | None) -> str:
+    return "?" if gain is None else f"{gain:.2f}x"
+
+
+def _against_text(total: Cost, default: Cost | None) -> str:
+    if default is None:
+        return "unknown, one of them could not be measured"
+    return (
+        f"{ratio(default.cycles, total.cycles):.2f}x faster, "
+        f"{ratio(default.energy_pj, total.energy_pj):.2f}x less energy, "
+        f"{ratio(default.edp_pj_cycles, total.edp_pj_cycles):.2f}x lower EDP"
+    )
+
+
+def _stopped_lines(result: TuningResult) -> list[str]:
+    """What ended the search early, and what was left out for it; nothing if it ended by itself."""
+    if result.stopped_by is None:
+        return []
+    limit = f" of {result.time_limit_s:g} s" if result.stopped_by == "time limit" else ""
+    trials = [each for each in result.left_out if each.what == "trials"]
+    parts = []
+    if trials:
+        done, asked = sum(each.num_done for each in trials), sum(each.num_asked for each in trials)
+        tasks = f"{len(trials)} task{'' if len(trials) == 1 else 's'}"
+        parts.append(f"{asked - done:,} of {asked:,} trials of {tasks}")
+    for each in result.left_out:
+        if each.what != "trials":
+            parts.append(f"{each.num_asked - each.num_done:,} of {each.num_asked:,} {each.what}")
+    return [f"the search was ended by {'a ' if limit else ''}{result.stopped_by}{limit}; left out: {', '.join(parts)}"]
+
+
+def _count_text(result: TuningResult, task: TaskResult) -> str:
+    """Occurrences, and how many of them run alone where some are in groups."""
+    alone = result.count_alone(task)
+    return str(task.task.count) if alone == task.task.count else f"{task.task.count} ({alone} alone)"
+
+
+def _print_groups(result: TuningResult) -> None:
+    rows = [
+        (
+            "\n> ".join(one_line(name) for name in group.names),
+            str(group.count),
+            str(group.mapping.num_cores),
+            group.tile,
+            group.overlap,
+            format_capacity(group.spm_bytes),
+            f"{group.recompute_share:.1%}",
+            f"{group.cost.cycles:,}",
+            f"{group.cost.utilization:.0%}",
+            format_energy(group.cost.energy_pj),
+            f"{group.gain(result.objective):.2f}x",
+            {True: "yes", False: "NO", None: "not run"}[group.verified],
+        )
+        for group in result.groups
+    ]
+    _print_table("layers that run as one", _GROUP_COLUMNS, rows)
+
+
+def _print_table(title: str, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    """A table as wide as the terminal; what it leaves out there stands under it."""
+    out = console()
+    shown = choose_columns(columns, rows, out.width)
+    table = Table(title=title, title_justify="left")
+    for index in shown:
+        column = columns[index]
+        table.add_column(column.heading, justify=column.justify, overflow="fold", no_wrap=not column.folds)
+    for row in rows:
+        table.add_row(*(printable(row[index]) for index in shown))
+    out.print(table)
+    hidden = [column.heading for index, column in enumerate(columns) if index not in shown]
+    if hidden:
+        out.print(f"in a wider terminal and with --json also: {', '.join(hidden)}")
+
+
+def _fusion_text(result: TuningResult) -> str:
+    if not result.groups:
+        return "every layer runs alone"
+    total, unfused = result.cost, result.unfused_cost
+    num_groups = sum(group.count for group in result.groups)
+    fused = sum(group.count * len(group.names) for group in result.groups)
+    before, after = sum(unfused.dram_bytes), sum(total.dram_bytes)
+    latency, energy, edp = (
+        ratio(getattr(unfused, name), getattr(total, name)) for name in ("cycles", "energy_pj", "edp_pj_cycles")
+    )
+    return (
+        f"{fused} layers in {num_groups} group{'' if num_groups == 1 else 's'}; against layer by layer "
+        f"{latency:.2f}x faster, {energy:.2f}x less energy, "
+        f"{edp:.2f}x lower EDP, {ratio(after, before) - 1:+.0%} DRAM bytes"
+    )
+
+
+_GROUP_COLUMNS = (
+    Column(heading="layers", justify="left", folds=True),
+    Column(heading="count"),
+    Column(heading="cores"),
+    Column(heading="tile", justify="left"),
+    Column(heading="overlap", justify="left", folds=True, rank=1),
+    Column(heading="SPM", rank=3),
+    Column(heading="recomputed", rank=4),
+    Column(heading="cycles"),
+    Column(heading="util.", rank=2),
+    Column(heading="energy"),
+    Column(heading="gain"),
+    Column(heading="verified", justify="left"),
+)
+
+_COLUMNS = (
+    Column(heading="task", justify="left", folds=True),
+    Column(heading="count"),
+    Column(heading="mapping (DRAM order | SPM tile | PE rows x cols | RF tile)", justify="left", folds=True),
+    Column(heading="cycles"),
+    Column(heading="util.", rank=2),
+    Column(heading="bound by", justify="left", rank=3),
+    Column(heading="energy", rank=1),
+    Column(heading="EDP", rank=4),
+    Column(heading="gain"),
+    Column(heading="verified", justify="left"),
+)

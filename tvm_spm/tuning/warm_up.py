@@ -1,0 +1,165 @@
+"""The first run compiles: much of it in a second process, so that two cores share the wait.
+
+Compiled code is kept on disk (``jit``), so later runs only load it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from cost_model.batched.model import evaluate_batch, evaluate_rows
+from cost_model.fused import compiled as fused
+from cost_model.simulator import simulate_batch
+from cost_model.simulator.events import simulate_rows
+from tvm_spm import interrupt
+from tvm_spm.arch import load_arch
+from tvm_spm.exact import exact_search
+from tvm_spm.exact.join import join
+from tvm_spm.fusion.search import group_search
+from tvm_spm.graph import Layer, LayerGraph, Read, Tensor
+from tvm_spm.group import Group
+from tvm_spm.jit import is_on_disk
+from tvm_spm.space.mapspace import MapSpace
+from tvm_spm.workload import Workload
+
+NOTICE = "the first run compiles, for about two minutes on two cores; what it compiles is kept"
+
+
+def is_compiled() -> bool:
+    """Whether the code of an earlier run of the same sources is on disk."""
+    return all(is_on_disk(function) for function in (evaluate_rows, simulate_rows, join, fused.probe_tiles))
+
+
+class Compilation:
+    """Everything compiled code is needed for, in the order in which it is needed.
+
+    This process compiles the exact search; a second one the models, and then what prices fused groups, while this
+    one goes on with the search.
+    """
+
+    def __init__(self) -> None:
+        # From the folder this package is in: the cache belongs to that copy; the working directory may hold another.
+        # A session of its own, as Ctrl-C is for this process to answer; it ends when its input does, however we end.
+        self._other = subprocess.Popen(
+            [sys.executable, "-m", "tvm_spm.tuning.warm_up"], cwd=Path(__file__).parents[2], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+        interrupt.add_child(self._other.pid)
+
+    def __enter__(self) -> Compilation:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._other.poll() is None:
+            self._other.kill()
+        self._other.wait()
+        interrupt.forget_child(self._other.pid)
+        for stream in (self._other.stdin, self._other.stdout):
+            assert stream is not None
+            stream.close()
+
+    def finish_search(self, report: Callable[[str], None] = lambda text: None) -> None:
+        """Compile, or load, what a search of one layer calls.
+
+        Args:
+            report: Told when a part is ready.
+        """
+        _compile_exact(perfect=True)
+        report("exact search compiled")
+        assert self._other.stdout is not None
+        self._other.stdout.readline()
+        report("models compiled")
+
+    def finish_groups(self, should_stop: Callable[[], bool] = lambda: False) -> None:
+        """Wait for what a search of fused groups calls, or until there is no time for one.
+
+        Args:
+            should_stop: Asked while waiting.
+        """
+        while self._other.poll() is None and not should_stop():
+            try:
+                self._other.wait(timeout=POLL_S)
+            except subprocess.TimeoutExpired:
+                continue
+
+
+POLL_S = 0.1
+"""Seconds between two questions whether to go on waiting."""
+
+
+def load_search(*, perfect: bool, measures: bool) -> None:
+    """Compile, or load, what a search of one layer calls, so that nothing compiles later.
+
+    Args:
+        perfect: Only factors that divide.
+        measures: The simulator too.
+    """
+    _compile_exact(perfect=perfect)
+    if measures:
+        _compile_models()
+
+
+def _compile_exact(*, perfect: bool) -> None:
+    exact_search(_toy(), load_arch("edge-256"), perfect=perfect)
+
+
+def _compile_models() -> None:
+    workload, arch = _toy(), load_arch("edge-256")
+    space, rng = MapSpace(workload=workload, arch=arch), np.random.default_rng(0)
+    default = space.default_mapping()
+    assert default is not None
+    batch = space.sample(rng, 4)
+    space.check(space.cross(space.mutate(batch, rng), batch, rng))
+    evaluate_batch(workload, arch, batch)
+    simulate_batch(workload, arch, [default])
+
+
+def _compile_groups() -> None:
+    layer = _toy()
+    shape = (1, 4, 4, 4)
+    tensors = [Tensor(name="in", shape=shape, dtype="int16")]
+    tensors += [Tensor(name=f"weight{i}", shape=(4, 4, 3, 3), dtype="int16", is_constant=True) for i in range(2)]
+    tensors += [Tensor(name=f"out{i}", shape=shape, dtype="int16", producer=i) for i in range(2)]
+    loops = tuple(layer.dims.as_dict().items())
+    layers = tuple(
+        Layer(
+            name=f"layer{i}", output=3 + i, loops=loops, out_axes=layer.O.axes, workload=layer,
+            reads=(
+                Read(tensor=source, role="I", accesses=(layer.I.axes,)),
+                Read(tensor=1 + i, role="W", accesses=(layer.W.axes,)),
+            ),
+        )
+        for i, source in enumerate((0, 3))
+    )  # fmt: skip
+    group = Group(graph=LayerGraph(tensors=tuple(tensors), layers=layers, outputs=(4,)), first=0, stop=2)
+    group_search(group, load_arch("edge-256"))
+
+
+def _toy() -> Workload:
+    return Workload.conv2d(K=4, C=4, OY=4, OX=4, FY=3, FX=3, padding=1)
+
+
+def _end_with_input() -> None:
+    """End when nobody is left to read what this process compiles for."""
+    # Not through the stream: its lock, held by this thread, would be missing when the interpreter ends first.
+    while os.read(0, 1):
+        pass
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    threading.Thread(target=_end_with_input, daemon=True).start()
+    _compile_models()
+    sys.stdout.write("models\n")
+    sys.stdout.flush()
+    _compile_groups()

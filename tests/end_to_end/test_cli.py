@@ -227,7 +227,7 @@ def test_dynamic_shape(tmp_path: Path):
     result = json.loads(run("tune", path, "--shape", "x=2,3,12,12", *QUICK, "--json").stdout)
     assert result["tasks"][0]["dims"]["N"] == 2
     assert mistake("tune", path, "--shape", "x=2,three") == (
-        "--shape 'x=2,three': expected NAME=1,3,224,224 with whole numbers >= 1"
+        "--shape 'x=2,three': expected NAME=1,3,224,224 with whole numbers >= 1 of at most 18 digits"
     )
 
 

@@ -40,19 +40,15 @@ def plan(
     stop_after: int = 10**9,
     reports: list[None] | None = None,
 ) -> NetworkPlan:
-    """A plan where groups of ``too_long`` layers have no code, and the time is over after some questions for it."""
-    asked = [0]
-
-    def should_stop() -> bool:
-        asked[0] += 1
-        return asked[0] > stop_after
+    """A plan where groups of ``too_long`` layers have no code, and the time is over once some intervals were priced."""
+    reached = [] if reports is None else reports
 
     def why_not(ways: Sequence[FusedGroup]) -> list[str | None]:
         return ["too long" if len(way.group.layers) >= too_long else None for way in ways]
 
     return plan_network(
-        group.graph, ARCH, "edp", layers, known=known, why_not=why_not, should_stop=should_stop,
-        report=lambda: None if reports is None else reports.append(None),
+        group.graph, ARCH, "edp", layers, known=known, why_not=why_not,
+        should_stop=lambda: len(reached) > stop_after, report=lambda: reached.append(None),
     )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ Assumptions, and what follows from them:
 - Energy and traffic of every legal mapping equal those of a walk of its nest: they are products of trip counts (see
   ``reuse``).
 - One core has the DRAM channels for itself: its cycles equal those of the walk too, which is the simulator's rule.
-  Padding, edge tiles, fill, drain and both kinds of buffering are counted, not averaged (see ``analytical_time``).
+  Padding, edge tiles, fill, drain and both kinds of buffering are counted, not averaged (see ``analytical.time``).
 - Several cores: each is timed as if alone but for its first tiles, for which all cores queue; and the DRAM channels
   must serve all transfers. The larger of the two counts. Other waiting for a channel is left out, so the cycles are
   mostly too few (``tests/property/test_analytical.py`` bounds the error both ways on its cases).

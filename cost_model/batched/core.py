@@ -1,4 +1,4 @@
-"""Timeline of one core of one mapping (compiled; see ``analytical_time``).
+"""Timeline of one core of one mapping (compiled; see ``analytical.time``).
 
 Passes are counted like the steps of a pass. The indices of a loop are cut into runs of equal kind; what a pass depends
 on is a state of the loops that stand still: which are at edge tiles, how far reductions are, and, per operand, a code

@@ -1,4 +1,4 @@
-"""Cycles of the passes of one mapping, one per size of SPM tile (compiled; see ``analytical_time``).
+"""Cycles of the passes of one mapping, one per size of SPM tile (compiled; see ``analytical.time``).
 
 The steps of a pass are counted, not walked. Steps that stand next to each other differ by the loop that ticks between
 them; what else a step depends on is which outer loops are at a smaller edge tile (bits of a mask), and whether a

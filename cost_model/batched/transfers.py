@@ -1,4 +1,4 @@
-"""Distinct DRAM transfers of one core of one mapping, by code (compiled; see ``analytical_time``).
+"""Distinct DRAM transfers of one core of one mapping, by code (compiled; see ``analytical.time``).
 
 Tiles of one loop that are clipped alike share a kind. A code combines the kinds of all loops an operand depends on.
 """

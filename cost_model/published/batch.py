@@ -1,4 +1,4 @@
-"""``dmazerunner.py`` for many tilings at once: the same integers and the same float additions, compiled."""
+"""``model.py`` for many tilings at once: the same integers and the same float additions, compiled."""
 
 from __future__ import annotations
 

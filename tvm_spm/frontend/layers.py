@@ -24,7 +24,7 @@ class NetworkLayers:
     """A network as layers.
 
     Attributes:
-        graph: The layers, every branch in one piece: see ``layer_graph``.
+        graph: The layers, every branch in one piece: see ``graph``.
         bindings: Per layer, the variable of ``main`` that its call is bound to.
         node_of_layer: Per layer, its node in ``extraction.graph.nodes``.
         arguments: Per layer, the tensors that the call passes to the function, in order of its parameters.

@@ -6,9 +6,9 @@ A plan covers every layer by exactly one group and runs each group in one of its
 on the whole machine, so cycles and energy of a plan are the sums over its groups. Not in the space: other orders of the
 layers, groups that run side by side, layers computed in two groups.
 
-All sums and comparisons are in whole numbers (``fusion_table``); only reported energies are rounded, to the nearest
+All sums and comparisons are in whole numbers (``table``); only reported energies are rounded, to the nearest
 float. Latency and energy need one dynamic program over the intervals; least energy times delay, which is not a sum,
-needs a few (``fusion_hull`` has the proof).
+needs a few (``hull`` has the proof).
 """
 
 from __future__ import annotations

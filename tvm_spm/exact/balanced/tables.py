@@ -1,6 +1,6 @@
 """What every balanced cut of one dim comes to: its tiles, steps and pieces of PEs, counted once and looked up since.
 
-A balanced tile is the smallest for its number of pieces (see ``mapspace_tiles``). All that a mapping moves and computes
+A balanced tile is the smallest for its number of pieces (see ``space.tiles``). All that a mapping moves and computes
 is a product over dims of these counts, or over axes of sums that are linear in them.
 """
 

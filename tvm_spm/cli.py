@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import logging
+import os
 import sys
 from enum import Enum
 from pathlib import Path
@@ -69,7 +71,7 @@ ConstraintOption = Annotated[
     list[str] | None, typer.Option("--constraint", help="Such as SPM.K=32, rows=OY, strict:OY|OX; may be repeated.")
 ]
 DataflowOption = Annotated[
-    str | None, typer.Option(help="OS, WS, RS or MC: unroll just these two loops; OS:replicated unrolls others too.")
+    str | None, typer.Option(help="OS, WS, RS or TPU: unroll just these two loops; OS:replicated unrolls others too.")
 ]
 TraceOption = Annotated[Path | None, typer.Option(help="Write a timeline that Perfetto and chrome://tracing open.")]
 PlotOption = Annotated[Path | None, typer.Option(help="Draw the first tiles and the SPM occupancy: .svg or .png.")]
@@ -310,6 +312,13 @@ def main() -> None:
     except SpmError as error:
         print(printable(f"tvm-spm: {error}"), file=sys.stderr)  # noqa: T201 (the command line's own output)
         raise SystemExit(1 if isinstance(error, NoMappingError) else 2) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT) or error.filename is not None:
+            raise
+        print(f"tvm-spm: the result cannot be written to stdout: {error.strerror}", file=sys.stderr)  # noqa: T201
+        # What is still buffered would fail once more when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise SystemExit(2) from None
 
 
 def _search(
@@ -391,7 +400,13 @@ def _write_timeline(workload: Workload, arch: Arch, mapping: Mapping, trace: Pat
 
 def _search_text(workload: Workload, target: str, result: SearchResult) -> str:
     gain = ratio(result.default_cost.objective(result.objective), result.cost.objective(result.objective))
-    return f"{workload} on {target}\n\n{result}\n{gain:.2f}x better {result.objective} than the default mapping"
+    against = f"{gain:.2f}x better {result.objective} than the default mapping"
+    if gain < 1:
+        against = (
+            f"{1 / gain:.2f}x worse {result.objective} than the default mapping, which is outside of the space "
+            "searched: its factors need not divide, nor keep to constraints; --searcher evolutionary tries such"
+        )
+    return f"{workload} on {target}\n\n{result}\n{against}"
 
 
 def _parse_shape(text: str) -> tuple[str, tuple[int, ...]]:

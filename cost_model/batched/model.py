@@ -97,7 +97,7 @@ def _scratch(workload: Workload, arch: Arch) -> Scratch:
 
 @lean
 def _contended_cycles(problem: Problem, nest: Nest, scratch: Scratch) -> int:
-    """Cycles until the last core is done, from all kinds of cores: see ``analytical.contended_cycles``."""
+    """Cycles until the last core is done, from all kinds of cores: see ``analytical.model.contended_cycles``."""
     places = scratch.places
     first, extent, low, high, at, times = places[0], places[1], places[2], places[3], places[4], places[5]
     # the cores of a dim in [low, high) are alike, the others are kinds of their own

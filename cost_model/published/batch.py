@@ -203,7 +203,7 @@ def _reuse_classes(
 def spm_pass_cycles(
     noc: NDArray[np.int64], rf_pass: int, stall: int, num_passes: int, reused: int, reuse: int, kept: int
 ) -> int:
-    """As ``dmazerunner._spm_pass_cycles``: one operand has ``reuse``, the others 1; partial sums wait ``stall``."""
+    """As ``model._spm_pass_cycles``: one operand has ``reuse``, the others 1; partial sums wait ``stall``."""
     every, rare = 0, 0
     for operand in range(3):
         if operand != kept:
@@ -297,7 +297,7 @@ def dram_pj(
 def layer_cycles(
     scratch: Scratch, num_passes: int, moved: int, visits: int, spm_cycles: int, keep_first: int, keep_last: int
 ) -> int:
-    """As ``dmazerunner._layer_cycles``; ``moved`` is the operand with reuse at DRAM, fetched ``visits`` times."""
+    """As ``model._layer_cycles``; ``moved`` is the operand with reuse at DRAM, fetched ``visits`` times."""
     every_pass = 2 * scratch.dma[O] + scratch.dma[I] + scratch.dma[W]
     if moved == NO_OPERAND:
         return max(every_pass, spm_cycles) * num_passes

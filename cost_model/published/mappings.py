@@ -199,7 +199,7 @@ def order_with_reuse(nest: PublishedNest, factors: dict[str, int], reuse: PerOpe
     Args:
         nest: Says which operand depends on which loop.
         factors: Of the level; those of 1 left out.
-        reuse: One of ``dmazerunner.reuse_vectors``.
+        reuse: One of ``model.reuse_vectors``.
     """
     loops = sorted((name for name in DIM_NAMES if name in factors), key=lambda name: name in REDUCTION_DIMS)
     needed = {o: [name for name in loops if nest.depends(o, nest.dims.index(name))] for o in Operand}

@@ -1,7 +1,7 @@
 """The published execution model of Dave et al., reproduced to the last digit, including what is wrong with it.
 
-It exists so that the tables of the paper can be reproduced; ``analytical.py`` is the model to optimise with. Known
-errors of the published model, kept on purpose:
+It exists so that the tables of the paper can be reproduced; ``analytical/model.py`` is the model to optimise with.
+Known errors of the published model, kept on purpose:
 
 - No fill and no drain: the first load and the last store cost nothing.
 - DMA counts a row as contiguous only if the tile spans the padded row, also where a stride never touches the last

@@ -417,3 +417,17 @@ def test_a_relay_text_with_its_weights(tmp_path: Path):
     assert "parameter 'w': given float32 (3, 3, 4, 3), declared float32 (3, 3, 3, 4)" in mistake(
         "tune", str(model), "--params", str(params)
     )
+
+
+def test_a_result_that_stdout_does_not_take_is_one_sentence():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command("archs", "edge-256"), stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "tvm-spm: the result cannot be written to stdout: No space left on device\n"
+
+
+def test_a_perfect_mapping_worse_than_the_default_says_so():
+    shown = run(
+        "search", "conv2d", "--K", "7", "--C", "13", "--OY", "17", "--OX", "19", "--FY", "5", "--FX", "3"
+    ).stdout
+    assert "worse edp than the default mapping, which is outside of the space searched" in " ".join(shown.split())

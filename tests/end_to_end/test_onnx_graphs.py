@@ -224,6 +224,14 @@ def test_statistics_that_tvm_gets_wrong_are_refused(name):
         load_model(model_of([normalising], {"x": (2, 8)}, outputs, used, opset))
 
 
+def test_a_dropout_in_training_is_refused():
+    nodes = [node("Dropout", ["x", "ratio", "training"], ["y"], name="drop")]
+    constants = {"ratio": np.float32(0.5), "training": np.array(True)}
+    with pytest.raises(ModelError, match=r"'drop' \(operator Dropout\) drops at random, as in training"):
+        load_model(model_of(nodes, {"x": (2, 8)}, {"y": FLOAT}, constants))
+    load_model(model_of(nodes, {"x": (2, 8)}, {"y": FLOAT}, {**constants, "training": np.array(False)}))
+
+
 UNDEFINED = {
     "use before definition": [node("Relu", ["a"], ["y"]), node("Exp", ["x"], ["a"])],
     "no definition": [node("Relu", ["a"], ["y"])],

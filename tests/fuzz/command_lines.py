@@ -112,7 +112,7 @@ def _words(random: Random) -> list[str]:
         random.choice(([], ["--objective", random.choice(("edp", "energy", "latency"))])),
         random.choice(([], ["--dtype", random.choice(DTYPES)])),
         random.choice(([], [], ["--constraint", random.choice(CONSTRAINTS)])),
-        random.choice(([], [], ["--dataflow", random.choice(("OS", "WS", "RS", "MC", "OS:replicated"))])),
+        random.choice(([], [], ["--dataflow", random.choice(("OS", "WS", "RS", "TPU", "MC", "OS:replicated"))])),
         random.choice(([], [], ["--searcher", random.choice(("random", "evolutionary")), "--trials", "50"])),
         random.choice(([], [], [], ["--model", "simulator", "--trials", "2"])),
         random.choice(([], ["--seed", random.choice(SMALL)])),

@@ -86,6 +86,14 @@ def test_compare_knows_infinities_and_nan():
     assert outcome.first_difference.index == (1,)
 
 
+def test_compare_says_how_many_elements_are_not_finite():
+    outputs = [np.array([1.0, np.nan, np.inf], dtype="float32")]
+    found = compare(outputs, outputs)
+    assert (found.passed, found.num_not_finite, found.num_elems) == (True, 2, 3)
+    assert str(found).endswith("; 2 of 3 elements are not finite, in both alike")
+    assert found.as_dict()["num_not_finite"] == 2
+
+
 def test_compare_allows_the_roundings_it_is_told():
     # 4 roundings at a largest value of 8: 4 * 2**-23 * 8 = 2**-18.
     want = np.array([8.0, 1.0], "float32")

@@ -156,7 +156,7 @@ class GroupScheduler:
         if isinstance(made.scheduled, str):
             return made.scheduled
         verification = self._verification(made.plain, made.scheduled)
-        return None if verification.passed else f"its code does not compute the same: {verification}"
+        return None if verification.passed else verification.refusal
 
     def _verification(self, plain: tvm.tirx.PrimFunc, scheduled: tvm.tirx.PrimFunc) -> Verification:
         """The comparison of a group's code with the plain one, made once for equal code."""

@@ -112,7 +112,7 @@ def schedule_network(
             if found.passed:
                 verifications[index] = found
             else:
-                refused[index] = f"its code does not compute the same: {found}"
+                refused[index] = found.refusal
             progress.step(f"verify {extraction.graph.tasks[index].name}")
         for name, index in extraction.functions:
             if index in refused and name in fused.names_alone:

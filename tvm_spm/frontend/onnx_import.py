@@ -85,17 +85,27 @@ def import_onnx(model: onnx.ModelProto, *, shapes: Shapes, origin: str, max_memo
     return mod
 
 
+def _is_true(init: onnx.TensorProto) -> bool:
+    return init.data_type == onnx.TensorProto.BOOL and bool(onnx.numpy_helper.to_array(init).any())
+
+
 def _refuse_statistics(model: onnx.ModelProto, origin: str) -> None:
-    """TVM imports a normalisation in training as one in inference, and gives its statistics other shapes or numbers.
+    """TVM imports a normalisation or dropout in training as one in inference, and gives statistics other shapes.
 
     Raises:
         ModelError: A node is one in training, or its statistics are used; names it.
     """
+    truths = {init.name for init in model.graph.initializer if _is_true(init)}
     opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
     used = {name for node in model.graph.node for name in node.input} | {out.name for out in model.graph.output}
     for node in model.graph.node:
         extra = [name for name in node.output[1:] if name]
         trains = any(attr.name == "training_mode" and attr.i for attr in node.attribute) or (opset < 14 and extra)
+        if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2] in truths:
+            raise ModelError(
+                f"{origin}: cannot import: {_describe(node)} drops at random, as in training; "
+                "export the model for inference"
+            )
         if node.op_type == "BatchNormalization" and trains:
             raise ModelError(
                 f"{origin}: cannot import: {_describe(node)} normalises by its batch, as in training; "

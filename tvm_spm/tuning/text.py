@@ -75,15 +75,18 @@ def print_result(result: TuningResult) -> None:
         _print_groups(result)
     total, default = result.cost, result.default_cost
     verdict = {True: "yes", False: "NO", None: "not finished"}[result.verified]
-    lines = [
-        f"network: {format_si(total.cycles, 'cycles')} "
-        f"({format_seconds(total.cycles / result.arch.clock_hz)} at {format_si(result.arch.clock_hz, 'Hz')}), "
-        f"{format_energy(total.energy_pj)}, EDP {total.edp_pj_cycles:.4g} pJ x cycles, "
-        f"utilization {total.utilization:.0%}",
-        f"against the default mappings: {_against_text(total, default)}",
-        f"fusion: {_fusion_text(result)}",
-        f"verified against the untuned module: {verdict}",
-    ]
+    if total.cycles == 0:
+        lines = ["network: no layer runs on the accelerator"]
+    else:
+        lines = [
+            f"network: {format_si(total.cycles, 'cycles')} "
+            f"({format_seconds(total.cycles / result.arch.clock_hz)} at {format_si(result.arch.clock_hz, 'Hz')}), "
+            f"{format_energy(total.energy_pj)}, EDP {total.edp_pj_cycles:.4g} pJ x cycles, "
+            f"utilization {total.utilization:.0%}",
+            f"against the default mappings: {_against_text(total, default)}",
+            f"fusion: {_fusion_text(result)}",
+        ]
+    lines.append(f"verified against the untuned module: {verdict}")
     if result.verification is not None:
         lines.append(f"  whole network: {result.verification}")
     lines += [f"  {task.task.name}: {task.verification}" for task in result.tasks if task.verified is False]

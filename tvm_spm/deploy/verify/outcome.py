@@ -45,6 +45,8 @@ class Verification:
         first_difference: The first element, in storage order, that is not within tolerance.
         reason: Why nothing could be compared: the code cannot be compiled, or crashed.
         layer: Of a network, the first layer that computes something else; None if unknown.
+        num_elems: Elements of all outputs.
+        num_not_finite: Of them, those for which the reference has an infinity or no number; the code must too.
     """
 
     passed: bool
@@ -53,11 +55,18 @@ class Verification:
     first_difference: Difference | None = None
     reason: str | None = None
     layer: str | None = None
+    num_elems: int = 0
+    num_not_finite: int = 0
 
     @classmethod
     def failed(cls, reason: str) -> Verification:
         """Nothing could be compared."""
         return cls(passed=False, max_abs_error=float("inf"), tolerance=0.0, reason=reason)
+
+    @property
+    def refusal(self) -> str:
+        """Why code is not used: it could not be compared, or it computes something else."""
+        return self.reason if self.reason is not None else f"its code does not compute the same: {self}"
 
     def as_dict(self) -> dict[str, object]:
         """Plain data for JSON, which has no infinity."""
@@ -68,6 +77,7 @@ class Verification:
             "first_difference": None if self.first_difference is None else str(self.first_difference),
             "first_differing_layer": self.layer,
             "reason": self.reason,
+            "num_not_finite": self.num_not_finite,
         }
 
     def __str__(self) -> str:
@@ -75,7 +85,10 @@ class Verification:
         if self.reason is not None:
             return f"{self.reason}{where}"
         if self.first_difference is None:
-            return f"equal within {self.tolerance:.3g} (largest difference {self.max_abs_error:.3g})"
+            alike = ""
+            if self.num_not_finite:
+                alike = f"; {self.num_not_finite:,} of {self.num_elems:,} elements are not finite, in both alike"
+            return f"equal within {self.tolerance:.3g} (largest difference {self.max_abs_error:.3g}){alike}"
         return (
             f"{self.first_difference}; tolerance {self.tolerance:.3g}, "
             f"largest difference {self.max_abs_error:.3g}{where}"
@@ -104,10 +117,11 @@ def compare(
         raise ModelError(
             f"outputs have shapes {[a.shape for a in actual]}, the reference has {[e.shape for e in expected]}"
         )
-    largest, allowed, first = 0.0, 0.0, None
+    largest, allowed, first, num_not_finite = 0.0, 0.0, None, 0
     for position, (want, got) in enumerate(zip(expected, actual, strict=True)):
         tolerance = np.float64(_tolerance(want, num_roundings)) if tolerances is None else tolerances[position]
         error = abs_error(want, got)
+        num_not_finite += int(want.size - np.isfinite(want.astype(np.float64)).sum())
         largest = max(largest, float(error.max(initial=0.0)))
         allowed = max(allowed, float(np.max(tolerance, initial=0.0)))
         wrong = error > tolerance
@@ -116,7 +130,10 @@ def compare(
             first = Difference(
                 output=position, index=tuple(int(i) for i in at), expected=float(want[at]), actual=float(got[at])
             )
-    return Verification(passed=first is None, max_abs_error=largest, tolerance=allowed, first_difference=first)
+    return Verification(
+        passed=first is None, max_abs_error=largest, tolerance=allowed, first_difference=first,
+        num_elems=sum(array.size for array in expected), num_not_finite=num_not_finite,
+    )  # fmt: skip
 
 
 def is_float(dtype: str) -> bool:

@@ -224,6 +224,17 @@ def test_statistics_that_tvm_gets_wrong_are_refused(name):
         load_model(model_of([normalising], {"x": (2, 8)}, outputs, used, opset))
 
 
+@pytest.mark.parametrize(
+    ("attributes", "shape"),
+    [({"group": 3}, (6, 4, 3, 3)), ({"group": 32768}, (6, 4, 3, 3)), ({}, (6, 3, 3, 3)), ({"group": 2}, (5, 2, 3, 3)),
+     ({"kernel_shape": [1, 3]}, (6, 4, 3, 3))],
+)  # fmt: skip
+def test_a_convolution_whose_weights_do_not_suit_its_input_is_refused(attributes, shape):
+    nodes = [node("Conv", ["x", "w"], ["y"], **attributes)]
+    with pytest.raises(ModelError, match=r"'y' \(operator Conv\): weights .* do not suit 4 input channels"):
+        load_model(model_of(nodes, {"x": (1, 4, 8, 8)}, {"y": FLOAT}, {"w": weights(*shape)}))
+
+
 def test_a_dropout_in_training_is_refused():
     nodes = [node("Dropout", ["x", "ratio", "training"], ["y"], name="drop")]
     constants = {"ratio": np.float32(0.5), "training": np.array(True)}

@@ -37,8 +37,13 @@ def infer_shapes(skeleton: onnx.ModelProto, origin: str, *, max_memory_bytes: in
     values = [*found.graph.input, *found.graph.value_info, *found.graph.output]
     needed = tensors_bytes(skeleton.graph.initializer, origin) + sum(value_bytes(value) for value in values)
     require_memory(needed, max_memory_bytes, origin, "tensors")
-    shapes = {value.name: _known_shape(value) for value in values}
-    return {name: shape for name, shape in shapes.items() if shape is not None}
+    inferred = {value.name: _known_shape(value) for value in values}
+    shapes = {name: shape for name, shape in inferred.items() if shape is not None}
+    constants = {constant.name: tuple(constant.dims) for constant in skeleton.graph.initializer}
+    for node in skeleton.graph.node:
+        if node.op_type == "Conv" and node.domain in ("", "ai.onnx"):
+            _refuse_weights(node, {**constants, **shapes}, origin)
+    return shapes
 
 
 def checked_skeleton(model: onnx.ModelProto, origin: str) -> onnx.ModelProto:
@@ -113,6 +118,20 @@ def _refuse_missing_inputs(skeleton: onnx.ModelProto, origin: str) -> None:
                     f"{origin}: cannot import: not a valid ONNX model: node {node.name!r} (operator {node.op_type}): "
                     f"its input {takes.name!r} must not be left out"
                 )
+
+
+def _refuse_weights(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]], origin: str) -> None:
+    """ONNX infers the output of a convolution without asking whether its weights suit the input."""
+    image, weight = (shapes.get(name, ()) for name in node.input[:2])
+    if len(image) < 3 or len(weight) != len(image):
+        return
+    group = next((attr.i for attr in node.attribute if attr.name == "group"), 1)
+    kernel = next((tuple(attr.ints) for attr in node.attribute if attr.name == "kernel_shape"), weight[2:])
+    if group < 1 or image[1] != weight[1] * group or weight[0] % group or kernel != weight[2:]:
+        raise ModelError(
+            f"{origin}: cannot import: not a valid ONNX model: node {node.name!r} (operator Conv): weights "
+            f"{list(weight)} in {group} groups with kernel {list(kernel)} do not suit {image[1]} input channels"
+        )
 
 
 def _without_declared(skeleton: onnx.ModelProto) -> onnx.ModelProto:

@@ -113,7 +113,7 @@ def tune_workload(
             the best mapping with perfect factors.
         constraints: What every mapping must keep to.
         memory: Answers of earlier runs, which are not measured again, and keeper of the new ones. It changes nothing in
-            the path of the search; only the best of all that is known is the result.
+            the path of the search; only the best mapping measured by then is the result.
         executor: Runs measurements; in this process if None.
         measurer: Says how long a mapping takes; the simulator if None.
         program_of: The scheduled code of a mapping, for a measurer that runs code.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from tvm_spm.arch import Arch
 from tvm_spm.mapping import Mapping
+from tvm_spm.objective import Objective
 from tvm_spm.workload import VectorWork, Workload
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class Cost:
 
     def objective(self, name: str) -> float:
         """``edp``, ``energy`` or ``latency`` as one number, smaller is better."""
-        return {"edp": self.edp_pj_cycles, "energy": self.energy_pj, "latency": float(self.cycles)}[name]
+        return Objective.of(name).value_of(self.cycles, self.energy_pj)
 
     def __str__(self) -> str:
         return (

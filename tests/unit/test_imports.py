@@ -36,7 +36,7 @@ ROOMS = (
     ("tvm_spm.arch", "tvm_spm.rejection"),
     ("tvm_spm.workload",),
     # base
-    ("tvm_spm.arguments", "tvm_spm.durable", "tvm_spm.input_file", "tvm_spm.progress"),
+    ("tvm_spm.arguments", "tvm_spm.durable", "tvm_spm.input_file", "tvm_spm.objective", "tvm_spm.progress"),
     ("tvm_spm.errors", "tvm_spm.interrupt", "tvm_spm.jit", "tvm_spm.terminal", "tvm_spm.transfer", "tvm_spm.units"),
 )
 
@@ -44,7 +44,7 @@ ROOMS = (
 INSIDE = {
     "cost_model": (
         ("attention",), ("fused",), ("analytical", "batched", "learned", "simulator"),
-        ("arrays", "bounds", "features", "published", "reuse", "transfer", "vector"),
+        ("arrays", "bounds", "features", "objective", "published", "reuse", "transfer", "vector"),
     ),
     "schedules": (("group",), ("attention", "host", "layer")),
     "tvm_spm.exact": (
@@ -62,7 +62,7 @@ INSIDE = {
     ),
     "tvm_spm.space": (
         ("mapspace",), ("rows",), ("conflict", "count", "default", "repair"), ("knobs",),
-        ("constraints_batch", "legality_batch"),
+        ("case", "constraints_batch", "legality_batch"),
         ("constraints", "countable", "estimate", "legality", "mapping_batch", "tiles"),
     ),
     "tvm_spm.lowering": (("target",), ("tiles",), ("double",), ("partial",), ("blocks", "host", "root_block")),

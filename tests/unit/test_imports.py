@@ -165,12 +165,14 @@ def test_heavy_imports_stay_in_their_room(module: str):
         assert "cost_model" not in top
 
 
-def test_published_models_are_for_papers_and_the_door():
+@pytest.mark.parametrize(
+    ("corner", "users"),
+    [("cost_model.published", ("tvm_spm.reproduce", "tvm_spm.tuner")), ("tvm_spm.reproduce", ("tvm_spm.cli",))],
+)
+def test_what_reproduces_papers_stays_in_its_corner(corner: str, users: tuple[str, ...]):
     for module in MODULES:
-        if any(covers("cost_model.published", name) for name in imports_of(module)):
-            assert any(
-                covers(entry, module) for entry in ("cost_model.published", "tvm_spm.reproduce", "tvm_spm.tuner")
-            ), module
+        if any(covers(corner, name) for name in imports_of(module)):
+            assert any(covers(user, module) for user in (corner, *users)), module
 
 
 def test_import_loads_no_tvm_numba_or_xgboost():

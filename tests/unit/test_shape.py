@@ -1,0 +1,119 @@
+"""How long a signature may be: what belongs together travels as one value with a name."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("tvm_spm", "schedules", "cost_model")
+
+MOST_PARAMETERS = 8
+
+# The public interface, whose keyword arguments are kept.
+PUBLIC = {
+    "tvm_spm.tuner.search",
+    "tvm_spm.tuner.tune",
+    "tvm_spm.workload.Workload.conv2d",
+}
+
+# Still too long. Names leave this list and never enter it.
+TOO_LONG = {
+    "cost_model.fused.compiled.choose_inners",
+    "cost_model.fused.compiled.probe_tiles",
+    "cost_model.fused.compiled.run_timeline",
+    "cost_model.fused.inner._estimate",
+    "cost_model.fused.inner._grow",
+    "cost_model.fused.inner._list_unrollings",
+    "cost_model.fused.inner.choose_inner",
+    "cost_model.fused.probe.probe_shares",
+    "cost_model.fused.timeline._compute",
+    "cost_model.fused.timeline.run_cores",
+    "cost_model.fused.walk._store",
+    "cost_model.simulator.events._simulate",
+    "schedules.layer.executed.Code._check_axis",
+    "tvm_spm.cli._search",
+    "tvm_spm.deploy.network.schedule_network",
+    "tvm_spm.exact.array_tiles.list_arrays",
+    "tvm_spm.exact.balanced.array_list._bound_rest",
+    "tvm_spm.exact.balanced.array_list._list_unrolling",
+    "tvm_spm.exact.balanced.arrays.bound_array",
+    "tvm_spm.exact.balanced.join._list_candidate",
+    "tvm_spm.exact.balanced.join._list_order",
+    "tvm_spm.exact.balanced.join.join",
+    "tvm_spm.exact.balanced.join.list_mappings",
+    "tvm_spm.exact.contention.contended_cycles",
+    "tvm_spm.exact.finish._fill_times",
+    "tvm_spm.exact.finish._try_tables",
+    "tvm_spm.exact.finish.finish",
+    "tvm_spm.exact.join.join",
+    "tvm_spm.exact.search.exact_search",
+    "tvm_spm.exact.timeline._emit",
+    "tvm_spm.exact.timeline.fill_table",
+    "tvm_spm.exact.timeline.tensor_cycles",
+    "tvm_spm.fusion.front._merge",
+    "tvm_spm.fusion.network.plan_network",
+    "tvm_spm.tuning.network._tune_tasks",
+    "tvm_spm.tuning.task.screen_workload",
+    "tvm_spm.tuning.task.tune_workload",
+    "tvm_spm.workload._input_axis",
+}
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def functions(node: ast.AST, name: str) -> list[tuple[str, Function]]:
+    """All functions in a file with the names they go by, those inside others included."""
+    found: list[tuple[str, Function]] = []
+    for child in ast.iter_child_nodes(node):
+        own = f"{name}.{child.name}" if isinstance(child, Function | ast.ClassDef) else name
+        if isinstance(child, Function):
+            found.append((own, child))
+        found += functions(child, own)
+    return found
+
+
+def num_parameters(function: Function) -> int:
+    arguments = function.args
+    named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+    return len(named) - (bool(named) and named[0].arg in ("self", "cls"))
+
+
+def is_command(function: Function) -> bool:
+    """Whether typer reads the options of the command line off it."""
+    called = [each.func if isinstance(each, ast.Call) else each for each in function.decorator_list]
+    return any(isinstance(each, ast.Attribute) and each.attr in ("command", "callback") for each in called)
+
+
+def long_signatures() -> set[str]:
+    found = set()
+    for package in PACKAGES:
+        for path in (ROOT / package).rglob("*.py"):
+            module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+            for name, function in functions(ast.parse(path.read_text(encoding="utf-8")), module):
+                if num_parameters(function) > MOST_PARAMETERS and not is_command(function):
+                    found.add(name)
+    return found
+
+
+def test_no_function_takes_more_than_eight_parameters():
+    found = long_signatures()
+    assert found - PUBLIC - TOO_LONG == set()
+    assert (PUBLIC | TOO_LONG) - found == set(), "no longer too long: take it off the list"
+
+
+def test_a_long_signature_is_seen_wherever_it_stands():
+    text = """
+class Noun:
+    def method(self, a, b, *, c, d): ...
+    @classmethod
+    def made(cls, a, b): ...
+def outer(a, /, b, *rest, c, **options):
+    async def inner(x): ...
+@app.command("x")
+def typed(a): ...
+"""
+    found = dict(functions(ast.parse(text), "m"))
+    counts = {name: num_parameters(function) for name, function in found.items()}
+    assert counts == {"m.Noun.method": 4, "m.Noun.made": 2, "m.outer": 3, "m.outer.inner": 1, "m.typed": 1}
+    assert [name for name, function in found.items() if is_command(function)] == ["m.typed"]

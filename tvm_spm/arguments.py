@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from collections.abc import Mapping as StringMapping
 
 from tvm_spm.errors import SpmError, did_you_mean
+from tvm_spm.objective import Objective
 from tvm_spm.units import shown
 
 MOST = 2**31 - 1
@@ -32,6 +33,16 @@ def check_choice(what: str, value: object, choices: tuple[str, ...]) -> None:
         raise SpmError(f"{what} = {_shown(value)}: must be text; {did_you_mean('', choices)}")
     if value not in choices:
         raise SpmError(f"unknown {what} {shown(value)}: {did_you_mean(value, choices)}")
+
+
+def objective_of(value: object) -> Objective:
+    """What a text, or the objective itself, says to minimise.
+
+    Raises:
+        SpmError: Suggests the nearest objective.
+    """
+    check_choice("objective", value, tuple(each.value for each in Objective))
+    return Objective(value)
 
 
 def check_count(what: str, value: object, *, at_least: int) -> None:

@@ -24,7 +24,7 @@ from tvm_spm.space.constraints import Constraints
 from tvm_spm.space.constraints import dataflow as dataflow_constraints
 from tvm_spm.terminal import EscapedFormatter, console, one_line, printable
 from tvm_spm.tuning.text import print_result
-from tvm_spm.units import parse_whole, ratio, shown
+from tvm_spm.units import parse_whole, shown
 from tvm_spm.workload import Workload
 
 if TYPE_CHECKING:
@@ -399,7 +399,7 @@ def _write_timeline(workload: Workload, arch: Arch, mapping: Mapping, trace: Pat
 
 
 def _search_text(workload: Workload, target: str, result: SearchResult) -> str:
-    gain = ratio(result.default_cost.objective(result.objective), result.cost.objective(result.objective))
+    gain = 1.0 if result.gain is None else result.gain
     against = f"{gain:.2f}x better {result.objective} than the default mapping"
     if gain < 1:
         against = (

@@ -24,15 +24,18 @@ from tvm_spm.arguments import (
     check_seconds,
     check_shapes,
     check_type,
+    objective_of,
 )
-from tvm_spm.cost import OBJECTIVES, Cost, CostModel
+from tvm_spm.cost import Cost, CostModel
 from tvm_spm.errors import MappingError, SpmError
 from tvm_spm.exact import exact_search
 from tvm_spm.interrupt import StopRequest, stop_on_interrupt
 from tvm_spm.mapping import Mapping
+from tvm_spm.objective import Objective
 from tvm_spm.progress import ProgressBar
 from tvm_spm.result import SearchResult
 from tvm_spm.space import legality
+from tvm_spm.space.case import Case
 from tvm_spm.space.constraints import ANYTHING, Constraints
 from tvm_spm.space.countable import require_countable
 from tvm_spm.space.mapspace import MapSpace
@@ -120,7 +123,7 @@ def search(
         SpmError: Unknown objective, model or searcher.
     """
     check_type("workload", workload, Workload, "a Workload")
-    check_choice("objective", objective, OBJECTIVES)
+    minimised = objective_of(objective)
     check_choice("model", model, (*_MODELS, MODEL_NAME))
     check_choice("searcher", searcher, PUBLISHED_SEARCHERS if model == MODEL_NAME else SEARCHERS)
     check_flag("perfect", perfect)
@@ -129,94 +132,70 @@ def search(
     check_energy("energy_cap_pj", energy_cap_pj)
     if energy_cap_pj is not None and (model, searcher) != ("analytical", "exact"):
         raise SpmError(f"energy_cap_pj = {energy_cap_pj:g}: only for searcher 'exact' with model 'analytical'")
-    accelerator = _load_arch(arch)
-    _require_energy(accelerator, objective)
-    require_countable(workload, accelerator)
+    case = Case(workload=workload, arch=_load_arch(arch), objective=minimised, constraints=constraints)
+    _require_energy(case.arch, minimised)
+    require_countable(workload, case.arch)
     with stop_on_interrupt(time_limit_s) as should_stop:
         if model != MODEL_NAME:
             load_search(perfect=perfect or searcher != "exact", measures=(model, searcher) != ("analytical", "exact"))
         should_stop.keep()
         if model == MODEL_NAME:
-            return _search_published(workload, accelerator, objective, constraints, should_stop, searcher)
+            return _search_published(case, should_stop, is_pruned=searcher == "dmazerunner-pruned")
         if model == "simulator":
             options = TunerOptions() if trials is None else TunerOptions(trials=trials)
-            return _search_measured(workload, accelerator, objective, options, seed, searcher, constraints, should_stop)
+            return _search_measured(case, options, seed, searcher, should_stop)
         if searcher == "exact":
-            return _search_exact(
-                workload, accelerator, objective, constraints, energy_cap_pj, should_stop, perfect=perfect
-            )
+            return _search_exact(case, energy_cap_pj, should_stop, perfect=perfect)
         screened = screen_workload(
-            workload, accelerator, objective=objective, searcher=searcher, trials=trials or 20_000, seed=seed,
+            workload, case.arch, objective=minimised, searcher=searcher, trials=trials or 20_000, seed=seed,
             constraints=constraints, should_stop=should_stop,
         )  # fmt: skip
-    best, default = (AnalyticalModel().cost(workload, accelerator, m) for m in (screened.best, screened.default))
-    return _with_floor(workload, accelerator, objective, screened.best, best, default, screened.num_evaluated)
+    best, default = (AnalyticalModel().cost(workload, case.arch, m) for m in (screened.best, screened.default))
+    return _with_floor(case, screened.best, best, default, screened.num_evaluated)
 
 
-def _search_exact(
-    workload: Workload,
-    arch: Arch,
-    objective: str,
-    constraints: Constraints,
-    energy_cap_pj: float | None,
-    should_stop: StopRequest,
-    *,
-    perfect: bool,
-) -> SearchResult:
+def _search_exact(case: Case, energy_cap_pj: float | None, should_stop: StopRequest, *, perfect: bool) -> SearchResult:
     found = exact_search(
-        workload, arch, objective=objective, perfect=perfect, constraints=constraints, energy_cap_pj=energy_cap_pj,
-        should_stop=should_stop,
+        case.workload, case.arch, objective=case.objective, perfect=perfect, constraints=case.constraints,
+        energy_cap_pj=energy_cap_pj, should_stop=should_stop,
     )  # fmt: skip
-    default = MapSpace(workload=workload, arch=arch).default_mapping()
+    default = MapSpace(workload=case.workload, arch=case.arch).default_mapping()
     return SearchResult(
         mapping=found.mapping,
         cost=found.cost,
-        default_cost=found.cost if default is None else AnalyticalModel().cost(workload, arch, default),
-        objective=objective,
+        default_cost=found.cost if default is None else AnalyticalModel().cost(case.workload, case.arch, default),
+        objective=case.objective,
         lower_bound=found.lower_bound,
         certified=found.certified,
         num_evaluated=found.num_evaluated,
+        num_bounded=found.num_bounded,
         space=found.space,
     )
 
 
 def _search_measured(
-    workload: Workload,
-    arch: Arch,
-    objective: str,
-    options: TunerOptions,
-    seed: int,
-    searcher: str,
-    constraints: Constraints,
-    should_stop: StopRequest,
+    case: Case, options: TunerOptions, seed: int, searcher: str, should_stop: StopRequest
 ) -> SearchResult:
     outcome = tune_workload(
-        workload, arch, objective=objective, options=options, seed=seed, searcher=searcher, constraints=constraints,
-        should_stop=should_stop,
+        case.workload, case.arch, objective=case.objective, options=options, seed=seed, searcher=searcher,
+        constraints=case.constraints, should_stop=should_stop,
     )  # fmt: skip
     best = outcome.best.measured_cost
     default = best if outcome.default is None else outcome.default.measured_cost
-    return _with_floor(workload, arch, objective, outcome.best.mapping, best, default, outcome.num_trials)
+    return _with_floor(case, outcome.best.mapping, best, default, outcome.num_trials)
 
 
-def _search_published(
-    workload: Workload,
-    arch: Arch,
-    objective: str,
-    constraints: Constraints,
-    should_stop: StopRequest,
-    searcher: str,
-) -> SearchResult:
-    if constraints:
-        raise SpmError(f"model {MODEL_NAME!r}: constraints {constraints} do not apply to its own search space")
+def _search_published(case: Case, should_stop: StopRequest, *, is_pruned: bool) -> SearchResult:
+    if case.constraints:
+        raise SpmError(f"model {MODEL_NAME!r}: constraints {case.constraints} do not apply to its own search space")
     found = published_search(
-        workload, arch, objective=objective, pruned=searcher == "dmazerunner-pruned", should_stop=should_stop
+        case.workload, case.arch, objective=case.objective, pruned=is_pruned, should_stop=should_stop
     )
     return SearchResult(
         mapping=found.mapping,
         cost=found.cost,
         default_cost=found.default_cost,
-        objective=found.objective,
+        objective=case.objective,
         lower_bound=found.lower_bound,
         certified=found.certified,
         num_evaluated=found.num_evaluated,
@@ -224,18 +203,16 @@ def _search_published(
     )
 
 
-def _with_floor(
-    workload: Workload, arch: Arch, objective: str, mapping: Mapping, cost: Cost, default: Cost, num_evaluated: int
-) -> SearchResult:
+def _with_floor(case: Case, mapping: Mapping, cost: Cost, default: Cost, num_evaluated: int) -> SearchResult:
     """A result without a proof: only physics bounds it."""
-    bound = lower_bound(workload, arch, objective)
+    bound = lower_bound(case.workload, case.arch, case.objective)
     return SearchResult(
         mapping=mapping,
         cost=cost,
         default_cost=default,
-        objective=objective,
+        objective=case.objective,
         lower_bound=bound,
-        certified=cost.objective(objective) <= bound,
+        certified=cost.objective(case.objective) <= bound,
         num_evaluated=num_evaluated,
         space="all executions (physical bound: every MAC and every touched word once)",
     )
@@ -297,7 +274,7 @@ def tune(
     from tvm_spm.lowering.target import arch_of
     from tvm_spm.tuning.network import NetworkOptions, tune_network
 
-    check_choice("objective", objective, OBJECTIVES)
+    minimised = objective_of(objective)
     _check_budget(trials, time_limit_s, seed)
     check_path("workdir", workdir)
     check_executor(executor)
@@ -309,7 +286,7 @@ def tune(
         check_bytes("max_memory_bytes", max_memory_bytes)
     check_model(mod)
     options = NetworkOptions(
-        objective=objective,
+        objective=minimised,
         task=TunerOptions() if trials is None else TunerOptions(trials=trials),
         seed=seed,
         workdir=None if workdir is None else Path(workdir),
@@ -319,7 +296,7 @@ def tune(
         time_limit_s=time_limit_s,
     )
     arch = load_arch(target) if isinstance(target, (Arch, Path)) else arch_of(target)
-    _require_energy(arch, objective)
+    _require_energy(arch, minimised)
     with stop_on_interrupt(time_limit_s) as should_stop:
         with ProgressBar(options.task.trials, enabled=progress) as bar:
             return tune_network(
@@ -340,8 +317,8 @@ def _check_budget(trials: int | None, time_limit_s: float | None, seed: int) -> 
     check_count("seed", seed, at_least=0)
 
 
-def _require_energy(arch: Arch, objective: str) -> None:
-    if objective != "latency" and not arch.has_energy:
+def _require_energy(arch: Arch, objective: Objective) -> None:
+    if objective is not Objective.LATENCY and not arch.has_energy:
         raise SpmError(
             f"{arch.name}: all energies are 0 pJ, so no mapping has a better {objective} by its energy; "
             "give energies, or use objective 'latency'"

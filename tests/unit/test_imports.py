@@ -36,7 +36,8 @@ ROOMS = (
     ("tvm_spm.arch", "tvm_spm.rejection"),
     ("tvm_spm.workload",),
     # base
-    ("tvm_spm.arguments", "tvm_spm.durable", "tvm_spm.input_file", "tvm_spm.objective", "tvm_spm.progress"),
+    ("tvm_spm.arguments", "tvm_spm.durable", "tvm_spm.input_file", "tvm_spm.progress"),
+    ("tvm_spm.objective",),
     ("tvm_spm.errors", "tvm_spm.interrupt", "tvm_spm.jit", "tvm_spm.terminal", "tvm_spm.transfer", "tvm_spm.units"),
 )
 

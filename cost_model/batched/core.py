@@ -64,7 +64,7 @@ def core_times(problem: Problem, nest: Nest, first: Ints, extent: Ints, scratch:
 
 
 @small
-def _pass_cycles(problem: Problem, nest: Nest, record: PassRecord, tick_in: int, tick_out: int, is_partial: int) -> int:
+def pass_cycles(problem: Problem, nest: Nest, record: PassRecord, tick_in: int, tick_out: int, is_partial: int) -> int:
     """Cycles of a pass with its fill and drain, between two ticks."""
     fill, fill_bytes = 0, 0
     for operand in range(2):
@@ -90,7 +90,7 @@ def _fill_pass_cycles(
     """``cycles[mask, is_partial]`` of every kind of pass between two ticks."""
     for mask in range(loops.num_masks):
         for is_partial in range(2):
-            cycles[mask, is_partial] = _pass_cycles(problem, nest, passes[mask], tick_in, tick_out, is_partial)
+            cycles[mask, is_partial] = pass_cycles(problem, nest, passes[mask], tick_in, tick_out, is_partial)
 
 
 @small
@@ -176,7 +176,7 @@ def _timeline(problem: Problem, nest: Nest, loops: Loops, scratch: Scratch, prol
     ending, starting = scratch.ending, scratch.starting
     total, held = prologue, prologue
     if loops.num_loops == 0:
-        cycles = _pass_cycles(problem, nest, passes[0], _START, _END, 0)
+        cycles = pass_cycles(problem, nest, passes[0], _START, _END, 0)
         slot, channel = _slot_cycles(
             transfers, _moved(nest, _START, _END), double_o, cycles, (0, 0), (0, 1), (0, 0, 0, 0)
         )
@@ -193,13 +193,13 @@ def _timeline(problem: Problem, nest: Nest, loops: Loops, scratch: Scratch, prol
     before_last_o = _code_at(scratch, loops, inner, loops.count[inner] - 2, O)
     before_last_o -= _code(scratch, loops, inner, loops.num_runs[inner] - 1, O)
 
-    cycles = _pass_cycles(problem, nest, passes[0], _START, inner_position, 0)
+    cycles = pass_cycles(problem, nest, passes[0], _START, inner_position, 0)
     slot, channel = _slot_cycles(
         transfers, _moved(nest, _START, inner_position), double_o, cycles, (0, 0), (0, 1 - any_red),
         (second_i, second_w, second_o, inner_red),
     )  # fmt: skip
     total, held = total + slot, held + channel
-    cycles = _pass_cycles(problem, nest, passes[all_edges], inner_position, _END, any_red)
+    cycles = pass_cycles(problem, nest, passes[all_edges], inner_position, _END, any_red)
     slot, channel = _slot_cycles(
         transfers, _moved(nest, inner_position, _END), double_o, cycles, (last_o + before_last_o, 1 - inner_red),
         (last_o, 1), (0, 0, 0, 0),

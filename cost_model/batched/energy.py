@@ -19,14 +19,14 @@ ALONG, COMBINED = 0, 1
 def energy_pj(problem: Problem, nest: Nest, tiles: Ints) -> float:
     """Total energy; ``tiles`` is scratch of ``(2, 3, tiles)``."""
     words_i, words_w, words_o = problem.words[I], problem.words[W], problem.words[O]
-    crossed_i, delivered_i = _rf_elems(problem, nest, I)
-    crossed_w, delivered_w = _rf_elems(problem, nest, W)
-    left_o, _ = _rf_elems(problem, nest, O)
+    crossed_i, delivered_i = rf_elems(problem, nest, I)
+    crossed_w, delivered_w = rf_elems(problem, nest, W)
+    left_o, _ = rf_elems(problem, nest, O)
     in_i = _moved_elems(problem, nest, I, tiles) * _dram_repeats(problem, nest, I)
     in_w = _moved_elems(problem, nest, W, tiles) * _dram_repeats(problem, nest, W)
     final = _moved_elems(problem, nest, O, tiles)
     partial = 2 * (final * (_dram_repeats(problem, nest, O) - 1))
-    crossed_o = left_o - _array_elems(problem, nest, O) + left_o
+    crossed_o = left_o - array_elems(problem, nest, O) + left_o
     crossed = crossed_i * words_i + crossed_w * words_w + crossed_o * words_o
     delivered = delivered_i * words_i + delivered_w * words_w + crossed_o * words_o
     moved = in_i * words_i + in_w * words_w + partial * words_o
@@ -116,7 +116,7 @@ def _summed(problem: Problem, axis: int, trips: Ints) -> int:
 
 
 @small
-def _array_elems(problem: Problem, nest: Nest, operand: int) -> int:
+def array_elems(problem: Problem, nest: Nest, operand: int) -> int:
     """Elements of all distinct array tiles."""
     elems = 1
     for axis in range(problem.axis_start[operand], problem.axis_start[operand + 1]):
@@ -128,7 +128,7 @@ def _array_elems(problem: Problem, nest: Nest, operand: int) -> int:
 
 
 @lean
-def _rf_elems(problem: Problem, nest: Nest, operand: int) -> tuple[int, int]:
+def rf_elems(problem: Problem, nest: Nest, operand: int) -> tuple[int, int]:
     """(elements that cross to the PEs, deliveries) over all loads of one operand."""
     crossed, delivered = 1, 1
     for axis in range(problem.axis_start[operand], problem.axis_start[operand + 1]):

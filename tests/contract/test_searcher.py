@@ -10,10 +10,10 @@ import pytest
 
 from tests.mapspace_cases import small_arch
 from tvm_spm.arch import load_arch
+from tvm_spm.errors import SpmError
 from tvm_spm.mapping import Mapping
-from tvm_spm.searchers import Searcher
-from tvm_spm.searchers.evolutionary import EvolutionarySearcher
-from tvm_spm.searchers.random import RandomSearcher
+from tvm_spm.searchers import SEARCHERS as NAMED
+from tvm_spm.searchers import Searcher, searcher_named
 from tvm_spm.space.constraints import Constraints, dataflow
 from tvm_spm.space.mapping_batch import MappingBatch, decode
 from tvm_spm.space.mapspace import MapSpace
@@ -22,11 +22,13 @@ from tvm_spm.workload import Workload
 MakeSearcher = Callable[[MapSpace, np.random.Generator], Searcher]
 
 SEARCHERS: dict[str, MakeSearcher] = {
-    "random": lambda space, rng: RandomSearcher(space, rng=rng),
-    "evolutionary": lambda space, rng: EvolutionarySearcher(space, rng=rng),
-    "evolutionary-with-start": lambda space, rng: EvolutionarySearcher(
-        space, rng=rng, start=space.sample(np.random.default_rng(5), 3)
-    ),
+    **{name: lambda space, rng, named=named: named(space, rng=rng) for name, named in NAMED.items()},
+    **{
+        f"{name}-with-start": lambda space, rng, named=named: named(
+            space, rng=rng, start=space.sample(np.random.default_rng(5), 3)
+        )
+        for name, named in NAMED.items()
+    },
 }
 
 LARGE = MapSpace(
@@ -46,6 +48,12 @@ CONSTRAINED = {
 @pytest.fixture(params=sorted(SEARCHERS))
 def make(request: pytest.FixtureRequest) -> MakeSearcher:
     return SEARCHERS[request.param]
+
+
+def test_a_name_stands_for_a_searcher_and_an_unknown_one_is_an_error() -> None:
+    assert [searcher_named(name) for name in NAMED] == list(NAMED.values())
+    with pytest.raises(SpmError, match="unknown searcher 'evolution': did you mean 'evolutionary'?"):
+        searcher_named("evolution")
 
 
 def mappings_of(batch: MappingBatch) -> list[Mapping]:

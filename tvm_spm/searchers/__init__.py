@@ -1,42 +1,26 @@
-"""What every searcher does; one searcher per file."""
+"""Who proposes mappings, one searcher per file; a searcher is passed as a value, and a name stands for one of these."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from tvm_spm.errors import SpmError, did_you_mean
+from tvm_spm.searchers.evolutionary import EvolutionarySearcher
+from tvm_spm.searchers.protocol import MakeSearcher, Searcher, check_scores
+from tvm_spm.searchers.random import RandomSearcher
+from tvm_spm.units import shown
 
-import numpy as np
-from numpy.typing import NDArray
-
-from tvm_spm.space.mapping_batch import MappingBatch
-
-
-class Searcher(Protocol):
-    """Proposes mappings of one map space and learns from their scores."""
-
-    @property
-    def legal_share(self) -> float:
-        """Share of the mappings considered so far that were legal."""
-        ...
-
-    @property
-    def rejected(self) -> dict[str, int]:
-        """How many considered mappings each reason removed."""
-        ...
-
-    def ask(self, num_mappings: int) -> MappingBatch:
-        """Legal mappings that were not asked before; fewer, in the end none, when the space runs out."""
-        ...
-
-    def tell(self, batch: MappingBatch, scores: NDArray[np.float64]) -> None:
-        """Scores of mappings, smaller is better; one that is not finite is ignored."""
-        ...
+SEARCHERS: dict[str, MakeSearcher] = {"evolutionary": EvolutionarySearcher, "random": RandomSearcher}
+"""By the name that users write."""
 
 
-def check_scores(batch: MappingBatch, scores: NDArray[np.float64]) -> None:
-    """Refuse scores that do not belong to a batch.
+def searcher_named(name: str) -> MakeSearcher:
+    """The searcher that a name stands for.
 
     Raises:
-        ValueError: The numbers of mappings and scores differ.
+        SpmError: Unknown name; suggests the nearest.
     """
-    if scores.shape != (batch.num_mappings,):
-        raise ValueError(f"{batch.num_mappings} mappings with scores of shape {scores.shape}: one score per mapping")
+    if name not in SEARCHERS:
+        raise SpmError(f"unknown searcher {shown(name)}: {did_you_mean(name, SEARCHERS)}")
+    return SEARCHERS[name]
+
+
+__all__ = ["SEARCHERS", "MakeSearcher", "Searcher", "check_scores", "searcher_named"]

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from tvm_spm.searchers import check_scores
 from tvm_spm.searchers.novelty import Novelty
+from tvm_spm.searchers.protocol import check_scores
 from tvm_spm.space.mapping_batch import MappingBatch, concat
 from tvm_spm.space.mapspace import MapSpace
 

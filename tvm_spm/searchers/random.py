@@ -6,16 +6,16 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from tvm_spm.searchers import check_scores
 from tvm_spm.searchers.novelty import Novelty
+from tvm_spm.searchers.protocol import check_scores
 from tvm_spm.space.mapping_batch import MappingBatch
 from tvm_spm.space.mapspace import MapSpace
 
 
 class RandomSearcher:
-    """Draws from the map space, without repeating itself; scores change nothing."""
+    """Draws from the map space, without repeating itself; neither scores nor good mappings change anything."""
 
-    def __init__(self, space: MapSpace, *, rng: Generator) -> None:
+    def __init__(self, space: MapSpace, *, rng: Generator, start: MappingBatch | None = None) -> None:
         self._space, self._rng = space, rng
         self._novelty = Novelty(space)
 

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import TYPE_CHECKING, TypeVar
 
 from tvm_spm.errors import SpmError, did_you_mean
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Numbers = TypeVar("Numbers", float, "NDArray[np.float64]")
 
 EDP, ENERGY, LATENCY = 0, 1, 2
 """Codes of the objectives in compiled code."""
 
 
-def objective_value(code: int, cycles: float, energy_pj: float) -> float:
+def objective_value(code: int, cycles: Numbers, energy_pj: Numbers) -> Numbers:
     """One number to minimise, from cycles and pJ; of arrays, one for each. Smaller is better."""
     if code == EDP:
         return energy_pj * cycles
@@ -43,8 +50,8 @@ class Objective(str, Enum):
         """Its number in compiled code."""
         return (EDP, ENERGY, LATENCY)[list(type(self)).index(self)]
 
-    def value_of(self, cycles: float, energy_pj: float) -> float:
-        """One number to minimise: pJ x cycles, pJ or cycles."""
+    def value_of(self, cycles: Numbers, energy_pj: Numbers) -> Numbers:
+        """One number to minimise: pJ x cycles, pJ or cycles; of arrays, one for each."""
         return objective_value(self.code, cycles, energy_pj)
 
     def __str__(self) -> str:

@@ -32,10 +32,15 @@ from tvm_spm import durable
 from tvm_spm.arch import load_arch
 from tvm_spm.cost import Cost, Energy
 from tvm_spm.errors import WorkdirError
+from tvm_spm.result import SearchResult
+from tvm_spm.space.case import Case
 from tvm_spm.tuning.measurer import MeasureError, Measurement, MeasureRequest, identity_of
+from tvm_spm.tuning.options import TunerOptions
+from tvm_spm.tuning.run import Run
 from tvm_spm.tuning.run_log import OWNER_NAME, RunLog, own
 from tvm_spm.tuning.saved_run import LOG_NAME, SavedGroup, save_last_run, save_plan
-from tvm_spm.tuning.task import TaskOutcome, TunerOptions, tune_workload
+from tvm_spm.tuning.task import tune_workload
+from tvm_spm.tuning.task_memory import key_of
 from tvm_spm.tuning.trial_log import RunStart
 from tvm_spm.workload import Workload
 
@@ -124,48 +129,40 @@ class Board:
 
 
 ARCH = load_arch("edge-256")
-TASKS = (
-    ("fc", "matmul 0", Workload.matmul(m=8, k=16, n=32)),
-    ("conv", "conv 0", Workload.conv2d(K=8, C=4, OY=6, OX=6, FY=3, FX=3)),
-)
+WORKLOADS = (Workload.matmul(m=8, k=16, n=32), Workload.conv2d(K=8, C=4, OY=6, OX=6, FY=3, FX=3))
+TASKS = tuple((workload.kind, key_of(workload), workload) for workload in WORKLOADS)
 OPTIONS = TunerOptions(trials=66, batch=32, population=40, generations=1, patience=8, exact_polls=2, min_to_rank=99)
 RANKED = replace(OPTIONS, min_to_rank=16)
 """With a learned order of the second batch; only for the last task, as fitting takes most of the time of a run."""
 
 
-def small_run(workdir: Path) -> list[TaskOutcome]:
+def small_run(workdir: Path) -> list[SearchResult]:
     """Two small layers on a board that fails at times, with all that a work directory holds but TVM's database."""
     with own(workdir):
-        run = RunStart(
+        start = RunStart(
             model="small", model_sha256="00", objective="edp", seed=3, measurer=identity_of(Board()), tasks=TASKS
         )
-        log = RunLog.open(workdir, ARCH, run)
-        save_last_run(workdir, ARCH, run)
+        run = Run(seed=3, log=RunLog(workdir, ARCH, start), measurer=Board())
+        save_last_run(workdir, ARCH, start)
         outcomes = [
             tune_workload(
-                workload, ARCH, objective="edp", options=RANKED if name == TASKS[-1][0] else OPTIONS, seed=3,
-                memory=log.memory(key, workload), measurer=Board(),
+                Case(workload=workload, arch=ARCH), RANKED if workload == WORKLOADS[-1] else OPTIONS, run
             )
-            for name, key, workload in TASKS
+            for workload in WORKLOADS
         ]  # fmt: skip
         groups = [
-            SavedGroup(layers=(name,), num_cores=1, mapping=outcome.best.mapping.line(),
-                       cycles=outcome.best.measured_cost.cycles, energy_pj=outcome.best.measured_cost.energy_pj)
+            SavedGroup(layers=(name,), num_cores=1, mapping=outcome.mapping.line(),
+                       cycles=outcome.cost.cycles, energy_pj=outcome.cost.energy_pj)
             for (name, _, _), outcome in zip(TASKS, outcomes, strict=True)
         ]  # fmt: skip
         save_plan(workdir, groups)
-        durable.write_file(workdir / "result.json", json.dumps([str(each.best.cost) for each in outcomes]).encode())
+        durable.write_file(workdir / "result.json", json.dumps([str(each.cost) for each in outcomes]).encode())
     return outcomes
 
 
 def content(workdir: Path) -> dict[str, bytes]:
     """All files but the one that names the process."""
     return {path.name: path.read_bytes() for path in sorted(workdir.iterdir()) if path.name != OWNER_NAME}
-
-
-def results(outcomes: Sequence[TaskOutcome]) -> list[tuple[object, ...]]:
-    """What a user sees; how much of it was measured by this very run is not part of it."""
-    return [(o.best.mapping, o.best.cost, o.num_trials, o.rejected, o.failures) for o in outcomes]
 
 
 def break_run(workdir: Path, point: int, kind: str) -> None:
@@ -196,9 +193,7 @@ def _run_to_its_end(workdir: Path, point: int) -> None:
         small_run(workdir)
 
 
-def check_point(
-    folder: Path, point: int, kind: str, expected: dict[str, bytes], wanted: list[tuple[object, ...]]
-) -> None:
+def check_point(folder: Path, point: int, kind: str, expected: dict[str, bytes], wanted: list[SearchResult]) -> None:
     """Break, look, continue, compare."""
     workdir = folder / f"{kind}-{point}"
     break_run(workdir, point, kind)
@@ -207,15 +202,15 @@ def check_point(
         left = log.read_bytes()
         assert expected[LOG_NAME].startswith(left), f"step {point}, {kind}: the log is no beginning of the whole one"
         assert kind in ("torn", "exit") or left.endswith(b"\n"), f"step {point}, {kind}: a line is cut"
-    assert results(small_run(workdir)) == wanted, f"step {point}, {kind}: another result"
+    assert small_run(workdir) == wanted, f"step {point}, {kind}: another result"
     assert content(workdir) == expected, f"step {point}, {kind}: other files"
 
 
-def undisturbed(folder: Path) -> tuple[FaultyOs, dict[str, bytes], list[tuple[object, ...]]]:
+def undisturbed(folder: Path) -> tuple[FaultyOs, dict[str, bytes], list[SearchResult]]:
     """The steps, files and result of a run that nothing breaks."""
     with faulty() as disk:
         outcomes = small_run(folder / "undisturbed")
-    return disk, content(folder / "undisturbed"), results(outcomes)
+    return disk, content(folder / "undisturbed"), outcomes
 
 
 def main() -> None:

@@ -338,10 +338,11 @@ def _search(
 ) -> None:
     from tvm_spm.report.show import show_text
     from tvm_spm.tuner import search as run
-    from tvm_spm.tuning.warm_up import NOTICE, is_compiled
+    from tvm_spm.tuning.warm_up import NOTICE, is_compiled, parts_of_search
 
     _check_outputs(trace, plot)
-    if not is_compiled():
+    parts = parts_of_search(measures=model is Model.simulator, is_exact=searcher is SearcherName.exact, perfect=True)
+    if model is not Model.dmazerunner and not is_compiled(parts):
         typer.echo(f"tvm-spm: {NOTICE}", err=True)
     result = run(
         workload,

@@ -57,10 +57,9 @@ class ProgressBar:
             print(f"tvm-spm: {one_line(text)}", file=sys.stderr, flush=True)  # noqa: T201 (asked for by the caller)
         self._bar.reset(self._row, total=total, description=one_line(text), unit=unit, note="")
 
-    def trials(self, task: str, done: int, best: float, legal_share: float) -> None:
+    def trials(self, done: int, best: float, legal_share: float) -> None:
         """Show where the search stands."""
-        note = f"best {format_si(best, '')}, {legal_share:.0%} legal"
-        self._bar.update(self._row, completed=done, description=one_line(task), note=note)
+        self._bar.update(self._row, completed=done, note=f"best {format_si(best, '')}, {legal_share:.0%} legal")
 
     def step(self, text: str) -> None:
         """One more piece done."""

@@ -59,6 +59,17 @@ class Trial:
         if (self.cost is not None) + (self.rejection is not None) + bool(self.failure) != 1:
             raise ValueError("a trial has either a cost, a rejection or a failure")
 
+    @property
+    def measured_cost(self) -> Cost:
+        """The cost of a trial that was measured.
+
+        Raises:
+            ValueError: It was not.
+        """
+        if self.cost is None:
+            raise ValueError(f"no cost: {self.rejection or self.failure}")
+        return self.cost
+
     def __str__(self) -> str:
         return f"trial {self.index} of {self.task}: {self.cost or self.rejection or self.failure}"
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cost_model.analytical.model import AnalyticalModel
-from cost_model.bounds import lower_bound
 from cost_model.published.mappings import MODEL_NAME, published_search
 from cost_model.simulator import SimulatorModel
 from tvm_spm.arch import Arch, load_arch
@@ -34,15 +33,19 @@ from tvm_spm.mapping import Mapping
 from tvm_spm.objective import Objective
 from tvm_spm.progress import ProgressBar
 from tvm_spm.result import SearchResult
+from tvm_spm.searchers import SEARCHERS, searcher_named
 from tvm_spm.space import legality
 from tvm_spm.space.case import Case
 from tvm_spm.space.constraints import ANYTHING, Constraints
 from tvm_spm.space.countable import require_countable
 from tvm_spm.space.mapspace import MapSpace
 from tvm_spm.tuning.measurer import Measurer
+from tvm_spm.tuning.options import EXACT, Proposer, TunerOptions
 from tvm_spm.tuning.result import TuningResult
-from tvm_spm.tuning.task import TunerOptions, screen_workload, tune_workload
-from tvm_spm.tuning.warm_up import load_search
+from tvm_spm.tuning.run import Run
+from tvm_spm.tuning.screen import screen_workload
+from tvm_spm.tuning.task import tune_workload
+from tvm_spm.tuning.warm_up import load, parts_of_search
 from tvm_spm.workload import Workload
 
 if TYPE_CHECKING:
@@ -55,7 +58,6 @@ _MODELS: dict[str, type[AnalyticalModel] | type[SimulatorModel]] = {
     "analytical": AnalyticalModel,
     "simulator": SimulatorModel,
 }
-SEARCHERS = ("exact", "evolutionary", "random")
 PUBLISHED_SEARCHERS = ("exact", "dmazerunner-pruned")
 
 
@@ -125,7 +127,7 @@ def search(
     check_type("workload", workload, Workload, "a Workload")
     minimised = objective_of(objective)
     check_choice("model", model, (*_MODELS, MODEL_NAME))
-    check_choice("searcher", searcher, PUBLISHED_SEARCHERS if model == MODEL_NAME else SEARCHERS)
+    check_choice("searcher", searcher, PUBLISHED_SEARCHERS if model == MODEL_NAME else (EXACT.name, *SEARCHERS))
     check_flag("perfect", perfect)
     check_type("constraints", constraints, Constraints, "Constraints, such as Constraints.parse(['SPM.K=32'])")
     _check_budget(trials, time_limit_s, seed)
@@ -136,22 +138,18 @@ def search(
     _require_energy(case.arch, minimised)
     require_countable(workload, case.arch)
     with stop_on_interrupt(time_limit_s) as should_stop:
-        if model != MODEL_NAME:
-            load_search(perfect=perfect or searcher != "exact", measures=(model, searcher) != ("analytical", "exact"))
-        should_stop.keep()
+        run = Run(seed=seed, should_stop=should_stop)
         if model == MODEL_NAME:
+            should_stop.keep()
             return _search_published(case, should_stop, is_pruned=searcher == "dmazerunner-pruned")
+        load(parts_of_search(measures=model == "simulator", is_exact=searcher == EXACT.name, perfect=perfect))
+        should_stop.keep()
         if model == "simulator":
             options = TunerOptions() if trials is None else TunerOptions(trials=trials)
-            return _search_measured(case, options, seed, searcher, should_stop)
-        if searcher == "exact":
+            return tune_workload(case, options, run, proposer=Proposer.named(searcher))
+        if searcher == EXACT.name:
             return _search_exact(case, energy_cap_pj, should_stop, perfect=perfect)
-        screened = screen_workload(
-            workload, case.arch, objective=minimised, searcher=searcher, trials=trials or 20_000, seed=seed,
-            constraints=constraints, should_stop=should_stop,
-        )  # fmt: skip
-    best, default = (AnalyticalModel().cost(workload, case.arch, m) for m in (screened.best, screened.default))
-    return _with_floor(case, screened.best, best, default, screened.num_evaluated)
+        return screen_workload(case, run, searcher_named(searcher), trials=trials or 20_000)
 
 
 def _search_exact(case: Case, energy_cap_pj: float | None, should_stop: StopRequest, *, perfect: bool) -> SearchResult:
@@ -173,18 +171,6 @@ def _search_exact(case: Case, energy_cap_pj: float | None, should_stop: StopRequ
     )
 
 
-def _search_measured(
-    case: Case, options: TunerOptions, seed: int, searcher: str, should_stop: StopRequest
-) -> SearchResult:
-    outcome = tune_workload(
-        case.workload, case.arch, objective=case.objective, options=options, seed=seed, searcher=searcher,
-        constraints=case.constraints, should_stop=should_stop,
-    )  # fmt: skip
-    best = outcome.best.measured_cost
-    default = best if outcome.default is None else outcome.default.measured_cost
-    return _with_floor(case, outcome.best.mapping, best, default, outcome.num_trials)
-
-
 def _search_published(case: Case, should_stop: StopRequest, *, is_pruned: bool) -> SearchResult:
     if case.constraints:
         raise SpmError(f"model {MODEL_NAME!r}: constraints {case.constraints} do not apply to its own search space")
@@ -200,21 +186,6 @@ def _search_published(case: Case, should_stop: StopRequest, *, is_pruned: bool) 
         certified=found.certified,
         num_evaluated=found.num_evaluated,
         space=found.space,
-    )
-
-
-def _with_floor(case: Case, mapping: Mapping, cost: Cost, default: Cost, num_evaluated: int) -> SearchResult:
-    """A result without a proof: only physics bounds it."""
-    bound = lower_bound(case.workload, case.arch, case.objective)
-    return SearchResult(
-        mapping=mapping,
-        cost=cost,
-        default_cost=default,
-        objective=case.objective,
-        lower_bound=bound,
-        certified=cost.objective(case.objective) <= bound,
-        num_evaluated=num_evaluated,
-        space="all executions (physical bound: every MAC and every touched word once)",
     )
 
 
@@ -288,21 +259,19 @@ def tune(
     options = NetworkOptions(
         objective=minimised,
         task=TunerOptions() if trials is None else TunerOptions(trials=trials),
-        seed=seed,
         workdir=None if workdir is None else Path(workdir),
         fusion=fusion,
-        max_memory_bytes=max_memory_bytes,
+        shapes=shapes,
         params=params,
+        max_memory_bytes=max_memory_bytes,
         time_limit_s=time_limit_s,
     )
     arch = load_arch(target) if isinstance(target, (Arch, Path)) else arch_of(target)
     _require_energy(arch, minimised)
     with stop_on_interrupt(time_limit_s) as should_stop:
         with ProgressBar(options.task.trials, enabled=progress) as bar:
-            return tune_network(
-                mod, arch, options, shapes=shapes, executor=executor, measurer=measurer, progress=bar,
-                should_stop=should_stop,
-            )  # fmt: skip
+            run = Run(seed=seed, measurer=measurer, executor=executor, progress=bar, should_stop=should_stop)
+            return tune_network(mod, arch, options, run)
 
 
 def _load_arch(arch: Arch | str | Path) -> Arch:

@@ -15,22 +15,24 @@ from tvm_spm.arch import Arch, load_arch
 from tvm_spm.cost import Cost
 from tvm_spm.errors import NoMappingError, SpmError
 from tvm_spm.mapping import Mapping
+from tvm_spm.space.case import Case
 from tvm_spm.space.legality_batch import check_batch
 from tvm_spm.space.mapping_batch import decode
 from tvm_spm.space.mapspace import MapSpace
 from tvm_spm.tuning import measurer as measurers
 from tvm_spm.tuning.agreement import DisagreementError, check_agreement
-from tvm_spm.tuning.measurer import Measurement, MeasureRequest
-from tvm_spm.tuning.task import TunerOptions, tune_workload
+from tvm_spm.tuning.measurer import Measurement, Measurer, MeasureRequest
+from tvm_spm.tuning.options import TunerOptions
+from tvm_spm.tuning.run import Run
+from tvm_spm.tuning.task import tune_workload
 from tvm_spm.workload import Workload
 
 LAYER = Workload.matmul(m=8, k=8, n=8)
 OPTIONS = TunerOptions(trials=6, batch=2, population=32, generations=1)
 
 
-def tune(arch: Arch, *, measurer: object = None) -> int:
-    outcome = tune_workload(LAYER, arch, objective="edp", options=OPTIONS, seed=0, measurer=measurer)
-    return outcome.num_trials
+def tune(arch: Arch, *, measurer: Measurer | None = None) -> int:
+    return tune_workload(Case(workload=LAYER, arch=arch), OPTIONS, Run(measurer=measurer)).num_evaluated
 
 
 def wrong_in(monkeypatch: pytest.MonkeyPatch, number: int, **factors: float) -> None:

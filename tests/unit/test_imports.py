@@ -53,8 +53,9 @@ INSIDE = {
         ("timeline",), ("boxes", "problem", "unrollings"), ("pass_time",),
     ),
     "tvm_spm.tuning": (
-        ("network", "text"), ("result", "run_log", "task"), ("measuring", "saved_run"),
-        ("agreement", "attention", "measurer", "task_memory", "trial_log", "warm_up"),
+        ("network", "text"), ("result", "task"), ("candidates",), ("screen", "search_path"), ("run",), ("run_log",),
+        ("measuring", "saved_run", "task_memory"),
+        ("agreement", "attention", "measurer", "options", "trial_log", "warm_up"),
     ),
     "tvm_spm.deploy": (("network",), ("groups",), ("verify",), ("database", "grouping", "runtime")),
     "tvm_spm.fusion": (

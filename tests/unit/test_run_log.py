@@ -17,10 +17,16 @@ import pytest
 from tests import faults
 from tvm_spm.arch import load_arch
 from tvm_spm.errors import WorkdirError
+from tvm_spm.objective import Objective
+from tvm_spm.result import SearchResult
+from tvm_spm.space.case import Case
 from tvm_spm.tuning.measurer import CommandMeasurer, MeasureError, Measurement, Measurer, MeasureRequest, identity_of
 from tvm_spm.tuning.measuring import NoMeasurementError, WorkersLostError
+from tvm_spm.tuning.options import TunerOptions
+from tvm_spm.tuning.run import Run
 from tvm_spm.tuning.run_log import RunLog, own
-from tvm_spm.tuning.task import TaskOutcome, TunerOptions, tune_workload
+from tvm_spm.tuning.task import tune_workload
+from tvm_spm.tuning.task_memory import key_of
 from tvm_spm.tuning.trial_log import RunStart, read_log
 from tvm_spm.workload import Workload
 
@@ -38,17 +44,20 @@ def tune(
     model: str = "net",
     trials: int = 12,
     executor: ThreadPoolExecutor | ProcessPoolExecutor | None = None,
-) -> TaskOutcome:
-    run = RunStart(
+) -> SearchResult:
+    start = RunStart(
         model=model, model_sha256=model, objective=objective, seed=seed, measurer=identity_of(measurer),
-        tasks=(("layer", "key", LAYER),),
+        tasks=(("layer", key_of(LAYER), LAYER),),
     )  # fmt: skip
+    case = Case(workload=LAYER, arch=ARCH, objective=Objective.of(objective))
     with own(workdir):
-        memory = RunLog.open(workdir, ARCH, run).memory("key", LAYER)
-        return tune_workload(
-            LAYER, ARCH, objective=objective, options=replace(OPTIONS, trials=trials), seed=seed, memory=memory,
-            measurer=measurer, executor=executor,
-        )  # fmt: skip
+        run = Run(seed=seed, log=RunLog(workdir, ARCH, start), measurer=measurer, executor=executor)
+        return tune_workload(case, replace(OPTIONS, trials=trials), run)
+
+
+def num_lines(workdir: Path) -> int:
+    """Trials in the log."""
+    return len(read_log(workdir / "trials.jsonl").trials)
 
 
 def log_of(workdir: Path) -> bytes:
@@ -59,28 +68,28 @@ def test_the_same_run_again_measures_and_writes_nothing(tmp_path: Path):
     first = tune(tmp_path)
     before = log_of(tmp_path)
     again = tune(tmp_path)
-    assert (again.best.mapping, again.best.cost, again.num_trials) == (first.best.mapping, first.best.cost, 12)
-    assert (first.num_new_trials, again.num_new_trials) == (12, 0)
+    assert again == first
+    assert again.num_evaluated == 12
     assert log_of(tmp_path) == before
 
 
 def test_a_larger_budget_goes_on_where_the_smaller_ended(tmp_path: Path):
     tune(tmp_path / "both", trials=7)
+    assert num_lines(tmp_path / "both") == 7
     more = tune(tmp_path / "both", trials=12)
     once = tune(tmp_path / "once", trials=12)
-    assert more.num_new_trials == 5
     trials = [read_log(tmp_path / name / "trials.jsonl").trials for name in ("both", "once")]
     assert trials[0] == trials[1]
-    assert more.best.mapping == once.best.mapping
+    assert more == once
 
 
-@pytest.mark.parametrize("num_lines", range(2, 14))
-def test_a_log_cut_after_any_line_is_written_the_same_way_again(tmp_path: Path, num_lines: int):
+@pytest.mark.parametrize("num_kept", range(2, 14))
+def test_a_log_cut_after_any_line_is_written_the_same_way_again(tmp_path: Path, num_kept: int):
     first = tune(tmp_path)
     whole = log_of(tmp_path)
-    (tmp_path / "trials.jsonl").write_bytes(b"".join(whole.splitlines(keepends=True)[:num_lines]))
+    (tmp_path / "trials.jsonl").write_bytes(b"".join(whole.splitlines(keepends=True)[:num_kept]))
     again = tune(tmp_path)
-    assert (again.best.mapping, again.num_trials, again.rejected) == (first.best.mapping, 12, first.rejected)
+    assert again == first
     assert log_of(tmp_path) == whole
 
 
@@ -88,17 +97,17 @@ def test_another_objective_searches_by_itself_and_uses_what_is_known(tmp_path: P
     alone = tune(tmp_path / "alone", objective="latency")
     edp = tune(tmp_path / "both", objective="edp")
     latency = tune(tmp_path / "both", objective="latency")
-    assert latency.num_trials == 12
+    assert latency.num_evaluated == 12
     # At least the default mapping is common to both; nothing is measured twice.
-    assert latency.num_new_trials < 12
     trials = read_log(tmp_path / "both" / "trials.jsonl").trials
-    assert len({trial.mapping for trial in trials}) == len(trials)
-    assert latency.best.measured_cost.cycles <= min(alone.best.measured_cost.cycles, edp.best.measured_cost.cycles)
+    assert len({trial.mapping for trial in trials}) == len(trials) < 12 + 12
+    assert latency.cost.cycles <= min(alone.cost.cycles, edp.cost.cycles)
 
 
 def test_another_model_with_an_equal_layer_measures_nothing(tmp_path: Path):
     tune(tmp_path, model="first")
-    assert tune(tmp_path, model="second").num_new_trials == 0
+    tune(tmp_path, model="second")
+    assert num_lines(tmp_path) == 12
     assert [run.model for run in read_log(tmp_path / "trials.jsonl").runs] == ["first", "second"]
 
 
@@ -124,9 +133,9 @@ class Board:
 def test_a_measurer_never_sees_the_numbers_of_another(tmp_path: Path):
     simulated = tune(tmp_path)
     board = tune(tmp_path, measurer=Board())
-    assert board.best.measured_cost.cycles > 10**6 > simulated.best.measured_cost.cycles
-    assert board.best.measured_cost.model == "board"
-    assert tune(tmp_path).best.cost == simulated.best.cost
+    assert board.cost.cycles > 10**6 > simulated.cost.cycles
+    assert board.cost.model == "board"
+    assert tune(tmp_path).cost == simulated.cost
     names = [trial.measurer for trial in read_log(tmp_path / "trials.jsonl").trials]
     assert names == 12 * ["simulator/2"] + 12 * ["board"]
 
@@ -143,24 +152,24 @@ def test_a_failing_measurement_costs_one_trial_with_its_reason(tmp_path: Path, b
     # One by one, the sixth question; in batches of 4 the second batch is asked again one by one, and its second fails.
     broken = frozenset({5} if batch_size else {5, 7})
     outcome = tune(tmp_path, measurer=Board(batch_size=batch_size, broken=broken))
-    assert (outcome.num_trials, outcome.failures) == (12, ("cores burnt",))
+    assert (outcome.num_evaluated, outcome.failures) == (12, ("cores burnt",))
     trials = read_log(tmp_path / "trials.jsonl").trials
     assert len(trials) == 12
     assert [trial.failure for trial in trials if trial.cost is None] == ["cores burnt"]
-    assert outcome.default is not None
+    assert outcome.default_cost is not None
 
 
 def test_a_failed_mapping_is_tried_again_by_a_later_run(tmp_path: Path):
     tune(tmp_path, measurer=Board(batch_size=1, broken=frozenset({5})), trials=8)
     again = tune(tmp_path, measurer=Board(batch_size=1), trials=12)
     assert again.failures == ()
-    assert again.num_new_trials == 1 + 4
+    assert num_lines(tmp_path) == 8 + 1 + 4
 
 
 def test_a_default_that_cannot_be_measured_is_none(tmp_path: Path):
     outcome = tune(tmp_path, measurer=Board(batch_size=1, broken=frozenset({0})))
-    assert outcome.default is None
-    assert outcome.num_trials == 12
+    assert outcome.default_cost is None
+    assert outcome.num_evaluated == 12
 
 
 def test_a_board_that_never_answers_is_given_up(tmp_path: Path):
@@ -169,7 +178,7 @@ def test_a_board_that_never_answers_is_given_up(tmp_path: Path):
         tune(tmp_path, measurer=board)
     assert str(caught.value) == "board: all of the first 4 measurements failed, the last reason: cores burnt"
     assert len(board.asked) == 4
-    assert tune(tmp_path, measurer=Board()).num_trials == 12
+    assert tune(tmp_path, measurer=Board()).num_evaluated == 12
 
 
 @dataclass(frozen=True)
@@ -200,7 +209,7 @@ def test_lost_workers_are_an_error_that_says_how_to_go_on(tmp_path: Path):
     assert 2 <= len(kept) <= 7
     with ThreadPoolExecutor(2) as threads:
         again = tune(tmp_path / "killed", measurer=Deadly("none"), executor=threads)
-    assert again.best.mapping == healthy.best.mapping
+    assert again.mapping == healthy.mapping
     assert log_of(tmp_path / "killed") == log_of(tmp_path / "healthy")
 
 
@@ -229,14 +238,14 @@ def test_a_directory_has_one_owner_at_a_time(tmp_path: Path):
 @pytest.mark.parametrize("kind", ["full", "killed", "torn"])
 @pytest.mark.parametrize("point", [0, 4, 9, 17, 90, 170, 280])
 def test_a_run_that_breaks_is_continued_to_the_same_files(
-    undisturbed: tuple[dict[str, bytes], list[tuple[object, ...]]], tmp_path: Path, point: int, kind: str
+    undisturbed: tuple[dict[str, bytes], list[SearchResult]], tmp_path: Path, point: int, kind: str
 ):
     """A sample; ``python -m tests.faults`` breaks every step."""
     faults.check_point(tmp_path, point, kind, *undisturbed)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], list[tuple[object, ...]]]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], list[SearchResult]]:
     disk, expected, wanted = faults.undisturbed(tmp_path_factory.mktemp("faults"))
     assert disk.num_steps > 290
     return expected, wanted

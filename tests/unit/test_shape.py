@@ -33,7 +33,6 @@ TOO_LONG = {
     "cost_model.simulator.events._simulate",
     "schedules.layer.executed.Code._check_axis",
     "tvm_spm.cli._search",
-    "tvm_spm.deploy.network.schedule_network",
     "tvm_spm.exact.array_tiles.list_arrays",
     "tvm_spm.exact.balanced.array_list._bound_rest",
     "tvm_spm.exact.balanced.array_list._list_unrolling",
@@ -53,9 +52,6 @@ TOO_LONG = {
     "tvm_spm.exact.timeline.tensor_cycles",
     "tvm_spm.fusion.front._merge",
     "tvm_spm.fusion.network.plan_network",
-    "tvm_spm.tuning.network._tune_tasks",
-    "tvm_spm.tuning.task.screen_workload",
-    "tvm_spm.tuning.task.tune_workload",
     "tvm_spm.workload._input_axis",
 }
 

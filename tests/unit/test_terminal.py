@@ -58,7 +58,7 @@ def test_a_progress_bar_shows_names_as_they_are(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(sys, "stderr", stream)
     with ProgressBar(10, enabled=True) as bar:
         bar.phase(HOSTILE, total=3, unit="trials")
-        bar.trials(HOSTILE, 1, 2.0, 0.5)
+        bar.trials(1, 2.0, 0.5)
         bar.step(HOSTILE)
     assert "\x1b[31m$y" not in stream.getvalue()
 

@@ -21,6 +21,7 @@ from tvm_spm.frontend.fuse import TVM_ERRORS, first_line
 from tvm_spm.lowering.target import target_of
 from tvm_spm.mapping import Mapping
 from tvm_spm.progress import ProgressBar
+from tvm_spm.result import SearchResult
 from tvm_spm.workload import HostCall
 
 if TYPE_CHECKING:
@@ -54,10 +55,9 @@ class ScheduledNetwork:
 def schedule_network(
     extraction: Extraction,
     arch: Arch,
-    mappings: dict[int, Mapping],
+    found: dict[int, SearchResult],
     fused: FusedNetwork,
     *,
-    cycles: dict[int, int],
     seed: int,
     workdir: Path | None,
     phase: Callable[[str], AbstractContextManager[None]],
@@ -70,9 +70,8 @@ def schedule_network(
     Args:
         extraction: The network.
         arch: The accelerator.
-        mappings: Per task index, how it runs alone.
+        found: Per task index, how it runs alone, and how long, which the database records.
         fused: The groups, scheduled.
-        cycles: Per task index, what the database records as its run time.
         seed: Of the random inputs.
         workdir: Holds the database; none is written if None.
         phase: Measures a named phase.
@@ -88,16 +87,16 @@ def schedule_network(
     committed: dict[int, tuple[tvm.tirx.PrimFunc, tvm.s_tir.Schedule, int]] = {}
     with phase("schedule"):
         for name, index in extraction.functions:
-            if index not in mappings or index in refused:
+            if index not in found or index in refused:
                 continue
             func = extraction.mod[name]
             if index not in scheduled:
-                made = make_schedule(func, extraction.nests[index], mappings[index])
+                made = make_schedule(func, extraction.nests[index], found[index].mapping)
                 if isinstance(made, str):
                     refused[index] = made
                     continue
                 scheduled[index] = made
-                committed[index] = (func, made, cycles[index])
+                committed[index] = (func, made, found[index].cost.cycles)
             # Functions of one task are structurally equal, so one schedule serves all; each keeps its own symbol.
             if name in fused.names_alone:
                 module[name] = scheduled[index].mod["main"].with_attr("global_symbol", name)
@@ -108,11 +107,11 @@ def schedule_network(
         for index, schedule in scheduled.items():
             rng = np.random.default_rng([seed, index])
             func = extraction.mod[first_use[index]]
-            found = verify_function(func, schedule.mod["main"], rng=rng, target=target)
-            if found.passed:
-                verifications[index] = found
+            compared = verify_function(func, schedule.mod["main"], rng=rng, target=target)
+            if compared.passed:
+                verifications[index] = compared
             else:
-                refused[index] = found.refusal
+                refused[index] = compared.refusal
             progress.step(f"verify {extraction.graph.tasks[index].name}")
         for name, index in extraction.functions:
             if index in refused and name in fused.names_alone:

@@ -7,7 +7,6 @@ import itertools
 import time
 from collections.abc import Hashable, Iterator
 from collections.abc import Mapping as StringMapping
-from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,19 +26,23 @@ from tvm_spm.deploy.verify import process as verify_process
 from tvm_spm.deploy.verify.outcome import Verification
 from tvm_spm.errors import NoMappingError, WorkloadError
 from tvm_spm.fusion.network import Alone, NetworkPlan, num_intervals, plan_network
-from tvm_spm.interrupt import StopRequest
 from tvm_spm.lowering.target import target_of
 from tvm_spm.mapping import Mapping
-from tvm_spm.progress import ProgressBar
+from tvm_spm.objective import Objective
+from tvm_spm.result import SearchResult
+from tvm_spm.space.case import Case
 from tvm_spm.tuning.attention import plan_attention
-from tvm_spm.tuning.measurer import Measurer, identity_of
+from tvm_spm.tuning.measurer import identity_of
 from tvm_spm.tuning.measuring import NoMeasurementError
+from tvm_spm.tuning.options import TunerOptions
 from tvm_spm.tuning.result import GroupResult, LeftOut, TaskResult, TuningResult, total_cost
+from tvm_spm.tuning.run import Run
 from tvm_spm.tuning.run_log import RunLog, own
 from tvm_spm.tuning.saved_run import save_last_run
-from tvm_spm.tuning.task import TaskOutcome, TunerOptions, tune_workload
+from tvm_spm.tuning.task import tune_workload
+from tvm_spm.tuning.task_memory import key_of
 from tvm_spm.tuning.trial_log import RunStart
-from tvm_spm.tuning.warm_up import NOTICE, Compilation, is_compiled
+from tvm_spm.tuning.warm_up import NOTICE, Compilation, is_compiled, parts_of_tune
 from tvm_spm.workload import HostCall, VectorWork, Workload
 
 if TYPE_CHECKING:
@@ -55,23 +58,23 @@ class NetworkOptions:
     """How a network is tuned.
 
     Attributes:
-        objective: ``edp``, ``energy`` or ``latency``, of each task.
+        objective: Of each task, and of the network where layers are fused.
         task: Budget of one task.
-        seed: Same seed, same result.
         workdir: Where trials and schedules are kept; nowhere if None.
         fusion: Whether layers may run as one.
-        max_memory_bytes: Of the tensors of the model; the default of ``frontend.load_model`` if None.
+        shapes: Of inputs whose dims the model leaves open.
         params: Weights of a model that is a Relay text.
+        max_memory_bytes: Of the tensors of the model; the default of ``frontend.load_model`` if None.
         time_limit_s: Until the end of the search, for the result; what stops the work is a ``StopRequest``.
     """
 
-    objective: str
+    objective: Objective
     task: TunerOptions
-    seed: int
     workdir: Path | None
     fusion: bool = True
-    max_memory_bytes: int | None = None
+    shapes: StringMapping[str, tuple[int, ...]] | None = None
     params: ParamsLike = None
+    max_memory_bytes: int | None = None
     time_limit_s: float | None = None
 
 
@@ -100,170 +103,166 @@ class Clock:
 
 
 def tune_network(
-    mod: tvm.IRModule | onnx.ModelProto | RelayModule | str | Path,
-    arch: Arch,
-    options: NetworkOptions,
-    *,
-    shapes: StringMapping[str, tuple[int, ...]] | None,
-    executor: Executor | None,
-    measurer: Measurer | None,
-    progress: ProgressBar,
-    should_stop: StopRequest,
+    mod: tvm.IRModule | onnx.ModelProto | RelayModule | str | Path, arch: Arch, options: NetworkOptions, run: Run
 ) -> TuningResult:
     """What ``tvm_spm.tune`` does, with everything resolved.
+
+    Args:
+        mod: The network.
+        arch: The accelerator.
+        options: How it is tuned.
+        run: Whose trials these are; its log is that of the work directory.
 
     Raises:
         SpmError: As ``tvm_spm.tune``.
     """
     with own(options.workdir):
-        return _tune_owned(mod, arch, options, shapes, executor, measurer, progress, should_stop)
+        return _tune_owned(mod, arch, options, run)
 
 
 def _tune_owned(
-    mod: tvm.IRModule | onnx.ModelProto | str | Path,
-    arch: Arch,
-    options: NetworkOptions,
-    shapes: StringMapping[str, tuple[int, ...]] | None,
-    executor: Executor | None,
-    measurer: Measurer | None,
-    progress: ProgressBar,
-    should_stop: StopRequest,
+    mod: tvm.IRModule | onnx.ModelProto | RelayModule | str | Path, arch: Arch, options: NetworkOptions, run: Run
 ) -> TuningResult:
     clock = Clock()
     # Its imports take seconds, which pass beside the search.
     verify_process.start_early()
     with clock.phase("import"):
         extraction = frontend.extract(
-            frontend.load_model(mod, shapes=shapes, params=options.params, max_memory_bytes=options.max_memory_bytes)
+            frontend.load_model(
+                mod, shapes=options.shapes, params=options.params, max_memory_bytes=options.max_memory_bytes
+            )
         )
-    run = RunStart(
-        model=_name_of(mod), model_sha256=_hash_of(extraction), objective=options.objective, seed=options.seed,
-        measurer=identity_of(measurer), tasks=tuple(_named_workloads(extraction)),
-    )  # fmt: skip
-    log = RunLog.open(options.workdir, arch, run)
-    if options.workdir is not None:
-        database.check(options.workdir, arch)
-        save_last_run(options.workdir, arch, run)
+    run = replace(run, log=_open_log(options, arch, run, _name_of(mod), extraction))
     # A measurer cannot time groups, and costs of different sources cannot be compared.
-    is_fused = options.fusion and measurer is None and bool(extraction.graph.nodes)
-    plan, scheduler = None, None
-    left_out: list[LeftOut] = []
+    is_fused = options.fusion and run.measurer is None and bool(extraction.graph.nodes)
+    planned: _Planned | None = None
+    needed = parts_of_tune(measures=run.measurer is None, fuses=is_fused)
     with ExitStack() as until_planned:
-        compilation = None if is_compiled() else until_planned.enter_context(Compilation())
+        compilation = None if is_compiled(needed) else until_planned.enter_context(Compilation(needed))
         if compilation is not None:
             with clock.phase("compile"):
-                progress.phase(NOTICE, total=2, unit="parts")
-                compilation.finish_search(progress.step)
-        should_stop.keep()
+                run.progress.phase(NOTICE, total=2, unit="parts")
+                compilation.finish_search(run.progress.step)
+        run.should_stop.keep()
         with clock.phase("search"):
-            until = should_stop.share(TIME_PARTS) if is_fused else should_stop
-            outcomes, hosted = _tune_tasks(
-                extraction, arch, options, log, executor, measurer, progress, until, left_out
-            )  # fmt: skip
+            until = run.should_stop.share(TIME_PARTS) if is_fused else run.should_stop
+            tuned = _tune_tasks(extraction, arch, options, replace(run, should_stop=until))
         if is_fused:
             if compilation is not None:
                 with clock.phase("compile"):
-                    progress.phase("compiling what prices groups", total=1, unit="parts")
-                    compilation.finish_groups(should_stop)
+                    run.progress.phase("compiling what prices groups", total=1, unit="parts")
+                    compilation.finish_groups(run.should_stop)
             with clock.phase("fusion"):
-                plan, scheduler = _plan(extraction, arch, options, outcomes, progress, should_stop, left_out)
-    mappings = {index: outcome.best.mapping for index, outcome in outcomes.items()}
+                planned = _plan(extraction, arch, options.objective, tuned.outcomes, run)
     with clock.phase("schedule"):
-        fused = scheduler.fuse(plan.groups) if plan and scheduler else FusedNetwork.unfused(extraction)
+        fused = FusedNetwork.unfused(extraction) if planned is None else planned.scheduler.fuse(planned.plan.groups)
     network = schedule_network(
-        extraction, arch, mappings, fused,
-        cycles={index: outcome.best.measured_cost.cycles for index, outcome in outcomes.items()},
-        seed=options.seed, workdir=options.workdir, phase=clock.phase, progress=progress,
+        extraction, arch, tuned.outcomes, fused,
+        seed=run.seed, workdir=options.workdir, phase=clock.phase, progress=run.progress,
     )  # fmt: skip
-    graph = replace(extraction.graph, host_calls=extraction.graph.host_calls + hosted + network.host_calls)
+    host_calls = extraction.graph.host_calls + tuned.hosted + network.host_calls
+    left_out = tuned.left_out + (() if planned is None else planned.left_out)
     result = TuningResult(
-        tasks=_task_results(extraction, arch, outcomes, network),
-        groups=_group_results(plan, arch, network) if plan else (),
+        tasks=_task_results(extraction, arch, tuned.outcomes, network),
+        groups=() if planned is None else _group_results(planned.plan, arch, network),
         arch=arch,
         objective=options.objective,
-        graph=graph,
+        graph=replace(extraction.graph, host_calls=host_calls),
         module=network.module,
         reference=extraction.mod,
         verification=network.verification,
-        plan=plan,
+        plan=None if planned is None else planned.plan,
         seconds=clock.seconds(),
-        interrupted=should_stop.interrupted,
+        interrupted=run.should_stop.interrupted,
         time_limit_s=options.time_limit_s,
-        stopped_by=(should_stop.signal_name or "time limit") if left_out else None,
-        left_out=tuple(left_out),
+        stopped_by=(run.should_stop.signal_name or "time limit") if left_out else None,
+        left_out=left_out,
     )
     if options.workdir is not None:
         result.save(options.workdir)
     return result
 
 
-def _tune_tasks(
-    extraction: Extraction,
-    arch: Arch,
-    options: NetworkOptions,
-    log: RunLog,
-    executor: Executor | None,
-    measurer: Measurer | None,
-    progress: ProgressBar,
-    should_stop: StopRequest,
-    left_out: list[LeftOut],
-) -> tuple[dict[int, TaskOutcome], tuple[HostCall, ...]]:
-    """The outcome of every task that can be mapped, by index, and the tasks that cannot."""
-    tunable = [(index, task) for index, task in enumerate(extraction.graph.tasks) if isinstance(task.work, Workload)]
-    outcomes: dict[int, TaskOutcome] = {}
-    by_workload: dict[Workload, TaskOutcome] = {}
+def _open_log(options: NetworkOptions, arch: Arch, run: Run, model: str, extraction: Extraction) -> RunLog | None:
+    """The log of the work directory, once the directory is known to be one of this accelerator."""
+    if options.workdir is None:
+        return None
+    works = "\n".join(repr(task.work) for task in extraction.graph.tasks)
+    start = RunStart(
+        model=model,
+        # What the trials depend on: the tasks, not the weights.
+        model_sha256=hashlib.sha256(works.encode()).hexdigest(),
+        objective=str(options.objective), seed=run.seed, measurer=identity_of(run.measurer),
+        tasks=tuple(
+            (task.name, key_of(task.work), task.work)
+            for task in extraction.graph.tasks if isinstance(task.work, Workload)
+        ),
+    )  # fmt: skip
+    log = RunLog(options.workdir, arch, start)
+    database.check(options.workdir, arch)
+    save_last_run(options.workdir, arch, start)
+    return log
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Tuned:
+    """Per index of a task that can be mapped what was found, the tasks that cannot, and what there was no time for."""
+
+    outcomes: dict[int, SearchResult]
+    hosted: tuple[HostCall, ...]
+    left_out: tuple[LeftOut, ...]
+
+
+def _tune_tasks(extraction: Extraction, arch: Arch, options: NetworkOptions, run: Run) -> _Tuned:
+    tunable = [
+        (index, task.name, task.work)
+        for index, task in enumerate(extraction.graph.tasks) if isinstance(task.work, Workload)
+    ]  # fmt: skip
+    outcomes: dict[int, SearchResult] = {}
+    by_workload: dict[Workload, SearchResult] = {}
     hosted: list[HostCall] = []
+    left_out: list[LeftOut] = []
     is_unmappable = True
-    for position, (index, task) in enumerate(tunable):
-        assert isinstance(task.work, Workload)
+    for position, (index, name, work) in enumerate(tunable):
         # Tasks may differ only in their element-wise code; the mapping and its cost are the same then.
-        if task.work not in by_workload:
-            label = f"{task.name} ({position + 1}/{len(tunable)})"
-            progress.phase(label, total=options.task.trials, unit="trials")
-            key = _key_of(task.work)
-            until = should_stop.share(len(tunable) - position)
+        if work not in by_workload:
+            run.progress.phase(f"{name} ({position + 1}/{len(tunable)})", total=options.task.trials, unit="trials")
+            until = run.should_stop.share(len(tunable) - position)
             try:
-                by_workload[task.work] = tune_workload(
-                    task.work,
-                    arch,
-                    objective=options.objective,
-                    options=options.task,
-                    seed=_seed_of(options.seed, key),
-                    memory=log.memory(key, task.work),
-                    executor=executor,
-                    measurer=measurer,
+                by_workload[work] = tune_workload(
+                    Case(workload=work, arch=arch, objective=options.objective), options.task,
+                    replace(run, seed=_seed_of(run.seed, key_of(work)), should_stop=until),
                     program_of=partial(_program_of, extraction, index),
-                    report=partial(progress.trials, label),
-                    should_stop=until,
-                )
+                )  # fmt: skip
             except (NoMappingError, NoMeasurementError, WorkloadError) as error:
-                hosted.append(HostCall(name=task.name, reason=str(error)))
+                hosted.append(HostCall(name=name, reason=str(error)))
                 is_unmappable = is_unmappable and not isinstance(error, WorkloadError)
                 continue
-            num_trials = by_workload[task.work].num_trials
-            if num_trials < options.task.trials and until():
-                left_out.append(
-                    LeftOut(what="trials", task=task.name, num_done=num_trials, num_asked=options.task.trials)
-                )
-        outcomes[index] = by_workload[task.work]
+            num_done, num_asked = by_workload[work].num_evaluated, options.task.trials
+            if num_done < num_asked and until():
+                left_out.append(LeftOut(what="trials", task=name, num_done=num_done, num_asked=num_asked))
+        outcomes[index] = by_workload[work]
     if tunable and not outcomes and is_unmappable:
         raise NoMappingError(f"no task of the model can be mapped; {hosted[0].name}: {hosted[0].reason}")
-    return outcomes, tuple(hosted)
+    return _Tuned(outcomes=outcomes, hosted=tuple(hosted), left_out=tuple(left_out))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Planned:
+    """The best way to cut a network into groups, what makes their code, and what there was no time for."""
+
+    plan: NetworkPlan
+    scheduler: GroupScheduler
+    left_out: tuple[LeftOut, ...]
 
 
 def _plan(
-    extraction: Extraction,
-    arch: Arch,
-    options: NetworkOptions,
-    outcomes: dict[int, TaskOutcome],
-    progress: ProgressBar,
-    should_stop: StopRequest,
-    left_out: list[LeftOut],
-) -> tuple[NetworkPlan, GroupScheduler]:
-    """The best way to cut the network into groups, by the tuned costs of its layers and the costs of groups."""
-    progress.phase("fusion", total=1, unit="groups")
+    extraction: Extraction, arch: Arch, objective: Objective, outcomes: dict[int, SearchResult], run: Run
+) -> _Planned:
+    """By the tuned costs of layers and the costs of groups."""
+    run.progress.phase("fusion", total=1, unit="groups")
     attention, num_skipped = plan_attention(
-        extraction.mod, arch, objective=options.objective, should_stop=should_stop
+        extraction.mod, arch, objective=objective, should_stop=run.should_stop
     )  # fmt: skip
     sites = [replacement.site for replacement in attention]
     # Scores and probabilities right before what reads them, so that the three calls of an attention are neighbours.
@@ -271,27 +270,29 @@ def _plan(
     target, numbers = target_of(arch), itertools.count()
 
     def verify_group(plain: tvm.tirx.PrimFunc, scheduled: tvm.tirx.PrimFunc) -> Verification:
-        rng = np.random.default_rng([options.seed, next(numbers)])
+        rng = np.random.default_rng([run.seed, next(numbers)])
         return verify_function(plain, scheduled, rng=rng, target=target)
 
     scheduler = GroupScheduler(extraction, layers, sites, verify_group)
-    progress.phase("price groups of layers", total=num_intervals(len(layers.graph.layers)), unit="groups")
+    run.progress.phase("price groups of layers", total=num_intervals(len(layers.graph.layers)), unit="groups")
     plan = plan_network(
-        layers.graph, arch, options.objective, _alone(extraction, layers, arch, outcomes),
-        known=attention_groups(layers, arch, attention), why_not=scheduler.why_not, should_stop=should_stop,
-        report=partial(progress.step, "price groups of layers"),
+        layers.graph, arch, objective, _alone(extraction, layers, arch, outcomes),
+        known=attention_groups(layers, arch, attention), why_not=scheduler.why_not, should_stop=run.should_stop,
+        report=partial(run.progress.step, "price groups of layers"),
     )  # fmt: skip
-    for what, num_done, num_left in (
+    counts = (
         ("attentions searched", len(attention), num_skipped),
         ("groups priced", plan.num_priced, plan.num_unpriced),
         ("groups refined", len(plan.groups) - plan.num_unrefined, plan.num_unrefined),
-    ):
-        if num_left:
-            left_out.append(LeftOut(what=what, num_done=num_done, num_asked=num_done + num_left))
-    return plan, scheduler
+    )
+    left_out = tuple(
+        LeftOut(what=what, num_done=num_done, num_asked=num_done + num_left)
+        for what, num_done, num_left in counts if num_left
+    )  # fmt: skip
+    return _Planned(plan=plan, scheduler=scheduler, left_out=left_out)
 
 
-def _alone(extraction: Extraction, layers: NetworkLayers, arch: Arch, outcomes: dict[int, TaskOutcome]) -> list[Alone]:
+def _alone(extraction: Extraction, layers: NetworkLayers, arch: Arch, outcomes: dict[int, SearchResult]) -> list[Alone]:
     simulator = SimulatorModel()
     found = []
     for node in layers.node_of_layer:
@@ -300,8 +301,8 @@ def _alone(extraction: Extraction, layers: NetworkLayers, arch: Arch, outcomes: 
         if isinstance(work, VectorWork):
             found.append(Alone(task=index, cost=simulator.vector_cost(work, arch), num_cores=arch.cores.count))
         elif index in outcomes:
-            best = outcomes[index].best
-            found.append(Alone(task=index, cost=best.measured_cost, num_cores=best.mapping.cores.product()))
+            best = outcomes[index]
+            found.append(Alone(task=index, cost=best.cost, num_cores=best.mapping.cores.product()))
         else:
             found.append(Alone(task=index, cost=None, num_cores=0))
     return found
@@ -333,7 +334,7 @@ def _group_results(plan: NetworkPlan, arch: Arch, network: ScheduledNetwork) -> 
 
 
 def _task_results(
-    extraction: Extraction, arch: Arch, outcomes: dict[int, TaskOutcome], network: ScheduledNetwork
+    extraction: Extraction, arch: Arch, outcomes: dict[int, SearchResult], network: ScheduledNetwork
 ) -> tuple[TaskResult, ...]:
     simulator = SimulatorModel()
     results = []
@@ -346,11 +347,11 @@ def _task_results(
             results.append(
                 TaskResult(
                     task=task,
-                    mapping=outcome.best.mapping,
-                    cost=outcome.best.measured_cost,
-                    default_cost=None if outcome.default is None else outcome.default.cost,
+                    mapping=outcome.mapping,
+                    cost=outcome.cost,
+                    default_cost=outcome.default_cost,
                     verification=network.task_verifications.get(index),
-                    num_trials=outcome.num_trials,
+                    num_trials=outcome.num_evaluated,
                     rejected=outcome.rejected,
                     failures=outcome.failures,
                 )
@@ -358,21 +359,11 @@ def _task_results(
     return tuple(results)
 
 
-def _named_workloads(extraction: Extraction) -> list[tuple[str, str, Workload]]:
-    return [
-        (task.name, _key_of(task.work), task.work) for task in extraction.graph.tasks if isinstance(task.work, Workload)
-    ]
-
-
 def _program_of(extraction: Extraction, index: int, mapping: Mapping) -> str | None:
     """The scheduled function of a task as text; None where no schedule can be made."""
     name = next(name for name, task in extraction.functions if task == index)
     made = make_schedule(extraction.mod[name], extraction.nests[index], mapping)
     return None if isinstance(made, str) else str(made.mod["main"].script())
-
-
-def _key_of(workload: Workload) -> str:
-    return f"{workload} {hashlib.sha256(repr(workload).encode()).hexdigest()[:12]}"
 
 
 def _seed_of(seed: int, key: str) -> int:
@@ -383,9 +374,3 @@ def _name_of(mod: tvm.IRModule | onnx.ModelProto | RelayModule | str | Path) -> 
     if isinstance(mod, str) and "\n" in mod:
         return "text"
     return Path(mod).name if isinstance(mod, (str, Path)) else type(mod).__name__
-
-
-def _hash_of(extraction: Extraction) -> str:
-    """What the trials depend on: the tasks, not the weights."""
-    works = "\n".join(repr(task.work) for task in extraction.graph.tasks)
-    return hashlib.sha256(works.encode()).hexdigest()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,8 +20,8 @@ from tvm_spm.trial import Trial
 from tvm_spm.tuning.agreement import DisagreementError, check_agreement
 from tvm_spm.tuning.measurer import identity_of
 from tvm_spm.tuning.saved_run import LOG_NAME
-from tvm_spm.tuning.task_memory import EndedSearch, Measured, SearchName, TaskMemory
-from tvm_spm.tuning.trial_log import LogHeader, RunStart, SearchEnd, TrialLog
+from tvm_spm.tuning.task_memory import Origin, TaskMemory, key_of
+from tvm_spm.tuning.trial_log import LogHeader, RunStart, TrialLog
 from tvm_spm.units import parse_whole
 from tvm_spm.workload import Workload
 
@@ -65,71 +65,40 @@ def own(workdir: Path | None) -> Iterator[None]:
 
 
 class RunLog:
-    """Memories of tasks, kept in the log of a work directory; without one, kept nowhere."""
+    """Memories of tasks, kept in the log of a work directory."""
 
-    def __init__(self, log: TrialLog | None, arch: Arch, run: RunStart) -> None:
-        self._log, self._arch, self._run = log, arch, run
-        self._trials: dict[str, list[Trial]] = {}
-        for trial in () if log is None else log.content.trials:
-            self._trials.setdefault(trial.task, []).append(trial)
-
-    @classmethod
-    def open(cls, workdir: Path | None, arch: Arch, run: RunStart) -> RunLog:
+    def __init__(self, workdir: Path, arch: Arch, run: RunStart) -> None:
         """Read the log of a work directory and add that this run begins, unless an equal one did before.
 
         Raises:
             WorkdirError: The directory cannot be written, or its log is none, of a later format, or of another
                 accelerator.
         """
-        if workdir is None:
-            return cls(None, arch, run)
-        log = TrialLog(workdir / LOG_NAME, LogHeader.of(arch))
-        for warning in log.warnings:
+        self._arch, self._run = arch, run
+        self._log = TrialLog(workdir / LOG_NAME, LogHeader.of(arch))
+        for warning in self._log.warnings:
             _log.warning("%s", warning)
-        if run not in log.content.runs:
-            log.append(run)
-        return cls(log, arch, run)
+        if run not in self._log.content.runs:
+            self._log.append(run)
 
-    def memory(self, key: str, workload: Workload) -> TaskMemory:
+    def memory(self, workload: Workload) -> TaskMemory:
         """What is known of a task by this run's measurer; it keeps what is added."""
-        if self._log is None:
-            return TaskMemory()
-        trials, measurer = self._trials.setdefault(key, []), self._run.measurer
-        known = [
-            Measured(mapping=trial.mapping, cost=trial.cost, failure=trial.failure)
-            for trial in trials
-            if trial.measurer == measurer and trial.rejection is None and self._is_sound(workload, trial)
-        ]
-        ended = [
-            (
-                SearchName(objective=end.objective, settings=end.settings),
-                EndedSearch(num_trials=end.num_trials, rejected=end.rejected, failures=end.failures),
-            )
-            for end in self._log.content.searches
-            if (end.task, end.measurer, end.seed) == (key, measurer, self._run.seed)
-        ]
-
-        def keep(found: Sequence[Measured]) -> None:
-            new = [self._trial(key, len(trials) + offset, measured) for offset, measured in enumerate(found)]
-            self._append(*new)
-            trials.extend(new)
-
-        def keep_end(search: SearchName, end: EndedSearch) -> None:
-            self._append(
-                SearchEnd(
-                    task=key, objective=search.objective, seed=self._run.seed, measurer=measurer,
-                    settings=search.settings, num_trials=end.num_trials, rejected=end.rejected, failures=end.failures,
-                )
-            )  # fmt: skip
-
-        return TaskMemory(known, ended, keep=keep, keep_end=keep_end)
-
-    def _trial(self, key: str, index: int, measured: Measured) -> Trial:
-        return Trial(
-            index=index, task=key, mapping=measured.mapping, measurer=self._run.measurer, model=self._run.model,
-            arch_sha256=self._arch.sha256()[:16], seed=self._run.seed,
-            predicted=() if measured.predicted is None else (measured.predicted,),
-            cost=measured.cost, failure=measured.failure,
+        content, run, key = self._log.content, self._run, key_of(workload)
+        trials = [trial for trial in content.trials if trial.task == key]
+        return TaskMemory(
+            Origin(
+                task=key, measurer=run.measurer, model=run.model, arch_sha256=self._arch.sha256()[:16], seed=run.seed
+            ),
+            known=(
+                trial for trial in trials
+                if trial.measurer == run.measurer and trial.rejection is None and self._is_sound(workload, trial)
+            ),
+            ended=(
+                end for end in content.searches
+                if (end.task, end.measurer, end.seed) == (key, run.measurer, run.seed)
+            ),
+            num_logged=len(trials),
+            append=self._log.append,
         )  # fmt: skip
 
     def _is_sound(self, workload: Workload, trial: Trial) -> bool:
@@ -145,7 +114,3 @@ class RunLog:
             _log.warning("trial %d in the log is measured again: %s", trial.index, error)
             return False
         return True
-
-    def _append(self, *lines: Trial | SearchEnd) -> None:
-        assert self._log is not None
-        self._log.append(*lines)

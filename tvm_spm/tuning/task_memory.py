@@ -7,61 +7,40 @@ twice.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from tvm_spm.cost import Cost
 from tvm_spm.mapping import Mapping
-from tvm_spm.trial import Prediction
+from tvm_spm.trial import Prediction, Trial
+from tvm_spm.tuning.trial_log import SearchEnd
+from tvm_spm.workload import Workload
+
+
+def key_of(workload: Workload) -> str:
+    """Under which name the trials of a workload are kept."""
+    return f"{workload} {hashlib.sha256(repr(workload).encode()).hexdigest()[:12]}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """One mapping, what the analytical model said, and what the measurer said: a cost, or why there is none."""
-
-    mapping: Mapping
-    predicted: Prediction | None = None
-    cost: Cost | None = None
-    failure: str = ""
-
-    def __post_init__(self) -> None:
-        if (self.cost is None) == (not self.failure):
-            raise ValueError("a measurement has either a cost or a failure")
-
-    @property
-    def measured_cost(self) -> Cost:
-        """The cost of a measurement that did not fail."""
-        if self.cost is None:
-            raise ValueError(f"no cost: {self.failure}")
-        return self.cost
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SearchName:
-    """Everything but the seed that decides which mappings a search tries.
+class Origin:
+    """What all trials of a task in a run have in common.
 
     Attributes:
-        objective: What is minimised.
-        settings: Searcher, budget and constraints, as text.
+        task: Key of the task.
+        measurer: Who measures, with version or settings.
+        model: Name of the network; empty for a search of one layer.
+        arch_sha256: Start of the hash of the accelerator.
+        seed: Of the run.
     """
 
-    objective: str
-    settings: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EndedSearch:
-    """What is left to tell of a search that ended, beside its measurements.
-
-    Attributes:
-        num_trials: Mappings tried.
-        rejected: Mappings refused, by reason.
-        failures: Why measurements failed, in order.
-    """
-
-    num_trials: int
-    rejected: tuple[tuple[str, int], ...] = ()
-    failures: tuple[str, ...] = ()
+    task: str
+    measurer: str
+    model: str = ""
+    arch_sha256: str = ""
+    seed: int = 0
 
 
 class TaskMemory:
@@ -69,55 +48,75 @@ class TaskMemory:
 
     def __init__(
         self,
-        known: Iterable[Measured] = (),
-        ended: Iterable[tuple[SearchName, EndedSearch]] = (),
+        origin: Origin,
         *,
-        keep: Callable[[Sequence[Measured]], None] = lambda measured: None,
-        keep_end: Callable[[SearchName, EndedSearch], None] = lambda search, end: None,
+        known: Iterable[Trial] = (),
+        ended: Iterable[SearchEnd] = (),
+        num_logged: int = 0,
+        append: Callable[..., None] = lambda *lines: None,
     ) -> None:
         """A memory that begins with what earlier runs left.
 
         Args:
-            known: Earlier answers, in order; of several to one mapping the first success counts.
-            ended: Earlier searches.
-            keep: Called with new answers, in order, before they can be recalled.
-            keep_end: Called with a search that ended.
+            origin: Of the trials to come.
+            known: Earlier answers of the same measurer, in order; of several to one mapping the first success counts.
+            ended: Earlier searches with the same seed and measurer.
+            num_logged: Trials of the task in the log, of other measurers too.
+            append: Keeps trials and the end of a search, before they can be recalled.
         """
-        self._answers: dict[Mapping, Measured] = {}
+        self.origin = origin
+        self._origin: dict[str, Any] = asdict(origin)
+        self._answers: dict[Mapping, Trial] = {}
         self._failures: set[tuple[Mapping, str]] = set()
-        self._ended = dict(ended)
-        self._keep, self._keep_end = keep, keep_end
-        for measured in known:
-            self._remember(measured)
+        self._ended = {(end.objective, end.settings): end for end in ended}
+        self._num_logged, self._append = num_logged, append
+        for trial in known:
+            self._remember(trial)
 
-    def recall(self, mapping: Mapping) -> Measured | None:
+    def recall(self, mapping: Mapping) -> Trial | None:
         """The answer to a mapping; None if it has none, or only failures of earlier runs, which are tried again."""
         return self._answers.get(mapping)
 
-    def succeeded(self) -> list[Measured]:
+    def succeeded(self) -> list[Trial]:
         """All answers with a cost, those to searches for other objectives included."""
-        return [measured for measured in self._answers.values() if measured.cost is not None]
+        return list(self._answers.values())
 
-    def record(self, found: Sequence[Measured]) -> None:
-        """Keep new answers; a failure that an earlier run kept with the same reason is not kept twice."""
-        new = [each for each in found if (each.mapping, each.failure) not in self._failures]
+    def record(self, found: Sequence[tuple[Mapping, Cost | str, Prediction]]) -> list[Trial]:
+        """Keep new answers; a failure that an earlier run kept with the same reason is not kept twice.
+
+        Args:
+            found: Mappings, each with its cost or why there is none, and with what the analytical model said.
+        """
+        trials: list[Trial] = []
+        new: list[Trial] = []
+        for mapping, answer, predicted in found:
+            failure = answer if isinstance(answer, str) else ""
+            trial = Trial(
+                index=self._num_logged + len(new), mapping=mapping, predicted=(predicted,),
+                cost=None if isinstance(answer, str) else answer, failure=failure, **self._origin,
+            )  # fmt: skip
+            trials.append(trial)
+            if (mapping, failure) not in self._failures:
+                new.append(trial)
         if new:
-            self._keep(new)
-        for measured in found:
-            self._remember(measured)
+            self._append(*new)
+            self._num_logged += len(new)
+        for trial in trials:
+            self._remember(trial)
+        return trials
 
-    def ended(self, search: SearchName) -> EndedSearch | None:
+    def ended(self, objective: str, settings: str) -> SearchEnd | None:
         """What an earlier run left of the same search, if it came to its end."""
-        return self._ended.get(search)
+        return self._ended.get((objective, settings))
 
-    def end(self, search: SearchName, found: EndedSearch) -> None:
+    def end(self, search: SearchEnd) -> None:
         """Keep that a search came to its end."""
-        if self._ended.get(search) != found:
-            self._keep_end(search, found)
-            self._ended[search] = found
+        if self.ended(search.objective, search.settings) != search:
+            self._append(search)
+            self._ended[search.objective, search.settings] = search
 
-    def _remember(self, measured: Measured) -> None:
-        if measured.failure:
-            self._failures.add((measured.mapping, measured.failure))
+    def _remember(self, trial: Trial) -> None:
+        if trial.failure:
+            self._failures.add((trial.mapping, trial.failure))
         else:
-            self._answers.setdefault(measured.mapping, measured)
+            self._answers.setdefault(trial.mapping, trial)

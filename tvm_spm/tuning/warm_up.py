@@ -1,6 +1,6 @@
 """The first run compiles: much of it in a second process, so that two cores share the wait.
 
-Compiled code is kept on disk (``jit``), so later runs only load it.
+Compiled code is kept on disk (``jit``), so later runs only load it. Each run compiles the parts it needs and no others.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from enum import Enum
 from pathlib import Path
 from types import TracebackType
 
@@ -22,6 +23,7 @@ from cost_model.simulator.events import simulate_rows
 from tvm_spm import interrupt
 from tvm_spm.arch import load_arch
 from tvm_spm.exact import exact_search
+from tvm_spm.exact.balanced import join as any_factors
 from tvm_spm.exact.join import join
 from tvm_spm.fusion.search import group_search
 from tvm_spm.graph import Layer, LayerGraph, Read, Tensor
@@ -33,9 +35,54 @@ from tvm_spm.workload import Workload
 NOTICE = "the first run compiles, for about two minutes on two cores; what it compiles is kept"
 
 
-def is_compiled() -> bool:
+class Part(Enum):
+    """What is compiled together, because it is used together."""
+
+    EXACT = "exact search"
+    ANY_FACTORS = "exact search over any factors"
+    SCREEN = "map space and analytical model"
+    SIMULATOR = "simulator"
+    GROUPS = "groups of layers"
+
+
+_LAST_COMPILED: dict[Part, Callable[..., object]] = {
+    Part.EXACT: join,
+    Part.ANY_FACTORS: any_factors.join,
+    Part.SCREEN: evaluate_rows,
+    Part.SIMULATOR: simulate_rows,
+    Part.GROUPS: fused.probe_tiles,
+}
+
+
+def parts_of_search(*, measures: bool, is_exact: bool, perfect: bool) -> tuple[Part, ...]:
+    """What a search of one layer needs.
+
+    Args:
+        measures: By the simulator.
+        is_exact: With the exact search.
+        perfect: Only factors that divide.
+    """
+    if is_exact and not measures:
+        return (Part.EXACT,) if perfect else (Part.EXACT, Part.ANY_FACTORS)
+    found = (Part.SCREEN, Part.SIMULATOR) if measures else (Part.SCREEN,)
+    return (Part.EXACT, *found) if is_exact else found
+
+
+def parts_of_tune(*, measures: bool, fuses: bool) -> tuple[Part, ...]:
+    """What tuning a network needs.
+
+    Args:
+        measures: By the simulator.
+        fuses: Several layers may run as one.
+    """
+    found = parts_of_search(measures=True, is_exact=True, perfect=True)
+    kept = found if measures else tuple(part for part in found if part is not Part.SIMULATOR)
+    return (*kept, Part.GROUPS) if fuses else kept
+
+
+def is_compiled(parts: Iterable[Part]) -> bool:
     """Whether the code of an earlier run of the same sources is on disk."""
-    return all(is_on_disk(function) for function in (evaluate_rows, simulate_rows, join, fused.probe_tiles))
+    return all(is_on_disk(_LAST_COMPILED[part]) for part in parts)
 
 
 class Compilation:
@@ -45,12 +92,14 @@ class Compilation:
     one goes on with the search.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, parts: tuple[Part, ...]) -> None:
+        self._own = [part for part in parts if part is Part.EXACT]
+        others = [part.name for part in parts if part is not Part.EXACT]
         # From the folder this package is in: the cache belongs to that copy; the working directory may hold another.
         # A session of its own, as Ctrl-C is for this process to answer; it ends when its input does, however we end.
         self._other = subprocess.Popen(
-            [sys.executable, "-m", "tvm_spm.tuning.warm_up"], cwd=Path(__file__).parents[2], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, text=True, start_new_session=True,
+            [sys.executable, "-m", "tvm_spm.tuning.warm_up", *others], cwd=Path(__file__).parents[2],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
         )  # fmt: skip
         interrupt.add_child(self._other.pid)
 
@@ -74,7 +123,7 @@ class Compilation:
         Args:
             report: Told when a part is ready.
         """
-        _compile_exact(perfect=True)
+        load(self._own)
         report("exact search compiled")
         assert self._other.stdout is not None
         self._other.stdout.readline()
@@ -97,31 +146,23 @@ POLL_S = 0.1
 """Seconds between two questions whether to go on waiting."""
 
 
-def load_search(*, perfect: bool, measures: bool) -> None:
-    """Compile, or load, what a search of one layer calls, so that nothing compiles later.
-
-    Args:
-        perfect: Only factors that divide.
-        measures: The simulator too.
-    """
-    _compile_exact(perfect=perfect)
-    if measures:
-        _compile_models()
+def load(parts: Iterable[Part]) -> None:
+    """Compile, or load, so that nothing compiles later."""
+    for part in parts:
+        _COMPILE[part]()
 
 
-def _compile_exact(*, perfect: bool) -> None:
-    exact_search(_toy(), load_arch("edge-256"), perfect=perfect)
-
-
-def _compile_models() -> None:
+def _compile_screen() -> None:
     workload, arch = _toy(), load_arch("edge-256")
     space, rng = MapSpace(workload=workload, arch=arch), np.random.default_rng(0)
-    default = space.default_mapping()
-    assert default is not None
     batch = space.sample(rng, 4)
     space.check(space.cross(space.mutate(batch, rng), batch, rng))
     evaluate_batch(workload, arch, batch)
-    simulate_batch(workload, arch, [default])
+
+
+def _compile_simulator() -> None:
+    workload, arch = _toy(), load_arch("edge-256")
+    simulate_batch(workload, arch, [MapSpace(workload=workload, arch=arch).require_default()])
 
 
 def _compile_groups() -> None:
@@ -149,6 +190,15 @@ def _toy() -> Workload:
     return Workload.conv2d(K=4, C=4, OY=4, OX=4, FY=3, FX=3, padding=1)
 
 
+_COMPILE: dict[Part, Callable[[], object]] = {
+    Part.EXACT: lambda: exact_search(_toy(), load_arch("edge-256")),
+    Part.ANY_FACTORS: lambda: exact_search(_toy(), load_arch("edge-256"), perfect=False),
+    Part.SCREEN: _compile_screen,
+    Part.SIMULATOR: _compile_simulator,
+    Part.GROUPS: _compile_groups,
+}
+
+
 def _end_with_input() -> None:
     """End when nobody is left to read what this process compiles for."""
     # Not through the stream: its lock, held by this thread, would be missing when the interpreter ends first.
@@ -159,7 +209,8 @@ def _end_with_input() -> None:
 
 if __name__ == "__main__":
     threading.Thread(target=_end_with_input, daemon=True).start()
-    _compile_models()
+    asked = [Part[name] for name in sys.argv[1:]]
+    load(part for part in asked if part is not Part.GROUPS)
     sys.stdout.write("models\n")
     sys.stdout.flush()
-    _compile_groups()
+    load(part for part in asked if part is Part.GROUPS)

@@ -1,0 +1,61 @@
+"""How much work goes into one task, and who proposes mappings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tvm_spm.searchers import MakeSearcher, searcher_named
+from tvm_spm.searchers.evolutionary import EvolutionarySearcher
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TunerOptions:
+    """How much work goes into one task.
+
+    Attributes:
+        trials: Mappings measured on the simulator.
+        batch: Mappings measured between two refits of the learned model.
+        population: Mappings screened by the analytical model per generation.
+        generations: Generations between two measured batches.
+        patience: Measured batches without improvement after which the task is done.
+        explore: Share of each measured batch drawn at random among the candidates.
+        min_to_rank: Measurements before the learned model has a say.
+        exact_polls: How long the exact search may take, counted in its own steps, so that no clock decides a result.
+    """
+
+    trials: int = 64
+    batch: int = 16
+    population: int = 512
+    generations: int = 8
+    patience: int = 3
+    explore: float = 0.125
+    min_to_rank: int = 16
+    exact_polls: int = 40
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposer:
+    """Who proposes the mappings that are screened.
+
+    Attributes:
+        name: As users write it, and as it stands in a log.
+        make: Makes the searcher.
+        starts_exact: Whether the best mapping with perfect factors is tried first.
+    """
+
+    name: str
+    make: MakeSearcher
+    starts_exact: bool = False
+
+    @classmethod
+    def named(cls, name: str) -> Proposer:
+        """The proposer of a name: ``exact`` or a searcher.
+
+        Raises:
+            SpmError: Unknown name; suggests the nearest.
+        """
+        return EXACT if name == EXACT.name else cls(name=name, make=searcher_named(name))
+
+
+EXACT = Proposer(name="exact", make=EvolutionarySearcher, starts_exact=True)
+"""Evolution from the best mapping with perfect factors."""

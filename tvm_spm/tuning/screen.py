@@ -1,0 +1,81 @@
+"""Search with the analytical model alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from cost_model.analytical.model import AnalyticalModel
+from cost_model.batched.model import evaluate_batch
+from cost_model.bounds import lower_bound
+from cost_model.features import Estimate
+from tvm_spm.cost import Cost
+from tvm_spm.mapping import Mapping
+from tvm_spm.result import SearchResult
+from tvm_spm.searchers import MakeSearcher
+from tvm_spm.space.case import Case
+from tvm_spm.space.mapping_batch import MappingBatch, decode, encode
+from tvm_spm.space.mapspace import MapSpace
+from tvm_spm.tuning.run import Run
+
+POPULATION = 512
+"""Mappings per generation."""
+
+
+def screen_workload(case: Case, run: Run, make_searcher: MakeSearcher, *, trials: int) -> SearchResult:
+    """Find the mapping that the analytical model likes best; nothing is measured.
+
+    Args:
+        case: What to run, where, and what is minimised.
+        run: Its seed and its request to stop count.
+        make_searcher: Makes what proposes mappings.
+        trials: Mappings priced at most.
+
+    Raises:
+        NoMappingError: Nothing in the map space is legal; the text counts the reasons.
+    """
+    space = space_of(case)
+    default = space.require_default()
+    start = encode([default])
+    searcher = make_searcher(space, rng=np.random.default_rng(run.seed), start=start)
+    best, best_score, num_evaluated = default, float(case.objective.value_of(*estimate(case, start))[0]), 1
+    while num_evaluated < trials and not run.should_stop():
+        batch = searcher.ask(min(POPULATION, trials - num_evaluated))
+        if batch.num_mappings == 0:
+            break
+        scores = case.objective.value_of(*estimate(case, batch))
+        searcher.tell(batch, scores)
+        num_evaluated += batch.num_mappings
+        leader = int(np.argmin(scores))
+        if scores[leader] < best_score:
+            best, best_score = decode(batch, leader), float(scores[leader])
+    cost, default_cost = (AnalyticalModel().cost(case.workload, case.arch, mapping) for mapping in (best, default))
+    return replace(unproved(case, best, cost), default_cost=default_cost, num_evaluated=num_evaluated)
+
+
+def space_of(case: Case) -> MapSpace:
+    """All mappings that a search of a case may choose from."""
+    return MapSpace(
+        workload=case.workload, arch=case.arch, constraints=case.constraints, allow_spill=case.constraints.wants_spill
+    )
+
+
+def estimate(case: Case, batch: MappingBatch) -> Estimate:
+    """Cycles and energy of a batch by the analytical model."""
+    cost = evaluate_batch(case.workload, case.arch, batch)
+    return Estimate(cycles=cost.cycles.astype(np.float64), energy_pj=cost.energy_pj)
+
+
+def unproved(case: Case, mapping: Mapping, cost: Cost) -> SearchResult:
+    """The result of a search without a proof: only physics bounds it."""
+    bound = lower_bound(case.workload, case.arch, case.objective)
+    return SearchResult(
+        mapping=mapping,
+        cost=cost,
+        objective=case.objective,
+        lower_bound=bound,
+        certified=cost.objective(case.objective) <= bound,
+        num_evaluated=1,
+        space="all executions (physical bound: every MAC and every touched word once)",
+    )

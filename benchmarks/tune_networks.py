@@ -36,7 +36,7 @@ def light_model(name: str) -> str:
 
 def tune(label: str, model: str, target: str, extra: list[str]) -> dict[str, object]:
     """One row: the command's own JSON, and the wall time of the whole process."""
-    command = [sys.executable, "-m", "tvm_spm.cli", "tune", model, "--target", target, "--no-fusion", "--json", *extra]
+    command = [sys.executable, "-m", "tvm_spm", "tune", model, "--target", target, "--no-fusion", "--json", *extra]
     start = time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
     wall_s = time.monotonic() - start

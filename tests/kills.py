@@ -30,7 +30,7 @@ def start(model: Path, workdir: Path) -> subprocess.Popen[str]:
     """The command line, as a user starts it."""
     command = ["tune", str(model), "--target", "edge-256", "--trials", str(TRIALS), "--workdir", str(workdir), "--json"]
     return subprocess.Popen(
-        [sys.executable, "-m", "tvm_spm.cli", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "tvm_spm", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 

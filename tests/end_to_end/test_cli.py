@@ -15,7 +15,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import tvm_spm
 from tvm_spm.arch import archs
+from tvm_spm.searchers import SEARCHERS
+from tvm_spm.tuner import PUBLISHED_SEARCHERS
+from tvm_spm.tuning.options import EXACT
 
 PRESET = Path(__file__).parents[2] / "tvm_spm" / "archs" / "dmazerunner-256.toml"
 QUICK = ("--trials", "4")
@@ -282,6 +286,28 @@ def test_json_is_all_of_stdout_beside_pictures(model: str, tmp_path: Path):
 def test_zero_channels():
     shape = ("--C", "4", "--OY", "4", "--OX", "4", "--FY", "1", "--FX", "1")
     assert mistake("search", "conv2d", "--K", "0", *shape) == "conv2d: K = 0: must be an integer >= 1"
+
+
+def test_version():
+    assert run("--version").stdout == f"tvm-spm {tvm_spm.__version__}\n"
+
+
+def test_unknown_searcher_is_answered_with_the_nearest():
+    shape = ("--m", "4", "--k", "4", "--n", "4")
+    assert mistake("search", "matmul", *shape, "--searcher", "exat") == "unknown searcher 'exat': did you mean 'exact'?"
+    assert mistake("search", "matmul", *shape, "--model", "dmazerunner", "--searcher", "random") == (
+        "unknown searcher 'random': choose one of 'dmazerunner-pruned', 'exact'"
+    )
+
+
+def test_help_names_every_searcher():
+    names = dict.fromkeys([EXACT.name, *SEARCHERS, *PUBLISHED_SEARCHERS])
+    for layer in ("conv2d", "matmul"):
+        shown = subprocess.run(
+            command("search", layer, "--help"), capture_output=True, text=True, check=True,
+            env={**os.environ, "COLUMNS": "200"},
+        ).stdout  # fmt: skip
+        assert f"<{'|'.join(names)}>" in shown
 
 
 def test_search_json():

@@ -43,6 +43,7 @@ ROOMS = (
 
 # The same inside a package: its modules and folders, highest first.
 INSIDE = {
+    "tvm_spm.cli": (("app",), ("search",), ("options", "output")),
     "cost_model": (
         ("attention",), ("fused",), ("analytical", "batched", "learned", "simulator"),
         ("arrays", "bounds", "features", "objective", "published", "reuse", "transfer", "vector"),

@@ -1,0 +1,228 @@
+"""All commands but ``search``, and what ends the process with which exit code."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from tvm_spm import __version__
+from tvm_spm.arch import archs as arch_names
+from tvm_spm.arch import load_arch
+from tvm_spm.cli.options import (
+    JsonOption,
+    ObjectiveOption,
+    PlotOption,
+    SeedOption,
+    TargetOption,
+    TimeOption,
+    TraceOption,
+    TrialsOption,
+    parse_bytes,
+    parse_shape,
+)
+from tvm_spm.cli.output import check_outputs, print_text, write_timeline
+from tvm_spm.cli.search import search_app
+from tvm_spm.errors import NoMappingError, SpmError
+from tvm_spm.objective import Objective
+from tvm_spm.terminal import EscapedFormatter, console, one_line, printable
+from tvm_spm.tuning.text import print_result
+
+HELP = "Find how a network runs best on an accelerator with scratchpad memory, and show that it computes the same."
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=HELP)
+app.add_typer(search_app, name="search")
+
+
+def _show_version(asked: bool) -> None:  # noqa: FBT001 (typer calls it so)
+    if asked:
+        print_text(f"tvm-spm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Options that stand before a command."""
+
+
+@app.command()
+def tune(
+    model: Annotated[str, typer.Argument(help="An .onnx or .relay file or a built-in model such as resnet18.")],
+    target: TargetOption = "spm/dmazerunner-256",
+    objective: ObjectiveOption = Objective.EDP,
+    trials: TrialsOption = None,
+    time_limit: TimeOption = None,
+    seed: SeedOption = 0,
+    workdir: Annotated[Path | None, typer.Option(help="Keeps trials and schedules; a second run continues.")] = None,
+    fusion: Annotated[bool, typer.Option("--fusion/--no-fusion", help="Run several layers as one.")] = True,
+    plot: Annotated[Path | None, typer.Option(help="Draw the layers and their groups: .svg or .png.")] = None,
+    shape: Annotated[list[str] | None, typer.Option(help="NAME=1,3,224,224 for an input without fixed shape.")] = None,
+    params: Annotated[
+        Path | None, typer.Option(help="Weights of a .relay file: of relay.save_param_dict, or .npz.")
+    ] = None,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(
+            help="Refuse a model whose tensors need more, such as 8GiB.", show_default="a quarter of this machine's"
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tune, verify and time every layer of a network."""
+    from tvm_spm.report.output_file import check_picture
+    from tvm_spm.tuner import tune as run
+
+    if plot is not None:
+        if not fusion:
+            raise SpmError("--plot draws the layers that run as one; leave out --no-fusion")
+        check_picture(plot)
+    result = run(
+        model,
+        target,
+        objective=objective,
+        trials=trials,
+        time_limit_s=time_limit,
+        seed=seed,
+        workdir=workdir,
+        fusion=fusion,
+        shapes=dict(parse_shape(text) for text in shape or []),
+        params=params,
+        max_memory_bytes=None if max_memory is None else parse_bytes(max_memory),
+        progress=True,
+    )
+    if as_json:
+        print_text(json.dumps(result.as_dict(), indent=1))
+    else:
+        print_result(result)
+    if plot is not None:
+        result.draw(plot)
+    if result.verified is False:
+        raise typer.Exit(1)
+
+
+@app.command()
+def show(
+    workdir: Annotated[Path, typer.Argument(help="A directory that `tune --workdir` filled.")],
+    task: Annotated[str | None, typer.Option(help="Name of a task.", show_default="the first")] = None,
+    objective: ObjectiveOption = Objective.EDP,
+    trace: TraceOption = None,
+    plot: PlotOption = None,
+) -> None:
+    """Show the best mapping of a task: its nest, its cost, and where cycles and energy go; and the fused groups."""
+    from tvm_spm.report.show import show_text
+    from tvm_spm.tuning.saved_run import best_trial, load_plan
+
+    check_outputs(trace, plot)
+    _, workload, arch, trial = best_trial(workdir, task, objective)
+    print_text(show_text(workload, arch, trial.mapping))
+    write_timeline(workload, arch, trial.mapping, trace, plot)
+    fused = [group for group in load_plan(workdir) if len(group.layers) > 1]
+    if fused:
+        print_text("\n".join(["", "layers that run as one:", *(f"  {group}" for group in fused)]))
+
+
+@app.command()
+def replay(
+    workdir: Annotated[Path, typer.Argument(help="A directory that `tune --workdir` filled.")],
+    objective: ObjectiveOption = Objective.EDP,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure the best mapping of every task again and compare with the log; exit code 1 if one differs."""
+    from tvm_spm.tuner import evaluate
+    from tvm_spm.tuning.saved_run import best_trials
+
+    rows = []
+    for name, workload, arch, trial in best_trials(workdir, objective):
+        assert trial.cost is not None
+        again = evaluate(workload, arch, trial.mapping)
+        same = (again.cycles, again.energy_pj) == (trial.cost.cycles, trial.cost.energy_pj)
+        rows.append({"name": name, "mapping": trial.mapping.line(), "logged_cycles": trial.cost.cycles,
+                     "cycles": again.cycles, "energy_pj": again.energy_pj, "same": same})  # fmt: skip
+    if as_json:
+        print_text(json.dumps(rows, indent=1))
+    else:
+        table = Table("task")
+        for heading in ("cycles in the log", "cycles now"):
+            table.add_column(heading, justify="right")
+        table.add_column("same")
+        for row in rows:
+            table.add_row(
+                one_line(str(row["name"])),
+                f"{row['logged_cycles']:,}",
+                f"{row['cycles']:,}",
+                "yes" if row["same"] else "NO",
+            )
+        console().print(table)
+    if not rows or not all(row["same"] for row in rows):
+        raise typer.Exit(1)
+
+
+@app.command()
+def reproduce(
+    paper: Annotated[str, typer.Argument(help="dlfusion or dmazerunner")],
+    quick: Annotated[bool, typer.Option("--quick", help="Leave out what takes long.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Also write CSV files and pictures there.")] = None,
+) -> None:
+    """Compute the tables of a paper again and print them beside what the paper says."""
+    from tvm_spm.reproduce import reproduce as run
+
+    print_text(run(paper, quick=quick, out_dir=out))
+
+
+@app.command()
+def archs(
+    name: Annotated[str | None, typer.Argument(help="Show every number of one accelerator, with its source.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the built-in accelerators, or show one in full."""
+    chosen = [load_arch(each) for each in (arch_names() if name is None else (name,))]
+    if as_json:
+        print_text(json.dumps([{"name": a.name, "sha256": a.sha256(), **dict(a.numbers())} for a in chosen], indent=1))
+        return
+    if name is None:
+        for arch in chosen:
+            print_text(f"{arch}\n    {one_line(arch.description)}")
+        return
+    sources = dict(chosen[0].sources)
+    table = Table("field", "value", "source", title=one_line(chosen[0].description), title_justify="left")
+    for path, value in chosen[0].numbers():
+        table.add_row(path, f"{value:,}", one_line(sources.get(path, "not given")))
+    console().print(table)
+
+
+def main() -> None:
+    """Run the command line: exit code 0 for a result, 1 for none, 2 for a user's mistake, which gets one message.
+
+    ``tvm_spm.__main__`` takes signals over before: one that comes before there is a result, or a second one, ends the
+    process with 130 (Ctrl-C) or 143 (SIGTERM).
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name may hold characters that the terminal's encoding lacks.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    warnings = logging.StreamHandler()
+    warnings.setFormatter(EscapedFormatter())
+    logging.basicConfig(level=logging.WARNING, handlers=[warnings])
+    try:
+        app()
+    except SpmError as error:
+        print(printable(f"tvm-spm: {error}"), file=sys.stderr)  # noqa: T201 (the command line's own output)
+        raise SystemExit(1 if isinstance(error, NoMappingError) else 2) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT) or error.filename is not None:
+            raise
+        print(f"tvm-spm: the result cannot be written to stdout: {error.strerror}", file=sys.stderr)  # noqa: T201
+        # What is still buffered would fail once more when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise SystemExit(2) from None

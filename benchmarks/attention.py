@@ -26,6 +26,7 @@ from tvm_spm.attention import Attention
 from tvm_spm.cost import Cost
 from tvm_spm.errors import NoMappingError
 from tvm_spm.exact import exact_search
+from tvm_spm.space.case import Case
 from tvm_spm.workload import VectorWork
 
 HEADS, DEPTH, BYTES = 12, 64, 2
@@ -38,7 +39,9 @@ OPS_PER_PROBABILITY = 5
 def unfused(work: Attention, arch: Arch, limit_s: float) -> tuple[list[Cost], float]:
     """Costs of the three functions, and the largest gap of the searches."""
     model = SimulatorModel()
-    found = [exact_search(product, arch, time_limit_s=limit_s) for product in (work.scores, work.context)]
+    found = [
+        exact_search(Case(workload=product, arch=arch), time_limit_s=limit_s) for product in (work.scores, work.context)
+    ]
     costs = [
         model.cost(product, arch, result.mapping)
         for product, result in zip((work.scores, work.context), found, strict=True)

@@ -20,6 +20,8 @@ import pandas as pd
 from cost_model.bounds import lower_bound
 from tvm_spm.arch import Arch, load_arch
 from tvm_spm.exact import exact_search
+from tvm_spm.objective import Objective
+from tvm_spm.space.case import Case
 from tvm_spm.workload import Workload
 
 RESNET_18 = (
@@ -64,7 +66,7 @@ def measure(
 ) -> dict[str, object]:
     """One row."""
     start, cpu = time.monotonic(), time.process_time()
-    result = exact_search(workload, arch, objective=objective, perfect=perfect)
+    result = exact_search(Case(workload=workload, arch=arch, objective=Objective.of(objective)), perfect=perfect)
     return {
         "commit": commit,
         "arch": arch.name,
@@ -100,7 +102,7 @@ def main() -> None:
         ["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=False
     ).stdout.strip()
     start = time.process_time()
-    exact_search(Workload.matmul(m=2, k=2, n=2), load_arch(options.arch[0]))
+    exact_search(Case(workload=Workload.matmul(m=2, k=2, n=2), arch=load_arch(options.arch[0])))
     print(f"compile or load: {time.process_time() - start:.1f} s CPU", flush=True)
     chosen = dict(list(layers().items())[-3:]) if options.quick else layers()
     rows = []

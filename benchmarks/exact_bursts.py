@@ -29,6 +29,7 @@ from cost_model.reuse import count_reuse
 from tvm_spm.arch import Arch, load_arch
 from tvm_spm.exact import exact_search
 from tvm_spm.mapping import Mapping
+from tvm_spm.space.case import Case
 from tvm_spm.workload import Workload
 
 ARCHS = ("dmazerunner-256", "edge-256", "eyeriss-168", "vta-1x16x16", "mlu100-32")
@@ -58,7 +59,7 @@ def measure(name: str, arch: Arch, commit: str) -> list[dict[str, object]]:
     rows = []
     for burst_bytes in (1, BURST_BYTES):
         start = time.monotonic()
-        result = exact_search(workload, with_bursts(arch, burst_bytes))
+        result = exact_search(Case(workload=workload, arch=with_bursts(arch, burst_bytes)))
         cost = AnalyticalModel().cost(workload, with_bursts(arch, BURST_BYTES), result.mapping)
         rows.append({
             "commit": commit, "arch": arch.name, "arch_sha256": arch.sha256()[:12], "workload": name,

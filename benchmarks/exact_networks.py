@@ -24,6 +24,7 @@ import pandas as pd
 from cost_model.bounds import lower_bound
 from tvm_spm.arch import Arch, load_arch
 from tvm_spm.exact import exact_search
+from tvm_spm.space.case import Case
 from tvm_spm.workload import Workload
 
 ARCHS = ("edge-256", "dmazerunner-256")
@@ -98,7 +99,7 @@ def bert_base(tokens: int) -> list[Workload]:
 def measure(network: str, workload: Workload, arch: Arch, limit_s: float, commit: str) -> dict[str, object]:
     """One row."""
     start, cpu = time.monotonic(), time.process_time()
-    result = exact_search(workload, arch, time_limit_s=limit_s)
+    result = exact_search(Case(workload=workload, arch=arch), time_limit_s=limit_s)
     kib = 1024 if sys.platform == "darwin" else 1
     return {
         "commit": commit,
@@ -157,7 +158,7 @@ def main() -> None:
         ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
     ).stdout.strip()
     start = time.process_time()
-    exact_search(Workload.matmul(m=2, k=2, n=2), load_arch(options.arch[0]))
+    exact_search(Case(workload=Workload.matmul(m=2, k=2, n=2), arch=load_arch(options.arch[0])))
     print(f"compile or load: {time.process_time() - start:.1f} s CPU", flush=True)
     rows = []
     for arch in (load_arch(name) for name in options.arch[: 1 if options.quick else None]):

@@ -36,6 +36,7 @@ from tvm_spm.arch import Arch, load_arch
 from tvm_spm.exact import exact_search
 from tvm_spm.mapping import Mapping
 from tvm_spm.report.breakdown import explain
+from tvm_spm.space.case import Case
 from tvm_spm.space.mapping_batch import decode
 from tvm_spm.space.mapspace import MapSpace
 from tvm_spm.workload import Workload
@@ -70,7 +71,7 @@ def measure(name: str, arch: Arch, commit: str) -> list[dict[str, object]]:
     rows = []
     for searcher, perfect in (("perfect", True), ("any", False)):
         start = time.monotonic()
-        result = exact_search(workload, arch, perfect=perfect)
+        result = exact_search(Case(workload=workload, arch=arch), perfect=perfect)
         row = row_of(name, workload, arch, commit, searcher, result.mapping)
         rows.append(row | {"wall_s": time.monotonic() - start, "certified": result.certified,
                            "budget_trials": result.num_evaluated})  # fmt: skip
@@ -178,7 +179,7 @@ def main() -> None:
     ).stdout.strip()
     arch = load_arch(options.arch)
     start = time.process_time()
-    exact_search(Workload.matmul(m=2, k=2, n=2), arch, perfect=False)
+    exact_search(Case(workload=Workload.matmul(m=2, k=2, n=2), arch=arch), perfect=False)
     print(f"compile or load: {time.process_time() - start:.1f} s CPU", flush=True)
     layers = list(LAYERS)[-3:] if options.quick else list(LAYERS)
     rows = [row for name in layers for row in measure(name, arch, commit)]

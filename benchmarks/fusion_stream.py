@@ -24,6 +24,7 @@ import pandas as pd
 from cost_model.simulator import SimulatorModel
 from tvm_spm.arch import Arch, load_arch
 from tvm_spm.exact import exact_search
+from tvm_spm.objective import Objective
 from tvm_spm.reproduce.dlfusion.networks import network_graph
 from tvm_spm.reproduce.dlfusion.picture import ratio_bars
 from tvm_spm.reproduce.dlfusion.plans import exact_costs, plan_row, plan_with_groups
@@ -31,6 +32,7 @@ from tvm_spm.reproduce.paper_table import PaperTable
 from tvm_spm.reproduce.picture import save
 from tvm_spm.reproduce.runs import COLUMNS, make_frame, source_commit
 from tvm_spm.reproduce.script import script_text
+from tvm_spm.space.case import Case
 from tvm_spm.workload import Workload
 
 EXPECTED = Path(__file__).parent / "expected" / "fusion_stream.csv"
@@ -119,7 +121,7 @@ def _warm_up(arch: Arch) -> None:
     from tvm_spm.reproduce.dlfusion.calibration import conv_chain
 
     work = Workload.matmul(m=2, k=2, n=2)
-    SimulatorModel().cost(work, arch, exact_search(work, arch, objective="latency").mapping)
+    SimulatorModel().cost(work, arch, exact_search(Case(workload=work, arch=arch, objective=Objective.LATENCY)).mapping)
     plan_with_groups(conv_chain([(4, 4, 4, 3), (4, 4, 4, 1)], DTYPE), arch, "latency", max_group=2, known={})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping as StringMapping
 from concurrent.futures import Executor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -153,22 +154,10 @@ def search(
 
 
 def _search_exact(case: Case, energy_cap_pj: float | None, should_stop: StopRequest, *, perfect: bool) -> SearchResult:
-    found = exact_search(
-        case.workload, case.arch, objective=case.objective, perfect=perfect, constraints=case.constraints,
-        energy_cap_pj=energy_cap_pj, should_stop=should_stop,
-    )  # fmt: skip
+    found = exact_search(case, perfect=perfect, energy_cap_pj=energy_cap_pj, should_stop=should_stop)
     default = MapSpace(workload=case.workload, arch=case.arch).default_mapping()
-    return SearchResult(
-        mapping=found.mapping,
-        cost=found.cost,
-        default_cost=found.cost if default is None else AnalyticalModel().cost(case.workload, case.arch, default),
-        objective=case.objective,
-        lower_bound=found.lower_bound,
-        certified=found.certified,
-        num_evaluated=found.num_evaluated,
-        num_bounded=found.num_bounded,
-        space=found.space,
-    )
+    priced = found.cost if default is None else AnalyticalModel().cost(case.workload, case.arch, default)
+    return replace(found, default_cost=priced)
 
 
 def _search_published(case: Case, should_stop: StopRequest, *, is_pruned: bool) -> SearchResult:

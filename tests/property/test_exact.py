@@ -15,7 +15,6 @@ from cost_model.analytical.model import AnalyticalModel
 from tests.analytical_cases import draw_case
 from tests.exact_cases import draw_small, objectives, price_all
 from tvm_spm.arch import Arch
-from tvm_spm.cost import OBJECTIVES
 from tvm_spm.errors import NoMappingError
 from tvm_spm.exact import exact_search
 from tvm_spm.exact.join import pair_bound
@@ -23,6 +22,8 @@ from tvm_spm.exact.pass_time import NONE
 from tvm_spm.exact.problem import make_problem
 from tvm_spm.exact.search import _Search
 from tvm_spm.mapping import Mapping
+from tvm_spm.objective import Objective
+from tvm_spm.space.case import Case
 from tvm_spm.space.constraints import Constraints
 from tvm_spm.space.constraints_batch import rules_of
 from tvm_spm.space.mapspace import MapSpace
@@ -41,17 +42,17 @@ def check_optimum(workload: Workload, arch: Arch) -> None:
     mappings, costs = price_all(workload, arch)
     if not mappings:
         with pytest.raises(NoMappingError):
-            exact_search(workload, arch)
+            exact_search(Case(workload=workload, arch=arch))
         return
-    for objective in OBJECTIVES:
-        result = exact_search(workload, arch, objective=objective)
+    for objective in Objective:
+        result = exact_search(Case(workload=workload, arch=arch, objective=objective))
         assert result.certified
         assert result.value == pytest.approx(objectives(costs, objective).min(), rel=1e-9)
         assert result.lower_bound == pytest.approx(result.value, rel=1e-9)
         assert MapSpace(workload=workload, arch=arch, perfect=True).contains(result.mapping)
         assert result.cost == AnalyticalModel().cost(workload, arch, result.mapping)
     cap = float(np.quantile(costs.energy_pj, 0.1))
-    result = exact_search(workload, arch, objective="latency", energy_cap_pj=cap)
+    result = exact_search(Case(workload=workload, arch=arch, objective=Objective.LATENCY), energy_cap_pj=cap)
     assert result.certified
     assert result.cost.energy_pj <= cap * (1 + 1e-9)
     assert result.value == costs.cycles[costs.energy_pj <= cap * (1 + 1e-9)].min()
@@ -81,14 +82,14 @@ def kept_operand(workload: Workload, mapping: Mapping) -> int:
 
 
 @settings(deadline=None, max_examples=15)
-@given(seeds, st.sampled_from(OBJECTIVES))
-def test_no_bound_exceeds_a_mapping_below_it(seed: int, objective: str):
+@given(seeds, st.sampled_from(Objective))
+def test_no_bound_exceeds_a_mapping_below_it(seed: int, objective: Objective):
     workload, arch = draw_small(seed, most_mappings=6000)
     mappings, costs = price_all(workload, arch)
     search = _Search(
         workload,
         arch,
-        make_problem(workload, arch, OBJECTIVES.index(objective), math.inf),
+        make_problem(workload, arch, objective.code, math.inf),
         bool,
         rules_of(Constraints(), workload),
     )
@@ -126,9 +127,9 @@ def test_a_second_spm_buffer_never_costs_cycles_on_one_core(seed: int, operand: 
 def test_a_stopped_search_still_bounds_the_optimum(seed: int):
     workload, arch = draw_small(seed, most_mappings=100000, least_mappings=2000)
     try:
-        optimum = exact_search(workload, arch)
+        optimum = exact_search(Case(workload=workload, arch=arch))
     except NoMappingError:
         return
-    stopped = exact_search(workload, arch, should_stop=lambda: True)
+    stopped = exact_search(Case(workload=workload, arch=arch), should_stop=lambda: True)
     assert stopped.lower_bound <= optimum.value * (1 + 1e-9)
     assert stopped.value >= optimum.value * (1 - 1e-9)

@@ -14,13 +14,14 @@ from tests.exact_cases import draw_small, objectives, price_all
 from tests.property.test_constraints import clauses_of
 from tests.property.test_exact import kept_operand
 from tvm_spm.arch import Arch
-from tvm_spm.cost import OBJECTIVES
 from tvm_spm.errors import NoMappingError
 from tvm_spm.exact import exact_search
 from tvm_spm.exact.balanced.search import BalancedSearch, _groups_of
 from tvm_spm.exact.balanced.tables import make_tables
 from tvm_spm.exact.problem import make_problem
 from tvm_spm.mapping import Mapping
+from tvm_spm.objective import Objective
+from tvm_spm.space.case import Case
 from tvm_spm.space.constraints import Constraints
 from tvm_spm.space.constraints_batch import rules_of
 from tvm_spm.space.mapping_batch import decode, encode
@@ -31,10 +32,10 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 def search_of(
-    workload: Workload, arch: Arch, objective: str, constraints: Constraints, cap: float = math.inf
+    workload: Workload, arch: Arch, objective: Objective, constraints: Constraints, cap: float = math.inf
 ) -> BalancedSearch:
     """A search that knows no mapping yet."""
-    problem = make_problem(workload, arch, OBJECTIVES.index(objective), cap, constraints)
+    problem = make_problem(workload, arch, objective.code, cap, constraints)
     rules = rules_of(constraints, workload)
     return BalancedSearch(workload, arch, problem, rules, encode([Mapping()]), math.inf, bool)
 
@@ -45,7 +46,7 @@ def check_optimum(seed: int, most_mappings: int, least_mappings: int = 128) -> N
     mappings, costs = price_all(workload, arch, perfect=False)
     if not mappings:
         with pytest.raises(NoMappingError, match="no mapping was found"):
-            exact_search(workload, arch, perfect=False)
+            exact_search(Case(workload=workload, arch=arch), perfect=False)
         return
     rng, constraints, is_allowed = np.random.default_rng(seed), Constraints(), np.ones(len(mappings), dtype=np.bool_)
     if rng.random() < 0.4:
@@ -53,7 +54,7 @@ def check_optimum(seed: int, most_mappings: int, least_mappings: int = 128) -> N
         is_allowed = np.array([constraints.allows(mapping, workload) for mapping in mappings])
     space = MapSpace(workload=workload, arch=arch, constraints=constraints)
     cap = float(np.quantile(costs.energy_pj[is_allowed], 0.1))
-    for objective, limit_pj in (*((objective, math.inf) for objective in OBJECTIVES), ("latency", cap)):
+    for objective, limit_pj in (*((objective, math.inf) for objective in Objective), (Objective.LATENCY, cap)):
         search = search_of(workload, arch, objective, constraints, limit_pj)
         bound = search.run()
         mapping = decode(search.best, 0)
@@ -78,8 +79,8 @@ def test_optimum_is_that_of_pricing_every_mapping_of_larger_spaces(seed: int):
 
 
 @settings(deadline=None, max_examples=10)
-@given(seeds, st.sampled_from(OBJECTIVES))
-def test_no_bound_exceeds_a_mapping_below_it(seed: int, objective: str):
+@given(seeds, st.sampled_from(Objective))
+def test_no_bound_exceeds_a_mapping_below_it(seed: int, objective: Objective):
     workload, arch = draw_small(seed, most_mappings=6000, perfect=False)
     mappings, costs = price_all(workload, arch, perfect=False)
     search, values = search_of(workload, arch, objective, Constraints()), objectives(costs, objective)
@@ -110,13 +111,13 @@ def test_no_bound_exceeds_a_mapping_below_it(seed: int, objective: str):
 def test_whole_search_is_no_worse_than_with_perfect_factors(seed: int):
     workload, arch = draw_small(seed, most_mappings=20000, perfect=False)
     try:
-        perfect = exact_search(workload, arch)
+        perfect = exact_search(Case(workload=workload, arch=arch))
     except NoMappingError:
         return
-    result = exact_search(workload, arch, perfect=False)
+    result = exact_search(Case(workload=workload, arch=arch), perfect=False)
     assert result.certified
     assert result.value <= perfect.value
-    assert result.mapping == exact_search(workload, arch, perfect=False).mapping
-    stopped = exact_search(workload, arch, perfect=False, should_stop=lambda: True)
+    assert result.mapping == exact_search(Case(workload=workload, arch=arch), perfect=False).mapping
+    stopped = exact_search(Case(workload=workload, arch=arch), perfect=False, should_stop=lambda: True)
     assert stopped.lower_bound <= result.value * (1 + 1e-9)
     assert stopped.value >= result.value * (1 - 1e-9)

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from cost_model.analytical.model import AnalyticalModel
 from tests.exact_cases import draw_small, objectives, price_all
 from tests.property.test_constraints import any_clause, clauses_of
-from tvm_spm.cost import OBJECTIVES
 from tvm_spm.errors import NoMappingError, SpmError
 from tvm_spm.exact import exact_search
+from tvm_spm.objective import Objective
+from tvm_spm.space.case import Case
 from tvm_spm.space.constraints import Constraints
 from tvm_spm.space.mapping_batch import encode
 from tvm_spm.space.mapspace import MapSpace
@@ -36,12 +37,12 @@ def check_constrained_optimum(seed: int, most_mappings: int) -> None:
             return
     is_allowed = np.array([constraints.allows(mapping, workload) for mapping in mappings])
     space = MapSpace(workload=workload, arch=arch, perfect=True, constraints=constraints)
-    for objective in OBJECTIVES:
+    for objective in Objective:
         if not is_allowed.any():
             with pytest.raises(NoMappingError):
-                exact_search(workload, arch, objective=objective, constraints=constraints)
+                exact_search(Case(workload=workload, arch=arch, objective=objective, constraints=constraints))
             continue
-        result = exact_search(workload, arch, objective=objective, constraints=constraints)
+        result = exact_search(Case(workload=workload, arch=arch, objective=objective, constraints=constraints))
         assert result.certified
         assert space.contains(result.mapping)
         assert result.value == pytest.approx(objectives(costs, objective)[is_allowed].min(), rel=1e-9)
@@ -66,10 +67,10 @@ def test_optimum_is_that_of_pricing_every_allowed_mapping_of_larger_spaces(seed:
 def test_imperfect_mappings_keep_constraints_too(seed: int):
     workload, arch = draw_small(seed, most_mappings=2000)
     try:
-        free = exact_search(workload, arch).mapping
+        free = exact_search(Case(workload=workload, arch=arch)).mapping
     except NoMappingError:
         return
     constraints = clauses_of(np.random.default_rng(seed), free, workload)
-    result = exact_search(workload, arch, perfect=False, constraints=constraints)
+    result = exact_search(Case(workload=workload, arch=arch, constraints=constraints), perfect=False)
     assert constraints.allows(result.mapping, workload)
     assert MapSpace(workload=workload, arch=arch, constraints=constraints).check(encode([result.mapping]))[0] == 0

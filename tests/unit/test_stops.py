@@ -15,6 +15,7 @@ from tvm_spm.attention import Attention, refuse_attention
 from tvm_spm.exact import exact_search
 from tvm_spm.fusion.search import group_search, refine_group
 from tvm_spm.space import legality
+from tvm_spm.space.case import Case
 from tvm_spm.workload import Workload
 
 LAYER = Workload.conv2d(K=8, C=8, OY=6, OX=6, FY=3, FX=3, padding=1)
@@ -30,9 +31,9 @@ def after(number: int) -> Callable[[], bool]:
 @pytest.mark.parametrize("arch_name", ["edge-256", "quad-edge"])
 def test_exact_search(arch_name: str, perfect: bool):
     arch = load_arch(arch_name)
-    full = exact_search(LAYER, arch, perfect=perfect)
+    full = exact_search(Case(workload=LAYER, arch=arch), perfect=perfect)
     for number in (0, 1, 2, 4, 8, 16, 32):
-        found = exact_search(LAYER, arch, perfect=perfect, should_stop=after(number))
+        found = exact_search(Case(workload=LAYER, arch=arch), perfect=perfect, should_stop=after(number))
         assert legality.check(LAYER, arch, found.mapping) is None
         assert found.lower_bound <= full.value * (1 + 1e-9)
         assert found.value >= full.value * (1 - 1e-9)
@@ -43,8 +44,11 @@ def test_steps_of_an_exact_search_are_counted_and_not_timed():
     """However often a clock is asked, a budget of steps ends at the same mapping."""
     arch = load_arch("quad-edge")
     for steps in (0, 1, 5):
-        once = exact_search(LAYER, arch, most_steps=steps)
-        assert exact_search(LAYER, arch, most_steps=steps, should_stop=lambda: False).mapping == once.mapping
+        once = exact_search(Case(workload=LAYER, arch=arch), most_steps=steps)
+        assert (
+            exact_search(Case(workload=LAYER, arch=arch), most_steps=steps, should_stop=lambda: False).mapping
+            == once.mapping
+        )
 
 
 def test_group_search():

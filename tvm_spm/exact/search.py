@@ -6,7 +6,6 @@ import itertools
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,17 +13,18 @@ from numpy.typing import NDArray
 from cost_model.analytical.model import AnalyticalModel
 from cost_model.bounds import lower_bound
 from tvm_spm.arch import Arch
-from tvm_spm.cost import OBJECTIVES, Cost
-from tvm_spm.errors import NoMappingError, SpmError, did_you_mean
+from tvm_spm.errors import NoMappingError
 from tvm_spm.exact.array_tiles import ARRAY_FIELDS, keep_arrays, least_pes, list_arrays, make_shapes, single_energies
 from tvm_spm.exact.balanced.search import BalancedSearch
 from tvm_spm.exact.finish import Best
 from tvm_spm.exact.join import CANDIDATE_FIELDS, bound_floors, join
-from tvm_spm.exact.problem import ANYTHING, ENERGY, Problem, make_problem
+from tvm_spm.exact.problem import ENERGY, Problem, make_problem
 from tvm_spm.exact.relaxed import improve
 from tvm_spm.exact.spm_tiles import FLOOR_FIELDS, TOLERANCE, list_tiles
 from tvm_spm.exact.unrollings import divisors_of, unrollings
 from tvm_spm.mapping import Mapping
+from tvm_spm.result import SearchResult
+from tvm_spm.space.case import Case
 from tvm_spm.space.constraints import Constraints
 from tvm_spm.space.constraints_batch import ANY_BUFFERS, CORES, DRAM, SPM, Rules, rules_of
 from tvm_spm.space.mapping_batch import NUM_DIMS, decode, encode
@@ -51,85 +51,37 @@ DIVES = ((16, 2), (64, 1))
 """(SPM tiles, classes under each) that are tried first, so that the proof starts with a good mapping."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExactResult:
-    """The best mapping found, and how much better another could be.
-
-    Attributes:
-        mapping: The best mapping of ``space``; of equally good ones the same on each run.
-        cost: Its cost by the analytical model.
-        objective: What was minimised.
-        lower_bound: No mapping of the space has a smaller objective, but for rounding.
-        certified: Whether the mapping attains the bound.
-        num_evaluated: Mappings priced.
-        num_bounded: Pairs of an SPM tile and an array tile that were judged by a bound.
-        seconds: Wall time.
-        space: Which mappings the bound and the certificate cover.
-    """
-
-    mapping: Mapping
-    cost: Cost
-    objective: str
-    lower_bound: float
-    certified: bool
-    num_evaluated: int
-    num_bounded: int
-    seconds: float
-    space: str
-
-    @property
-    def value(self) -> float:
-        """The objective of the mapping."""
-        return self.cost.objective(self.objective)
-
-    @property
-    def gap(self) -> float:
-        """Share by which the mapping may exceed the optimum; 0 if certified."""
-        return 0.0 if self.certified else self.value / self.lower_bound - 1
-
-    def __str__(self) -> str:
-        proof = "optimal" if self.certified else f"at most {self.gap:.2%} above the optimum"
-        return f"{self.cost}\n{proof} over {self.space} ({self.seconds:.2f} s)\n{self.mapping}"
-
-
 def exact_search(
-    workload: Workload,
-    arch: Arch,
+    case: Case,
     *,
-    objective: str = "edp",
     perfect: bool = True,
-    constraints: Constraints = ANYTHING,
     energy_cap_pj: float | None = None,
     time_limit_s: float | None = None,
     most_steps: int | None = None,
     should_stop: Callable[[], bool] | None = None,
-) -> ExactResult:
+) -> SearchResult:
     """The mapping with the least objective under the analytical model, and a proof.
 
     Without a limit the result is the same on each run and machine.
 
     Args:
-        workload: What is computed.
-        arch: The accelerator.
-        objective: ``edp``, ``energy`` or ``latency``.
+        case: What is computed on what accelerator, what is minimised, and what every mapping satisfies; the certificate
+            is about those alone.
         perfect: Only factors that divide. Otherwise any factors across cores and PEs, and all tiles that are the
             smallest for their number of iterations (the points of ``MapSpace(perfect=False)``).
-        constraints: What every mapping satisfies; the certificate is about those alone.
         energy_cap_pj: No mapping may need more energy.
         time_limit_s: Stop after this wall time with the best so far; the first few SPM tiles are always tried.
         most_steps: Stop after so many steps of the search with the best so far, the same on each run and machine.
         should_stop: Asked between and in steps whether to stop.
 
     Raises:
-        SpmError: An unknown objective.
         NoMappingError: No mapping of the space fits, or none stays below the cap; names constraints that conflict.
         WorkloadError: A dim of the workload is unlike that of any convolution or matrix product.
     """
     started = time.monotonic()
-    if objective not in OBJECTIVES:
-        raise SpmError(f"unknown objective {objective!r}; {did_you_mean(objective, OBJECTIVES)}")
+    workload, arch, objective, constraints = case.workload, case.arch, case.objective, case.constraints
     cap = math.inf if energy_cap_pj is None else energy_cap_pj
-    problem = make_problem(workload, arch, OBJECTIVES.index(objective), cap, constraints)
+    problem = make_problem(workload, arch, objective.code, cap, constraints)
 
     def now() -> bool:
         late = time_limit_s is not None and time.monotonic() - started >= time_limit_s
@@ -167,7 +119,7 @@ def exact_search(
         raise RuntimeError(f"the search prices {found!r} what the analytical model prices {value!r}: {mapping.line()}")
     cost = model.cost(workload, arch, mapping)
     value = cost.objective(objective)
-    return ExactResult(
+    return SearchResult(
         mapping=mapping,
         cost=cost,
         objective=objective,
@@ -175,7 +127,6 @@ def exact_search(
         certified=bound >= value * (1 - 10 * TOLERANCE),
         num_evaluated=num_evaluated,
         num_bounded=num_bounded,
-        seconds=time.monotonic() - started,
         space=_space_text(constraints, perfect=perfect),
     )
 

@@ -97,10 +97,7 @@ def tune_workload(
 def _exact_start(case: Case, most_steps: int, run: Run) -> list[Mapping]:
     """The best mapping with perfect factors, as far as the budget of the exact search goes; none if none fits."""
     try:
-        found = exact_search(
-            case.workload, case.arch, objective=case.objective, constraints=case.constraints, most_steps=most_steps,
-            should_stop=run.should_stop,
-        )  # fmt: skip
+        found = exact_search(case, most_steps=most_steps, should_stop=run.should_stop)
     except NoMappingError:
         return []
     return [found.mapping]

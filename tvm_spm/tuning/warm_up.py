@@ -29,6 +29,7 @@ from tvm_spm.fusion.search import group_search
 from tvm_spm.graph import Layer, LayerGraph, Read, Tensor
 from tvm_spm.group import Group
 from tvm_spm.jit import is_on_disk
+from tvm_spm.space.case import Case
 from tvm_spm.space.mapspace import MapSpace
 from tvm_spm.workload import Workload
 
@@ -191,12 +192,16 @@ def _toy() -> Workload:
 
 
 _COMPILE: dict[Part, Callable[[], object]] = {
-    Part.EXACT: lambda: exact_search(_toy(), load_arch("edge-256")),
-    Part.ANY_FACTORS: lambda: exact_search(_toy(), load_arch("edge-256"), perfect=False),
+    Part.EXACT: lambda: exact_search(_toy_case()),
+    Part.ANY_FACTORS: lambda: exact_search(_toy_case(), perfect=False),
     Part.SCREEN: _compile_screen,
     Part.SIMULATOR: _compile_simulator,
     Part.GROUPS: _compile_groups,
 }
+
+
+def _toy_case() -> Case:
+    return Case(workload=_toy(), arch=load_arch("edge-256"))
 
 
 def _end_with_input() -> None:

@@ -17,6 +17,8 @@ from tvm_spm.fusion.planner import GroupOption, plan_groups
 from tvm_spm.fusion.search import group_search
 from tvm_spm.graph import Layer, LayerGraph, Tensor
 from tvm_spm.group import Group, GroupMapping, refuse_group
+from tvm_spm.objective import Objective
+from tvm_spm.space.case import Case
 from tvm_spm.units import bits_to_bytes
 from tvm_spm.workload import VectorWork, Workload
 
@@ -122,7 +124,8 @@ def exact_costs(graph: LayerGraph, arch: Arch, objective: str, layers: Iterable[
         work = layer.workload if layer.workload is not None else _vector_work(graph, layer)
         if work not in known:
             if isinstance(work, Workload):
-                known[work] = model.cost(work, arch, exact_search(work, arch, objective=objective).mapping)
+                case = Case(workload=work, arch=arch, objective=Objective.of(objective))
+                known[work] = model.cost(work, arch, exact_search(case).mapping)
             else:
                 known[work] = model.vector_cost(work, arch)
         cost = known[work]

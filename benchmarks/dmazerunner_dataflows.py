@@ -16,11 +16,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+from paper_script import script_text
 
 from tvm_spm.reproduce.dmazerunner.setup import dataflow_jobs, optimum_jobs, runs_of
 from tvm_spm.reproduce.dmazerunner.tables import dataflow_tables, draw, optimum_tables
 from tvm_spm.reproduce.paper_table import PaperTable
-from tvm_spm.reproduce.script import script_text
 
 EXPECTED = Path(__file__).parent / "expected" / "dmazerunner_dataflows.csv"
 

@@ -16,10 +16,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+from paper_script import script_text
 
 from tvm_spm.reproduce.dmazerunner.setup import energy_jobs, runs_of
 from tvm_spm.reproduce.dmazerunner.tables import energy_tables
-from tvm_spm.reproduce.script import script_text
 
 EXPECTED = Path(__file__).parent / "expected" / "dmazerunner_energy.csv"
 

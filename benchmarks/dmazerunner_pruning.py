@@ -17,11 +17,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+from paper_script import script_text
 
 from tvm_spm.reproduce.dmazerunner.setup import optimum_jobs, pruning_jobs, runs_of
 from tvm_spm.reproduce.dmazerunner.tables import optimum_tables, pruning_tables
 from tvm_spm.reproduce.paper_table import PaperTable
-from tvm_spm.reproduce.script import script_text
 
 EXPECTED = Path(__file__).parent / "expected" / "dmazerunner_pruning.csv"
 

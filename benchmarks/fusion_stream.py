@@ -20,6 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+from group_plans import exact_costs, plan_row, plan_with_groups
+from paper_script import script_text
 
 from cost_model.simulator import SimulatorModel
 from tvm_spm.arch import Arch, load_arch
@@ -27,11 +29,9 @@ from tvm_spm.exact import exact_search
 from tvm_spm.objective import Objective
 from tvm_spm.reproduce.dlfusion.networks import network_graph
 from tvm_spm.reproduce.dlfusion.picture import ratio_bars
-from tvm_spm.reproduce.dlfusion.plans import exact_costs, plan_row, plan_with_groups
 from tvm_spm.reproduce.paper_table import PaperTable
 from tvm_spm.reproduce.picture import save
 from tvm_spm.reproduce.runs import COLUMNS, make_frame, source_commit
-from tvm_spm.reproduce.script import script_text
 from tvm_spm.space.case import Case
 from tvm_spm.workload import Workload
 

@@ -23,16 +23,16 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pandas as pd
+from group_plans import exact_costs, layers_without_group, plan_row, plan_with_groups
+from paper_script import script_text
 
 from tvm_spm.arch import load_arch
 from tvm_spm.reproduce.dlfusion.networks import network_graph
 from tvm_spm.reproduce.dlfusion.picture import ratio_bars
-from tvm_spm.reproduce.dlfusion.plans import exact_costs, layers_without_group, plan_row, plan_with_groups
 from tvm_spm.reproduce.dlfusion.setup import NETWORKS
 from tvm_spm.reproduce.paper_table import PaperTable
 from tvm_spm.reproduce.picture import save
 from tvm_spm.reproduce.runs import COLUMNS, make_frame, source_commit
-from tvm_spm.reproduce.script import script_text
 
 EXPECTED = Path(__file__).parent / "expected" / "fusion_traffic.csv"
 MACHINES = {"edge-256": "int16", "quad-edge": "int16", "mlu100-32": "float16"}

@@ -163,18 +163,8 @@ def _search_exact(case: Case, energy_cap_pj: float | None, should_stop: StopRequ
 def _search_published(case: Case, should_stop: StopRequest, *, is_pruned: bool) -> SearchResult:
     if case.constraints:
         raise SpmError(f"model {MODEL_NAME!r}: constraints {case.constraints} do not apply to its own search space")
-    found = published_search(
+    return published_search(
         case.workload, case.arch, objective=case.objective, pruned=is_pruned, should_stop=should_stop
-    )
-    return SearchResult(
-        mapping=found.mapping,
-        cost=found.cost,
-        default_cost=found.default_cost,
-        objective=case.objective,
-        lower_bound=found.lower_bound,
-        certified=found.certified,
-        num_evaluated=found.num_evaluated,
-        space=found.space,
     )
 
 

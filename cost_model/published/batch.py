@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cost_model.objective import objective_value
 from cost_model.published.nest import NUM_LOOPS, PublishedMachine, PublishedNest
 from tvm_spm.jit import entry, kernel
 from tvm_spm.workload import Operand
@@ -20,24 +21,16 @@ NO_OPERAND = -1
 I, W, O = Operand.I.value, Operand.W.value, Operand.O.value
 
 
-class Tables(NamedTuple):
-    """A nest and a machine as arrays; operands are rows in the order ``I W O``."""
+class NestArrays(NamedTuple):
+    """A nest and its machine for compiled code; operands are rows in the order ``I W O``."""
 
+    machine: PublishedMachine
+    macs: int
     num_axes: NDArray[np.int64]
     axis_extent: NDArray[np.int64]
     axis_loop: NDArray[np.int64]
     axis_coefficient: NDArray[np.int64]
     depends: NDArray[np.bool_]
-    elem_bytes: int
-    mac_pj: float
-    rf_pj: float
-    noc_pj: float
-    spm_pj: float
-    dram_pj: float
-    dma_startup_cycles: float
-    dma_cycles_per_byte: float
-    dma_clock_hz: float
-    clock_hz: float
 
 
 class Scratch(NamedTuple):
@@ -53,15 +46,7 @@ class Scratch(NamedTuple):
     classes: NDArray[np.int64]
 
 
-class BatchCost(NamedTuple):
-    """Least value of each metric over all loop orders, one per tiling."""
-
-    min_cycles: NDArray[np.int64]
-    min_energy_pj: NDArray[np.float64]
-    min_edp: NDArray[np.float64]
-
-
-def make_tables(nest: PublishedNest, machine: PublishedMachine) -> Tables:
+def nest_arrays(nest: PublishedNest, machine: PublishedMachine) -> NestArrays:
     """Arrays for the compiled functions."""
     shape = (len(Operand), MAX_AXES)
     extent, loops = np.ones(shape, np.int64), np.zeros((*shape, MAX_TERMS), np.int64)
@@ -72,35 +57,15 @@ def make_tables(nest: PublishedNest, machine: PublishedMachine) -> Tables:
             for term, (loop, coefficient) in enumerate(axis.terms):
                 loops[operand.value, index, term] = loop
                 coefficients[operand.value, index, term] = coefficient
-    return Tables(
+    return NestArrays(
+        machine=machine,
+        macs=nest.macs,
         num_axes=np.array([len(nest.axes(operand)) for operand in Operand], np.int64),
         axis_extent=extent,
         axis_loop=loops,
         axis_coefficient=coefficients,
         depends=np.array([[nest.depends(operand, loop) for loop in range(NUM_LOOPS)] for operand in Operand], np.bool_),
-        elem_bytes=machine.elem_bytes,
-        mac_pj=machine.mac_pj,
-        rf_pj=machine.rf_pj,
-        noc_pj=machine.noc_pj,
-        spm_pj=machine.spm_pj,
-        dram_pj=machine.dram_pj,
-        dma_startup_cycles=machine.dma_startup_cycles,
-        dma_cycles_per_byte=machine.dma_cycles_per_byte,
-        dma_clock_hz=machine.dma_clock_hz,
-        clock_hz=machine.clock_hz,
     )
-
-
-def batch_best(nest: PublishedNest, machine: PublishedMachine, factors: NDArray[np.int64]) -> BatchCost:
-    """Least cycles, energy and EDP over all loop orders of each tiling; equals ``best_over_orders``.
-
-    Args:
-        nest: The loops.
-        machine: The accelerator.
-        factors: ``(n, 4, 7)``: levels ``DRAM SPM RF spatial``, loops in the order of ``nest.dims``.
-    """
-    cycles, energy, edp = _batch_best(make_tables(nest, machine), np.ascontiguousarray(factors, dtype=np.int64))
-    return BatchCost(cycles, energy, edp)
 
 
 @kernel
@@ -119,43 +84,46 @@ def make_scratch() -> Scratch:
 
 
 @entry
-def _batch_best(
-    tables: Tables, factors: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    num = factors.shape[0]
-    scratch = make_scratch()
-    cycles, energy, edp = np.empty(num, np.int64), np.empty(num, np.float64), np.empty(num, np.float64)
-    for row in range(num):
-        cycles[row], energy[row], edp[row] = tiling_best(tables, scratch, factors[row])
-    return cycles, energy, edp
+def batch_best(nest: NestArrays, factors: NDArray[np.int64], objective: int) -> NDArray[np.float64]:
+    """Least value of an objective over all loop orders of each tiling.
+
+    Args:
+        nest: The loops and the accelerator.
+        factors: ``(n, 4, 7)``: levels ``DRAM SPM RF spatial``, loops in the order of ``PublishedNest.dims``.
+        objective: A code of ``tvm_spm.objective``.
+    """
+    scratch, values = make_scratch(), np.empty(len(factors), np.float64)
+    for row in range(len(factors)):
+        values[row] = tiling_best(nest, scratch, factors[row], objective)
+    return values
 
 
 @kernel
-def axis_span(tables: Tables, operand: int, axis: int, tile: NDArray[np.int64]) -> int:
+def axis_span(nest: NestArrays, operand: int, axis: int, tile: NDArray[np.int64]) -> int:
     """Elements of one axis that a tile spans."""
     span = 1
     for term in range(MAX_TERMS):
-        span += tables.axis_coefficient[operand, axis, term] * (tile[tables.axis_loop[operand, axis, term]] - 1)
+        span += nest.axis_coefficient[operand, axis, term] * (tile[nest.axis_loop[operand, axis, term]] - 1)
     return span
 
 
 @kernel
-def footprint(tables: Tables, operand: int, tile: NDArray[np.int64]) -> int:
+def footprint(nest: NestArrays, operand: int, tile: NDArray[np.int64]) -> int:
     """Elements of the bounding box of a tile."""
     elems = 1
-    for axis in range(tables.num_axes[operand]):
-        elems *= axis_span(tables, operand, axis, tile)
+    for axis in range(nest.num_axes[operand]):
+        elems *= axis_span(nest, operand, axis, tile)
     return elems
 
 
 @kernel
-def _bursts(tables: Tables, operand: int, tile: NDArray[np.int64]) -> tuple[int, int]:
+def _bursts(nest: NestArrays, operand: int, tile: NDArray[np.int64]) -> tuple[int, int]:
     elems, num, is_open = 1, 1, True
-    for axis in range(tables.num_axes[operand] - 1, -1, -1):
-        span = axis_span(tables, operand, axis, tile)
+    for axis in range(nest.num_axes[operand] - 1, -1, -1):
+        span = axis_span(nest, operand, axis, tile)
         if is_open:
             elems *= span
-            is_open = span == tables.axis_extent[operand, axis]
+            is_open = span == nest.axis_extent[operand, axis]
         else:
             num *= span
     return num, elems
@@ -163,19 +131,19 @@ def _bursts(tables: Tables, operand: int, tile: NDArray[np.int64]) -> tuple[int,
 
 @kernel
 def _reuse_classes(
-    tables: Tables, factors: NDArray[np.int64], free: NDArray[np.int64], classes: NDArray[np.int64], row: int
+    nest: NestArrays, factors: NDArray[np.int64], free: NDArray[np.int64], classes: NDArray[np.int64], row: int
 ) -> int:
     """Fills two rows of ``classes``: the reused operand and its reuse; returns how many classes there are."""
     num, num_loops, needed_by_all = 0, 0, False
     for loop in range(NUM_LOOPS):
         if factors[loop] > 1:
             num_loops += 1
-            if tables.depends[I, loop] and tables.depends[W, loop] and tables.depends[O, loop]:
+            if nest.depends[I, loop] and nest.depends[W, loop] and nest.depends[O, loop]:
                 needed_by_all = True
     for operand in range(3):
         num_free = 0
         for loop in range(NUM_LOOPS):
-            if factors[loop] > 1 and not tables.depends[operand, loop]:
+            if factors[loop] > 1 and not nest.depends[operand, loop]:
                 free[num_free] = factors[loop]
                 num_free += 1
         if num_free == 0:
@@ -226,28 +194,30 @@ def spm_pass_cycles(
 
 
 @kernel
-def fill_transfers(tables: Tables, scratch: Scratch) -> None:
+def fill_transfers(nest: NestArrays, scratch: Scratch) -> None:
     """Fills what one DMA transfer of each operand's SPM tile costs."""
     for operand in range(3):
-        num_bursts, elems = _bursts(tables, operand, scratch.spm_tile)
-        dma_cycles = tables.dma_startup_cycles + tables.dma_cycles_per_byte * tables.elem_bytes * elems
-        scratch.dma[operand] = num_bursts * int(np.ceil(dma_cycles * tables.clock_hz / tables.dma_clock_hz))
-        scratch.fetch_pj[operand] = num_bursts * elems * tables.dram_pj
+        num_bursts, elems = _bursts(nest, operand, scratch.spm_tile)
+        dma_cycles = (
+            nest.machine.dma_startup_cycles + nest.machine.dma_cycles_per_byte * nest.machine.elem_bytes * elems
+        )
+        scratch.dma[operand] = num_bursts * int(np.ceil(dma_cycles * nest.machine.clock_hz / nest.machine.dma_clock_hz))
+        scratch.fetch_pj[operand] = num_bursts * elems * nest.machine.dram_pj
 
 
 @kernel
-def _fill_visits(tables: Tables, scratch: Scratch, factors: NDArray[np.int64], pes: int, output_pes: int) -> int:
+def _fill_visits(nest: NestArrays, scratch: Scratch, factors: NDArray[np.int64], pes: int, output_pes: int) -> int:
     """Fills what each operand costs per visit of the PE array; returns the cycles of a spatial reduction."""
     reduction = 0
     for operand in range(3):
-        noc = footprint(tables, operand, scratch.array_tile)
-        rf_elems = footprint(tables, operand, factors[2])
+        noc = footprint(nest, operand, scratch.array_tile)
+        rf_elems = footprint(nest, operand, factors[2])
         reached = pes
         if operand == O:
             reached = output_pes
             reduction = rf_elems * (pes // output_pes - 1) * output_pes
         scratch.noc[operand] = noc
-        scratch.visit_pj[operand] = rf_elems * reached * tables.noc_pj + noc * tables.spm_pj
+        scratch.visit_pj[operand] = rf_elems * reached * nest.machine.noc_pj + noc * nest.machine.spm_pj
     return reduction
 
 
@@ -310,8 +280,8 @@ def layer_cycles(
 
 
 @kernel
-def tiling_best(tables: Tables, scratch: Scratch, factors: NDArray[np.int64]) -> tuple[int, float, float]:
-    """Least cycles, energy (pJ) and EDP of one tiling (4, 7) over all loop orders."""
+def tiling_best(nest: NestArrays, scratch: Scratch, factors: NDArray[np.int64], objective: int) -> float:
+    """Least value of an objective of one tiling (4, 7) over all loop orders."""
     num_spm_passes, num_rf_passes, rf_pass, pes, output_pes, output_passes = 1, 1, 1, 1, 1, 1
     for loop in range(NUM_LOOPS):
         scratch.array_tile[loop] = factors[2, loop] * factors[3, loop]
@@ -320,19 +290,18 @@ def tiling_best(tables: Tables, scratch: Scratch, factors: NDArray[np.int64]) ->
         num_rf_passes *= factors[1, loop]
         rf_pass *= factors[2, loop]
         pes *= factors[3, loop]
-        if tables.depends[O, loop]:
+        if nest.depends[O, loop]:
             output_passes *= factors[0, loop]
             output_pes *= factors[3, loop]
-    fill_transfers(tables, scratch)
-    reduction = _fill_visits(tables, scratch, factors, pes, output_pes)
-    reduction_pj = reduction * (3 * tables.rf_pj + tables.noc_pj + tables.mac_pj)
-    macs = num_spm_passes * num_rf_passes * rf_pass * pes
-    compute_pj = macs * tables.mac_pj + 4 * macs * tables.rf_pj
+    fill_transfers(nest, scratch)
+    reduction = _fill_visits(nest, scratch, factors, pes, output_pes)
+    reduction_pj = reduction * (3 * nest.machine.rf_pj + nest.machine.noc_pj + nest.machine.mac_pj)
+    compute_pj = nest.macs * nest.machine.mac_pj + 4 * nest.macs * nest.machine.rf_pj
     classes, noc = scratch.classes, scratch.noc
-    num_dram = _reuse_classes(tables, factors[0], scratch.free, classes, 0)
-    num_spm = _reuse_classes(tables, factors[1], scratch.free, classes, 2)
+    num_dram = _reuse_classes(nest, factors[0], scratch.free, classes, 0)
+    num_spm = _reuse_classes(nest, factors[1], scratch.free, classes, 2)
 
-    best_cycles, best_energy, best_edp = 1 << 62, np.inf, np.inf
+    best = np.inf
     for s in range(num_spm):
         reused, reuse = classes[2, s], classes[3, s]
         for kept in range(NO_OPERAND, 3):
@@ -351,7 +320,5 @@ def tiling_best(tables: Tables, scratch: Scratch, factors: NDArray[np.int64]) ->
                 cycles = layer_cycles(scratch, num_spm_passes, moved, visits, spm_cycles, keep_first, keep_last)
                 moved_pj = dram_pj(scratch, reduction_pj, num_spm_passes, output_passes, moved, visits, kept)
                 energy = np.rint(compute_pj + num_spm_passes * pass_pj + moved_pj)
-                best_cycles = min(best_cycles, cycles)
-                best_energy = min(best_energy, energy)
-                best_edp = min(best_edp, energy * cycles)
-    return best_cycles, best_energy, best_edp
+                best = min(best, objective_value(objective, cycles, energy))
+    return best

@@ -15,16 +15,17 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from cost_model.published.model import OrderClass, PerOperand, TilingFacts, order_classes, tiling_facts
 from cost_model.published.nest import PublishedNest, published_factors, published_machine, published_nest
-from cost_model.published.search import published_exact
-from cost_model.published.space import AUTO, divisors, pruned_search
+from cost_model.published.search import pruned_search, published_exact
+from cost_model.published.space import divisors
 from tvm_spm.arch import Arch
-from tvm_spm.cost import OBJECTIVES, Cost, Energy
-from tvm_spm.errors import SpmError, did_you_mean
+from tvm_spm.cost import Cost, Energy
 from tvm_spm.mapping import Mapping
+from tvm_spm.objective import Objective
+from tvm_spm.result import SearchResult
 from tvm_spm.space import legality
 from tvm_spm.space.mapspace import MapSpace
 from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Dims, Operand, Workload
@@ -35,31 +36,6 @@ NamedFactors = dict[str, dict[str, int]]
 """Trip counts at ``DRAM``, ``SPM``, ``RF`` and ``spatial`` by dim name; 1 where not named."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PublishedSearch:
-    """What a search under the published model found; the attributes of ``SearchResult``.
-
-    Attributes:
-        mapping: The best tiling in its best order; see the module for what the model leaves open.
-        cost: By the published model; see ``published_cost``.
-        default_cost: Of the untuned default tiling with factors that divide, in its best order.
-        objective: What was minimised.
-        lower_bound: No tiling of ``space`` is below.
-        certified: Whether ``cost`` meets ``lower_bound``.
-        num_evaluated: Tilings priced, each in all its orders.
-        space: What the bound speaks of.
-    """
-
-    mapping: Mapping
-    cost: Cost
-    default_cost: Cost
-    objective: str
-    lower_bound: float
-    certified: bool
-    num_evaluated: int
-    space: str
-
-
 def published_search(
     workload: Workload,
     arch: Arch,
@@ -67,7 +43,7 @@ def published_search(
     objective: str = "edp",
     pruned: bool = False,
     should_stop: Callable[[], bool] | None = None,
-) -> PublishedSearch:
+) -> SearchResult:
     """The best tiling and order by the published model.
 
     Args:
@@ -83,30 +59,28 @@ def published_search(
         WorkloadError: The published model cannot describe the workload.
         ArchError: The published model cannot describe the accelerator.
     """
-    if objective not in OBJECTIVES:
-        raise SpmError(f"unknown objective {objective!r}; {did_you_mean(objective, OBJECTIVES)}")
+    goal = Objective.of(objective)
     if pruned:
-        left = pruned_search(workload, arch, prunes=AUTO, objective=objective)
-        factors, num_evaluated, bound = left.named_factors(), left.num_evaluated, None
-        shares = f"PEs {left.prunes.min_pe_share:.0%}, RF {left.prunes.min_rf_share:.0%}"
+        found = pruned_search(workload, arch, objective=objective)
+        shares = f"PEs {found.prunes.min_pe_share:.0%}, RF {found.prunes.min_rf_share:.0%}"
         space = (
-            f"the {left.num_evaluated:,} tilings that the prunes of Dave et al. leave (at least {shares}, "
-            f"SPM {left.prunes.min_spm_share:.0%} in use), in all loop orders, by their published model"
+            f"the {found.num_evaluated:,} tilings that the prunes of Dave et al. leave (at least {shares}, "
+            f"SPM {found.prunes.min_spm_share:.0%} in use), in all loop orders, by their published model"
         )
     else:
-        best = published_exact(workload, arch, objective, should_stop=should_stop)
-        factors, num_evaluated, bound = best.named_factors(), best.num_evaluated, best.lower_bound
-        space = f"all {best.num_tilings:,} perfect tilings in all loop orders, by the published model of Dave et al."
-    mapping, cost = published_mapping(workload, arch, factors, objective=objective)
+        found = published_exact(workload, arch, objective, should_stop=should_stop)
+        space = f"all {found.num_tilings:,} perfect tilings in all loop orders, by the published model of Dave et al."
+    mapping, cost = published_mapping(workload, arch, found.named_factors(), objective=objective)
     value = cost.objective(objective)
-    return PublishedSearch(
+    lower_bound = value if pruned else found.lower_bound
+    return SearchResult(
         mapping=mapping,
         cost=cost,
         default_cost=published_mapping(workload, arch, _default_factors(workload, arch), objective=objective)[1],
-        objective=objective,
-        lower_bound=value if bound is None else bound,
-        certified=bound is None or value <= bound,
-        num_evaluated=num_evaluated,
+        objective=goal,
+        lower_bound=lower_bound,
+        certified=value <= lower_bound,
+        num_evaluated=found.num_evaluated,
         space=space,
     )
 
@@ -128,15 +102,15 @@ def published_mapping(workload: Workload, arch: Arch, factors: NamedFactors, *, 
     nest, machine = published_nest(workload), published_machine(arch)
     table = published_factors(nest, factors)
     named = nest.named(table)
-    chosen = min(order_classes(workload, arch, named), key=lambda order: _value(order, objective))
-    rf, spatial = _dims(named["RF"]), _dims(named["spatial"])
+    chosen = min(order_classes(workload, arch, named), key=lambda order: order.value(Objective.of(objective)))
+    rf, spatial = Dims(**named["RF"]), Dims(**named["spatial"])
     rows, cols = split_over_array(spatial, arch.pe.rows, arch.pe.cols)
     array = rf.combine(spatial, lambda a, b: a * b)
     mapping = Mapping(
         rows=rows,
         cols=cols,
         rf=rf,
-        spm=array.combine(_dims(named["SPM"]), lambda a, b: a * b),
+        spm=array.combine(Dims(**named["SPM"]), lambda a, b: a * b),
         dram_order=order_with_reuse(nest, named["DRAM"], chosen.reuse_dram),
         spm_order=order_with_reuse(nest, named["SPM"], chosen.reuse_spm),
         spm_double=tuple(Operand),
@@ -254,11 +228,3 @@ def _default_factors(workload: Workload, arch: Arch) -> NamedFactors:
         "spatial": default.rows.combine(default.cols, lambda a, b: a * b),
     }
     return {level: {name: dims[name] for name in DIM_NAMES if dims[name] > 1} for level, dims in levels.items()}
-
-
-def _dims(factors: dict[str, int]) -> Dims:
-    return Dims(**factors)
-
-
-def _value(order: OrderClass, objective: str) -> float:
-    return {"edp": order.edp, "energy": float(order.energy_pj), "latency": float(order.cycles)}[objective]

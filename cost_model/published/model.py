@@ -34,19 +34,11 @@ from cost_model.published.nest import (
 )
 from tvm_spm.arch import Arch
 from tvm_spm.cost import Energy
+from tvm_spm.objective import Objective
 from tvm_spm.workload import Operand, Workload
 
-PerOperand = tuple[int, int, int]
+PerOperand = tuple[int, ...]
 """One integer per operand, in the order ``I W O``."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BestCost:
-    """The smallest value of each metric; each may come from a different order of the loops."""
-
-    min_cycles: int
-    min_energy_pj: int
-    min_edp: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,10 +58,9 @@ class OrderClass:
     dram_energy_pj: float
     energy: Energy
 
-    @property
-    def edp(self) -> float:
-        """Energy times cycles, in pJ x cycles."""
-        return float(self.energy_pj) * float(self.cycles)
+    def value(self, objective: Objective) -> float:
+        """Of an objective: pJ x cycles, pJ or cycles."""
+        return objective.value_of(float(self.cycles), float(self.energy_pj))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +77,6 @@ class TilingFacts:
     burst_elems: PerOperand
     dma_cycles: PerOperand
     rf_elems: PerOperand
-    spm_elems: PerOperand
     output_pes: int
     output_spm_passes: int
 
@@ -96,8 +86,8 @@ class TilingFacts:
         return self.num_spm_passes * self.num_rf_passes * self.rf_pass_cycles * self.pes_used
 
 
-def best_over_orders(workload: Workload, arch: Arch, factors: Mapping[str, Mapping[str, int]]) -> BestCost:
-    """Least cycles, energy and EDP of a tiling over all loop orders, each on its own.
+def order_classes(workload: Workload, arch: Arch, factors: Mapping[str, Mapping[str, int]]) -> tuple[OrderClass, ...]:
+    """Every pair of reuse vectors at DRAM and SPM that some loop order has, with its cost.
 
     Args:
         workload: Convolution, depthwise convolution or matrix product.
@@ -109,22 +99,6 @@ def best_over_orders(workload: Workload, arch: Arch, factors: Mapping[str, Mappi
         MappingError: A name is unknown or the factors of a dim do not multiply to its extent.
         WorkloadError: The published model cannot describe the workload.
         ArchError: The published model cannot describe the accelerator.
-    """
-    classes = order_classes(workload, arch, factors)
-    return BestCost(
-        min_cycles=min(order.cycles for order in classes),
-        min_energy_pj=min(order.energy_pj for order in classes),
-        min_edp=min(order.edp for order in classes),
-    )
-
-
-def order_classes(workload: Workload, arch: Arch, factors: Mapping[str, Mapping[str, int]]) -> tuple[OrderClass, ...]:
-    """Every pair of reuse vectors at DRAM and SPM that some loop order has, with its cost.
-
-    Raises:
-        MappingError: As ``best_over_orders``.
-        WorkloadError: As ``best_over_orders``.
-        ArchError: As ``best_over_orders``.
     """
     nest, machine = published_nest(workload), published_machine(arch)
     table = published_factors(nest, factors)
@@ -143,11 +117,10 @@ def reuse_vectors(nest: PublishedNest, factors: tuple[int, ...]) -> tuple[PerOpe
     vectors: dict[PerOperand, None] = {}
     for operand in OPERAND_ORDER:
         free = [loop for loop in loops if not nest.depends(operand, loop)]
-        lengths = range(1, len(free) + 1) if len(free) < len(loops) else range(len(free), len(free) + 1)
-        for length in lengths:
+        for length in range(1 if len(free) < len(loops) else max(1, len(free)), len(free) + 1):
             for run in itertools.combinations(free, length):
-                if run:
-                    vectors[_reuse_of(operand, math.prod(factors[loop] for loop in run))] = None
+                reuse = math.prod(factors[loop] for loop in run)
+                vectors[tuple(reuse if each is operand else 1 for each in Operand)] = None
     needed_by_all = any(all(nest.depends(operand, loop) for operand in Operand) for loop in loops)
     if needed_by_all or not loops:
         vectors[(1, 1, 1)] = None
@@ -159,7 +132,7 @@ def tiling_facts(nest: PublishedNest, machine: PublishedMachine, factors: Factor
     dram, spm, rf, spatial = factors
     array_tile = tuple(a * b for a, b in zip(rf, spatial, strict=True))
     spm_tile = tuple(a * b for a, b in zip(array_tile, spm, strict=True))
-    bursts = tuple(_bursts(nest, operand, spm_tile) for operand in Operand)
+    num_bursts, burst_elems = zip(*(_bursts(nest, operand, spm_tile) for operand in Operand), strict=True)
     used = [nest.depends(Operand.O, loop) for loop in range(NUM_LOOPS)]
     output_pes = math.prod(p for p, is_used in zip(spatial, used, strict=True) if is_used)
     reducing_pes = math.prod(spatial) // output_pes
@@ -168,35 +141,14 @@ def tiling_facts(nest: PublishedNest, machine: PublishedMachine, factors: Factor
         num_rf_passes=math.prod(spm),
         num_spm_passes=math.prod(dram),
         rf_pass_cycles=math.prod(rf),
-        noc_cycles=_per_operand(nest, array_tile),
+        noc_cycles=tuple(nest.footprint_elems(operand, array_tile) for operand in Operand),
         reduction_cycles=nest.footprint_elems(Operand.O, rf) * (reducing_pes - 1) * output_pes,
-        num_bursts=(bursts[0][0], bursts[1][0], bursts[2][0]),
-        burst_elems=(bursts[0][1], bursts[1][1], bursts[2][1]),
-        dma_cycles=(
-            bursts[0][0] * machine.burst_cycles(bursts[0][1]),
-            bursts[1][0] * machine.burst_cycles(bursts[1][1]),
-            bursts[2][0] * machine.burst_cycles(bursts[2][1]),
-        ),
-        rf_elems=_per_operand(nest, rf),
-        spm_elems=_per_operand(nest, spm_tile),
+        num_bursts=num_bursts,
+        burst_elems=burst_elems,
+        dma_cycles=tuple(n * machine.burst_cycles(elems) for n, elems in zip(num_bursts, burst_elems, strict=True)),
+        rf_elems=tuple(nest.footprint_elems(operand, rf) for operand in Operand),
         output_pes=output_pes,
         output_spm_passes=math.prod(d for d, is_used in zip(dram, used, strict=True) if is_used),
-    )
-
-
-def _per_operand(nest: PublishedNest, tile: tuple[int, ...]) -> PerOperand:
-    return (
-        nest.footprint_elems(Operand.I, tile),
-        nest.footprint_elems(Operand.W, tile),
-        nest.footprint_elems(Operand.O, tile),
-    )
-
-
-def _reuse_of(operand: Operand, product: int) -> PerOperand:
-    return (
-        product if operand is Operand.I else 1,
-        product if operand is Operand.W else 1,
-        product if operand is Operand.O else 1,
     )
 
 

@@ -6,8 +6,9 @@ Source: Dave, Kim, Avancha, Lee, Shrivastava: dMazeRunner, ACM TECS 18(5s), 2019
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from tvm_spm.arch import Arch
 from tvm_spm.errors import ArchError, MappingError, WorkloadError, did_you_mean
@@ -75,7 +76,7 @@ class PublishedNest:
         """Loops the output does not depend on."""
         return tuple(loop for loop in range(NUM_LOOPS) if not self.depends(Operand.O, loop))
 
-    def named(self, factors: Factors) -> dict[str, dict[str, int]]:
+    def named(self, factors: Sequence[Sequence[int]]) -> dict[str, dict[str, int]]:
         """Factors by level and dim name, those of 1 left out."""
         return {
             level: {dim: factor for dim, factor in zip(self.dims, row, strict=True) if factor != 1}
@@ -83,8 +84,7 @@ class PublishedNest:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PublishedMachine:
+class PublishedMachine(NamedTuple):
     """The numbers of one core that the published model uses; every element is one word."""
 
     num_pes: int

@@ -1,65 +1,76 @@
-"""The certified optimum of the published execution model, over every tiling and loop order, in seconds.
+"""Searches for the best tiling and loop order of the published execution model.
 
-``pruned_search`` prices all tilings that the prunes leave; here bounds decide what need not be priced, so that nothing
-has to be left out. The result is the same optimum, with a proof, for any prunes.
+``published_exact`` lets bounds decide what need not be priced, so that nothing has to be left out, and proves its
+result; ``pruned_search`` prices all that the authors' prunes leave, as they do; ``published_random`` draws tilings.
 """
 
 from __future__ import annotations
 
-import time
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
-from cost_model.published.batch import batch_best, make_tables
-from cost_model.published.bounds import Layer, PerMac, bound_spm_tiles, per_mac, search_spm_tiles, tilings_at
+from cost_model.published.batch import batch_best, nest_arrays
+from cost_model.published.bounds import PerMac, TilingSpace, bound_spm_tiles, per_mac, search_spm_tiles, tilings_at
 from cost_model.published.lattice import Floats, Ints, array_tiles, over_divisors, splits_of, tile_set
-from cost_model.published.model import OrderClass, order_classes
+from cost_model.published.model import order_classes
 from cost_model.published.nest import LEVELS, NUM_LOOPS, published_machine, published_nest
-from cost_model.published.space import Prunes
+from cost_model.published.space import AUTO, Prunes
 from tvm_spm.arch import Arch
-from tvm_spm.cost import OBJECTIVES
-from tvm_spm.errors import NoMappingError, SpmError, did_you_mean
+from tvm_spm.errors import NoMappingError, SpmError
+from tvm_spm.objective import Objective
+from tvm_spm.space.case import Case
 from tvm_spm.workload import Workload
+
+_LOG = logging.getLogger(__name__)
 
 _CHUNK_TILES = 64
 _EVERYTHING = Prunes()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PublishedOptimum:
-    """The best tiling in its best loop order, and how it was found.
+class BestTiling:
+    """The best tiling that a search found, in its best loop order.
 
     Attributes:
         objective: What was minimised.
         factors: (level, ((dim, factor), ...)), those of 1 left out.
         cycles: Of the layer.
         energy_pj: Of the layer.
-        edp: In pJ x cycles.
-        value: Of the objective.
-        lower_bound: No tiling of the space is below; equals ``value`` if ``certified``.
-        certified: Whether every tiling was priced or excluded by its bound.
+        lower_bound: No tiling of the space is below.
         num_tilings: Tilings in the space.
         num_evaluated: Tilings priced, each in all its loop orders.
-        seconds: Wall time.
+        prunes: What the space leaves out, after relaxing.
     """
 
-    objective: str
+    objective: Objective
     factors: tuple[tuple[str, tuple[tuple[str, int], ...]], ...]
     cycles: int
     energy_pj: int
-    edp: float
-    value: float
     lower_bound: float
-    certified: bool
     num_tilings: int
     num_evaluated: int
-    seconds: float
+    prunes: Prunes
+
+    @property
+    def edp(self) -> float:
+        """In pJ x cycles."""
+        return Objective.EDP.value_of(float(self.cycles), float(self.energy_pj))
+
+    @property
+    def value(self) -> float:
+        """Of the objective."""
+        return self.objective.value_of(float(self.cycles), float(self.energy_pj))
+
+    @property
+    def certified(self) -> bool:
+        """Whether every tiling was priced or excluded by its bound."""
+        return self.lower_bound >= self.value
 
     def named_factors(self) -> dict[str, dict[str, int]]:
-        """Factors as ``best_over_orders`` takes them."""
+        """Factors as ``order_classes`` takes them."""
         return {level: dict(row) for level, row in self.factors}
 
 
@@ -70,7 +81,7 @@ def published_exact(
     *,
     prunes: Prunes = _EVERYTHING,
     should_stop: Callable[[], bool] | None = None,
-) -> PublishedOptimum:
+) -> BestTiling:
     """The least value of an objective over every tiling and loop order.
 
     Args:
@@ -86,8 +97,8 @@ def published_exact(
         WorkloadError: The published model cannot describe the workload.
         ArchError: The published model cannot describe the accelerator.
     """
-    begin = time.perf_counter()
-    space = _prepare(workload, arch, objective, prunes)
+    case = Case(workload=workload, arch=arch, objective=Objective.of(objective))
+    space = _space_with_tilings(case, prunes)
     spm_tiles, bounds = _bounded(space)
     value, num_evaluated, lower_bound = np.inf, 0, np.inf
     best = np.ones((len(LEVELS), NUM_LOOPS), np.int64)
@@ -98,11 +109,42 @@ def published_exact(
             lower_bound = float(bounds[first])
             break
         chunk = slice(first, first + _CHUNK_TILES)
-        num, value = search_spm_tiles(space.layer, spm_tiles[chunk], bounds[chunk], value, best)
+        num, value = search_spm_tiles(space, spm_tiles[chunk], bounds[chunk], value, best)
         num_evaluated += int(num)
     if np.isinf(value):
         raise NoMappingError(f"{workload} on {arch.name}: stopped before a tiling was found")
-    return _result(workload, arch, objective, best, min(lower_bound, float(value)), space, num_evaluated, begin)
+    return _result(case, best, space, prunes, num_evaluated=num_evaluated, lower_bound=min(lower_bound, float(value)))
+
+
+def pruned_search(workload: Workload, arch: Arch, *, prunes: Prunes = AUTO, objective: str = "edp") -> BestTiling:
+    """Price every tiling that the prunes leave, in every loop order, and return the best.
+
+    Of equally good tilings the one with the lexicographically first spatial, RF and SPM factors wins.
+
+    Args:
+        workload: As ``published_exact``.
+        arch: As ``published_exact``.
+        prunes: What to leave out.
+        objective: As ``published_exact``.
+
+    Raises:
+        NoMappingError: No tiling is left.
+        SpmError: As ``published_exact``.
+        WorkloadError: As ``published_exact``.
+        ArchError: As ``published_exact``.
+    """
+    case, used = Case(workload=workload, arch=arch, objective=Objective.of(objective)), prunes
+    while (space := tiling_space(case, used, prices_all=True)).num_tilings < used.enough_tilings:
+        _LOG.info("%s: %d tilings left by %s", workload, space.num_tilings, used)
+        weaker = used.relaxed() if used.relax else None
+        if weaker is None:
+            raise _nothing_left(case, prunes)
+        used = weaker
+    value, best = np.inf, np.ones((len(LEVELS), NUM_LOOPS), np.int64)
+    no_bounds = np.full(_CHUNK_TILES, -np.inf)
+    for first in range(0, len(space.spm_tiles), _CHUNK_TILES):
+        _, value = search_spm_tiles(space, space.spm_tiles[first : first + _CHUNK_TILES], no_bounds, value, best)
+    return _result(case, best, space, used, num_evaluated=space.num_tilings, lower_bound=float(value))
 
 
 def published_random(
@@ -113,7 +155,7 @@ def published_random(
     num_evaluated: int,
     rng: np.random.Generator,
     prunes: Prunes = _EVERYTHING,
-) -> PublishedOptimum:
+) -> BestTiling:
     """The best of some tilings drawn uniformly, with replacement, from all that the prunes leave.
 
     Args:
@@ -130,122 +172,85 @@ def published_random(
         WorkloadError: As ``published_exact``.
         ArchError: As ``published_exact``.
     """
-    begin = time.perf_counter()
     if num_evaluated < 1:
         raise SpmError(f"published_random: num_evaluated = {num_evaluated}: must be >= 1")
-    space = _prepare(workload, arch, objective, prunes)
-    factors = _draw(space, num_evaluated, rng)
-    costs = batch_best(published_nest(workload), published_machine(arch), factors)
-    values = {"edp": costs.min_edp, "energy": costs.min_energy_pj, "latency": costs.min_cycles}[objective]
+    case = Case(workload=workload, arch=arch, objective=Objective.of(objective))
+    space = _space_with_tilings(case, prunes)
+    factors = random_tilings(space, num_evaluated, rng)
+    values = batch_best(space.nest, factors, case.objective.code)
     bound = min(float(_bounded(space)[1][0]), float(values.min()))
-    return _result(workload, arch, objective, factors[values.argmin()], bound, space, num_evaluated, begin)
+    return _result(case, factors[values.argmin()], space, prunes, num_evaluated=num_evaluated, lower_bound=bound)
 
 
-def random_tilings(
-    workload: Workload, arch: Arch, num: int, rng: np.random.Generator, prunes: Prunes = _EVERYTHING
-) -> Ints:
-    """Tilings ``(num, 4, 7)`` drawn uniformly, with replacement, from all that the prunes leave; not in random order.
+def tiling_space(case: Case, prunes: Prunes, *, prices_all: bool = False) -> TilingSpace:
+    """All tilings that the prunes leave, counted without enumerating them.
 
-    Raises:
-        NoMappingError: No tiling is left.
-        WorkloadError: The published model cannot describe the workload.
-        ArchError: The published model cannot describe the accelerator.
-    """
-    return _draw(_prepare(workload, arch, "edp", prunes), num, rng)
-
-
-def num_published_tilings(workload: Workload, arch: Arch, prunes: Prunes = _EVERYTHING) -> int:
-    """How many tilings the prunes leave, counted without enumerating them.
+    Args:
+        case: What is tiled on what, and what is minimised.
+        prunes: What to leave out.
+        prices_all: The search prices every tiling.
 
     Raises:
         WorkloadError: The published model cannot describe the workload.
         ArchError: The published model cannot describe the accelerator.
     """
-    try:
-        return _prepare(workload, arch, "edp", prunes).num_tilings
-    except NoMappingError:
-        return 0
-
-
-class _Space(NamedTuple):
-    """Everything of a search that is not searched: the layer, its SPM tiles in use, and the tilings under each."""
-
-    layer: Layer
-    spm_tiles: Ints
-    num_below: Ints
-
-    @property
-    def num_tilings(self) -> int:
-        return int(self.num_below.sum())
-
-
-def _prepare(workload: Workload, arch: Arch, objective: str, prunes: Prunes) -> _Space:
-    if objective not in OBJECTIVES:
-        raise SpmError(f"unknown objective {objective!r}; {did_you_mean(objective, OBJECTIVES)}")
-    nest, machine = published_nest(workload), published_machine(arch)
+    nest, machine = published_nest(case.workload), published_machine(case.arch)
     tiles = tile_set(nest, machine, prunes)
     splits = splits_of(nest, machine, prunes, tiles)
     num_below = over_divisors(tiles.lattice, np.diff(splits.start), np.add)
     spm_tiles = np.flatnonzero(tiles.fits_spm & (num_below > 0))
-    if len(spm_tiles) == 0:
-        raise NoMappingError(f"{workload} on {arch.name}: no tiling is left by {prunes}")
-    layer = Layer(
-        tables=make_tables(nest, machine),
-        lattice=tiles.lattice,
-        sizes=tiles.sizes,
-        elems=tiles.elems,
+    return TilingSpace(
+        nest=nest_arrays(nest, machine),
+        tiles=tiles,
         splits=splits,
         array=array_tiles(nest, tiles, splits),
-        macs=nest.macs,
-        metric=OBJECTIVES.index(objective),
+        spm_tiles=spm_tiles,
+        num_below=num_below[spm_tiles],
+        objective=case.objective.code,
+        prices_all=prices_all,
     )
-    return _Space(layer, spm_tiles, num_below[spm_tiles])
 
 
-def _draw(space: _Space, num: int, rng: np.random.Generator) -> Ints:
+def random_tilings(space: TilingSpace, num: int, rng: np.random.Generator) -> Ints:
+    """Tilings ``(num, 4, 7)`` drawn uniformly, with replacement; not in random order."""
     ends = np.cumsum(space.num_below)
     drawn = np.sort(rng.integers(space.num_tilings, size=num))
     rows = np.searchsorted(ends, drawn, side="right")
-    return tilings_at(space.layer, space.spm_tiles[rows], drawn - ends[rows] + space.num_below[rows])
+    return tilings_at(space, space.spm_tiles[rows], drawn - ends[rows] + space.num_below[rows])
 
 
-def _bounded(space: _Space) -> tuple[Ints, Floats]:
+def _space_with_tilings(case: Case, prunes: Prunes) -> TilingSpace:
+    space = tiling_space(case, prunes)
+    if space.num_tilings == 0:
+        raise _nothing_left(case, prunes)
+    return space
+
+
+def _nothing_left(case: Case, prunes: Prunes) -> NoMappingError:
+    return NoMappingError(f"{case.workload} on {case.arch.name}: no tiling is left by {prunes}")
+
+
+def _bounded(space: TilingSpace) -> tuple[Ints, Floats]:
     """The SPM tiles and what no tiling under each is below, the most promising first."""
-    own = per_mac(space.layer)
-    lattice = space.layer.lattice
+    own, lattice = per_mac(space), space.tiles.lattice
     least = PerMac(*(np.stack([over_divisors(lattice, column, np.minimum) for column in v.T], axis=1) for v in own))
-    bounds = bound_spm_tiles(space.layer, least, space.spm_tiles)
+    bounds = bound_spm_tiles(space, least)
     order = np.argsort(bounds, kind="stable")
     return space.spm_tiles[order], bounds[order]
 
 
 def _result(
-    workload: Workload,
-    arch: Arch,
-    objective: str,
-    best: Ints,
-    lower_bound: float,
-    space: _Space,
-    num_evaluated: int,
-    begin: float,
-) -> PublishedOptimum:
-    named = published_nest(workload).named(tuple(tuple(int(f) for f in row) for row in best))
-    cost = min(order_classes(workload, arch, named), key=lambda order: _value(order, objective))
-    value = _value(cost, objective)
-    return PublishedOptimum(
-        objective=objective,
+    case: Case, best: Ints, space: TilingSpace, prunes: Prunes, *, num_evaluated: int, lower_bound: float
+) -> BestTiling:
+    named = published_nest(case.workload).named(best.tolist())
+    order = min(order_classes(case.workload, case.arch, named), key=lambda order: order.value(case.objective))
+    return BestTiling(
+        objective=case.objective,
         factors=tuple((level, tuple(named[level].items())) for level in LEVELS),
-        cycles=cost.cycles,
-        energy_pj=cost.energy_pj,
-        edp=cost.edp,
-        value=value,
+        cycles=order.cycles,
+        energy_pj=order.energy_pj,
         lower_bound=lower_bound,
-        certified=lower_bound >= value,
         num_tilings=space.num_tilings,
         num_evaluated=num_evaluated,
-        seconds=time.perf_counter() - begin,
+        prunes=prunes,
     )
-
-
-def _value(order: OrderClass, objective: str) -> float:
-    return {"edp": order.edp, "energy": float(order.energy_pj), "latency": float(order.cycles)}[objective]

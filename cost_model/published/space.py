@@ -1,4 +1,4 @@
-"""The published search space of Dave et al. and its prunes, enumerated and priced exhaustively.
+"""The published search space of Dave et al.: its prunes, and the spatial factors that they leave.
 
 A tiling splits every loop bound exactly into DRAM, SPM, RF and spatial factors. It is valid if it uses no more PEs, RF
 and SPM than there are; the published tool holds one tile of each operand per RF, and whole SPM banks per operand.
@@ -9,35 +9,14 @@ state), including the drift of its thresholds: 0.8 - 0.1 - 0.1 is above 0.6.
 
 from __future__ import annotations
 
-import itertools
-import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-from numpy.typing import NDArray
+from cost_model.published.nest import PublishedMachine, PublishedNest
+from tvm_spm.errors import SpmError, did_you_mean
+from tvm_spm.workload import DIM_NAMES
 
-from cost_model.published.batch import make_tables
-from cost_model.published.kernel import Space, search_spatial
-from cost_model.published.model import order_classes
-from cost_model.published.nest import (
-    LEVELS,
-    NUM_LOOPS,
-    Factors,
-    PublishedMachine,
-    PublishedNest,
-    published_machine,
-    published_nest,
-)
-from tvm_spm.arch import Arch
-from tvm_spm.cost import OBJECTIVES
-from tvm_spm.errors import NoMappingError, SpmError, did_you_mean
-from tvm_spm.workload import DIM_NAMES, Workload
-
-_LOG = logging.getLogger(__name__)
-
-_CHUNK_SPATIAL = 64
 _MIN_TILINGS = 100
 
 
@@ -115,109 +94,6 @@ AUTO = replace(Prunes.of("OPT1", "OPT2", "OPT3"), relax=True)
 """The automatic mode of the published tool: all prunes, relaxed if they leave too little."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PrunedResult:
-    """The best tiling that the prunes left, in its best loop order.
-
-    ``factors`` are (level, ((dim, factor), ...)), those of 1 left out; ``prunes`` are the ones after relaxing.
-    """
-
-    num_evaluated: int
-    factors: tuple[tuple[str, tuple[tuple[str, int], ...]], ...]
-    cycles: int
-    energy_pj: int
-    edp: float
-    prunes: Prunes
-
-    def named_factors(self) -> dict[str, dict[str, int]]:
-        """Factors as ``best_over_orders`` takes them."""
-        return {level: dict(row) for level, row in self.factors}
-
-
-def pruned_search(workload: Workload, arch: Arch, *, prunes: Prunes = AUTO, objective: str = "edp") -> PrunedResult:
-    """Price every tiling that the prunes leave, in every loop order, and return the best.
-
-    Memory does not grow with the space. Of equally good tilings the first in enumeration order wins.
-
-    Args:
-        workload: Convolution, depthwise convolution or matrix product.
-        arch: One core with a unified SPM.
-        prunes: What to leave out.
-        objective: ``edp``, ``energy`` or ``latency``.
-
-    Raises:
-        NoMappingError: No tiling is left.
-        SpmError: An unknown objective.
-        WorkloadError: The published model cannot describe the workload.
-        ArchError: The published model cannot describe the accelerator.
-    """
-    if objective not in OBJECTIVES:
-        raise SpmError(f"unknown objective {objective!r}; {did_you_mean(objective, OBJECTIVES)}")
-    nest, machine = published_nest(workload), published_machine(arch)
-    used: Prunes | None = prunes
-    while used is not None:
-        num, best = _search(nest, machine, used, OBJECTIVES.index(objective))
-        if best is not None and num >= used.enough_tilings:
-            return _result(workload, arch, nest, objective, num, best, used)
-        _LOG.info("%s: %d tilings left by %s", workload, num, used)
-        used = used.relaxed() if used.relax else None
-    raise NoMappingError(f"{workload} on {arch.name}: no tiling is left by {prunes}")
-
-
-def _search(nest: PublishedNest, machine: PublishedMachine, prunes: Prunes, metric: int) -> tuple[int, Factors | None]:
-    tables, space = make_tables(nest, machine), _space(nest, machine, prunes)
-    total, best_value, best = 0, math.inf, None
-    for chunk in _spatial_chunks(nest, machine, prunes):
-        num, value, factors = search_spatial(tables, space, chunk, metric, best_value)
-        total += int(num)
-        if value < best_value:
-            best_value, best = float(value), tuple(tuple(int(f) for f in row) for row in factors)
-    return total, best
-
-
-def _result(
-    workload: Workload, arch: Arch, nest: PublishedNest, objective: str, num: int, best: Factors, prunes: Prunes
-) -> PrunedResult:
-    named = nest.named(best)
-    order = min(
-        order_classes(workload, arch, named),
-        key=lambda c: {"edp": c.edp, "energy": c.energy_pj, "latency": c.cycles}[objective],
-    )
-    return PrunedResult(
-        num_evaluated=num,
-        factors=tuple((level, tuple(named[level].items())) for level in LEVELS),
-        cycles=order.cycles,
-        energy_pj=order.energy_pj,
-        edp=order.edp,
-        prunes=prunes,
-    )
-
-
-def _space(nest: PublishedNest, machine: PublishedMachine, prunes: Prunes) -> Space:
-    values = sorted({d for extent in nest.extents for d in divisors(extent)})
-    row_of = np.full(max(values) + 1, -1, np.int64)
-    counts = np.array([len(divisors(value)) for value in values], np.int64)
-    table = np.ones((len(values), int(counts.max())), np.int64)
-    for row, value in enumerate(values):
-        row_of[value] = row
-        table[row, : counts[row]] = divisors(value)
-    keep_whole = np.zeros(NUM_LOOPS, np.bool_)
-    if prunes.whole_filters:
-        keep_whole[list(nest.filter_loops)] = True
-    return Space(
-        extents=np.array(nest.extents, np.int64),
-        divisor_row=row_of,
-        divisor_count=counts,
-        divisors=table,
-        whole_at_dram=keep_whole,
-        rf_elems=machine.rf_elems,
-        min_rf_elems=prunes.min_rf_share * machine.rf_elems,
-        bank_bytes=machine.bank_bytes,
-        num_banks=machine.spm_buffer_bytes // machine.bank_bytes,
-        min_spm_bytes=prunes.min_spm_share * machine.spm_buffer_bytes,
-    )
-
-
 def spatial_rows(nest: PublishedNest, machine: PublishedMachine, prunes: Prunes) -> Iterator[tuple[int, ...]]:
     """Spatial factors that fit the PEs and that the prunes leave."""
     choices = [divisors(extent) for extent in nest.extents]
@@ -232,13 +108,6 @@ def spatial_rows(nest: PublishedNest, machine: PublishedMachine, prunes: Prunes)
     for row in _products(choices, machine.num_pes):
         if math.prod(row) >= prunes.min_pe_share * machine.num_pes:
             yield row
-
-
-def _spatial_chunks(nest: PublishedNest, machine: PublishedMachine, prunes: Prunes) -> Iterator[NDArray[np.int64]]:
-    """Spatial factors, some at a time, so that an interrupt is noticed between chunks."""
-    rows = spatial_rows(nest, machine, prunes)
-    while chunk := list(itertools.islice(rows, _CHUNK_SPATIAL)):
-        yield np.array(chunk, np.int64)
 
 
 def _products(choices: Sequence[tuple[int, ...]], limit: int) -> Iterator[tuple[int, ...]]:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from paper_script import differences, read_csv
 
 from tvm_spm.group import Group
 from tvm_spm.reproduce import reproduce
 from tvm_spm.reproduce.dlfusion.calibration import conv_chain
 from tvm_spm.reproduce.dlfusion.setup import STRATEGIES, price_table, sized_arch
 from tvm_spm.reproduce.dmazerunner.tables import tables_of
-from tvm_spm.reproduce.runs import differences, read_csv
 
 EXPECTED = Path(__file__).parents[2] / "benchmarks" / "expected"
 

@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cost_model.published.batch import batch_best
-from cost_model.published.model import best_over_orders, order_classes
+from cost_model.published.batch import batch_best, nest_arrays
+from cost_model.published.model import order_classes
 from cost_model.published.nest import LEVELS, NUM_LOOPS, PublishedNest, published_machine, published_nest
+from tests.unit.published_orders import best_over_orders
 from tvm_spm.arch import load_arch
+from tvm_spm.objective import Objective
 from tvm_spm.workload import Workload
 
 ARCH = load_arch("dmazerunner-256")
@@ -55,11 +57,9 @@ def named(nest: PublishedNest, factors: np.ndarray) -> dict[str, dict[str, int]]
 def test_compiled_equals_readable(workload: Workload, data: st.DataObject):
     nest = published_nest(workload)
     factors = data.draw(tilings(nest))
-    batch = batch_best(nest, published_machine(ARCH), factors[None])
-    best = best_over_orders(workload, ARCH, named(nest, factors))
-    assert batch.min_cycles[0] == best.min_cycles
-    assert batch.min_energy_pj[0] == best.min_energy_pj
-    assert batch.min_edp[0] == best.min_edp
+    arrays, best = nest_arrays(nest, published_machine(ARCH)), best_over_orders(workload, ARCH, named(nest, factors))
+    for objective in Objective:
+        assert batch_best(arrays, factors[None], objective.code)[0] == best.of(objective)
 
 
 @pytest.mark.parametrize("workload", LAYERS.values(), ids=LAYERS.keys())
@@ -74,14 +74,15 @@ def test_parts_add_up_and_no_order_beats_the_array(workload: Workload, data: st.
 
 
 def test_a_batch_is_its_rows():
-    nest, machine = published_nest(LAYERS["strided"]), published_machine(ARCH)
+    nest = published_nest(LAYERS["strided"])
+    arrays = nest_arrays(nest, published_machine(ARCH))
     rng = np.random.default_rng(0)
     factors = np.ones((50, len(LEVELS), NUM_LOOPS), np.int64)
     for row in factors:
         for loop, extent in enumerate(nest.extents):
             for prime in prime_factors(extent):
                 row[rng.integers(len(LEVELS)), loop] *= prime
-    whole = batch_best(nest, machine, factors)
-    for index in range(len(factors)):
-        alone = batch_best(nest, machine, factors[index : index + 1])
-        assert [column[0] for column in alone] == [column[index] for column in whole]
+    for objective in Objective:
+        whole = batch_best(arrays, factors, objective.code)
+        alone = [batch_best(arrays, factors[index : index + 1], objective.code)[0] for index in range(len(factors))]
+        assert whole.tolist() == alone

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
+from dlfusion_throughput import PUBLISHED, throughput_table
 
 from tvm_spm.reproduce.dlfusion import tables as dlfusion
 from tvm_spm.reproduce.dlfusion.setup import CALIBRATION, SPM_KIB, STRATEGIES
-from tvm_spm.reproduce.dlfusion.throughput import PUBLISHED, throughput_table
 
 
 def decided(network: str, strategy: str, cycles: int, spm_kib: int = SPM_KIB[1]) -> dict[str, object]:

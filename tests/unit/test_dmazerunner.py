@@ -7,11 +7,13 @@ import math
 
 import pytest
 
-from cost_model.published.model import best_over_orders, order_classes, reuse_vectors, tiling_facts
+from cost_model.published.model import order_classes, reuse_vectors, tiling_facts
 from cost_model.published.nest import PublishedNest, published_factors, published_machine, published_nest
 from tests.unit.dmazerunner_tables import ORDERS, TILINGS, TilingRow
+from tests.unit.published_orders import best_over_orders
 from tvm_spm.arch import load_arch
 from tvm_spm.errors import ArchError, MappingError, WorkloadError
+from tvm_spm.objective import Objective
 from tvm_spm.workload import Operand, Workload
 
 ARCH = load_arch("dmazerunner-256")
@@ -34,7 +36,8 @@ def test_facts_of_tiling_equal_the_tool(row: TilingRow):
     assert facts.burst_elems == row.burst_elems
     assert facts.dma_cycles == row.dma_cycles
     assert facts.rf_elems == row.rf_elems
-    assert facts.spm_elems == row.spm_elems
+    spm_tile = [math.prod(loop) for loop in zip(*factors[1:], strict=True)]
+    assert tuple(nest.footprint_elems(operand, tuple(spm_tile)) for operand in Operand) == row.spm_elems
     assert len(reuse_vectors(nest, factors[0])) == row.num_classes_dram
     assert len(reuse_vectors(nest, factors[1])) == row.num_classes_spm
 
@@ -54,7 +57,7 @@ def test_every_order_class_equals_the_tool(row: TilingRow):
     assert set(ours) == {(order.reuse_dram, order.reuse_spm) for order in theirs}
     for order in theirs:
         c = ours[order.reuse_dram, order.reuse_spm]
-        got = (c.cycles, c.energy_pj, c.edp, c.spm_pass_cycles, c.spm_pass_energy_pj, c.dram_energy_pj)
+        got = (c.cycles, c.energy_pj, c.value(Objective.EDP), c.spm_pass_cycles, c.spm_pass_energy_pj, c.dram_energy_pj)
         parts = (c.energy.mac_pj, c.energy.rf_pj, c.energy.noc_pj, c.energy.spm_pj, c.energy.dram_pj)
         assert (*got, *parts) == tuple(order[2:])
 

@@ -9,8 +9,8 @@ import pytest
 
 from cost_model.published.lattice import over_divisors, splits_of, tile_set
 from cost_model.published.nest import published_machine, published_nest
-from cost_model.published.search import num_published_tilings, published_exact, published_random
-from cost_model.published.space import Prunes, pruned_search
+from cost_model.published.search import pruned_search, published_exact, published_random
+from cost_model.published.space import Prunes
 from tests.unit.dmazerunner_tables import PRUNED_SEARCHES, PRUNING_STEPS, PrunedRow, StepRow
 from tvm_spm.arch import load_arch
 from tvm_spm.errors import NoMappingError, SpmError
@@ -46,7 +46,6 @@ def test_tiles_are_counted_through_their_divisors():
 
 @pytest.mark.parametrize("row", PRUNING_STEPS, ids=lambda row: "+".join(row.steps) or "none")
 def test_tilings_are_counted_without_enumerating_them(row: StepRow):
-    assert num_published_tilings(CONV5_2, ARCH, Prunes.of(*row.steps)) == row.num_left
     best = published_exact(CONV5_2, ARCH, prunes=Prunes.of(*row.steps))
     assert best.num_tilings == row.num_left
     assert f"{best.edp:.9e}" == "6.844957271e+15"
@@ -68,7 +67,7 @@ def test_optimum_equals_pricing_fourteen_million_tilings(objective: str):
     plain = pruned_search(workload, ARCH, prunes=Prunes(), objective=objective)
     best = published_exact(workload, ARCH, objective)
     assert best.num_tilings == plain.num_evaluated
-    assert best.value == {"edp": plain.edp, "energy": plain.energy_pj, "latency": plain.cycles}[objective]
+    assert best.value == plain.value
 
 
 def test_further_loops_may_be_unrolled():
@@ -103,9 +102,8 @@ def test_random_search_needs_the_space_and_a_budget():
 
 def test_nothing_left_and_unknown_objectives_are_named():
     prunes = Prunes(min_pe_share=1.0)
-    assert num_published_tilings(TINY, ARCH, prunes) == 0
     with pytest.raises(NoMappingError, match="no tiling is left by Prunes"):
         published_exact(TINY, ARCH, prunes=prunes)
     with pytest.raises(SpmError) as error:
         published_exact(TINY, ARCH, "edpp")
-    assert str(error.value) == "unknown objective 'edpp'; did you mean 'edp'?"
+    assert str(error.value) == "objective 'edpp': did you mean 'edp'?"

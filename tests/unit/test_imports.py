@@ -45,8 +45,8 @@ ROOMS = (
 INSIDE = {
     "tvm_spm.cli": (("app",), ("search",), ("options", "output")),
     "cost_model": (
-        ("attention",), ("fused",), ("analytical", "batched", "learned", "simulator"),
-        ("arrays", "bounds", "features", "objective", "published", "reuse", "transfer", "vector"),
+        ("attention",), ("fused",), ("analytical", "batched", "learned", "published", "simulator"),
+        ("arrays", "bounds", "features", "objective", "reuse", "transfer", "vector"),
     ),
     "schedules": (("group",), ("attention", "host", "layer")),
     "tvm_spm.exact": (

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from paper_script import differences, read_csv
 
 from tvm_spm.errors import SpmError, WorkdirError
 from tvm_spm.reproduce import reproduce
@@ -24,7 +25,7 @@ from tvm_spm.reproduce.dmazerunner.setup import (
 )
 from tvm_spm.reproduce.dmazerunner.tables import dataflow_ratios
 from tvm_spm.reproduce.paper_table import PaperTable
-from tvm_spm.reproduce.runs import BOUNDS, COLUMNS, ENUMERATION, differences, read_csv, write_csv
+from tvm_spm.reproduce.runs import BOUNDS, COLUMNS, ENUMERATION, write_csv
 
 
 def row(**values: object) -> dict[str, object]:

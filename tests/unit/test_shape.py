@@ -45,7 +45,6 @@ TOO_LONG = {
     "tvm_spm.exact.finish._try_tables",
     "tvm_spm.exact.finish.finish",
     "tvm_spm.exact.join.join",
-    "tvm_spm.exact.search.exact_search",
     "tvm_spm.exact.timeline._emit",
     "tvm_spm.exact.timeline.fill_table",
     "tvm_spm.exact.timeline.tensor_cycles",

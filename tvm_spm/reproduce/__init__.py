@@ -28,19 +28,18 @@ def reproduce(paper: str, *, quick: bool = False, out_dir: Path | None = None) -
     """
     if paper not in PAPERS:
         raise SpmError(f"reproduce: unknown paper {paper!r}; {did_you_mean(paper, PAPERS)}")
-    from tvm_spm.reproduce import runs
     from tvm_spm.reproduce.dlfusion import tables as dlfusion
     from tvm_spm.reproduce.dmazerunner import tables as dmazerunner
+    from tvm_spm.reproduce.runs import write_csv
 
     module = {"dlfusion": dlfusion, "dmazerunner": dmazerunner}[paper]
     if out_dir is None:
-        return _text(module.tables(quick=quick))
+        return _text(module.tables_of(module.all_runs(quick=quick)))
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
-        frame = module.all_runs(quick=quick)
-        paths = [out_dir / f"{paper}.csv"]
-        runs.write_csv(frame, paths[0])
-        paths += module.draw(frame, out_dir)
+        frame, path = module.all_runs(quick=quick), out_dir / f"{paper}.csv"
+        write_csv(frame, path)
+        paths = [path, *module.draw(frame, out_dir)]
     except OSError as error:
         raise WorkdirError(f"{out_dir}: cannot write: {error.strerror}") from error
     return _text(module.tables_of(frame)) + "\n\nwritten: " + ", ".join(str(path) for path in paths)

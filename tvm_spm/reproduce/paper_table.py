@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -40,6 +41,11 @@ class PaperTable:
     def __str__(self) -> str:
         shown = pd.DataFrame({name: _column(name, self.frame[name]) for name in self.frame.columns})
         return "\n".join([self.title, shown.to_string(index=False), *(f"  {note}" for note in self.notes)])
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    """Of ratios, all above 0."""
+    return math.exp(sum(math.log(value) for value in values) / len(values))
 
 
 def _column(name: str, values: pd.Series) -> list[str]:

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cost_model.published.search import PublishedOptimum, published_exact, published_random
-from cost_model.published.space import PrunedResult, Prunes, pruned_search
+from cost_model.published.search import pruned_search, published_exact, published_random
+from cost_model.published.space import Prunes
 from tvm_spm.arch import Arch, load_arch
 from tvm_spm.workload import Workload
 
@@ -29,12 +29,9 @@ COLUMNS = (
     "sim_calls", "wall_s", "num_tilings", "cycles", "energy_pj", "edp_pj_cycles", "lower_bound", "mapping", "source",
 )  # fmt: skip
 
-UNPINNED = ("commit", "wall_s")
-"""Columns that differ from run to run."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class LayerJob:
     """One search of one layer.
 
     Attributes:
@@ -56,7 +53,7 @@ class Job:
     seed: int = 0
 
 
-def measure(jobs: Sequence[Job], arch_name: str) -> pd.DataFrame:
+def measure(jobs: Sequence[LayerJob], arch_name: str) -> pd.DataFrame:
     """One row per distinct job; searches run on as many threads as there are processors.
 
     Raises:
@@ -66,7 +63,7 @@ def measure(jobs: Sequence[Job], arch_name: str) -> pd.DataFrame:
     # Compiles both searches, so that no job's time includes it.
     tiny = Workload.conv2d(K=2, C=2, OY=1, OX=1, FY=1, FX=1)
     for searcher in (BOUNDS, ENUMERATION, RANDOM):
-        _values(Job(layer="", workload=tiny, space="", prunes=Prunes(), searcher=searcher), arch)
+        _values(LayerJob(layer="", workload=tiny, space="", prunes=Prunes(), searcher=searcher), arch)
     common = {"commit": source_commit(), "arch": arch.name, "arch_sha256": arch.sha256()}
     distinct = list(dict.fromkeys(jobs))
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
@@ -86,44 +83,17 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
     frame.to_csv(path, index=False, lineterminator="\n")
 
 
-def read_csv(path: Path) -> pd.DataFrame:
-    """Reads what ``write_csv`` wrote."""
-    return pd.read_csv(path, dtype=str, keep_default_na=False)
-
-
-def differences(frame: pd.DataFrame, pinned: pd.DataFrame) -> str:
-    """What changed against pinned rows, run by run; a pinned row that was not run is not a change."""
-    key = ["layer", "space", "objective", "searcher", "seed", "source"]
-    before = {tuple(str(row[name]) for name in key): row for row in pinned.to_dict("records")}
-    lines = []
-    for row in frame.to_dict("records"):
-        name = tuple(str(row[column]) for column in key)
-        old = before.get(name)
-        if old is None:
-            lines.append(f"{' / '.join(name)}: not pinned")
-            continue
-        for column in COLUMNS:
-            if column not in UNPINNED and str(row[column]) != str(old[column]):
-                lines.append(f"{' / '.join(name)}: {column} was {old[column]}, is {row[column]}")
-    return "\n".join(lines) if lines else f"all {len(frame)} rows equal the pinned ones"
-
-
-def _values(job: Job, arch: Arch) -> dict[str, object]:
+def _values(job: LayerJob, arch: Arch) -> dict[str, object]:
     begin = time.perf_counter()
-    result: PublishedOptimum | PrunedResult
     if job.searcher == ENUMERATION:
-        result = pruned_search(job.workload, arch, prunes=job.prunes, objective=job.objective)
-        num_tilings = result.num_evaluated
-        bound = {"edp": result.edp, "energy": float(result.energy_pj), "latency": float(result.cycles)}[job.objective]
+        best = pruned_search(job.workload, arch, prunes=job.prunes, objective=job.objective)
+    elif job.searcher == BOUNDS:
+        best = published_exact(job.workload, arch, job.objective, prunes=job.prunes)
     else:
-        if job.searcher == BOUNDS:
-            result = published_exact(job.workload, arch, job.objective, prunes=job.prunes)
-        else:
-            rng = np.random.default_rng(job.seed)
-            result = published_random(
-                job.workload, arch, job.objective, num_evaluated=RANDOM_TRIALS, rng=rng, prunes=job.prunes
-            )
-        num_tilings, bound = result.num_tilings, result.lower_bound
+        rng = np.random.default_rng(job.seed)
+        best = published_random(
+            job.workload, arch, job.objective, num_evaluated=RANDOM_TRIALS, rng=rng, prunes=job.prunes
+        )
     return {
         "workload": str(job.workload),
         "layer": job.layer,
@@ -131,15 +101,15 @@ def _values(job: Job, arch: Arch) -> dict[str, object]:
         "objective": job.objective,
         "searcher": job.searcher,
         "seed": job.seed,
-        "budget_trials": result.num_evaluated,
+        "budget_trials": best.num_evaluated,
         "sim_calls": 0,
         "wall_s": round(time.perf_counter() - begin, 4),
-        "num_tilings": num_tilings,
-        "cycles": result.cycles,
-        "energy_pj": result.energy_pj,
-        "edp_pj_cycles": result.edp,
-        "lower_bound": bound,
-        "mapping": _text(result.named_factors()),
+        "num_tilings": best.num_tilings,
+        "cycles": best.cycles,
+        "energy_pj": best.energy_pj,
+        "edp_pj_cycles": best.edp,
+        "lower_bound": best.lower_bound,
+        "mapping": _text(best.named_factors()),
         "source": "analytical",
     }
 

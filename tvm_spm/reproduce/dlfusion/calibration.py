@@ -9,13 +9,13 @@ heuristic with each block threshold of a grid, and that of the least geometric m
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tvm_spm.graph import Layer, LayerGraph, Read, Tensor
-from tvm_spm.reproduce.dlfusion.prices import PriceGroup, Prices, PriceTable
+from tvm_spm.reproduce.dlfusion.prices import AskedPrices, PriceGroup, PriceTable
 from tvm_spm.reproduce.dlfusion.strategies import POWERS_OF_TWO, Thresholds, decide, make_heuristic
+from tvm_spm.reproduce.paper_table import geometric_mean
 from tvm_spm.workload import Workload
 
 CHANNELS = (32, 128, 512)
@@ -87,20 +87,20 @@ def calibrate(price_group: PriceGroup, max_cores: int, *, quick: bool = False) -
     """Find the thresholds of one accelerator.
 
     Args:
-        price_group: Prices a group on exactly so many cores.
+        price_group: AskedPrices a group on exactly so many cores.
         max_cores: Of the accelerator.
         quick: Half the layers and chains of two.
     """
     counts = tuple(count for count in POWERS_OF_TWO if count <= max_cores)
     shapes = list(itertools.product(CHANNELS, EXTENTS[:2] if quick else EXTENTS, TAPS))
-    alone = [Prices(table=_table([(k, k, extent, taps)], counts, price_group)) for k, extent, taps in shapes]
+    alone = [AskedPrices(table=_table([(k, k, extent, taps)], counts, price_group)) for k, extent, taps in shapes]
     cycles = [
         {count: price.cycles for count in counts if (price := prices.on(0, 1, count)) is not None} for prices in alone
     ]
     macs = [prices.graph.layers[0].workload.macs for prices in alone if prices.graph.layers[0].workload]
 
     def layer_loss(rule: Thresholds) -> float:
-        return _geometric_mean(
+        return geometric_mean(
             [
                 found[rule.cores(work, k, counts)] / min(found.values())
                 for found, work, (k, _, _) in zip(cycles, macs, shapes, strict=True)
@@ -123,7 +123,7 @@ def calibrate(price_group: PriceGroup, max_cores: int, *, quick: bool = False) -
     ]
     by_rule = [[decide("", make_heuristic(each), chain).cycles for chain in chains] for each in rules]
     least = [min(column) for column in zip(*by_rule, strict=True)]
-    losses = [_geometric_mean([own / best for own, best in zip(row, least, strict=True)]) for row in by_rule]
+    losses = [geometric_mean([own / best for own, best in zip(row, least, strict=True)]) for row in by_rule]
     place = losses.index(min(losses))
     return Calibration(
         thresholds=rules[place],
@@ -136,7 +136,3 @@ def calibrate(price_group: PriceGroup, max_cores: int, *, quick: bool = False) -
 
 def _table(layers: Sequence[tuple[int, int, int, int]], counts: tuple[int, ...], price_group: PriceGroup) -> PriceTable:
     return PriceTable(graph=conv_chain(layers), core_counts=counts, price_group=price_group)
-
-
-def _geometric_mean(values: Sequence[float]) -> float:
-    return math.exp(sum(math.log(value) for value in values) / len(values))

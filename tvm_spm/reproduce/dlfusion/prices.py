@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
+from cost_model.fused import group_key
 from tvm_spm.graph import LayerGraph
 from tvm_spm.group import Group, GroupMapping, refuse_group
 
@@ -92,12 +93,12 @@ class PriceTable:
 
     def _shape(self, first: int, stop: int) -> Hashable:
         if (first, stop) not in self._shapes:
-            self._shapes[first, stop] = group_shape(self.graph, first, stop)
+            self._shapes[first, stop] = group_key(Group(graph=self.graph, first=first, stop=stop))
         return self._shapes[first, stop]
 
 
 @dataclass(slots=True, kw_only=True)
-class Prices:
+class AskedPrices:
     """What one strategy asks of a table, and how long the answers took when they were first computed."""
 
     table: PriceTable
@@ -153,21 +154,3 @@ class Prices:
         """The fastest over numbers of cores; of equal ones that with fewest."""
         found = [self.exactly(first, stop, count) for count in (self.core_counts if counts is None else counts)]
         return min(filter(None, found), key=lambda price: (price.cycles, price.num_cores), default=None)
-
-
-def group_shape(graph: LayerGraph, first: int, stop: int) -> Hashable:
-    """Equal for groups that differ only in names and in where they stand in the network."""
-    names: dict[int, int] = {}
-
-    def tensor(index: int) -> Hashable:
-        known = graph.tensors[index]
-        produced = known.producer is not None and first <= known.producer < stop
-        return names.setdefault(index, len(names)), known.shape, known.dtype, known.is_constant, produced
-
-    return tuple(
-        (
-            tensor(layer.output), layer.loops, layer.out_axes, layer.workload, layer.num_ops_per_elem,
-            tuple((tensor(read.tensor), read.role, read.accesses) for read in layer.reads),
-        )
-        for layer in graph.layers[first:stop]
-    )  # fmt: skip

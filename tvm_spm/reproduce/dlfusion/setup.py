@@ -72,7 +72,7 @@ EXTRA_COLUMNS = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class NetworkJob:
     """Some strategies for one network on one size of scratchpad."""
 
     network: str
@@ -97,7 +97,7 @@ def all_rows(*, quick: bool) -> pd.DataFrame:
     calibration = calibrate(make_price_group(main), main.cores.count, quick=quick)
     seconds = time.perf_counter() - begin
     jobs = [
-        Job(
+        NetworkJob(
             network=network,
             spm_kib=size,
             strategies=STRATEGIES if size == SPM_KIB[1] else SENSITIVITY,
@@ -116,7 +116,7 @@ def all_rows(*, quick: bool) -> pd.DataFrame:
     return make_frame([{"commit": source_commit(), **row} for row in rows], [*COLUMNS, *EXTRA_COLUMNS])
 
 
-def run_job(job: Job) -> list[dict[str, object]]:
+def run_job(job: NetworkJob) -> list[dict[str, object]]:
     """One row per strategy."""
     from tvm_spm.reproduce.dlfusion.networks import network_graph
 

@@ -12,7 +12,7 @@ from tvm_spm.errors import PlanError
 from tvm_spm.fusion.planner import GroupOption, plan_groups
 from tvm_spm.graph import LayerGraph
 from tvm_spm.group import refuse_group
-from tvm_spm.reproduce.dlfusion.prices import GroupPrice, Prices, PriceTable
+from tvm_spm.reproduce.dlfusion.prices import AskedPrices, GroupPrice, PriceTable
 
 POWERS_OF_TWO = (1, 2, 4, 8, 16, 32)
 """Numbers of cores that the heuristic and the reduced brute force look at."""
@@ -25,7 +25,7 @@ MAX_CUTS = 18
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Block:
+class PricedGroup:
     """A group and how it runs."""
 
     first: int
@@ -43,11 +43,11 @@ class Decision:
         note: What the strategy settled by itself.
         cost_s: Seconds to compute every price it looked at, had it been alone.
         decide_s: All its other seconds.
-        num_prices: Prices it looked at.
+        num_prices: AskedPrices it looked at.
     """
 
     strategy: str
-    blocks: tuple[Block, ...]
+    blocks: tuple[PricedGroup, ...]
     note: str
     cost_s: float
     decide_s: float
@@ -88,44 +88,44 @@ class Thresholds:
         return max(allowed, default=min(counts))
 
 
-Chosen = tuple[list[Block], str]
+Chosen = tuple[list[PricedGroup], str]
 
-Strategy = Callable[[Prices], Chosen]
+Strategy = Callable[[AskedPrices], Chosen]
 
 CountsOf = Callable[[int, int], tuple[int, ...]]
 
 
-def no_optimisation(prices: Prices) -> Chosen:
+def no_optimisation(prices: AskedPrices) -> Chosen:
     """Layer by layer on one core."""
     return _layer_by_layer(prices, lambda layer: prices.on(layer, layer + 1, 1)), ""
 
 
-def fixed_cores(prices: Prices) -> Chosen:
+def fixed_cores(prices: AskedPrices) -> Chosen:
     """Layer by layer on all cores, or on as many as the layer can be split over."""
     every = max(prices.core_counts)
     return _layer_by_layer(prices, lambda layer: prices.on(layer, layer + 1, every)), f"{every} cores"
 
 
-def best_cores(prices: Prices) -> Chosen:
+def best_cores(prices: AskedPrices) -> Chosen:
     """Layer by layer, each on the number of cores on which it is fastest."""
     return _layer_by_layer(prices, lambda layer: prices.best(layer, layer + 1)), ""
 
 
-def fuse_everything(prices: Prices) -> Chosen:
+def fuse_everything(prices: AskedPrices) -> Chosen:
     """Groups on all cores, each grown from the front until the next layer no longer fits."""
     blocks = grown_groups(prices, 0, prices.num_layers, max(prices.core_counts))
     whole = "one group" if len(blocks) == 1 else f"does not fit as one: cut into {len(blocks)} groups"
     return blocks, whole
 
 
-def fuse_with_one_count(prices: Prices) -> Chosen:
+def fuse_with_one_count(prices: AskedPrices) -> Chosen:
     """The optimal groups if all run on one number of cores, the best for the whole network.
 
     A number of cores whose bounds alone add up to no less than the best plan known is not looked at.
     """
     every = [count for count in POWERS_OF_TWO if count in prices.core_counts]
     floors = sorted((_least_of_all(prices, _only(prices, count)), count) for count in every)
-    plans: dict[int, list[Block]] = {}
+    plans: dict[int, list[PricedGroup]] = {}
     for floor, count in floors:
         if not plans or floor < min(_cycles(blocks) for blocks in plans.values()):
             plans[count] = optimal_groups(prices, _only(prices, count))[0]
@@ -136,9 +136,9 @@ def fuse_with_one_count(prices: Prices) -> Chosen:
 def make_heuristic(thresholds: Thresholds) -> Strategy:
     """Cores from operations and channels; a block is closed once it has enough operations per core."""
 
-    def choose(prices: Prices) -> Chosen:
+    def choose(prices: AskedPrices) -> Chosen:
         counts = [count for count in POWERS_OF_TWO if count in prices.core_counts]
-        blocks: list[Block] = []
+        blocks: list[PricedGroup] = []
         first = 0
         while first < prices.num_layers:
             stop, cores = heuristic_block(prices, first, thresholds, counts)
@@ -149,7 +149,7 @@ def make_heuristic(thresholds: Thresholds) -> Strategy:
     return choose
 
 
-def heuristic_block(prices: Prices, first: int, thresholds: Thresholds, counts: Sequence[int]) -> tuple[int, int]:
+def heuristic_block(prices: AskedPrices, first: int, thresholds: Thresholds, counts: Sequence[int]) -> tuple[int, int]:
     """Where the block that begins at ``first`` ends, and its cores: those of its mean layer."""
     macs, num_layers, channels, cores, stop = 0, 0, 0, min(counts), first
     for stop in range(first + 1, prices.num_layers + 1):
@@ -163,7 +163,7 @@ def heuristic_block(prices: Prices, first: int, thresholds: Thresholds, counts: 
     return stop, cores
 
 
-def reduced_brute_force(prices: Prices) -> Chosen:
+def reduced_brute_force(prices: AskedPrices) -> Chosen:
     """Every set of cuts at the places of ``reduced_cuts``, each block on the best power of two of cores.
 
     Block costs add up, so cores are tried block by block, and a block whose bound is not below what its parts take need
@@ -182,7 +182,7 @@ def reduced_brute_force(prices: Prices) -> Chosen:
             found = _priced_below(prices, first, stop, counts, best)[0]
             if found:
                 price = min(found, key=lambda price: (price.cycles, price.num_cores))
-                parts[ends] = [Block(first=first, stop=stop, price=price)]
+                parts[ends] = [PricedGroup(first=first, stop=stop, price=price)]
                 best = min(best, price.cycles)
             cover[ends] = int(best)
     cycles = {ends: _cycles(blocks) for ends, blocks in parts.items()}
@@ -203,7 +203,7 @@ def reduced_brute_force(prices: Prices) -> Chosen:
     return blocks, f"{1 << len(cuts):,} sets of cuts at {len(cuts)} places{left_out}"
 
 
-def reduced_cuts(prices: Prices) -> tuple[tuple[int, ...], int]:
+def reduced_cuts(prices: AskedPrices) -> tuple[tuple[int, ...], int]:
     """Layers before which the reduced brute force may cut, and how many places beyond ``MAX_CUTS`` it leaves out.
 
     A place counts if no tensor but the output of the layer before is needed across it. Where the resolution changes
@@ -225,13 +225,15 @@ def _num_weights(graph: LayerGraph, layer: int) -> int:
     return sum(prod(graph.tensors[read.tensor].shape) for read in graph.layers[layer].reads if read.role == "W")
 
 
-def exact(prices: Prices) -> Chosen:
+def exact(prices: AskedPrices) -> Chosen:
     """The optimum over all intervals of at most ``MAX_GROUP`` layers and all numbers of cores, with a proof."""
     blocks, num_groups, num_excluded = optimal_groups(prices, lambda first, stop: prices.core_counts)
     return blocks, f"{num_groups:,} groups x counts, {num_excluded:,} excluded by bounds"
 
 
-def optimal_groups(prices: Prices, counts_of: CountsOf, *, max_group: int = MAX_GROUP) -> tuple[list[Block], int, int]:
+def optimal_groups(
+    prices: AskedPrices, counts_of: CountsOf, *, max_group: int = MAX_GROUP
+) -> tuple[list[PricedGroup], int, int]:
     """The fastest plan of all intervals, each on one of its numbers of cores.
 
     Intervals are taken by length. One whose bound on some number of cores is not below the best way to cover the same
@@ -270,11 +272,11 @@ def optimal_groups(prices: Prices, counts_of: CountsOf, *, max_group: int = MAX_
                 GroupOption(cycles=price.cycles, energy_pj=price.energy_pj, choice=price) for price in found
             ]
     plan = plan_groups(num_layers, lambda first, stop: options[first, stop], objective="latency", front="none")
-    blocks = [Block(first=group.first, stop=group.stop, price=_price_of(group.option)) for group in plan.groups]
+    blocks = [PricedGroup(first=group.first, stop=group.stop, price=_price_of(group.option)) for group in plan.groups]
     return blocks, num_groups, num_excluded
 
 
-def grown_groups(prices: Prices, first: int, stop: int, cores: int) -> list[Block]:
+def grown_groups(prices: AskedPrices, first: int, stop: int, cores: int) -> list[PricedGroup]:
     """Cut an interval from the front into groups that grow until the next layer no longer fits on ``cores``.
 
     Intervals that are no group whatever the machine (a tensor inside is read outside) are passed over. A layer that
@@ -292,9 +294,9 @@ def grown_groups(prices: Prices, first: int, stop: int, cores: int) -> list[Bloc
             price = prices.on(first, end, cores)
             if price is None:
                 break
-            block = Block(first=first, stop=end, price=price)
+            block = PricedGroup(first=first, stop=end, price=price)
         if block is None:
-            block = Block(first=first, stop=first + 1, price=_alone(prices, first))
+            block = PricedGroup(first=first, stop=first + 1, price=_alone(prices, first))
         blocks.append(block)
         first = block.stop
     return blocks
@@ -306,7 +308,7 @@ def decide(name: str, strategy: Strategy, table: PriceTable) -> Decision:
     Raises:
         PlanError: Some layer fits on no number of cores.
     """
-    prices = Prices(table=table)
+    prices = AskedPrices(table=table)
     begin = time.perf_counter()
     blocks, note = strategy(prices)
     elapsed = time.perf_counter() - begin
@@ -320,25 +322,25 @@ def decide(name: str, strategy: Strategy, table: PriceTable) -> Decision:
     )
 
 
-def _layer_by_layer(prices: Prices, price_of: Callable[[int], GroupPrice | None]) -> list[Block]:
+def _layer_by_layer(prices: AskedPrices, price_of: Callable[[int], GroupPrice | None]) -> list[PricedGroup]:
     return [
-        Block(first=layer, stop=layer + 1, price=price_of(layer) or _alone(prices, layer))
+        PricedGroup(first=layer, stop=layer + 1, price=price_of(layer) or _alone(prices, layer))
         for layer in range(prices.num_layers)
     ]
 
 
-def _alone(prices: Prices, layer: int) -> GroupPrice:
+def _alone(prices: AskedPrices, layer: int) -> GroupPrice:
     price = prices.best(layer, layer + 1)
     if price is None:
         raise PlanError(f"layer {prices.graph.layers[layer].name}: does not fit")
     return price
 
 
-def _only(prices: Prices, count: int) -> CountsOf:
+def _only(prices: AskedPrices, count: int) -> CountsOf:
     return lambda first, stop: (prices.usable(stop, count),)
 
 
-def _least_of_all(prices: Prices, counts_of: CountsOf) -> float:
+def _least_of_all(prices: AskedPrices, counts_of: CountsOf) -> float:
     """No plan takes fewer cycles: the best plan if every group cost its bound."""
     least = [0.0] + [math.inf] * prices.num_layers
     for stop in range(1, prices.num_layers + 1):
@@ -349,17 +351,17 @@ def _least_of_all(prices: Prices, counts_of: CountsOf) -> float:
     return least[prices.num_layers]
 
 
-def _one_block(prices: Prices, first: int, stop: int, counts: tuple[int, ...]) -> list[Block]:
+def _one_block(prices: AskedPrices, first: int, stop: int, counts: tuple[int, ...]) -> list[PricedGroup]:
     price = prices.best(first, stop, counts)
     if price is not None:
-        return [Block(first=first, stop=stop, price=price)]
+        return [PricedGroup(first=first, stop=stop, price=price)]
     return min((grown_groups(prices, first, stop, count) for count in counts), key=_cycles)
 
 
 def _priced_below(
-    prices: Prices, first: int, stop: int, counts: tuple[int, ...], best: float
+    prices: AskedPrices, first: int, stop: int, counts: tuple[int, ...], best: float
 ) -> tuple[list[GroupPrice], int]:
-    """Prices of a group on every number of cores whose bound is below ``best`` and below the prices before it."""
+    """AskedPrices of a group on every number of cores whose bound is below ``best`` and below the prices before it."""
     found: list[GroupPrice] = []
     num_excluded = 0
     if refuse_group(prices.graph, first, stop) is not None:
@@ -379,5 +381,5 @@ def _price_of(option: GroupOption) -> GroupPrice:
     return option.choice
 
 
-def _cycles(blocks: Sequence[Block]) -> int:
+def _cycles(blocks: Sequence[PricedGroup]) -> int:
     return sum(block.price.cycles for block in blocks)

@@ -9,7 +9,6 @@ heuristic are not public: ours are calibrated (``dlfusion_calibration``) and pri
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -34,7 +33,7 @@ from tvm_spm.reproduce.dlfusion.setup import (
     all_rows,
 )
 from tvm_spm.reproduce.dlfusion.strategies import MAX_CUTS, MAX_GROUP
-from tvm_spm.reproduce.paper_table import PaperTable
+from tvm_spm.reproduce.paper_table import PaperTable, geometric_mean
 
 SHORT = {
     "fixed cores": "2 fixed cores", "best cores per layer": "3 best cores", "fuse everything": "4 fuse all",
@@ -47,11 +46,6 @@ SHORT = {
 def all_runs(*, quick: bool) -> pd.DataFrame:
     """Every row behind every table; ``quick`` is one network on one size, and a smaller calibration."""
     return pd.concat([all_rows(quick=quick), halo_rows(quick=quick)], ignore_index=True).fillna("")
-
-
-def tables(*, quick: bool) -> list[PaperTable]:
-    """All tables; see ``all_runs``."""
-    return tables_of(all_runs(quick=quick))
 
 
 def tables_of(frame: pd.DataFrame) -> list[PaperTable]:
@@ -75,7 +69,7 @@ def speedup_table(frame: pd.DataFrame) -> PaperTable:
                 "floor": base["cycles"] / float(base["lower_bound"]),
             }
         )
-    means = {SHORT[name]: _geometric_mean([of[name] for of in speedups.values()]) for name in STRATEGIES[1:]}
+    means = {SHORT[name]: geometric_mean([of[name] for of in speedups.values()]) for name in STRATEGIES[1:]}
     rows.append({"network": "geo. mean", "1 none, ms": math.nan, **means, "floor": math.nan})
     return PaperTable(
         title=f"Speedup over no optimisation, {ARCH_NAME} with {SPM_KIB[1]} KiB per core, fp16, batch 1",
@@ -292,7 +286,3 @@ def _times(shown: pd.DataFrame) -> pd.DataFrame:
         return f"{value:.3f}" if name.endswith("ms") else f"{value:.2f}x"
 
     return pd.DataFrame({name: [show(name, value) for value in shown[name]] for name in shown.columns})
-
-
-def _geometric_mean(values: Sequence[float]) -> float:
-    return math.exp(sum(math.log(value) for value in values) / len(values))

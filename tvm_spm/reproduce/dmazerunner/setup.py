@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from cost_model.published.space import AUTO, Prunes
-from tvm_spm.reproduce.runs import BOUNDS, COLUMNS, ENUMERATION, RANDOM, Job, measure
+from tvm_spm.reproduce.runs import BOUNDS, COLUMNS, ENUMERATION, RANDOM, LayerJob, measure
 from tvm_spm.workload import Workload
 
 ARCH_NAME = "dmazerunner-256"
@@ -86,34 +86,34 @@ def step_name(steps: tuple[str, ...]) -> str:
     return "+".join(steps) or EVERYTHING
 
 
-def optimum_jobs() -> list[Job]:
+def optimum_jobs() -> list[LayerJob]:
     """The optimum of each layer, what the paper's automatic prunes leave of it, and random searches."""
     jobs = []
     for layer, workload in LAYERS.items():
-        jobs.append(Job(layer=layer, workload=workload, space=EVERYTHING, prunes=Prunes()))
-        jobs.append(Job(layer=layer, workload=workload, space=PRUNED, prunes=AUTO, searcher=ENUMERATION))
+        jobs.append(LayerJob(layer=layer, workload=workload, space=EVERYTHING, prunes=Prunes()))
+        jobs.append(LayerJob(layer=layer, workload=workload, space=PRUNED, prunes=AUTO, searcher=ENUMERATION))
         for seed in RANDOM_SEEDS:
             jobs.append(
-                Job(layer=layer, workload=workload, space=EVERYTHING, prunes=Prunes(), searcher=RANDOM, seed=seed)
+                LayerJob(layer=layer, workload=workload, space=EVERYTHING, prunes=Prunes(), searcher=RANDOM, seed=seed)
             )
     return jobs
 
 
-def dataflow_jobs() -> list[Job]:
+def dataflow_jobs() -> list[LayerJob]:
     """The optimum of each layer under each prior dataflow, by both rules."""
     return [
-        Job(layer=layer, workload=workload, space=space_name(rule, unrolled), prunes=_unroll(rule, unrolled))
+        LayerJob(layer=layer, workload=workload, space=space_name(rule, unrolled), prunes=_unroll(rule, unrolled))
         for layer, workload in LAYERS.items()
         for unrolled in DATAFLOWS.values()
         for rule in (STRICT, REPLICATED)
     ]
 
 
-def pruning_jobs(*, quick: bool) -> list[Job]:
+def pruning_jobs(*, quick: bool) -> list[LayerJob]:
     """Each combination of prunes on one layer, by bounds and, if it is not too long, tiling by tiling."""
     jobs = []
     for steps in STEPS:
-        job = Job(layer=STEP_LAYER, workload=LAYERS[STEP_LAYER], space=step_name(steps), prunes=Prunes.of(*steps))
+        job = LayerJob(layer=STEP_LAYER, workload=LAYERS[STEP_LAYER], space=step_name(steps), prunes=Prunes.of(*steps))
         jobs.append(job)
         if not (quick and steps in LONG_STEPS):
             jobs.append(replace(job, searcher=ENUMERATION))
@@ -121,10 +121,10 @@ def pruning_jobs(*, quick: bool) -> list[Job]:
     return sorted(jobs, key=lambda job: job.searcher == BOUNDS or len(job.space))
 
 
-def energy_jobs() -> list[Job]:
+def energy_jobs() -> list[LayerJob]:
     """The dataflows of the energy comparison on conv5_2, by both rules, for least EDP and for least energy."""
     return [
-        Job(
+        LayerJob(
             layer=STEP_LAYER,
             workload=LAYERS[STEP_LAYER],
             space=space_name(rule, quoted.unrolled),
@@ -137,7 +137,7 @@ def energy_jobs() -> list[Job]:
     ]
 
 
-def runs_of(jobs: list[Job], *, with_quoted_energy: bool = False) -> pd.DataFrame:
+def runs_of(jobs: list[LayerJob], *, with_quoted_energy: bool = False) -> pd.DataFrame:
     """One row per run, and one per quoted energy if asked for."""
     frame = measure(jobs, ARCH_NAME)
     if not with_quoted_energy:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean
 
 import pandas as pd
 
@@ -41,7 +42,7 @@ from tvm_spm.reproduce.dmazerunner.setup import (
     space_name,
     step_name,
 )
-from tvm_spm.reproduce.paper_table import PaperTable
+from tvm_spm.reproduce.paper_table import PaperTable, geometric_mean
 from tvm_spm.reproduce.runs import BOUNDS, ENUMERATION, RANDOM
 
 Pair = tuple[float, float]
@@ -52,11 +53,6 @@ def all_runs(*, quick: bool) -> pd.DataFrame:
     """Every run behind every table; ``quick`` leaves out pricing millions of tilings one by one."""
     jobs = [*pruning_jobs(quick=quick), *optimum_jobs(), *dataflow_jobs(), *energy_jobs()]
     return runs_of(jobs, with_quoted_energy=True)
-
-
-def tables(*, quick: bool) -> list[PaperTable]:
-    """All tables; see ``all_runs``."""
-    return tables_of(all_runs(quick=quick))
 
 
 def tables_of(frame: pd.DataFrame) -> list[PaperTable]:
@@ -130,7 +126,7 @@ def dataflow_tables(frame: pd.DataFrame) -> list[PaperTable]:
     for rule in (STRICT, REPLICATED):
         ratios = dataflow_ratios(frame, rule)
         rows = [{"layer": layer, **_named(row)} for layer, row in ratios.items()]
-        for name, mean in (("mean", _mean), ("geo. mean", _geometric_mean)):
+        for name, mean in (("mean", fmean), ("geo. mean", geometric_mean)):
             columns = {flow: _averaged([row[flow] for row in ratios.values()], mean) for flow in DATAFLOWS}
             rows.append({"layer": name, **_named(columns)})
         allowed = "only these two loops unrolled" if rule == STRICT else "further loops may be unrolled too"
@@ -142,7 +138,7 @@ def dataflow_tables(frame: pd.DataFrame) -> list[PaperTable]:
         )
         for against in (PRUNED, EVERYTHING):
             pairs = [pair for row in dataflow_ratios(frame, rule, against=against).values() for pair in row.values()]
-            (mean_edp, mean_time), (geo_edp, geo_time) = _averaged(pairs, _mean), _averaged(pairs, _geometric_mean)
+            (mean_edp, mean_time), (geo_edp, geo_time) = _averaged(pairs, fmean), _averaged(pairs, geometric_mean)
             summary.append(
                 {
                     "unrolling": rule,
@@ -309,11 +305,3 @@ def _named(pairs: dict[str, Pair]) -> dict[str, float]:
 
 def _averaged(pairs: Sequence[Pair], mean: Callable[[Sequence[float]], float]) -> Pair:
     return mean([edp for edp, _ in pairs]), mean([cycles for _, cycles in pairs])
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
-
-
-def _geometric_mean(values: Sequence[float]) -> float:
-    return math.exp(_mean([math.log(value) for value in values]))

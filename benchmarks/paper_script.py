@@ -9,7 +9,10 @@ from pathlib import Path
 import pandas as pd
 
 from tvm_spm.reproduce.paper_table import PaperTable
-from tvm_spm.reproduce.runs import differences, read_csv, write_csv
+from tvm_spm.reproduce.runs import COLUMNS, write_csv
+
+UNPINNED = ("commit", "wall_s")
+"""Columns that differ from run to run."""
 
 
 def script_text(
@@ -46,3 +49,25 @@ def script_text(
         options.pictures.mkdir(parents=True, exist_ok=True)
         parts.append("written: " + ", ".join(str(path) for path in draw(frame, options.pictures)))
     return "\n\n".join(parts)
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """Reads what ``write_csv`` wrote."""
+    return pd.read_csv(path, dtype=str, keep_default_na=False)
+
+
+def differences(frame: pd.DataFrame, pinned: pd.DataFrame) -> str:
+    """What changed against pinned rows, run by run; a pinned row that was not run is not a change."""
+    key = ["layer", "space", "objective", "searcher", "seed", "source"]
+    before = {tuple(str(row[name]) for name in key): row for row in pinned.to_dict("records")}
+    lines = []
+    for row in frame.to_dict("records"):
+        name = tuple(str(row[column]) for column in key)
+        old = before.get(name)
+        if old is None:
+            lines.append(f"{' / '.join(name)}: not pinned")
+            continue
+        for column in COLUMNS:
+            if column not in UNPINNED and str(row[column]) != str(old[column]):
+                lines.append(f"{' / '.join(name)}: {column} was {old[column]}, is {row[column]}")
+    return "\n".join(lines) if lines else f"all {len(frame)} rows equal the pinned ones"

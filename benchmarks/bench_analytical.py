@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from cost_model.analytical.model import AnalyticalModel
-from cost_model.batched.model import evaluate_batch
+from cost_model.analytical.model import AnalyticalModel, evaluate_batch
 from tvm_spm.arch import load_arch
 from tvm_spm.space.mapping_batch import decode
 from tvm_spm.space.mapspace import MapSpace

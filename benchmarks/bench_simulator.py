@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from cost_model.batched.model import evaluate_batch
+from cost_model.analytical.model import evaluate_batch
 from cost_model.simulator import SimulatorModel, simulate_batch
 from tvm_spm.arch import load_arch
 from tvm_spm.mapping import Mapping

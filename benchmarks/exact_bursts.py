@@ -25,7 +25,7 @@ import pandas as pd
 from exact_peers import LAYERS
 
 from cost_model.analytical.model import AnalyticalModel
-from cost_model.reuse import count_reuse
+from tests.oracle.reuse import count_reuse
 from tvm_spm.arch import Arch, load_arch
 from tvm_spm.exact import exact_search
 from tvm_spm.mapping import Mapping

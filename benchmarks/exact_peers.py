@@ -29,8 +29,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cost_model.analytical.model import AnalyticalModel
-from cost_model.batched.model import evaluate_batch
+from cost_model.analytical.model import AnalyticalModel, evaluate_batch
 from cost_model.bounds import lower_bound, touched_elems
 from tvm_spm.arch import Arch, load_arch
 from tvm_spm.exact import exact_search

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from cost_model.batched.model import BatchCost, evaluate_batch
+from cost_model.analytical.model import BatchCost, evaluate_batch
 from tests.analytical_cases import draw_arch, draw_workload
 from tvm_spm.arch import Arch, SplitBytes
 from tvm_spm.mapping import Mapping

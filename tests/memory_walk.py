@@ -13,8 +13,8 @@ import random
 import sys
 from dataclasses import replace
 
+from cost_model.analytical.model import evaluate_batch
 from cost_model.attention.stages import best_inner, pass_records
-from cost_model.batched.model import evaluate_batch
 from cost_model.fused import group_cost
 from cost_model.fused.inner_mapper import InnerMapper
 from cost_model.simulator import simulate_batch

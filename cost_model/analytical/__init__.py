@@ -1,1 +1,1 @@
-"""Cycles and energy of a mapping in closed form."""
+"""Cycles and energy of a mapping in closed form, compiled; for one mapping or a batch."""

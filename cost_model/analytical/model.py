@@ -1,33 +1,52 @@
-"""Cycles and energy of a mapping in closed form.
+"""Cycles and energy of a mapping in closed form, for one mapping or a batch.
 
 Assumptions, and what follows from them:
 
-- Energy and traffic of every legal mapping equal those of a walk of its nest: they are products of trip counts (see
-  ``reuse``).
+- Energy and traffic of every legal mapping equal those of a walk of its nest: they are products of trip counts.
 - One core has the DRAM channels for itself: its cycles equal those of the walk too, which is the simulator's rule.
-  Padding, edge tiles, fill, drain and both kinds of buffering are counted, not averaged (see ``analytical.time``).
+  Padding, edge tiles, fill, drain and both kinds of buffering are counted, not averaged.
 - Several cores: each is timed as if alone but for its first tiles, for which all cores queue; and the DRAM channels
   must serve all transfers. The larger of the two counts. Other waiting for a channel is left out, so the cycles are
   mostly too few (``tests/property/test_analytical.py`` bounds the error both ways on its cases).
+
+The same formula stands in ``tests/oracle``, readable and without compiled code.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import product
+from typing import Any, NamedTuple
 
-from cost_model.analytical.slots import index_runs
-from cost_model.analytical.time import CoreTime, CoreWalk, TimeModel, clip_cuts
-from cost_model.reuse import Reuse, count_reuse
+import numpy as np
+from numpy.typing import NDArray
+
+from cost_model.analytical.core import CHANNEL, CYCLES, ENGINE, NUM_TIMES, PASSES, PROLOGUE, core_times, mac_cycles
+from cost_model.analytical.energy import NUM_PARTS, count_bytes, energy_pj
+from cost_model.analytical.nest import NEST_FIELDS, Nest, build_nest, clipped_range
+from cost_model.analytical.passes import LOOP_FIELDS, MAX_KINDS, PASS_FIELDS, STEP_FIELDS
+from cost_model.analytical.problem import Floats, Ints, Problem, num_cut_indices, problem_of
+from cost_model.analytical.transfers import Scratch
 from cost_model.vector import vector_cost
 from tvm_spm.arch import Arch
 from tvm_spm.cost import Cost, Energy
+from tvm_spm.jit import entry, lean
 from tvm_spm.mapping import Mapping
+from tvm_spm.space.mapping_batch import NUM_DIMS, MappingBatch, encode
 from tvm_spm.units import ceil_div
-from tvm_spm.workload import DIM_NAMES, Operand, VectorWork, Workload
+from tvm_spm.workload import DIM_NAMES, VectorWork, Workload
 
 MODEL_NAME = "analytical"
+
+_MIN_ROWS_PER_THREAD = 512
+"""Fewer are not worth a thread."""
+
+MAC_CYCLES, PASS_CYCLES, ENGINE_CYCLES, UNUSED_BITS, DRAM_BYTES, NUM_COUNTS = 0, 1, 2, 3, 4, 8
+"""Columns of a breakdown: of the slowest core, cycles in which its PEs multiply and of all its passes; of all cores,
+cycles that keep the DMA engines, bits of whole bursts that no tile asked for, and DRAM bytes of I W O extras."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,88 +55,204 @@ class AnalyticalModel:
 
     def cost(self, workload: Workload, arch: Arch, mapping: Mapping) -> Cost:
         """Cycles and energy of a legal mapping."""
-        reuse = count_reuse(workload, mapping)
-        cores = list(core_times(workload, arch, mapping))
-        slowest = max((core for core, _ in cores), key=lambda core: core.cycles)
-        cycles = contended_cycles(cores, arch)
-        launch = arch.cores.launch_cycles
-        return Cost(
-            cycles=cycles,
-            energy=energy_of(workload, arch, reuse),
-            model=MODEL_NAME,
-            macs=workload.macs,
-            utilization=workload.macs / (cycles * arch.peak_macs_per_cycle),
-            compute_cycles=slowest.compute_cycles,
-            noc_stall_cycles=slowest.pass_cycles - slowest.compute_cycles,
-            dma_stall_cycles=cycles - slowest.pass_cycles - launch,
-            overhead_cycles=launch,
-            dram_bytes=reuse.dram_bytes(arch),
-            dram_unused_bytes=reuse.unused_bits(arch) // 8,
-            dma_busy_cycles=sum(core.engine_cycles * count for core, count in cores),
-        )
+        return evaluate(workload, arch, [mapping])[0]
 
     def vector_cost(self, work: VectorWork, arch: Arch) -> Cost:
         """Cycles and energy of work on the vector unit."""
         return vector_cost(work, arch, model=MODEL_NAME)
 
 
-def core_times(workload: Workload, arch: Arch, mapping: Mapping) -> Iterator[tuple[CoreTime, int]]:
-    """Every kind of core, timed as if alone, and how many cores are of this kind."""
-    model = TimeModel(workload=workload, arch=arch, mapping=mapping)
-    tile = mapping.core_tile(workload.dims)
-    runs = []
-    for name in DIM_NAMES:
-        cuts = clip_cuts(workload, name, first=0, extent=workload.dims[name], tile=tile[name])
-        runs.append(index_runs(mapping.cores[name], cuts))
-    for kind in product(*runs):
-        first = {name: run[0] * tile[name] for name, run in zip(DIM_NAMES, kind, strict=True)}
-        extent = {name: min(tile[name], workload.dims[name] - first[name]) for name in DIM_NAMES}
-        count = 1
-        for run in kind:
-            count *= len(run)
-        yield CoreWalk(model=model, first=first, extent=extent).time(), count
+class BatchCost(NamedTuple):
+    """Costs in the order of the batch."""
+
+    cycles: NDArray[np.int64]
+    energy_pj: NDArray[np.float64]
 
 
-def contended_cycles(cores: list[tuple[CoreTime, int]], arch: Arch) -> int:
-    """Cycles until the last core is done.
+class Breakdown(NamedTuple):
+    """Where cycles and energy go, in the order of the batch; without rows where nobody asks.
+
+    Attributes:
+        energy_pj: ``(n, NUM_PARTS)``, in the order of ``Energy``.
+        counts: ``(n, NUM_COUNTS)``, see ``MAC_CYCLES``.
+    """
+
+    energy_pj: Floats
+    counts: Ints
+
+    @classmethod
+    def empty(cls, num_rows: int) -> Breakdown:
+        """Room for so many mappings."""
+        return cls(np.zeros((num_rows, NUM_PARTS)), np.zeros((num_rows, NUM_COUNTS), dtype=np.int64))
+
+
+def evaluate_batch(workload: Workload, arch: Arch, batch: MappingBatch, *, num_threads: int | None = None) -> BatchCost:
+    """Cycles and energy of many legal mappings.
+
+    Args:
+        workload: What is computed.
+        arch: The accelerator.
+        batch: Legal mappings; not checked again here.
+        num_threads: At most so many; default one per CPU. Results do not depend on it.
+    """
+    return _evaluate(workload, arch, batch, Breakdown.empty(0), num_threads)
+
+
+def evaluate(workload: Workload, arch: Arch, mappings: Sequence[Mapping]) -> list[Cost]:
+    """Cycles, energy and their breakdown of legal mappings, in their order."""
+    breakdown = Breakdown.empty(len(mappings))
+    batch_cost = _evaluate(workload, arch, encode(mappings), breakdown, None)
+    rows = zip(batch_cost.cycles.tolist(), breakdown.energy_pj.tolist(), breakdown.counts.tolist(), strict=True)
+    return [_cost(workload, arch, *row) for row in rows]
+
+
+def _cost(workload: Workload, arch: Arch, cycles: int, parts_pj: list[float], counts: list[int]) -> Cost:
+    mac_pj, rf_pj, noc_pj, spm_pj, dram_pj, vector_pj = parts_pj
+    i_bytes, w_bytes, o_bytes, extras_bytes = counts[DRAM_BYTES:]
+    launch_cycles = arch.cores.launch_cycles
+    return Cost(
+        cycles=cycles,
+        energy=Energy(mac_pj=mac_pj, rf_pj=rf_pj, noc_pj=noc_pj, spm_pj=spm_pj, dram_pj=dram_pj, vector_pj=vector_pj),
+        model=MODEL_NAME,
+        macs=workload.macs,
+        utilization=workload.macs / (cycles * arch.peak_macs_per_cycle),
+        compute_cycles=counts[MAC_CYCLES],
+        noc_stall_cycles=counts[PASS_CYCLES] - counts[MAC_CYCLES],
+        dma_stall_cycles=cycles - counts[PASS_CYCLES] - launch_cycles,
+        overhead_cycles=launch_cycles,
+        dram_bytes=(i_bytes, w_bytes, o_bytes, extras_bytes),
+        dram_unused_bytes=counts[UNUSED_BITS] // 8,
+        dma_busy_cycles=counts[ENGINE_CYCLES],
+    )
+
+
+def _evaluate(
+    workload: Workload, arch: Arch, batch: MappingBatch, breakdown: Breakdown, num_threads: int | None
+) -> BatchCost:
+    problem = problem_of(workload, arch)
+    columns: list[NDArray[Any]] = [np.require(column, requirements=("C", "W")) for column in batch]
+    rows = MappingBatch(*columns)
+    count = batch.num_mappings
+    result = BatchCost(np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.float64))
+
+    def run(begin: int, end: int) -> None:
+        scratch = _scratch(workload, arch)
+        nest = np.zeros(1, dtype=NEST_FIELDS)
+        evaluate_rows(problem, rows, (begin, end), nest, scratch, result, breakdown)
+
+    threads = max(1, min(num_threads or os.cpu_count() or 1, count // _MIN_ROWS_PER_THREAD))
+    # threads take turns: mappings differ in work, and later rows of a search tend to be alike
+    step = max(_MIN_ROWS_PER_THREAD, ceil_div(count, 8 * threads))
+    parts = [(begin, min(count, begin + step)) for begin in range(0, count, step)]
+    if threads == 1:
+        run(0, count)
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(lambda part: run(*part), parts))
+    return result
+
+
+def _scratch(workload: Workload, arch: Arch) -> Scratch:
+    """Room for any mapping of a workload."""
+    cut = [num_cut_indices(workload, name) for name in DIM_NAMES]
+    # the rest in one run, and its first and last index and the edge tile apart
+    num_runs = [min(extent, indices + 4) for extent, indices in zip(workload.dims, cut, strict=True)]
+    num_kinds = [min(extent, indices + 2) for extent, indices in zip(workload.dims, cut, strict=True)]
+    num_tiles = [indices + 2 * min(arch.cores.count, e) + 2 for indices, e in zip(cut, workload.dims, strict=True)]
+    combined = max(
+        math.prod(num_tiles[DIM_NAMES.index(name)] for name, _ in axis.terms)
+        for projection in (workload.I, workload.W, workload.O, *workload.epilogue.extras)
+        for axis in projection.axes
+    )
+    codes = math.prod(num_kinds)
+    return Scratch(
+        runs=np.zeros((4, NUM_DIMS, max(num_runs)), dtype=np.int64),
+        spans=np.zeros((2, codes), dtype=np.int64),
+        boxes=np.zeros((3, codes), dtype=np.int64),
+        transfers=np.zeros((6, codes), dtype=np.int64),
+        states=np.zeros((math.prod(num_runs), 7), dtype=np.int64),
+        places=np.zeros((5, NUM_DIMS), dtype=np.int64),
+        times=np.zeros(NUM_TIMES, dtype=np.int64),
+        counts=np.zeros(NUM_COUNTS, dtype=np.int64),
+        parts_pj=np.zeros(NUM_PARTS),
+        loops=np.zeros(2, dtype=LOOP_FIELDS),
+        passes=np.zeros(MAX_KINDS, dtype=PASS_FIELDS),
+        steps=np.zeros(MAX_KINDS, dtype=STEP_FIELDS),
+        ways=np.zeros((MAX_KINDS, 2), dtype=np.int64),
+        ending=np.zeros((MAX_KINDS, 2), dtype=np.int64),
+        starting=np.zeros((MAX_KINDS, 2), dtype=np.int64),
+        tiles=np.zeros((3, 3, max(8, combined, *num_tiles)), dtype=np.int64),
+    )
+
+
+@lean
+def _contended_cycles(problem: Problem, nest: Nest, scratch: Scratch, counts: Ints) -> int:
+    """Cycles until the last core is done, from all kinds of cores; fills the first three ``counts``.
 
     Cores with a channel each do not wait. Otherwise two waits are likely: all cores ask for their first tiles at once,
     so that the last one starts when the channels have served all of them; and the channels must serve all transfers.
     """
-    slowest = max((core for core, _ in cores), key=lambda core: core.cycles)
-    channels = arch.levels.DRAM.channels
-    if sum(count for _, count in cores) <= channels:
-        return slowest.cycles
-    prologues = ceil_div(sum(core.prologue_cycles * count for core, count in cores), channels)
-    late_start = slowest.cycles + max(0, prologues - slowest.prologue_cycles)
-    busy = ceil_div(sum(core.channel_cycles * count for core, count in cores), channels)
-    return max(late_start, arch.cores.launch_cycles + busy)
+    places, times = scratch.places, scratch.times
+    first, extent, low, high, at = places[0], places[1], places[2], places[3], places[4]
+    # the cores of a dim in [low, high) are alike, the others are kinds of their own
+    at[:] = 0
+    for d in range(NUM_DIMS):
+        low[d], high[d] = 0, 1
+        if nest.cores[d] > 1:
+            low[d], high[d] = clipped_range(problem, d, 0, problem.dims[d], nest.core_tile[d])
+    slowest, slowest_prologue, prologues, held = -1, 0, 0, 0
+    counts[ENGINE_CYCLES] = 0
+    while True:
+        count = 1
+        for d in range(NUM_DIMS):
+            first[d] = at[d] * nest.core_tile[d]
+            extent[d] = min(nest.core_tile[d], problem.dims[d] - first[d])
+            if low[d] == at[d] and at[d] < high[d]:
+                count *= high[d] - low[d]
+        core_times(problem, nest, first, extent, scratch, times)
+        if times[CYCLES] > slowest:
+            slowest, slowest_prologue = times[CYCLES], times[PROLOGUE]
+            counts[MAC_CYCLES], counts[PASS_CYCLES] = mac_cycles(nest, extent), times[PASSES]
+        counts[ENGINE_CYCLES] += times[ENGINE] * count
+        prologues += times[PROLOGUE] * count
+        held += times[CHANNEL] * count
+        d = NUM_DIMS - 1
+        while d >= 0:
+            at[d] = max(at[d] + 1, high[d]) if at[d] == low[d] else at[d] + 1
+            if at[d] < nest.cores[d]:
+                break
+            at[d] = 0
+            d -= 1
+        if d < 0:
+            break
+    if nest.num_cores <= problem.channels:
+        return slowest
+    late_start = slowest + max(0, -(-prologues // problem.channels) - slowest_prologue)
+    return max(late_start, problem.launch_cycles + -(-held // problem.channels))
 
 
-def energy_of(workload: Workload, arch: Arch, reuse: Reuse) -> Energy:
-    """Price every access; a word has ``arch.word_bits``, other widths count in proportion."""
-    words_i, words_w, words_o = (workload.projection(x).elem_bits / arch.word_bits for x in Operand)
-    words_final = workload.out_bits / arch.word_bits
-    levels, noc = arch.levels, arch.noc
-    rf_i, rf_w, rf_o = reuse.rf_in
-    in_i, in_w, in_o = (traffic.num_elems for traffic in reuse.dram_in)
-    partial = in_o + reuse.dram_spill.num_elems
-    final = reuse.dram_final.num_elems
-    crossed_o = rf_o.num_elems + reuse.rf_out.num_elems
-    crossed = rf_i.num_elems * words_i + rf_w.num_elems * words_w + crossed_o * words_o
-    delivered = rf_i.num_deliveries * words_i + rf_w.num_deliveries * words_w + crossed_o * words_o
-    moved = in_i * words_i + in_w * words_w + partial * words_o
-    extras = 0.0
-    for traffic in reuse.dram_extras:
-        extras += traffic.num_elems * (traffic.projection.elem_bits / arch.word_bits)
-    return Energy(
-        mac_pj=workload.macs * arch.mac.op_pj,
-        rf_pj=workload.macs * (words_i + words_w + 2 * words_o) * levels.RF.access_pj + delivered * levels.RF.fill_pj,
-        noc_pj=crossed * noc.elem_pj
-        + delivered * noc.delivery_pj
-        + reuse.num_reduction_hops * words_o * noc.reduction_hop_pj,
-        spm_pj=(crossed + moved + final * words_o) * levels.SPM.access_pj,
-        dram_pj=(moved + final * words_final + extras + reuse.unused_bits(arch) / arch.word_bits)
-        * levels.DRAM.access_pj,
-        vector_pj=workload.O.tensor_elems() * workload.epilogue.num_ops_per_elem * arch.vector.op_pj,
-    )
+@entry
+def evaluate_rows(
+    problems: NDArray[np.void],
+    batch: MappingBatch,
+    rows: tuple[int, int],
+    nests: NDArray[np.void],
+    scratch: Scratch,
+    cost: BatchCost,
+    breakdown: Breakdown,
+) -> None:
+    """Fills the last two arguments for the rows from the first to before the second; ``nests`` is room for a record."""
+    problem, nest, counts, parts_pj = problems[0], nests[0], scratch.counts, scratch.parts_pj
+    for row in range(rows[0], rows[1]):
+        build_nest(problem, batch, row, nest)
+        cost.energy_pj[row] = energy_pj(problem, nest, scratch.tiles, parts_pj)
+        cost.cycles[row] = _contended_cycles(problem, nest, scratch, counts)
+        if len(breakdown.counts) > 0:
+            counts[UNUSED_BITS] = count_bytes(problem, nest, scratch.tiles, counts[DRAM_BYTES:])
+            for column in range(NUM_PARTS):
+                breakdown.energy_pj[row, column] = parts_pj[column]
+            for column in range(NUM_COUNTS):
+                breakdown.counts[row, column] = counts[column]
+
+
+__all__ = ["AnalyticalModel", "BatchCost", "evaluate", "evaluate_batch"]

@@ -22,7 +22,7 @@ import numpy as np
 from cost_model.attention.core import CONTEXT, Chunk, CoreKind, Ints, Prices, core_kinds, core_tables
 from cost_model.attention.stages import PassRecord, pass_energy, pass_records
 from cost_model.fused.compiled import run_timeline
-from cost_model.reuse import box_transfer
+from cost_model.transfer import box_transfer
 from tvm_spm.arch import Arch
 from tvm_spm.attention import Attention, AttentionMapping, Stream, streams_of
 from tvm_spm.cost import Cost, Energy

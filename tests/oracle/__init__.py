@@ -1,1 +1,1 @@
-"""What literal walks count with: element by element, no code of the product, only the fields of its nouns."""
+"""What tests hold against the product: literal walks that count element by element, and the formula in plain Python."""

@@ -1,4 +1,4 @@
-"""The analytical model against a literal walk of the machine, and the batched one against the analytical one."""
+"""The analytical model against a literal walk of the machine, and against the same formula in plain Python."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cost_model.analytical.model import AnalyticalModel
-from cost_model.analytical.slots import index_runs, representative_slots
-from cost_model.batched.model import evaluate_batch
+from cost_model.analytical.model import AnalyticalModel, evaluate, evaluate_batch
 from tests.analytical_cases import draw_case, draw_mapping
+from tests.oracle.model import formula_cost
+from tests.oracle.slots import index_runs, representative_slots
 from tests.simulator_reference import energy_pj, simulate
 from tvm_spm.space.mapping_batch import encode
 from tvm_spm.workload import DIM_NAMES
@@ -44,12 +44,14 @@ def test_energy_and_traffic_are_exact_on_any_number_of_cores(seed: int, cores: i
 
 @given(seed=seeds, cores=st.sampled_from([1, 1, 2, 5]), perfect=st.booleans())
 @settings(max_examples=300, deadline=None)
-def test_a_batch_costs_exactly_what_each_of_its_mappings_costs(seed: int, cores: int, perfect: bool) -> None:
+def test_every_number_equals_that_of_the_formula_in_plain_python(seed: int, cores: int, perfect: bool) -> None:
     workload, arch, mapping = draw_case(seed, cores=cores, perfect=perfect, most=9, max_steps=10**9)
     rng = np.random.default_rng(seed)
     mappings = [mapping] + [draw_mapping(rng, workload, perfect=perfect, cores=cores) for _ in range(4)]
+    costs = [formula_cost(workload, arch, one) for one in mappings]
+    assert evaluate(workload, arch, mappings) == costs
+    assert AnalyticalModel().cost(workload, arch, mapping) == costs[0]
     batch = evaluate_batch(workload, arch, encode(mappings))
-    costs = [AnalyticalModel().cost(workload, arch, one) for one in mappings]
     assert batch.cycles.tolist() == [cost.cycles for cost in costs]
     assert batch.energy_pj.tolist() == [cost.energy_pj for cost in costs]
 

@@ -9,8 +9,8 @@ from itertools import product
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cost_model.reuse import count_reuse
 from tests.analytical_cases import draw_case
+from tests.oracle.reuse import count_reuse
 from tests.simulator_reference import run_bits, run_lengths
 from tvm_spm.mapping import Mapping
 from tvm_spm.units import bits_to_bytes, ceil_div

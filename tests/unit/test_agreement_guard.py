@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from cost_model.batched.model import evaluate_batch
+from cost_model.analytical.model import evaluate_batch
 from cost_model.simulator import simulate_batch
 from tvm_spm.arch import Arch, load_arch
 from tvm_spm.cost import Cost

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from cost_model.analytical.model import AnalyticalModel
-from cost_model.batched.model import evaluate_batch
+from cost_model.analytical.model import AnalyticalModel, evaluate_batch
 from tvm_spm.arch import Arch, load_arch
 from tvm_spm.cost import Cost
 from tvm_spm.errors import WorkloadError

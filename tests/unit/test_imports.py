@@ -45,8 +45,8 @@ ROOMS = (
 INSIDE = {
     "tvm_spm.cli": (("app",), ("search",), ("options", "output")),
     "cost_model": (
-        ("attention",), ("fused",), ("analytical", "batched", "learned", "published", "simulator"),
-        ("arrays", "bounds", "features", "objective", "reuse", "transfer", "vector"),
+        ("attention",), ("fused",), ("analytical", "learned", "published", "simulator"),
+        ("arrays", "bounds", "features", "objective", "transfer", "vector"),
     ),
     "schedules": (("group",), ("attention", "host", "layer")),
     "tvm_spm.exact": (

@@ -135,6 +135,6 @@ def test_kernels_make_no_arrays_of_records():
 
 
 def test_key_covers_what_is_imported_from_a_package(tmp_path: Path):
-    key = jit.source_key(ROOT / "cost_model" / "batched" / "model.py")
-    assert key == jit.source_key(ROOT / "cost_model" / "batched" / "model.py")
-    assert key != jit.source_key(ROOT / "cost_model" / "batched" / "core.py")
+    key = jit.source_key(ROOT / "cost_model" / "analytical" / "model.py")
+    assert key == jit.source_key(ROOT / "cost_model" / "analytical" / "model.py")
+    assert key != jit.source_key(ROOT / "cost_model" / "analytical" / "core.py")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cost_model.reuse import ROOT, count_reuse, loop_nest, num_bursts, split, summed_tile_elems
+from tests.oracle.reuse import ROOT, count_reuse, loop_nest, num_bursts, split, summed_tile_elems
 from tvm_spm.arch import load_arch
 from tvm_spm.mapping import Mapping
 from tvm_spm.workload import Axis, Dims, Projection, Workload

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from cost_model.batched.model import BatchCost, evaluate_batch
+from cost_model.analytical.model import BatchCost, evaluate_batch
 from tvm_spm.arch import Arch
 from tvm_spm.exact.spm_tiles import TOLERANCE
 from tvm_spm.space.constraints import Constraints

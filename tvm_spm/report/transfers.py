@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from cost_model.reuse import box_transfer
+from cost_model.transfer import box_transfer
 from tvm_spm.report.nest import Nest, Pass
 from tvm_spm.units import bits_to_bytes
 from tvm_spm.workload import Dims, Operand, Projection

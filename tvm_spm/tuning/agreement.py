@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from cost_model.batched.model import BatchCost
+from cost_model.analytical.model import BatchCost
 from tvm_spm.arch import Arch
 from tvm_spm.cost import Cost
 from tvm_spm.errors import SpmError

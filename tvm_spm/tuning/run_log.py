@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from cost_model.batched.model import evaluate_batch
+from cost_model.analytical.model import evaluate_batch
 from tvm_spm import durable
 from tvm_spm.arch import Arch
 from tvm_spm.errors import WorkdirError

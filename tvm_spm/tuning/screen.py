@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from cost_model.analytical.model import AnalyticalModel
-from cost_model.batched.model import evaluate_batch
+from cost_model.analytical.model import AnalyticalModel, evaluate_batch
 from cost_model.bounds import lower_bound
 from cost_model.features import Estimate
 from tvm_spm.cost import Cost

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from cost_model.batched.model import BatchCost, evaluate_batch
+from cost_model.analytical.model import BatchCost, evaluate_batch
 from tvm_spm.mapping import Mapping
 from tvm_spm.space.case import Case
 from tvm_spm.space.mapping_batch import MappingBatch, concat, encode

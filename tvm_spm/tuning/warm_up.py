@@ -16,7 +16,7 @@ from types import TracebackType
 
 import numpy as np
 
-from cost_model.batched.model import evaluate_batch, evaluate_rows
+from cost_model.analytical.model import evaluate_batch, evaluate_rows
 from cost_model.fused import compiled as fused
 from cost_model.simulator import simulate_batch
 from cost_model.simulator.events import simulate_rows

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from cost_model.batched.model import evaluate_batch
+from cost_model.analytical.model import evaluate_batch
 from cost_model.bounds import lower_bound
 from tvm_spm.arch import Arch
 from tvm_spm.cost import OBJECTIVES

@@ -1,4 +1,4 @@
-"""One mapping of a batch as a record: its tiles, loops, load positions and trip counts (compiled; see ``reuse``)."""
+"""One mapping of a batch as a record: its tiles, loops, load positions and trip counts (compiled)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from cost_model.batched.problem import Ints, Problem
+from cost_model.analytical.problem import Ints, Problem
 from tvm_spm.jit import lean, small
 from tvm_spm.space.mapping_batch import NUM_DIMS, MappingBatch
 

@@ -1,4 +1,4 @@
-"""Distinct DRAM transfers of one core of one mapping, by code (compiled; see ``analytical.time``).
+"""Distinct DRAM transfers of one core of one mapping, by code (compiled).
 
 Tiles of one loop that are clipped alike share a kind. A code combines the kinds of all loops an operand depends on.
 """
@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cost_model.batched.nest import Nest
-from cost_model.batched.passes import Loops
-from cost_model.batched.problem import WHOLE, Ints, O, Problem
+from cost_model.analytical.nest import Nest
+from cost_model.analytical.passes import Loops
+from cost_model.analytical.problem import WHOLE, Floats, Ints, O, Problem
 from cost_model.transfer import transfer
 from tvm_spm.jit import lean, small
 
@@ -40,7 +40,10 @@ class Scratch(NamedTuple):
         boxes: ``(3, codes)``, see ``ELEMS``.
         transfers: ``(6, codes)`` cycles.
         states: ``(states, 7)``, see ``MASK``.
-        places: ``(6, 8)``, for tiles of cores.
+        places: ``(5, 8)``, for tiles of cores.
+        times: Of one core, see ``core.CYCLES``.
+        counts: A row of a ``Breakdown``.
+        parts_pj: A row of a ``Breakdown``.
         loops: Two records of ``LOOP_FIELDS``: of the core, and of a pass.
         passes: Table of ``PASS_FIELDS``.
         steps: Table of ``STEP_FIELDS``.
@@ -56,6 +59,9 @@ class Scratch(NamedTuple):
     transfers: Ints
     states: Ints
     places: Ints
+    times: Ints
+    counts: Ints
+    parts_pj: Floats
     loops: NDArray[np.void]
     passes: NDArray[np.void]
     steps: NDArray[np.void]

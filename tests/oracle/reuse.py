@@ -14,7 +14,6 @@ from itertools import chain, product
 
 from tvm_spm.arch import Arch
 from tvm_spm.mapping import Mapping
-from tvm_spm.transfer import transfer
 from tvm_spm.units import bits_to_bytes, ceil_div
 from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Axis, Projection, Workload
 
@@ -187,12 +186,16 @@ def num_bursts(projection: Projection, box: Box) -> int:
 
 
 def box_transfer(projection: Projection, box: Box, arch: Arch) -> tuple[int, int]:
-    """(cycles, bits) of moving one tile of a tensor, see ``transfer``."""
+    """(cycles, bits) of moving one tile of a tensor in bursts of equal length, each of whole ``burst_bytes``."""
     bursts = num_bursts(projection, box)
-    return transfer(
-        math.prod(box), bursts, projection.elem_bits, arch.burst_bits, arch.burst_startup_cycles,
-        arch.dma_bytes_per_cycle,
-    )  # fmt: skip
+    if bursts == 0:
+        return 0, 0
+    burst_bytes = arch.levels.DRAM.burst_bytes
+    bits = math.prod(box) // bursts * projection.elem_bits
+    if burst_bytes > 1:
+        bits = ceil_div(bits, 8 * burst_bytes) * 8 * burst_bytes
+    moving_cycles = bits_to_bytes(bursts * bits) / arch.dma_bytes_per_cycle
+    return math.ceil(bursts * arch.burst_startup_cycles + moving_cycles), bursts * bits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Cycles of the passes of one mapping, one per size of SPM tile (compiled; see ``analytical.time``).
+"""Cycles of the passes of one mapping, one per size of SPM tile (compiled).
 
 The steps of a pass are counted, not walked. Steps that stand next to each other differ by the loop that ticks between
 them; what else a step depends on is which outer loops are at a smaller edge tile (bits of a mask), and whether a
@@ -13,9 +13,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from cost_model.analytical.nest import Nest, floor_div, tile_elems
+from cost_model.analytical.problem import Ints, O, Problem
 from cost_model.arrays import UNBOUNDED
-from cost_model.batched.nest import Nest, floor_div, tile_elems
-from cost_model.batched.problem import Ints, O, Problem
 from tvm_spm.jit import lean, small
 from tvm_spm.space.mapping_batch import NUM_DIMS
 
@@ -163,7 +163,7 @@ def fill_pass(
 
 @small
 def _sum_slots(port: float, nest: Nest, loops: Loops, steps: NDArray[np.void], ways: Ints) -> tuple[int, int]:
-    """Cycles of all steps if outputs start fresh, and if they start as partial sums: see ``representative_slots``."""
+    """Cycles of all steps if outputs start fresh, and if they start as partial sums."""
     inner = loops.num_loops - 1
     all_edges, inner_bit, inner_count = loops.num_masks - 1, loops.bit[inner], loops.count[inner]
     inner_position, inner_red = loops.position[inner], loops.red[inner]

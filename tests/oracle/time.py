@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
-from cost_model.analytical.slots import Index, Slot, index_runs, representative_slots
-from cost_model.reuse import LoopNest, box_transfer, loop_nest, unclipped_tiles
+from tests.oracle.reuse import LoopNest, box_transfer, loop_nest, unclipped_tiles
+from tests.oracle.slots import Index, Slot, index_runs, representative_slots
 from tvm_spm.arch import Arch
 from tvm_spm.mapping import Mapping
 from tvm_spm.units import bits_to_bytes, ceil_div

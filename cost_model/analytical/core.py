@@ -1,4 +1,4 @@
-"""Timeline of one core of one mapping (compiled; see ``analytical.time``).
+"""Timeline of one core of one mapping (compiled).
 
 Passes are counted like the steps of a pass. The indices of a loop are cut into runs of equal kind; what a pass depends
 on is a state of the loops that stand still: which are at edge tiles, how far reductions are, and, per operand, a code
@@ -7,13 +7,15 @@ that says which of its distinct DRAM transfers belongs to it.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
-from cost_model.batched.nest import Nest, clipped_range
-from cost_model.batched.passes import Loops, PassRecord, add_loop, fill_pass, port_cycles, set_edges
-from cost_model.batched.problem import I, Ints, O, Problem, W
-from cost_model.batched.transfers import (
+from cost_model.analytical.nest import Nest, clipped_range, floor_div
+from cost_model.analytical.passes import Loops, PassRecord, add_loop, fill_pass, port_cycles, set_edges
+from cost_model.analytical.problem import I, Ints, O, Problem, W
+from cost_model.analytical.transfers import (
     FINAL_ENGINE,
     RUN_FIRST,
     RUN_KIND,
@@ -26,8 +28,9 @@ from cost_model.batched.transfers import (
 from tvm_spm.jit import lean, small
 from tvm_spm.space.mapping_batch import NUM_DIMS
 
-CYCLES, PROLOGUE, CHANNEL = 0, 1, 2
-"""Columns of a core's times: until its last store, its first loads, and all that it holds a DRAM channel."""
+CYCLES, PROLOGUE, CHANNEL, ENGINE, PASSES, NUM_TIMES = 0, 1, 2, 3, 4, 5
+"""Columns of a core's times: until its last store, its first loads, all that it holds a DRAM channel, all that keeps
+its DMA engine (longer where the vector unit is slower than the store), and all passes."""
 
 MASK, IS_PARTIAL, IS_BEFORE_LAST, CODE, WAYS = 0, 1, 2, 3, 6
 """Columns of a table of states: bits of edge tiles, whether a reduction is beyond its first index, whether one is
@@ -58,9 +61,29 @@ def core_times(problem: Problem, nest: Nest, first: Ints, extent: Ints, scratch:
         if mask > 0:
             set_edges(loops, mask, extent, nest.spm)
         fill_pass(problem, nest, loops.size, scratch.loops[1], scratch.steps, scratch.ways, scratch.passes[mask])
-    times[PROLOGUE] = scratch.transfers[I, 0] + scratch.transfers[W, 0]
-    cycles, times[CHANNEL] = _timeline(problem, nest, loops, scratch, times[PROLOGUE])
-    times[CYCLES] = problem.launch_cycles + cycles
+    times[PASSES] = 0
+    times[PROLOGUE] = times[CHANNEL] = times[ENGINE] = scratch.transfers[I, 0] + scratch.transfers[W, 0]
+    times[CYCLES] = problem.launch_cycles + times[PROLOGUE]
+    _add_passes(problem, nest, loops, scratch, times)
+
+
+@small
+def mac_cycles(nest: Nest, extent: Ints) -> int:
+    """Cycles in which the PEs of a core multiply: per step, the MACs of the fullest PE."""
+    cycles = 1
+    for d in range(NUM_DIMS):
+        tile, array, rf = nest.spm[d], nest.array[d], nest.rf[d]
+        whole = floor_div(extent[d], tile)
+        edge = extent[d] - whole * tile
+        cycles *= whole * _longest_pieces(tile, array, rf) + _longest_pieces(edge, array, rf)
+    return cycles
+
+
+@small
+def _longest_pieces(tile: int, array: int, rf: int) -> int:
+    """Elements of the largest piece of a PE, summed over the array tiles of one SPM tile of one dim."""
+    whole = floor_div(tile, array)
+    return whole * rf + min(rf, tile - whole * array)
 
 
 @small
@@ -93,53 +116,65 @@ def _fill_pass_cycles(
             cycles[mask, is_partial] = pass_cycles(problem, nest, passes[mask], tick_in, tick_out, is_partial)
 
 
-@small
-def _moved(nest: Nest, tick_in: int, tick_out: int) -> tuple[int, int, int, int, int, int, int, int]:
+class Moves(NamedTuple):
     """What the DMA engine does between two ticks, as 0 or 1.
 
-    Returns:
-        Whether it stores the outputs of the pass before, beside this pass; whether those of this pass leave, and are
-        stored behind it; whether it loads I, W, O for the pass after; and whether it loads I, W, O beside this pass.
+    Attributes:
+        stores_before: It stores the outputs of the pass before, beside this pass.
+        leaves: The outputs of this pass leave.
+        loads: It loads I, W, O for the pass after.
+        double: Beside this pass, per operand; else behind it. The same for the outputs of this pass.
     """
-    stores_before = nest.spm_double[O] if 0 <= tick_in <= nest.spm_position[O] else 0
-    leaves = 1 if tick_out <= nest.spm_position[O] else 0
-    stores_behind = leaves * (1 - nest.spm_double[O])
+
+    stores_before: int
+    leaves: int
+    loads: tuple[int, int, int]
+    double: tuple[int, int, int]
+
+
+@small
+def _moves(nest: Nest, tick_in: int, tick_out: int) -> Moves:
     i = 1 if 0 <= tick_out <= nest.spm_position[I] else 0
     w = 1 if 0 <= tick_out <= nest.spm_position[W] else 0
     o = 1 if 0 <= tick_out <= nest.spm_position[O] else 0
-    return stores_before, leaves, stores_behind, i, w, o, i * nest.spm_double[I], w * nest.spm_double[W]
+    stores_before = nest.spm_double[O] if 0 <= tick_in <= nest.spm_position[O] else 0
+    leaves = 1 if tick_out <= nest.spm_position[O] else 0
+    return Moves(stores_before, leaves, (i, w, o), (nest.spm_double[I], nest.spm_double[W], nest.spm_double[O]))
 
 
 @small
-def _slot_cycles(
+def _add_slot(
+    times: Ints,
     transfers: Ints,
-    moved: tuple[int, int, int, int, int, int, int, int],
-    double_o: int,
-    cycles: int,
+    moves: Moves,
+    passes: tuple[int, int],
     before: tuple[int, int],
     at: tuple[int, int],
     after: tuple[int, int, int, int],
-) -> tuple[int, int]:
-    """(cycles, channel cycles) of one pass and the transfers beside and behind it.
+) -> None:
+    """Add passes, and the transfers beside and behind each, to the times of a core.
 
     Args:
+        times: Of the core.
         transfers: By code.
-        moved: Of the ticks around the pass.
-        double_o: 1 if O has two SPM buffers.
-        cycles: Of the pass.
+        moves: Of the ticks around the pass.
+        passes: How many, and cycles of each.
         before: Code of the output tile of the pass before, and 1 if it is complete.
         at: The same of this pass.
         after: Codes of I, W, O of the pass after, and 1 if its outputs are partial sums.
     """
-    stores_before, leaves, stores_behind, loads_i, loads_w, loads_o, beside_i, beside_w = moved
-    load_i, load_w = transfers[I, after[0]], transfers[W, after[1]]
-    load_o = loads_o * after[3] * transfers[O, after[2]]
-    beside = stores_before * transfers[SPILL_ENGINE + before[1], before[0]]
-    beside += beside_i * load_i + beside_w * load_w + double_o * load_o
-    behind = stores_behind * transfers[SPILL_ENGINE + at[1], at[0]]
-    behind += (loads_i - beside_i) * load_i + (loads_w - beside_w) * load_w + (1 - double_o) * load_o
-    held = leaves * transfers[O + at[1], at[0]] + loads_i * load_i + loads_w * load_w + load_o
-    return max(cycles, beside) + behind, held
+    loads, double, (weight, cycles) = moves.loads, moves.double, passes
+    load_i, load_w = loads[I] * transfers[I, after[0]], loads[W] * transfers[W, after[1]]
+    load_o = loads[O] * after[3] * transfers[O, after[2]]
+    store = moves.leaves * transfers[SPILL_ENGINE + at[1], at[0]]
+    beside = moves.stores_before * transfers[SPILL_ENGINE + before[1], before[0]]
+    beside += double[I] * load_i + double[W] * load_w + double[O] * load_o
+    behind = (1 - double[I]) * load_i + (1 - double[W]) * load_w + (1 - double[O]) * (load_o + store)
+    load = load_i + load_w + load_o
+    times[CYCLES] += weight * (max(cycles, beside) + behind)
+    times[PASSES] += weight * cycles
+    times[ENGINE] += weight * (load + store)
+    times[CHANNEL] += weight * (load + moves.leaves * transfers[O + at[1], at[0]])
 
 
 @small
@@ -170,17 +205,20 @@ def _pair(scratch: Scratch, loop: int, num_runs: int, number: int) -> tuple[int,
 
 
 @lean
-def _timeline(problem: Problem, nest: Nest, loops: Loops, scratch: Scratch, prologue: int) -> tuple[int, int]:
-    """(cycles, channel cycles) from the first load on: see ``slots.representative_slots``."""
+def _add_passes(problem: Problem, nest: Nest, loops: Loops, scratch: Scratch, times: Ints) -> None:
+    """Add all passes, and the transfers between them, to the times of a core.
+
+    What happens around a pass depends on the loop that ticks before it and the one that ticks after it: every loop
+    inside that one jumps from its last index to 0, every loop outside it stands still. So there are only as many kinds
+    of neighbours as loops, times the states of the loops that stand still.
+    """
     states, transfers, passes, double_o = scratch.states, scratch.transfers, scratch.passes, nest.spm_double[O]
     ending, starting = scratch.ending, scratch.starting
-    total, held = prologue, prologue
     if loops.num_loops == 0:
         cycles = pass_cycles(problem, nest, passes[0], _START, _END, 0)
-        slot, channel = _slot_cycles(
-            transfers, _moved(nest, _START, _END), double_o, cycles, (0, 0), (0, 1), (0, 0, 0, 0)
-        )
-        return total + slot + double_o * transfers[FINAL_ENGINE, 0], held + channel
+        _add_slot(times, transfers, _moves(nest, _START, _END), (1, cycles), (0, 0), (0, 1), (0, 0, 0, 0))
+        times[CYCLES] += double_o * transfers[FINAL_ENGINE, 0]
+        return
 
     inner = loops.num_loops - 1
     inner_position, inner_red = loops.position[inner], loops.red[inner]
@@ -194,21 +232,17 @@ def _timeline(problem: Problem, nest: Nest, loops: Loops, scratch: Scratch, prol
     before_last_o -= _code(scratch, loops, inner, loops.num_runs[inner] - 1, O)
 
     cycles = pass_cycles(problem, nest, passes[0], _START, inner_position, 0)
-    slot, channel = _slot_cycles(
-        transfers, _moved(nest, _START, inner_position), double_o, cycles, (0, 0), (0, 1 - any_red),
-        (second_i, second_w, second_o, inner_red),
-    )  # fmt: skip
-    total, held = total + slot, held + channel
+    moves = _moves(nest, _START, inner_position)
+    after = second_i, second_w, second_o, inner_red
+    _add_slot(times, transfers, moves, (1, cycles), (0, 0), (0, 1 - any_red), after)
     cycles = pass_cycles(problem, nest, passes[all_edges], inner_position, _END, any_red)
-    slot, channel = _slot_cycles(
-        transfers, _moved(nest, inner_position, _END), double_o, cycles, (last_o + before_last_o, 1 - inner_red),
-        (last_o, 1), (0, 0, 0, 0),
-    )  # fmt: skip
-    total, held = total + slot + double_o * transfers[FINAL_ENGINE, last_o], held + channel
+    moves, before = _moves(nest, inner_position, _END), (last_o + before_last_o, 1 - inner_red)
+    _add_slot(times, transfers, moves, (1, cycles), before, (last_o, 1), (0, 0, 0, 0))
+    times[CYCLES] += double_o * transfers[FINAL_ENGINE, last_o]
 
     states[0, :] = 0
     states[0, WAYS] = 1
-    num_states, times, inside_edges, inside_o = 1, 1, all_edges, last_o
+    num_states, repeats, inside_edges, inside_o = 1, 1, all_edges, last_o
     for loop in range(inner):
         red, bit, position, num_runs = loops.red[loop], loops.bit[loop], loops.position[loop], loops.num_runs[loop]
         inside_edges &= ~bit
@@ -218,20 +252,20 @@ def _timeline(problem: Problem, nest: Nest, loops: Loops, scratch: Scratch, prol
             inside_red |= loops.red[other]
         _fill_pass_cycles(problem, nest, loops, passes, inner_position, position, ending)
         _fill_pass_cycles(problem, nest, loops, passes, position, inner_position, starting)
-        moved_ending = _moved(nest, inner_position, position)
-        moved_starting = _moved(nest, position, inner_position)
+        moves_ending = _moves(nest, inner_position, position)
+        moves_starting = _moves(nest, position, inner_position)
         for number in range(2 * num_runs - 1):
-            pairs, index, run, after = _pair(scratch, loop, num_runs, number)
+            pairs, index, run, run_after = _pair(scratch, loop, num_runs, number)
             if pairs == 0:
                 continue
             edge = bit if index + 2 == loops.count[loop] else 0
             beyond_first = red if index > 0 else 0
             before_last = red if index + 2 < loops.count[loop] else 0
             run_o = _code(scratch, loops, loop, run, O) + inside_o
-            after_i, after_w = _code(scratch, loops, loop, after, I), _code(scratch, loops, loop, after, W)
-            after_o = _code(scratch, loops, loop, after, O)
+            after_i, after_w = _code(scratch, loops, loop, run_after, I), _code(scratch, loops, loop, run_after, W)
+            after_o = _code(scratch, loops, loop, run_after, O)
             for row in range(num_states):
-                weight = states[row, WAYS] * times * pairs
+                weight = states[row, WAYS] * repeats * pairs
                 mask, is_partial, is_before_last = (
                     states[row, MASK],
                     states[row, IS_PARTIAL],
@@ -242,45 +276,34 @@ def _timeline(problem: Problem, nest: Nest, loops: Loops, scratch: Scratch, prol
                 o = states[row, CODE + O] + after_o
                 complete, starts_partial = 1 - (is_before_last | red), is_partial | red
                 cycles = ending[mask | inside_edges, is_partial | beyond_first | inside_red]
-                slot, channel = _slot_cycles(
-                    transfers, moved_ending, double_o, cycles, (ending_o + before_last_o, complete & (1 - inner_red)),
-                    (ending_o, complete), (i, w, o, starts_partial),
-                )  # fmt: skip
-                total, held = total + weight * slot, held + weight * channel
+                before, at = (ending_o + before_last_o, complete & (1 - inner_red)), (ending_o, complete)
+                _add_slot(times, transfers, moves_ending, (weight, cycles), before, at, (i, w, o, starts_partial))
                 cycles = starting[mask | edge, starts_partial]
-                slot, channel = _slot_cycles(
-                    transfers, moved_starting, double_o, cycles, (ending_o, complete),
-                    (o, 1 - (is_before_last | before_last | inside_red)),
-                    (i + second_i, w + second_w, o + second_o, starts_partial | inner_red),
-                )  # fmt: skip
-                total, held = total + weight * slot, held + weight * channel
+                before, at = at, (o, 1 - (is_before_last | before_last | inside_red))
+                after = i + second_i, w + second_w, o + second_o, starts_partial | inner_red
+                _add_slot(times, transfers, moves_starting, (weight, cycles), before, at, after)
         if num_runs == 1:
-            times *= loops.count[loop]
+            repeats *= loops.count[loop]
         else:
             num_states = _stand(scratch, loops, loop, num_states)
 
     _fill_pass_cycles(problem, nest, loops, passes, inner_position, inner_position, ending)
-    moved = _moved(nest, inner_position, inner_position)
+    moves = _moves(nest, inner_position, inner_position)
     for number in range(2 * loops.num_runs[inner] - 1):
-        pairs, index, run, after = _pair(scratch, inner, loops.num_runs[inner], number)
+        pairs, index, run, run_after = _pair(scratch, inner, loops.num_runs[inner], number)
         if index == 0:
             pairs -= 1
         if pairs <= 0:
             continue
-        run_o, after_i = _code(scratch, loops, inner, run, O), _code(scratch, loops, inner, after, I)
-        after_w, after_o = _code(scratch, loops, inner, after, W), _code(scratch, loops, inner, after, O)
+        run_o, after_i = _code(scratch, loops, inner, run, O), _code(scratch, loops, inner, run_after, I)
+        after_w, after_o = _code(scratch, loops, inner, run_after, W), _code(scratch, loops, inner, run_after, O)
         for row in range(num_states):
             is_partial = states[row, IS_PARTIAL] | inner_red
             at = states[row, CODE + O] + run_o, 1 - (states[row, IS_BEFORE_LAST] | inner_red)
             cycles = ending[states[row, MASK], is_partial]
-            slot, channel = _slot_cycles(
-                transfers, moved, double_o, cycles, at, at,
-                (states[row, CODE + I] + after_i, states[row, CODE + W] + after_w, states[row, CODE + O] + after_o,
-                 is_partial),
-            )  # fmt: skip
-            weight = states[row, WAYS] * times * pairs
-            total, held = total + weight * slot, held + weight * channel
-    return total, held
+            i, w, o = states[row, CODE + I] + after_i, states[row, CODE + W] + after_w, states[row, CODE + O] + after_o
+            weight = states[row, WAYS] * repeats * pairs
+            _add_slot(times, transfers, moves, (weight, cycles), at, at, (i, w, o, is_partial))
 
 
 @small

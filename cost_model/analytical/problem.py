@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -17,6 +18,7 @@ from tvm_spm.workload import DIM_NAMES, Axis, Workload
 I, W, O = 0, 1, 2  # noqa: E741 (the operands' own letters)
 
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 WHOLE, LINEAR, CLIPPED = 0, 1, 2
 """Kinds of axes: one dim with coefficient 1, so that its tiles add up to its extent; any other whose tiles stay inside
@@ -93,7 +95,7 @@ class Problem(Protocol):
     num_projections: int
     relevant: Ints
     elem_bits: Ints
-    words: NDArray[np.float64]
+    words: Floats
     out_bits: int
     out_words: float
     out_elems: int
@@ -127,6 +129,7 @@ class Problem(Protocol):
     vector_pj: float
 
 
+@lru_cache(maxsize=32)
 def problem_of(workload: Workload, arch: Arch) -> NDArray[np.void]:
     """The record, as an array of one.
 

@@ -1,9 +1,9 @@
-"""Energy of one mapping from trip counts (compiled; the same products and sums as ``reuse`` and ``analytical``)."""
+"""Energy of one mapping from trip counts (compiled)."""
 
 from __future__ import annotations
 
-from cost_model.batched.nest import Nest, ceil_div, clipped_range
-from cost_model.batched.problem import CLIPPED, WHOLE, I, Ints, O, Problem, W
+from cost_model.analytical.nest import Nest, ceil_div, clipped_range
+from cost_model.analytical.problem import CLIPPED, WHOLE, Floats, I, Ints, O, Problem, W
 from cost_model.transfer import transfer
 from tvm_spm.jit import lean, small
 from tvm_spm.space.mapping_batch import NUM_DIMS
@@ -11,13 +11,21 @@ from tvm_spm.space.mapping_batch import NUM_DIMS
 FIRST, SIZE, COUNT = 0, 1, 2
 """Rows of a table of tiles that are clipped alike: where one starts, its size, and how many there are."""
 
-ALONG, COMBINED = 0, 1
-"""Tables of tiles along one dim, and of their combinations over the dims of one axis so far."""
+ALONG, COMBINED, REMAINDERS = 0, 1, 2
+"""Tables of tiles along one dim, of their combinations over the dims of one axis so far, and of how many tiles have
+each number of elements modulo 8."""
+
+
+MAC, RF, NOC, SPM, DRAM, VECTOR, NUM_PARTS = 0, 1, 2, 3, 4, 5, 6
+"""Parts of the energy, in the order of ``Energy``."""
 
 
 @lean
-def energy_pj(problem: Problem, nest: Nest, tiles: Ints) -> float:
-    """Total energy; ``tiles`` is scratch of ``(2, 3, tiles)``."""
+def energy_pj(problem: Problem, nest: Nest, tiles: Ints, parts: Floats) -> float:
+    """Fill ``parts`` and return their sum; ``tiles`` is scratch of ``(3, 3, tiles)``.
+
+    Every access is priced; words other than ``word_bits`` wide count in proportion.
+    """
     words_i, words_w, words_o = problem.words[I], problem.words[W], problem.words[O]
     crossed_i, delivered_i = rf_elems(problem, nest, I)
     crossed_w, delivered_w = rf_elems(problem, nest, W)
@@ -38,13 +46,75 @@ def energy_pj(problem: Problem, nest: Nest, tiles: Ints) -> float:
     if problem.burst_bits > 1:
         unused = _unused_bits(problem, nest, tiles) / problem.word_bits
     hops = left_o * (nest.reduction_pes - 1)
-    mac_pj = problem.macs * problem.mac_pj
-    rf_pj = problem.macs * (words_i + words_w + 2 * words_o) * problem.rf_access_pj + delivered * problem.rf_fill_pj
-    noc_pj = crossed * problem.noc_elem_pj + delivered * problem.noc_delivery_pj + hops * words_o * problem.noc_hop_pj
-    spm_pj = (crossed + moved + final * words_o) * problem.spm_pj
-    dram_pj = (moved + final * problem.out_words + extras + unused) * problem.dram_pj
-    vector_pj = problem.out_elems * problem.num_ops_per_elem * problem.vector_pj
-    return mac_pj + rf_pj + noc_pj + spm_pj + dram_pj + vector_pj
+    parts[MAC] = problem.macs * problem.mac_pj
+    parts[RF] = problem.macs * (words_i + words_w + 2 * words_o) * problem.rf_access_pj
+    parts[RF] += delivered * problem.rf_fill_pj
+    parts[NOC] = crossed * problem.noc_elem_pj + delivered * problem.noc_delivery_pj
+    parts[NOC] += hops * words_o * problem.noc_hop_pj
+    parts[SPM] = (crossed + moved + final * words_o) * problem.spm_pj
+    parts[DRAM] = (moved + final * problem.out_words + extras + unused) * problem.dram_pj
+    parts[VECTOR] = problem.out_elems * problem.num_ops_per_elem * problem.vector_pj
+    return parts[MAC] + parts[RF] + parts[NOC] + parts[SPM] + parts[DRAM] + parts[VECTOR]
+
+
+@lean
+def count_bytes(problem: Problem, nest: Nest, tiles: Ints, num_bytes: Ints) -> int:
+    """Fill ``num_bytes`` with those that cross DRAM of I, W, O and extras: whole bursts, and whole bytes per transfer.
+
+    Returns:
+        Bits among them that no tile asked for.
+    """
+    for operand in range(O + 2):
+        num_bytes[operand] = 0
+    for projection in range(problem.num_projections):
+        repeats = (
+            _num_streams(problem, nest, projection) if projection > O else _dram_repeats(problem, nest, projection)
+        )
+        if projection == O:
+            # all but the last time an output leaves it is a partial sum that comes back
+            num_bytes[O] = _bytes_once(problem, nest, O, problem.out_bits, tiles)
+            repeats = 2 * (repeats - 1)
+        if repeats > 0:
+            once = _bytes_once(problem, nest, projection, problem.elem_bits[projection], tiles)
+            num_bytes[min(projection, O + 1)] += repeats * once
+    return _unused_bits(problem, nest, tiles) if problem.burst_bits > 1 else 0
+
+
+@lean
+def _bytes_once(problem: Problem, nest: Nest, projection: int, bits: int, tiles: Ints) -> int:
+    """Bytes if every tile of a tensor moves once."""
+    moved = _moved_elems(problem, nest, projection, tiles) * bits
+    if problem.burst_bits > 1:
+        return (moved + _unused_once(problem, nest, projection, bits, tiles)) >> 3
+    return (moved + _padding_bits(problem, nest, projection, bits, tiles)) >> 3
+
+
+@lean
+def _padding_bits(problem: Problem, nest: Nest, projection: int, bits: int, tiles: Ints) -> int:
+    """What rounds every tile of a tensor up to whole bytes, if each moves once.
+
+    It depends on the tile's elements modulo 8, and these are the product of the remainders of its axes.
+    """
+    if bits & 7 == 0:
+        return 0
+    num_by_rest = tiles[REMAINDERS]
+    for rest in range(8):
+        num_by_rest[FIRST, rest] = 1 if rest == 1 else 0
+    for axis in range(problem.axis_start[projection], problem.axis_start[projection + 1]):
+        num_tiles = _list_axis(problem, axis, nest, tiles)
+        for rest in range(8):
+            num_by_rest[SIZE, rest] = 0
+        for tile in range(num_tiles):
+            start = tiles[COMBINED, FIRST, tile]
+            part = max(0, min(problem.axis_extent[axis], start + tiles[COMBINED, SIZE, tile]) - max(0, start))
+            for rest in range(8):
+                num_by_rest[SIZE, rest * part & 7] += num_by_rest[FIRST, rest] * tiles[COMBINED, COUNT, tile]
+        for rest in range(8):
+            num_by_rest[FIRST, rest] = num_by_rest[SIZE, rest]
+    padding = 0
+    for rest in range(8):
+        padding += num_by_rest[FIRST, rest] * (-rest * bits & 7)
+    return padding
 
 
 @small

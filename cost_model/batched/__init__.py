@@ -1,1 +1,0 @@
-"""The closed form for many mappings at once, compiled."""

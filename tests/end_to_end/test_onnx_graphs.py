@@ -154,6 +154,12 @@ SEVERAL = {
         {"f": FLOAT},
         {"k": ints([3])},
     ),
+    "maxima and where they are": (
+        [node("MatMul", ["x", "w"], ["a"]), node("Unsqueeze", ["a", "axes"], ["b"]),
+         node("MaxPool", ["b"], ["y", "at"], kernel_shape=[2], strides=[2])],
+        {"y": FLOAT, "at": INT64},
+        {"axes": ints([0])},
+    ),
     "parts of a split": (
         [node("MatMul", ["x", "w"], ["a"]), node("Split", ["a"], ["p", "q"], axis=1), node("Relu", ["q"], ["y"])],
         {"p": FLOAT, "y": FLOAT},
@@ -258,7 +264,7 @@ def test_a_name_that_nothing_defines_is_named(name):
 
 UNKNOWN = {
     "LSTM": node("LSTM", ["x", "w", "w"], ["y"], name="cell", hidden_size=4),
-    "MaxPool": node("MaxPool", ["x"], ["y", "where"], name="pool", kernel_shape=[2]),
+    "RandomUniformLike": node("RandomUniformLike", ["x"], ["y"], name="dice"),
 }
 
 

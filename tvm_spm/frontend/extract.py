@@ -10,6 +10,7 @@ from tvm import relax
 
 from tvm_spm.errors import ModelError
 from tvm_spm.frontend.fuse import fuse
+from tvm_spm.frontend.onnx_host import FUNCTION, operator_of
 from tvm_spm.frontend.tir.nest import Nest, read_nest
 from tvm_spm.frontend.vector_work import vector_work
 from tvm_spm.lowering.root_block import has_root_block
@@ -155,6 +156,8 @@ def _why_not(call: relax.Call) -> tuple[str, str]:
     """Name of a call that is no TIR function, and why it is none."""
     if isinstance(call.op, tvm.ir.Op):
         name = str(call.op.name)
+        if name == "relax.call_pure_packed" and str(getattr(call.args[0], "global_symbol", "")) == FUNCTION:
+            return f"onnx.{operator_of(call.args[1].value)}", "TVM lacks this operator: ONNX's reference evaluates it"
         if name.startswith("relax.call_") and call.args and hasattr(call.args[0], "global_symbol"):
             return str(call.args[0].global_symbol), "a library function: its loops are not in the module"
         return name, "TVM has no TIR for this operator"

@@ -12,11 +12,14 @@ from pathlib import Path
 import onnx
 import tvm
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from tvm.relax.frontend.onnx import from_onnx
 
 from tvm_spm.errors import ModelError, did_you_mean
 from tvm_spm.frontend.fuse import TVM_ERRORS, first_line
+from tvm_spm.frontend.onnx_check import checked_skeleton, infer_shapes
 from tvm_spm.frontend.onnx_fold import fold_constants
+from tvm_spm.frontend.onnx_operators import expand_functions, import_graph
+from tvm_spm.frontend.onnx_quantised import expand_quantised, take_integers
+from tvm_spm.frontend.onnx_recurrent import has_recurrent, unroll_recurrent
 from tvm_spm.frontend.onnx_simplify import is_weightless, simplify
 from tvm_spm.frontend.onnx_tensors import load_tensors
 from tvm_spm.input_file import read_regular
@@ -70,14 +73,18 @@ def import_onnx(model: onnx.ModelProto, *, shapes: Shapes, origin: str, max_memo
         raise ModelError(f"{origin}: not an ONNX model, or one without a single operator")
     inputs = _input_shapes(model.graph)
     chosen = choose_shapes(inputs, shapes, origin)
-    static = _with_shapes(model, chosen)
+    static = expand_functions(expand_quantised(_with_shapes(model, chosen), origin))
     static = fold_constants(static, origin, keep_fills=is_weightless(static.graph), max_memory_bytes=max_memory_bytes)
     _refuse_statistics(static, origin)
+    if has_recurrent(static):
+        inferred = infer_shapes(checked_skeleton(static, origin), origin, max_memory_bytes=max_memory_bytes)
+        static = unroll_recurrent(static, inferred, origin)
+    static = take_integers(static, origin)
     try:
         simpler, num_weights = simplify(static)
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
-            mod = from_onnx(simpler, shape_dict={name: list(shape) for name, shape in chosen.items()})
+            mod = import_graph(simpler, chosen, origin)
     except TVM_ERRORS as error:
         raise ModelError(f"{origin}: cannot import: {_failed_at(error, static)}: {first_line(error)}") from error
     main = mod["main"]

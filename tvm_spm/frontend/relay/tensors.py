@@ -75,8 +75,8 @@ class Roles:
 class Builder:
     """Emits Relax bindings; the only place that knows how a ``Tensor`` is stored."""
 
-    def __init__(self, max_memory_bytes: int) -> None:
-        self.relax = relax.BlockBuilder()
+    def __init__(self, max_memory_bytes: int, *, block_builder: relax.BlockBuilder | None = None) -> None:
+        self.relax = relax.BlockBuilder() if block_builder is None else block_builder
         self.roles = Roles()
         self._max_memory_bytes = max_memory_bytes
 

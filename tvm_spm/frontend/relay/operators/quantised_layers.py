@@ -88,28 +88,69 @@ def _sums_inside(kernel: Array, image: tuple[int, ...], out: tuple[int, ...], a:
 
 def _minus_zero_point(b: Builder, total: Tensor, zero_point: Tensor, sums: NDArray[np.int32]) -> Tensor:
     """``total - zero_point * sums``; one number per channel where no padding is met."""
-    correction = known(zero_point, "input_zero_point").astype(np.int64) * sums
-    corner = correction[(slice(None), slice(None), *(slice(0, 1),) * (correction.ndim - 2))]
-    if (correction == corner).all():
-        correction = corner
-    return binary(b, "subtract", total, b.const(correction, "int32"))
+    corner = sums[(slice(None), slice(None), *(slice(0, 1),) * (sums.ndim - 2))]
+    sums = corner if (sums == corner).all() else sums
+    if zero_point.array is None:
+        correction = binary(b, "multiply", cast(b, zero_point, "int32"), b.const(sums, "int32"))
+    else:
+        correction = b.const(zero_point.array.astype(np.int64) * sums, "int32")
+    return binary(b, "subtract", total, correction)
+
+
+def convolve_integers(b: Builder, a: Attrs, plain: Tensor, kernel: Tensor, zeros: tuple[Tensor, Tensor]) -> Tensor:
+    """int32 sums of data times weights, each minus its zero point.
+
+    Args:
+        b: Emits the operators.
+        a: Of a convolution over plain layouts; the result is int32 whatever they say.
+        plain: Data in plain order.
+        kernel: Weights in plain order, output channels first.
+        zeros: Zero point of the data, one, and of the weights, one or one per output channel.
+    """
+    data_zero, weight_zero = zeros
+    num_axes = plain.rank - 2
+    kernel = shifted_weight(b, kernel, weight_zero, 0)
+    inner = a.but(out_dtype="int32", channels=None)
+    if kernel.array is None and not is_zero(data_zero):
+        shifted = binary(b, "subtract", cast(b, plain, "int32"), cast(b, data_zero, "int32"))
+        return convolve(b, inner, shifted, cast(b, kernel, "int32"), num_axes)
+    total = convolve(b, inner, plain, kernel, num_axes)
+    if is_zero(data_zero):
+        return total
+    sums = _sums_inside(known(kernel, "weight"), plain.shape[2:], total.shape[2:], inner)
+    return _minus_zero_point(b, total, data_zero, sums)
+
+
+def multiply_integers(b: Builder, left: Tensor, right: Tensor, zeros: tuple[Tensor, Tensor]) -> Tensor:
+    """int32 matrix product of ``left`` and ``right``, each minus its zero point.
+
+    Args:
+        b: Emits the operators.
+        left: Rows.
+        right: Columns; at 8 bits as far as it is known.
+        zeros: Zero point of ``left``, one or one per row, and of ``right``, one or one per column.
+    """
+    left_zero, right_zero = zeros
+    right = shifted_weight(b, right, right_zero, right.rank - 1)
+    if right.array is None and not is_zero(left_zero):
+        # Both follow from the inputs: differences of 8-bit numbers fit 16 bits.
+        left, right = (cast(b, tensor, "int16") for tensor in (left, right))
+        left = binary(b, "subtract", left, cast(b, along(b, left_zero, left.rank - 2, left), "int16"))
+        return product(b, left, right, "int32", flip=(False, False))
+    total = product(b, left, right, "int32", flip=(False, False))
+    if is_zero(left_zero):
+        return total
+    sums = b.const(known(right, "weight").astype(np.int64).sum(-2, keepdims=right.rank > 2), "int32")
+    zero = cast(b, along(b, left_zero, left.rank - 2, left), "int32")
+    return binary(b, "subtract", total, binary(b, "multiply", zero, sums))
 
 
 @operator("qnn.conv2d", _LAYER, weights=(1, 2, 3, 4, 5), common=conv_attrs(2))
 def _conv2d(b: Builder, a: Attrs, data: Tensor, weight: Tensor, *params: Tensor) -> Tensor:
-    data_zero, weight_zero = zero_points(params)
     plain = b.plain(data, a.text("data_layout"))
     kernel = plain_kernel(b, a, weight, 2, plain.shape[1], a.integer("groups"))
-    kernel = shifted_weight(b, kernel, weight_zero, 0)
-    inner = a.but(data_layout="NCHW", kernel_layout="OIHW", out_dtype="int32", channels=None)
-    if kernel.array is None and not is_zero(data_zero):
-        shifted = binary(b, "subtract", cast(b, plain, "int32"), cast(b, data_zero, "int32"))
-        total = convolve(b, inner, shifted, cast(b, kernel, "int32"), 2)
-    else:
-        total = convolve(b, inner, plain, kernel, 2)
-        if not is_zero(data_zero):
-            sums = _sums_inside(known(kernel, "weight"), plain.shape[2:], total.shape[2:], inner)
-            total = _minus_zero_point(b, total, data_zero, sums)
+    inner = a.but(data_layout="NCHW", kernel_layout="OIHW")
+    total = convolve_integers(b, inner, plain, kernel, zero_points(params))
     return b.seen_as(cast(b, total, a.text("out_dtype") or "int32"), out_layout(a))
 
 

@@ -1,0 +1,178 @@
+"""RNN, GRU and LSTM layers of ONNX against their equations, written out in numpy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from tvm_spm.deploy import runtime
+from tvm_spm.errors import ModelError
+from tvm_spm.frontend import extract, load_model
+
+GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
+STEPS, BATCH, DEPTH, HIDDEN = 4, 3, 5, 6
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def one_step(operator, x, h, c, tensors, direction, attributes):
+    """(next h, next c) of the equations in ONNX's operator documents."""
+    w, r = (tensors[key][direction].astype("float64") for key in "WR")
+    wb, rb = np.split(tensors["B"][direction].astype("float64"), 2) if "B" in tensors else (0 * w[:, 0], 0 * w[:, 0])
+    f, g = (sigmoid, np.tanh) if operator != "RNN" else (np.tanh, None)
+    if attributes.get("activations"):
+        f, g = lambda x: np.clip(0.3 * x + 0.4, 0, 1), lambda x: 1.2 * np.tanh(0.8 * x)
+    bound = attributes.get("clip", np.inf)
+
+    def gate(number):
+        rows = slice(number * HIDDEN, (number + 1) * HIDDEN)
+        return x @ w[rows].T + wb[rows], h @ r[rows].T + rb[rows]
+
+    def clipped(value):
+        return np.clip(value, -bound, bound)
+
+    if operator == "RNN":
+        return f(clipped(sum(gate(0)))), c
+    if operator == "GRU":
+        z, reset = f(clipped(sum(gate(0)))), f(clipped(sum(gate(1))))
+        rows = slice(2 * HIDDEN, 3 * HIDDEN)
+        if attributes.get("linear_before_reset"):
+            new = gate(2)[0] + reset * gate(2)[1]
+        else:
+            new = gate(2)[0] + (reset * h) @ r[rows].T + rb[rows]
+        return (1 - z) * g(clipped(new)) + z * h, c
+    peep = np.split(tensors["P"][direction].astype("float64"), 3) if "P" in tensors else [0, 0, 0]
+    entered = f(clipped(sum(gate(0)) + peep[0] * c))
+    kept = 1 - entered if attributes.get("input_forget") else f(clipped(sum(gate(2)) + peep[2] * c))
+    c = kept * c + entered * g(clipped(sum(gate(3))))
+    left = f(clipped(sum(gate(1)) + peep[1] * c))
+    return left * np.tanh(c), c
+
+
+def walked(operator, x, tensors, lengths, states, backwards, attributes):
+    """Y, Y_h and Y_c, sequence by sequence and step by step."""
+    y = np.zeros((STEPS, len(backwards), BATCH, HIDDEN))
+    ends = np.zeros((2, len(backwards), BATCH, HIDDEN))
+    for direction, is_backwards in enumerate(backwards):
+        for one in range(BATCH):
+            h, c = states[0, direction, one].astype("float64"), states[1, direction, one].astype("float64")
+            steps = list(range(lengths[one]))
+            for step in reversed(steps) if is_backwards else steps:
+                h, c = one_step(operator, x[step, one].astype("float64"), h, c, tensors, direction, attributes)
+                y[step, direction, one] = h
+            ends[:, direction, one] = h, c
+    return y, ends[0], ends[1]
+
+
+CASES = {
+    "plain": {},
+    "backwards": {"direction": "reverse"},
+    "both directions, lengths known": {"direction": "bidirectional", "lengths": "known"},
+    "both directions, lengths from the data": {"direction": "bidirectional", "lengths": "data"},
+    "without bias and state": {"without": "B H C"},
+    "clipped": {"clip": 0.4},
+    "weights are inputs": {"weights": "inputs"},
+    "old opset": {"opset": 9, "clip": 0.4},
+    "batch first": {"layout": 1, "direction": "bidirectional"},
+}  # fmt: skip
+OWN = {
+    ("GRU", "reset after the product"): {"linear_before_reset": 1},
+    ("GRU", "other activations"): {
+        "activations": ["HardSigmoid", "ScaledTanh"], "activation_alpha": [0.3, 1.2], "activation_beta": [0.4, 0.8],
+    },
+    ("LSTM", "peepholes"): {"peepholes": True},
+    ("LSTM", "forget from input"): {"input_forget": 1},
+}  # fmt: skip
+ALL = [(operator, name, case) for operator in GATES for name, case in CASES.items()]
+ALL += [(operator, name, case) for (operator, name), case in OWN.items()]
+
+
+@pytest.mark.parametrize(("operator", "name", "case"), ALL, ids=[f"{o} {n}" for o, n, _ in ALL])
+def test_a_recurrent_layer_computes_its_equations(operator, name, case):
+    rng = np.random.default_rng(3)
+    case = dict(case)
+    without, weights, opset = case.pop("without", ""), case.pop("weights", "constants"), case.pop("opset", 14)
+    kind, has_peepholes = case.pop("lengths", None), case.pop("peepholes", False)
+    backwards = {"reverse": (True,), "bidirectional": (False, True)}.get(case.get("direction"), (False,))
+    gates, count = GATES[operator], len(backwards)
+
+    def normal(*shape):
+        return rng.standard_normal(shape).astype("float32")
+
+    tensors = {"W": normal(count, gates * HIDDEN, DEPTH), "R": normal(count, gates * HIDDEN, HIDDEN)}
+    tensors |= {} if "B" in without else {"B": normal(count, 2 * gates * HIDDEN)}
+    tensors |= {"P": normal(count, 3 * HIDDEN)} if has_peepholes else {}
+    x, states = normal(STEPS, BATCH, DEPTH), normal(2, count, BATCH, HIDDEN)
+    lengths = np.array([4, 1, 3], np.int32) if kind else np.full(BATCH, STEPS, np.int32)
+    if without:
+        states[:] = 0
+    want = walked(operator, x, tensors, lengths, states, backwards, case)
+    is_batch_first = case.get("layout") == 1
+    data = {"X": x, "H": states[0]} | ({"C": states[1]} if operator == "LSTM" else {})
+    data = {key: value for key, value in data.items() if key not in without}
+    if is_batch_first:
+        data = {key: np.ascontiguousarray(np.swapaxes(value, 0, 1)) for key, value in data.items()}
+        want = (want[0].transpose(2, 0, 1, 3), *(np.swapaxes(end, 0, 1) for end in want[1:]))
+    constants = dict(tensors) if weights == "constants" else {}
+    data |= {} if weights == "constants" else tensors
+    data |= {"L": lengths} if kind == "data" else {}
+    constants |= {"L": lengths} if kind == "known" else {}
+    given = {*data, *constants}
+    order = ["X", "W", "R", "B", "L", "H", *(["C", "P"] if operator == "LSTM" else [])]
+    names = ["Y", "Yh", "Yc"][: 3 if operator == "LSTM" else 2]
+    layer = helper.make_node(
+        operator, [key if key in given else "" for key in order], names, hidden_size=HIDDEN, **case
+    )  # fmt: skip
+    found = run(layer, data, constants, names, opset)
+    for got, expected in zip(found, want, strict=False):
+        assert got.shape == expected.shape
+        np.testing.assert_allclose(got, expected, rtol=2e-5, atol=2e-5)
+
+
+def run(layer, data, constants, names, opset):
+    kinds = {np.dtype("float32"): TensorProto.FLOAT, np.dtype("int32"): TensorProto.INT32}
+    graph = helper.make_graph(
+        [layer], "small",
+        [helper.make_tensor_value_info(key, kinds[value.dtype], value.shape) for key, value in data.items()],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names],
+        [numpy_helper.from_array(value, key) for key, value in constants.items()],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    return runtime.run(runtime.build(extract(load_model(model)).mod, "edge-256"), list(data.values()))
+
+
+def test_the_product_with_the_inputs_is_hoisted_and_the_steps_are_one_task():
+    rng = np.random.default_rng(0)
+    constants = {"W": rng.standard_normal((1, 4 * HIDDEN, DEPTH)), "R": rng.standard_normal((1, 4 * HIDDEN, HIDDEN))}
+    graph = helper.make_graph(
+        [helper.make_node("LSTM", ["X", "W", "R"], ["Y"], hidden_size=HIDDEN)], "small",
+        [helper.make_tensor_value_info("X", TensorProto.FLOAT, (STEPS, BATCH, DEPTH))],
+        [helper.make_tensor_value_info("Y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(value.astype("float32"), key) for key, value in constants.items()],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
+    products = [task for task in extract(load_model(model)).graph.tasks if hasattr(task.work, "macs")]
+    assert sorted((task.work.macs, task.count) for task in products) == [
+        (BATCH * HIDDEN * 4 * HIDDEN, STEPS), (STEPS * BATCH * DEPTH * 4 * HIDDEN, 1)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("attributes", "said"),
+    [
+        ({"direction": "upwards"}, "direction 'upwards'"),
+        ({"activations": ["Sigmoid"]}, "1 activations: must be 3"),
+        ({"activations": ["Sigmoid", "Tanh", "Tanhh"]}, "activation 'Tanhh': did you mean 'Tanh'"),
+        ({"activations": ["Sigmoid", "Affine", "Tanh"]}, "Affine: needs activation_alpha and activation_beta"),
+    ],
+)
+def test_a_wrong_attribute_is_named(attributes, said):
+    rng = np.random.default_rng(0)
+    constants = {"W": rng.standard_normal((1, 4 * HIDDEN, DEPTH)), "R": rng.standard_normal((1, 4 * HIDDEN, HIDDEN))}
+    layer = helper.make_node("LSTM", ["X", "W", "R"], ["Y"], name="cell", hidden_size=HIDDEN, **attributes)
+    data = {"X": np.zeros((STEPS, BATCH, DEPTH), "float32")}
+    with pytest.raises(ModelError, match=rf"small: cannot import: node 'cell' \(operator LSTM\): .*{said}"):
+        run(layer, data, {key: value.astype("float32") for key, value in constants.items()}, ["Y"], 14)

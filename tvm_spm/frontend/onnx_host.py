@@ -1,0 +1,189 @@
+"""ONNX nodes that TVM cannot import, evaluated by ONNX's own reference when the network runs.
+
+One odd operator does not keep a network out. A node stays in the Relax module as a call of ``FUNCTION`` with its own
+text, so that any process that has imported this file can run it.
+"""
+
+from __future__ import annotations
+
+import base64
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import onnx
+import tvm
+from onnx import helper, shape_inference
+from onnx.reference import ReferenceEvaluator
+from tvm import relax
+
+from tvm_spm.errors import ModelError
+from tvm_spm.frontend.fuse import TVM_ERRORS, first_line
+from tvm_spm.frontend.onnx_check import checked_skeleton
+
+FUNCTION = "tvm_spm.onnx_node"
+"""The packed function that evaluates a node: its text, then its inputs."""
+
+_RANDOM = (
+    "Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
+)  # fmt: skip
+"""No two runs agree on what these give."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorKind:
+    """Dtype and shape of a tensor."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def relax(self) -> relax.TensorType:
+        """As Relax writes it."""
+        return relax.TensorType(self.shape, self.dtype)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostNodes:
+    """The nodes of a graph, should TVM not take one.
+
+    Attributes:
+        nodes: By name.
+        kinds: Of tensors, as far as known.
+        constants: Of the graph.
+        opsets: Of the graph.
+    """
+
+    nodes: dict[str, onnx.NodeProto]
+    kinds: dict[str, TensorKind]
+    constants: dict[str, onnx.TensorProto]
+    opsets: list[onnx.OperatorSetIdProto]
+
+    def may_call(self, name: str) -> bool:
+        """Whether all tensors of a node have known kinds."""
+        node = self.nodes.get(name)
+        if node is None or node.op_type in _RANDOM:
+            return False
+        return all(each in self.kinds for each in (*node.input, *node.output) if each)
+
+    def call(self, name: str, inputs: Sequence[relax.Expr | None]) -> relax.Expr:
+        """The value of a node in Relax.
+
+        Args:
+            name: Of the node.
+            inputs: All, in its order.
+
+        Raises:
+            ModelError: The reference has no such operator, or it fails on tensors of these kinds.
+        """
+        node = self.nodes[name]
+        present = [(each, at) for each, at in zip(node.input, inputs, strict=False) if each not in self.constants]
+        arguments = [(each, at) for each, at in present if each and at is not None]
+        if any(not isinstance(expr.ty, relax.TensorType) for _, expr in arguments):
+            raise ModelError(f"operator {node.op_type} reads what is no tensor")
+        text = self._text(node, [each for each, _ in arguments])
+        outputs = [self.kinds[each] for each in node.output if each]
+        _try(node.op_type, text, [self.kinds[each] for each, _ in arguments], outputs)
+        kinds = [kind.relax for kind in outputs]
+        found = kinds[0] if len(kinds) == 1 else relax.TupleType(kinds)
+        exprs = [expr for _, expr in arguments]
+        return relax.op.call_pure_packed(FUNCTION, tvm.ir.StringImm(text), *exprs, ty_args=found)
+
+    def _text(self, node: onnx.NodeProto, arguments: list[str]) -> str:
+        """A model of this node alone with its constants; it reads ``x0``, ``x1``, ... and makes ``y0``, ``y1``, ..."""
+        alone = onnx.NodeProto()
+        alone.CopyFrom(node)
+        named = {each: f"x{number}" for number, each in reversed(list(enumerate(arguments)))}
+        made = {each: f"y{number}" for number, each in enumerate(each for each in node.output if each)}
+        alone.input[:] = [named.get(each, each) for each in node.input]
+        alone.output[:] = [made.get(each, "") for each in node.output]
+        inputs = [_value(f"x{number}", self.kinds[each]) for number, each in enumerate(arguments)]
+        outputs = [_value(new, self.kinds[each]) for each, new in made.items()]
+        own = [self.constants[each] for each in dict.fromkeys(node.input) if each in self.constants]
+        graph = helper.make_graph([alone], "node", inputs, outputs, own)
+        model = helper.make_model(graph, opset_imports=self.opsets, ir_version=10)
+        return base64.b64encode(model.SerializeToString()).decode()
+
+
+def _try(operator: str, text: str, inputs: list[TensorKind], outputs: list[TensorKind]) -> None:
+    """Refuse what the reference cannot evaluate.
+
+    Raises:
+        ModelError: It fails on ones, or makes other kinds of tensors.
+    """
+    ones = {f"x{number}": np.ones(kind.shape, kind.dtype) for number, kind in enumerate(inputs)}
+    try:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            found = _evaluator(text).run(None, ones)
+    except TVM_ERRORS as error:
+        raise ModelError(
+            f"operator {operator}: neither TVM nor the reference of ONNX takes it: {first_line(error)}"
+        ) from error
+    for each, kind in zip(found, outputs, strict=True):
+        array = np.asarray(each)
+        if array.shape != kind.shape or str(array.dtype) != kind.dtype:
+            raise ModelError(
+                f"operator {operator}: the reference of ONNX makes {array.dtype} {list(array.shape)}, shape inference "
+                f"says {kind.dtype} {list(kind.shape)}"
+            )
+
+
+def host_nodes(model: onnx.ModelProto, origin: str) -> HostNodes:
+    """The nodes of a model; every node gets a name of its own.
+
+    Args:
+        model: Its nodes are named here.
+        origin: What errors call the model.
+    """
+    nodes: dict[str, onnx.NodeProto] = {}
+    for position, node in enumerate(model.graph.node):
+        if not node.name or node.name in nodes:
+            node.name = f"{node.op_type}_{position}"
+        nodes[node.name] = node
+    constants = {init.name: init for init in model.graph.initializer}
+    return HostNodes(
+        nodes=nodes, kinds=_kinds(model, origin), constants=constants, opsets=list(model.opset_import)
+    )  # fmt: skip
+
+
+def _kinds(model: onnx.ModelProto, origin: str) -> dict[str, TensorKind]:
+    found = shape_inference.infer_shapes(checked_skeleton(model, origin))
+    kinds: dict[str, TensorKind] = {}
+    for value in [*found.graph.input, *found.graph.value_info, *found.graph.output]:
+        tensor = value.type.tensor_type
+        dims = tensor.shape.dim
+        if tensor.elem_type and tensor.HasField("shape") and all(dim.HasField("dim_value") for dim in dims):
+            dtype = str(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+            kinds[value.name] = TensorKind(dtype=dtype, shape=tuple(dim.dim_value for dim in dims))
+    for init in model.graph.initializer:
+        dtype = str(helper.tensor_dtype_to_np_dtype(init.data_type))
+        kinds[init.name] = TensorKind(dtype=dtype, shape=tuple(init.dims))
+    return kinds
+
+
+def _value(name: str, kind: TensorKind) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(kind.dtype)), kind.shape)
+
+
+@lru_cache(maxsize=256)
+def _evaluator(text: str) -> ReferenceEvaluator:
+    return ReferenceEvaluator(onnx.load_from_string(base64.b64decode(text)))
+
+
+@tvm.register_global_func(FUNCTION, override=True)
+def _evaluate(text: str, *tensors: tvm.runtime.Tensor) -> Any:  # noqa: ANN401 (a tensor, or several)
+    inputs = {f"x{i}": tensor.numpy() for i, tensor in enumerate(tensors)}
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        found = _evaluator(str(text)).run(None, inputs)
+    made = [tvm.runtime.tensor(np.ascontiguousarray(array)) for array in found]
+    return made[0] if len(made) == 1 else made
+
+
+def operator_of(text: str) -> str:
+    """The operator of a node's text."""
+    return str(onnx.load_from_string(base64.b64decode(text)).graph.node[0].op_type)

@@ -3,9 +3,9 @@
 Source: ours; nothing published is compared. Every entry that a user may meet is called once on a toy problem, in one
 process and one thread, with an empty folder for compiled code; numba's ``numba:compile`` events say what is compiled.
 A function's seconds do not include those of functions compiled for it meanwhile; one that serves several entries counts
-where it is met first. Entries: ``perfect`` and ``any`` are the exact search with factors that divide and with any
-factors; ``models`` the map space, the analytical model and the simulator; ``groups`` the search of fused groups;
-``attention`` that of attention. Expected time: two minutes on one core; ``--quick`` compiles ``perfect`` alone.
+where it is met first. Entries: ``exact`` is the exact search with factors that divide, ``any_factors`` the one with any
+factors, ``screen`` the map space and the analytical model, then ``simulator``, the search of fused ``groups``, and that
+of ``attention``. Expected time: two minutes on one core; ``--quick`` compiles ``exact`` alone.
 
     python benchmarks/compile_seconds.py [--quick] [--csv FILE] [--top N] [ENTRY ...]
 """
@@ -55,38 +55,6 @@ class Stopwatch(event.Listener):
             self._open[-1] = self._open[-1][0], self._open[-1][1] + took
 
 
-def perfect() -> None:
-    """The exact search, factors that divide."""
-    from tvm_spm.tuning.warm_up import load_search
-
-    load_search(perfect=True, measures=False)
-
-
-def any_factors() -> None:
-    """The exact search, any factors."""
-    from tvm_spm.tuning.warm_up import load_search
-
-    load_search(perfect=False, measures=False)
-
-
-def models() -> None:
-    """Map space, analytical model and simulator; the exact search too, if that was not called before."""
-    from tvm_spm.tuning.warm_up import load_search
-
-    load_search(perfect=True, measures=True)
-
-
-def groups() -> None:
-    """The search of fused groups."""
-    from tvm_spm.arch import load_arch
-    from tvm_spm.fusion.search import group_search
-    from tvm_spm.group import Group
-    from tvm_spm.reproduce.dlfusion.calibration import conv_chain
-
-    graph = conv_chain([(4, 4, 4, 3), (4, 4, 4, 3)], "int16")
-    group_search(Group(graph=graph, first=0, stop=2), load_arch("edge-256"))
-
-
 def attention() -> None:
     """The search of attention."""
     from cost_model.attention.search import attention_search
@@ -96,7 +64,17 @@ def attention() -> None:
     attention_search(Attention.of(heads=1, queries=8, keys=8, depth=4), load_arch("edge-256"))
 
 
-ENTRIES = {"perfect": perfect, "any": any_factors, "models": models, "groups": groups, "attention": attention}
+def compile_entry(entry: str) -> None:
+    """Compile, or load, all that one entry calls."""
+    from tvm_spm.tuning.warm_up import Part, load
+
+    if entry == "attention":
+        attention()
+    else:
+        load([Part[entry.upper()]])
+
+
+ENTRIES = ("exact", "any_factors", "screen", "simulator", "groups", "attention")
 
 
 def package(function: str) -> str:
@@ -113,7 +91,7 @@ def main() -> None:
     parser.add_argument("--csv", type=Path)
     parser.add_argument("--top", type=int, default=15, help="functions to show")
     options = parser.parse_args()
-    entries = options.entries or (["perfect"] if options.quick else list(ENTRIES))
+    entries = options.entries or (["exact"] if options.quick else list(ENTRIES))
     if unknown := set(entries) - set(ENTRIES):
         parser.error(f"unknown entry {min(unknown)!r}; choose from {', '.join(ENTRIES)}")
     with tempfile.TemporaryDirectory(prefix="compile_seconds") as folder:
@@ -142,7 +120,7 @@ def measure(entries: list[str]) -> list[dict[str, object]]:
     for entry in entries:
         stopwatch = Stopwatch()
         with event.install_listener("numba:compile", stopwatch):
-            ENTRIES[entry]()
+            compile_entry(entry)
         rows += [
             {
                 "entry": entry,

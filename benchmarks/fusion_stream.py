@@ -28,9 +28,8 @@ from tvm_spm.arch import Arch, load_arch
 from tvm_spm.exact import exact_search
 from tvm_spm.objective import Objective
 from tvm_spm.reproduce.dlfusion.networks import network_graph
-from tvm_spm.reproduce.dlfusion.picture import ratio_bars
 from tvm_spm.reproduce.paper_table import PaperTable
-from tvm_spm.reproduce.picture import save
+from tvm_spm.reproduce.picture import ratio_bars, save
 from tvm_spm.reproduce.runs import COLUMNS, make_frame, source_commit
 from tvm_spm.space.case import Case
 from tvm_spm.workload import Workload

@@ -28,10 +28,9 @@ from paper_script import script_text
 
 from tvm_spm.arch import load_arch
 from tvm_spm.reproduce.dlfusion.networks import network_graph
-from tvm_spm.reproduce.dlfusion.picture import ratio_bars
 from tvm_spm.reproduce.dlfusion.setup import NETWORKS
 from tvm_spm.reproduce.paper_table import PaperTable
-from tvm_spm.reproduce.picture import save
+from tvm_spm.reproduce.picture import ratio_bars, save
 from tvm_spm.reproduce.runs import COLUMNS, make_frame, source_commit
 
 EXPECTED = Path(__file__).parent / "expected" / "fusion_traffic.csv"

@@ -33,7 +33,7 @@ class NestArrays(NamedTuple):
     depends: NDArray[np.bool_]
 
 
-class Scratch(NamedTuple):
+class TilingScratch(NamedTuple):
     """Arrays that one thread reuses for every tiling; rows of ``classes`` are operand and reuse, DRAM then SPM."""
 
     array_tile: NDArray[np.int64]
@@ -69,9 +69,9 @@ def nest_arrays(nest: PublishedNest, machine: PublishedMachine) -> NestArrays:
 
 
 @kernel
-def make_scratch() -> Scratch:
+def make_scratch() -> TilingScratch:
     """Uninitialised arrays for ``tiling_best``."""
-    return Scratch(
+    return TilingScratch(
         np.empty(NUM_LOOPS, np.int64),
         np.empty(NUM_LOOPS, np.int64),
         np.empty(3, np.int64),
@@ -194,7 +194,7 @@ def spm_pass_cycles(
 
 
 @kernel
-def fill_transfers(nest: NestArrays, scratch: Scratch) -> None:
+def fill_transfers(nest: NestArrays, scratch: TilingScratch) -> None:
     """Fills what one DMA transfer of each operand's SPM tile costs."""
     for operand in range(3):
         num_bursts, elems = _bursts(nest, operand, scratch.spm_tile)
@@ -206,7 +206,9 @@ def fill_transfers(nest: NestArrays, scratch: Scratch) -> None:
 
 
 @kernel
-def _fill_visits(nest: NestArrays, scratch: Scratch, factors: NDArray[np.int64], pes: int, output_pes: int) -> int:
+def _fill_visits(
+    nest: NestArrays, scratch: TilingScratch, factors: NDArray[np.int64], pes: int, output_pes: int
+) -> int:
     """Fills what each operand costs per visit of the PE array; returns the cycles of a spatial reduction."""
     reduction = 0
     for operand in range(3):
@@ -234,7 +236,9 @@ def last_wait_cycles(noc: NDArray[np.int64], reused: int, reuse: int, kept: int)
 
 
 @kernel
-def spm_pass_pj(scratch: Scratch, reduction_pj: float, num_passes: int, reused: int, reuse: int, kept: int) -> float:
+def spm_pass_pj(
+    scratch: TilingScratch, reduction_pj: float, num_passes: int, reused: int, reuse: int, kept: int
+) -> float:
     """NoC and SPM energy of one SPM pass, without the operand that stays in the RFs."""
     total = 0.0
     for operand in (O, I, W):
@@ -249,7 +253,7 @@ def spm_pass_pj(scratch: Scratch, reduction_pj: float, num_passes: int, reused: 
 
 @kernel
 def dram_pj(
-    scratch: Scratch, reduction_pj: float, num_passes: int, output_passes: int, moved: int, visits: int, kept: int
+    scratch: TilingScratch, reduction_pj: float, num_passes: int, output_passes: int, moved: int, visits: int, kept: int
 ) -> float:
     """DRAM energy of the layer, with what the operand that stays in the RFs costs between SPM passes."""
     total = 0.0
@@ -265,7 +269,7 @@ def dram_pj(
 
 @kernel
 def layer_cycles(
-    scratch: Scratch, num_passes: int, moved: int, visits: int, spm_cycles: int, keep_first: int, keep_last: int
+    scratch: TilingScratch, num_passes: int, moved: int, visits: int, spm_cycles: int, keep_first: int, keep_last: int
 ) -> int:
     """As ``model._layer_cycles``; ``moved`` is the operand with reuse at DRAM, fetched ``visits`` times."""
     every_pass = 2 * scratch.dma[O] + scratch.dma[I] + scratch.dma[W]
@@ -280,7 +284,7 @@ def layer_cycles(
 
 
 @kernel
-def tiling_best(nest: NestArrays, scratch: Scratch, factors: NDArray[np.int64], objective: int) -> float:
+def tiling_best(nest: NestArrays, scratch: TilingScratch, factors: NDArray[np.int64], objective: int) -> float:
     """Least value of an objective of one tiling (4, 7) over all loop orders."""
     num_spm_passes, num_rf_passes, rf_pass, pes, output_pes, output_passes = 1, 1, 1, 1, 1, 1
     for loop in range(NUM_LOOPS):

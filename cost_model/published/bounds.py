@@ -19,7 +19,7 @@ from cost_model.published.batch import (
     NO_OPERAND,
     NestArrays,
     O,
-    Scratch,
+    TilingScratch,
     dram_pj,
     fill_transfers,
     last_wait_cycles,
@@ -195,7 +195,7 @@ def _is_earlier(factors: Ints, others: Ints) -> bool:
 
 
 @kernel
-def _bound_orders(space: TilingSpace, scratch: Scratch, factors: Ints, array_tile: int) -> float:
+def _bound_orders(space: TilingSpace, scratch: TilingScratch, factors: Ints, array_tile: int) -> float:
     """A value that no order and no split of an array tile is below, under the DRAM and SPM ``factors``."""
     nest = space.nest
     _use_array_tile(space, scratch, array_tile)
@@ -243,7 +243,7 @@ def _most_reuse(nest: NestArrays, factors: Ints, operand: int) -> int:
 
 
 @kernel
-def _use_array_tile(space: TilingSpace, scratch: Scratch, tile: int) -> None:
+def _use_array_tile(space: TilingSpace, scratch: TilingScratch, tile: int) -> None:
     """Fills the NoC cycles, and the least energy of one visit, of each operand."""
     for operand in range(3):
         noc = space.tiles.elems[tile, operand]
@@ -253,7 +253,7 @@ def _use_array_tile(space: TilingSpace, scratch: Scratch, tile: int) -> None:
 
 
 @kernel
-def _use_spm_tile(space: TilingSpace, scratch: Scratch, tile: int, outer: Ints) -> tuple[int, int]:
+def _use_spm_tile(space: TilingSpace, scratch: TilingScratch, tile: int, outer: Ints) -> tuple[int, int]:
     """Fills the DRAM factors and what the DMA transfers cost; returns the SPM passes, and those with other outputs."""
     num_passes, output_passes = 1, 1
     for loop in range(NUM_LOOPS):

@@ -218,8 +218,7 @@ def calibration_table(frame: pd.DataFrame) -> PaperTable:
 def draw(frame: pd.DataFrame, out_dir: Path) -> list[Path]:
     """Draws the speedups of every network, and the exact plan of each: layers, groups and cores."""
     from tvm_spm.reproduce.dlfusion.networks import network_graph
-    from tvm_spm.reproduce.dlfusion.picture import ratio_bars
-    from tvm_spm.reproduce.picture import save
+    from tvm_spm.reproduce.picture import ratio_bars, save
 
     speedups = _speedups(frame, SPM_KIB[1])
     # The speedup of fusing everything is too far below 1 to be seen.

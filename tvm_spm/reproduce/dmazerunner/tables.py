@@ -271,29 +271,14 @@ def draw(frame: pd.DataFrame, out_dir: Path) -> list[Path]:
     return save(figure, out_dir, "dmazerunner_dataflows")
 
 
-def _runs(
-    frame: pd.DataFrame,
-    layer: str,
-    space: str,
-    *,
-    searcher: str = BOUNDS,
-    objective: str = "edp",
-    source: str = "analytical",
-) -> pd.DataFrame:
-    chosen = {"layer": layer, "space": space, "searcher": searcher, "objective": objective, "source": source}
+def _runs(frame: pd.DataFrame, layer: str, space: str, **others: str) -> pd.DataFrame:
+    """Rows of one search: with bounds, for EDP, by our own model, unless ``others`` says otherwise."""
+    chosen = {"layer": layer, "space": space, "searcher": BOUNDS, "objective": "edp", "source": "analytical", **others}
     return frame[(frame[list(chosen)] == pd.Series(chosen)).all(axis=1)]
 
 
-def _run(
-    frame: pd.DataFrame,
-    layer: str,
-    space: str,
-    *,
-    searcher: str = BOUNDS,
-    objective: str = "edp",
-    source: str = "analytical",
-) -> pd.Series:
-    return _runs(frame, layer, space, searcher=searcher, objective=objective, source=source).iloc[0]
+def _run(frame: pd.DataFrame, layer: str, space: str, **others: str) -> pd.Series:
+    return _runs(frame, layer, space, **others).iloc[0]
 
 
 def _named(pairs: dict[str, Pair]) -> dict[str, float]:

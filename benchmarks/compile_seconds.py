@@ -13,7 +13,6 @@ of ``attention``. Expected time: two minutes on one core; ``--quick`` compiles `
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import tempfile
 import time
@@ -21,7 +20,7 @@ from collections import Counter
 from pathlib import Path
 
 import pandas as pd
-from numba.core import event
+from numba.core import config, event
 
 ROOT = Path(__file__).parents[1]
 
@@ -95,7 +94,7 @@ def main() -> None:
     if unknown := set(entries) - set(ENTRIES):
         parser.error(f"unknown entry {min(unknown)!r}; choose from {', '.join(ENTRIES)}")
     with tempfile.TemporaryDirectory(prefix="compile_seconds") as folder:
-        os.environ["XDG_CACHE_HOME"] = folder  # read when the first kernel is made
+        config.CACHE_DIR = folder  # read when the first kernel is made
         rows = measure(entries)
     table = pd.DataFrame(rows)
     if options.csv:

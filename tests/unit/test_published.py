@@ -36,7 +36,8 @@ def test_conv5_2_at_batch_4(pruned: bool):
     assert f"{found.cost.edp_pj_cycles:.9e}" == "6.844957271e+15"
     assert found.certified
     assert found.lower_bound == found.cost.objective("edp")
-    assert found.num_evaluated == (753 if pruned else found.num_evaluated)
+    # The prunes leave 753, each priced; bounds leave less than a thousandth of all.
+    assert found.num_evaluated == 753 if pruned else found.num_evaluated < 17_545
     assert f"{753 if pruned else 17_545_176:,}" in found.space
     assert found.default_cost.objective("edp") >= found.cost.objective("edp")
 

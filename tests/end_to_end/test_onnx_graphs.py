@@ -292,3 +292,24 @@ def test_large_constants_keep_their_numbers():
     data = np.eye(1, 150, 3, dtype="float32")
     (found,) = runtime.run(runtime.build(folded.mod, "edge-256"), [data])
     np.testing.assert_array_equal(found.ravel(), constants["w"][3])
+
+
+def test_an_open_batch_is_one_and_a_name_is_one_number(caplog):
+    nodes = [node("Add", ["x", "z"], ["a"]), node("MatMul", ["a", "w"], ["y"])]
+    model = model_of(nodes, {"x": ("batch", 8), "z": ("batch", 8)}, {"y": FLOAT}, {"w": weights(8, 3)})
+    assert [int(dim) for dim in load_model(model)["main"].ret_ty.shape.values] == [1, 3]
+    assert "open batch dim of 'x', 'z' taken as 1" in caplog.text
+    bound = load_model(model, shapes={"x": (5, 8)})
+    assert [int(dim) for dim in bound["main"].ret_ty.shape.values] == [5, 3]
+
+
+def test_a_small_result_spread_over_an_image_is_no_epilogue():
+    nodes = [
+        node("GlobalAveragePool", ["x"], ["p"]), node("Conv", ["p", "w"], ["a"]), node("HardSigmoid", ["a"], ["s"]),
+        node("Mul", ["x", "s"], ["m"]), node("Conv", ["m", "w"], ["y"]),
+    ]  # fmt: skip
+    model = model_of(nodes, {"x": (1, 8, 6, 6)}, {"y": FLOAT}, {"w": weights(8, 8, 1, 1)})
+    found = extract(load_model(model)).graph
+    assert len([task for task in found.tasks if hasattr(task.work, "macs")]) == 2
+    assert not found.host_calls
+    assert_computes(model)

@@ -7,6 +7,7 @@ from tvm import relax, te
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from tvm_spm.errors import ModelError
+from tvm_spm.frontend.broadcast import keep_broadcasts_apart
 from tvm_spm.frontend.prologue import Prologues
 from tvm_spm.frontend.transposed import TransposedConvolutions
 
@@ -44,6 +45,7 @@ def fuse(mod: tvm.IRModule) -> tvm.IRModule:
         transform.DeadCodeElimination(),
         transform.LegalizeOps(),
         transform.AnnotateTIROpPattern(),
+        keep_broadcasts_apart,
         transform.FuseOps(),
         transform.FuseTIR(),
         _rewrite(Prologues),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections.abc
 import contextlib
 import io
+import logging
 import traceback
 import warnings
 from pathlib import Path
@@ -23,6 +24,8 @@ from tvm_spm.frontend.onnx_recurrent import has_recurrent, unroll_recurrent
 from tvm_spm.frontend.onnx_simplify import is_weightless, simplify
 from tvm_spm.frontend.onnx_tensors import load_tensors
 from tvm_spm.input_file import read_regular
+
+_log = logging.getLogger(__name__)
 
 Shapes = collections.abc.Mapping[str, tuple[int, ...]]
 """Dims per input."""
@@ -58,7 +61,7 @@ def import_onnx(model: onnx.ModelProto, *, shapes: Shapes, origin: str, max_memo
 
     Args:
         model: The model.
-        shapes: Shapes of inputs by name; must cover all inputs with unknown dims.
+        shapes: Shapes of inputs by name; must cover all inputs with unknown dims but for an open batch dim, which is 1.
         origin: What errors call the model.
         max_memory_bytes: Refuse a model whose tensors, each once, need more.
 
@@ -72,7 +75,7 @@ def import_onnx(model: onnx.ModelProto, *, shapes: Shapes, origin: str, max_memo
     if not model.graph.node:
         raise ModelError(f"{origin}: not an ONNX model, or one without a single operator")
     inputs = _input_shapes(model.graph)
-    chosen = choose_shapes(inputs, shapes, origin)
+    chosen = choose_shapes(_with_named_dims(inputs, shapes, origin), shapes, origin)
     static = expand_functions(expand_quantised(_with_shapes(model, chosen), origin))
     static = fold_constants(static, origin, keep_fills=is_weightless(static.graph), max_memory_bytes=max_memory_bytes)
     _refuse_statistics(static, origin)
@@ -204,6 +207,32 @@ def choose_shapes(inputs: Inputs, shapes: Shapes, origin: str) -> dict[str, tupl
                 f"stands for an unknown dim, fix it, for example --shape {name}={example}"
             )
     return chosen
+
+
+def _with_named_dims(inputs: Inputs, shapes: Shapes, origin: str) -> Inputs:
+    """Dims that follow: a name stands for one number everywhere, and a first dim that alone is open is a batch of 1."""
+    numbers: dict[str, int] = {}
+    for name, shape in shapes.items():
+        numbers |= {dim: extent for dim, extent in zip(inputs.get(name) or (), shape, strict=False) if isinstance(dim, str)}
+    numbers.pop("?", None)
+    found = {name: _replaced(dims, numbers) for name, dims in inputs.items()}
+    batched = []
+    for name, dims in found.items():
+        is_open = dims is not None and len(dims) > 1 and isinstance(dims[0], str) and name not in shapes
+        if dims is None or not is_open or any(isinstance(dim, str) for dim in dims[1:]):
+            continue
+        batched.append(name)
+        found[name] = (1, *dims[1:])
+        if dims[0] != "?":
+            numbers[str(dims[0])] = 1
+    if batched:
+        listed = ", ".join(repr(name) for name in batched)
+        _log.warning("%s: open batch dim of %s taken as 1; fix another with --shape", origin, listed)
+    return {name: _replaced(dims, numbers) for name, dims in found.items()}
+
+
+def _replaced(dims: tuple[int | str, ...] | None, numbers: dict[str, int]) -> tuple[int | str, ...] | None:
+    return None if dims is None else tuple(numbers.get(dim, dim) if isinstance(dim, str) else dim for dim in dims)
 
 
 def _with_shapes(model: onnx.ModelProto, chosen: dict[str, tuple[int, ...]]) -> onnx.ModelProto:

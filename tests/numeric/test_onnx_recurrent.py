@@ -140,7 +140,8 @@ def run(layer, data, constants, names, opset):
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names],
         [numpy_helper.from_array(value, key) for key, value in constants.items()],
     )  # fmt: skip
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    opsets = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
     return runtime.run(runtime.build(extract(load_model(model)).mod, "edge-256"), list(data.values()))
 
 
@@ -176,3 +177,39 @@ def test_a_wrong_attribute_is_named(attributes, said):
     data = {"X": np.zeros((STEPS, BATCH, DEPTH), "float32")}
     with pytest.raises(ModelError, match=rf"small: cannot import: node 'cell' \(operator LSTM\): .*{said}"):
         run(layer, data, {key: value.astype("float32") for key, value in constants.items()}, ["Y"], 14)
+
+
+def as_bytes(x):
+    """(bytes minus their zero point, scale) as DynamicQuantizeLinear defines them."""
+    low, high = min(np.float32(0), x.min()), max(np.float32(0), x.max())
+    scale = np.float32((high - low) / np.float32(255)) or np.float32(1)
+    zero = np.clip(np.rint(-low / scale), 0, 255)
+    return np.clip(np.rint(x / scale) + zero, 0, 255) - zero, scale
+
+
+def test_an_lstm_whose_weights_are_bytes():
+    rng = np.random.default_rng(4)
+    w, r = (rng.integers(-127, 128, (1, rows, 4 * HIDDEN)).astype("int8") for rows in (DEPTH, HIDDEN))
+    bias = rng.standard_normal((1, 8 * HIDDEN)).astype("float32")
+    scale = {"ws": np.array([0.011], "float32"), "rs": np.array([0.013], "float32")}
+    x = rng.standard_normal((STEPS, 1, DEPTH)).astype("float32")
+    constants = {"W": w, "R": r, "B": bias, "ws": scale["ws"], "wz": np.zeros(1, "int8"), "rs": scale["rs"],
+                 "rz": np.zeros(1, "int8")}  # fmt: skip
+    layer = helper.make_node(
+        "DynamicQuantizeLSTM", ["X", "W", "R", "B", "", "", "", "", "ws", "wz", "rs", "rz"], ["Y"],
+        domain="com.microsoft", hidden_size=HIDDEN,
+    )  # fmt: skip
+    whole, unit = as_bytes(x.reshape(-1, DEPTH))
+    inputs = whole @ w[0].astype("float64") * unit * scale["ws"][0] + bias[0, : 4 * HIDDEN] + bias[0, 4 * HIDDEN :]
+    h, c = np.zeros((1, HIDDEN), "float32"), np.zeros((1, HIDDEN))
+    want = []
+    for step in range(STEPS):
+        whole, unit = as_bytes(h)
+        total = inputs[step] + whole @ r[0].astype("float64") * unit * scale["rs"][0]
+        entered, left, kept, new = np.split(total, 4, axis=1)
+        c = sigmoid(kept) * c + sigmoid(entered) * np.tanh(new)
+        h = (sigmoid(left) * np.tanh(c)).astype("float32")
+        want.append(h)
+    found = run(layer, {"X": x}, constants, ["Y"], 12)[0]
+    # A state within rounding of a half is one step of 1/255 of its range away.
+    np.testing.assert_allclose(found.reshape(STEPS, 1, HIDDEN), np.array(want), atol=2e-3)

@@ -213,7 +213,9 @@ def _with_named_dims(inputs: Inputs, shapes: Shapes, origin: str) -> Inputs:
     """Dims that follow: a name stands for one number everywhere, and a first dim that alone is open is a batch of 1."""
     numbers: dict[str, int] = {}
     for name, shape in shapes.items():
-        numbers |= {dim: extent for dim, extent in zip(inputs.get(name) or (), shape, strict=False) if isinstance(dim, str)}
+        numbers |= {
+            dim: extent for dim, extent in zip(inputs.get(name) or (), shape, strict=False) if isinstance(dim, str)
+        }
     numbers.pop("?", None)
     found = {name: _replaced(dims, numbers) for name, dims in inputs.items()}
     batched = []

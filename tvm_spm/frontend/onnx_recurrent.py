@@ -22,6 +22,9 @@ _GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 
 _DEFAULT_ACTIVATIONS = {"RNN": ["Tanh"], "GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"]}
 
+_QUANTISED = "DynamicQuantize"
+"""Start of the name of the layer of onnxruntime whose weights are bytes."""
+
 _DEFAULT_ALPHA = {"LeakyRelu": 0.01, "ThresholdedRelu": 1.0, "Elu": 1.0, "HardSigmoid": 0.2}
 _DEFAULT_BETA = {"HardSigmoid": 0.5}
 
@@ -63,6 +66,16 @@ class _Layer:
         """Whether batches come before steps."""
         return bool(self.attributes.get("layout", 0))
 
+    @property
+    def kind(self) -> str:
+        """RNN, GRU or LSTM."""
+        return str(self.node.op_type).removeprefix(_QUANTISED)
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether weights are bytes, stored as columns, with a scale and a zero point a direction."""
+        return str(self.node.op_type).startswith(_QUANTISED)
+
     def flag(self, name: str) -> bool:
         """An attribute that is 0 or 1."""
         return bool(self.attributes.get(name, 0))
@@ -81,7 +94,7 @@ class _Layer:
         Raises:
             ModelError: There are too few, or one is unknown.
         """
-        each = _DEFAULT_ACTIVATIONS[self.node.op_type]
+        each = _DEFAULT_ACTIVATIONS[self.kind]
         given = self.attributes.get("activations")
         names = each * len(self.directions) if given is None else [_decoded(name) for name in given]
         if len(names) != len(each) * len(self.directions):
@@ -112,6 +125,8 @@ def has_recurrent(model: onnx.ModelProto) -> bool:
 
 
 def _is_recurrent(node: onnx.NodeProto) -> bool:
+    if node.domain == "com.microsoft":
+        return bool(node.op_type == _QUANTISED + "LSTM")
     return node.op_type in _GATES and node.domain in ("", "ai.onnx")
 
 
@@ -153,8 +168,9 @@ def _layer(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]], known: dict
             )
     first, second, depth = shapes[node.input[0]]
     num_steps, batch = (second, first) if attributes.get("layout", 0) else (first, second)
-    hidden = shapes[node.input[2]][2]
-    dtype = known[node.input[1]].dtype if node.input[1] in known else np.dtype(np.float32)
+    hidden = int(attributes.get("hidden_size", 0)) or shapes[node.input[2]][2]
+    weights = known.get(node.input[1])
+    dtype = np.dtype(np.float32) if weights is None or weights.dtype.kind != "f" else weights.dtype
     layer = _Layer(
         node=node, num_steps=num_steps, batch=batch, depth=depth, hidden=hidden, dtype=dtype, attributes=attributes,
         origin=origin,
@@ -163,8 +179,10 @@ def _layer(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]], known: dict
         raise ModelError(
             f"{layer.what}: {num_steps:,} steps: must be <= {MAX_STEPS:,}; export it for a shorter sequence"
         )
-    gates = _GATES[node.op_type]
+    gates = _GATES[layer.kind]
     needed = (len(layer.directions), gates * hidden, depth)
+    if layer.is_quantised:
+        needed = (len(layer.directions), depth, gates * hidden)
     if shapes[node.input[1]] != needed:
         raise ModelError(f"{layer.what}: weights {shapes[node.input[1]]}: must be {needed}")
     return layer
@@ -224,13 +242,14 @@ class _Direction:
     def __init__(self, writer: Writer, layer: _Layer, number: int) -> None:
         self._writer, self._layer, self._number = writer, layer, number
         self._is_backwards = layer.directions[number]
-        self._recurrent = writer.transposed(writer.at(layer.input(2), number))
+        recurrent = writer.at(layer.input(2), number)
+        self._recurrent = recurrent if layer.is_quantised else writer.transposed(recurrent)
         self._activations = layer.activations(number)
         self._peepholes = []  # weights from the cell state to the gates input, output and forget
         if layer.input(7):
             self._peepholes = writer.split(writer.at(layer.input(7), number), (layer.hidden,) * 3, 0)
         self._columns = ("", "")
-        if layer.node.op_type == "GRU" and not layer.flag("linear_before_reset"):
+        if layer.kind == "GRU" and not layer.flag("linear_before_reset"):
             early, new = writer.split(self._recurrent, (2 * layer.hidden, layer.hidden), 1)
             self._columns = early, new
         self._one = writer.constant(np.ones((), layer.dtype))
@@ -239,8 +258,9 @@ class _Direction:
         """All steps, the last first if it runs backwards."""
         writer, layer = self._writer, self._layer
         bias, recurrent_bias = self._biases()
-        weights = writer.transposed(writer.at(layer.input(1), self._number))
-        inputs = writer.emit("MatMul", rows, weights)
+        weights = writer.at(layer.input(1), self._number)
+        weights = weights if layer.is_quantised else writer.transposed(weights)
+        inputs = self._product(rows, weights, 0)
         if bias:
             inputs = writer.emit("Add", inputs, bias)
         by_step = writer.split(inputs, (layer.batch,) * layer.num_steps, 0)
@@ -249,12 +269,12 @@ class _Direction:
         outputs = [""] * layer.num_steps
         steps = range(layer.num_steps)
         for step in reversed(steps) if self._is_backwards else steps:
-            if layer.node.op_type == "LSTM":
+            if layer.kind == "LSTM":
                 new, new_cell = self._lstm(by_step[step], state, cell)
-            elif layer.node.op_type == "GRU":
+            elif layer.kind == "GRU":
                 new, new_cell = self._gru(by_step[step], state, recurrent_bias), cell
             else:
-                product = writer.emit("Add", by_step[step], writer.emit("MatMul", state, self._recurrent))
+                product = writer.emit("Add", by_step[step], self._product(state, self._recurrent, 1))
                 new, new_cell = self._activate(0, product), cell
             reached, outputs[step] = valid[step], new
             if reached is not None:
@@ -263,6 +283,17 @@ class _Direction:
                 new_cell = new_cell if new_cell == cell else writer.emit("Where", reached, new_cell, cell)
             state, cell = new, new_cell
         return _States(outputs=outputs, state=state, cell=cell)
+
+    def _product(self, rows: str, weights: str, which: int) -> str:
+        """Rows times the input (0) or recurrent (1) weights; of quantised ones, rows become bytes on the way."""
+        writer, layer = self._writer, self._layer
+        if not layer.is_quantised:
+            return writer.emit("MatMul", rows, weights)
+        scale, zero = (writer.at(layer.input(8 + 2 * which + part), self._number) for part in (0, 1))
+        names = [f"{writer.prefix}__q{len(writer.nodes)}_{part}" for part in ("bytes", "scale", "zero")]
+        writer.nodes.append(helper.make_node("DynamicQuantizeLinear", [rows], names))
+        sums = writer.emit("Cast", writer.emit("MatMulInteger", names[0], weights, names[2], zero), to=1)
+        return writer.emit("Mul", sums, writer.emit("Mul", names[1], scale))
 
     def _initial(self, index: int) -> str:
         writer, layer = self._writer, self._layer
@@ -275,10 +306,10 @@ class _Direction:
         writer, layer = self._writer, self._layer
         if not layer.input(3):
             return "", ""
-        gates, hidden = _GATES[layer.node.op_type], layer.hidden
+        gates, hidden = _GATES[layer.kind], layer.hidden
         both = writer.at(layer.input(3), self._number)
         parts = writer.split(both, (gates * hidden, gates * hidden), 0)
-        if layer.node.op_type != "GRU" or not layer.flag("linear_before_reset"):
+        if layer.kind != "GRU" or not layer.flag("linear_before_reset"):
             return writer.add(parts[0], parts[1]), ""
         early, last = writer.split(parts[1], (2 * hidden, hidden), 0)
         zeros = writer.constant(np.zeros(hidden, layer.dtype))
@@ -298,7 +329,7 @@ class _Direction:
     def _lstm(self, inputs: str, state: str, cell: str) -> tuple[str, str]:
         """Gates come in the order input, output, forget, cell."""
         writer, hidden = self._writer, self._layer.hidden
-        total = writer.emit("Add", inputs, writer.emit("MatMul", state, self._recurrent))
+        total = writer.emit("Add", inputs, self._product(state, self._recurrent, 1))
         entered, left, kept, new = writer.split(total, (hidden,) * 4, 1)
         peep = self._peepholes
         if peep:
@@ -319,7 +350,7 @@ class _Direction:
         writer, hidden = self._writer, self._layer.hidden
         if self._layer.flag("linear_before_reset"):
             early_in, new_in = writer.split(inputs, (2 * hidden, hidden), 1)
-            product = writer.emit("MatMul", state, self._recurrent)
+            product = self._product(state, self._recurrent, 1)
             early, new = writer.split(product, (2 * hidden, hidden), 1)
             new = writer.emit("Add", new, late_bias) if late_bias else new
             update, reset = writer.split(self._activate(0, writer.emit("Add", early_in, early)), (hidden, hidden), 1)

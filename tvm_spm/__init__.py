@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from tvm_spm.space.mapspace import MapSpace
     from tvm_spm.trial import Trial
     from tvm_spm.tuner import evaluate, search, tune
-    from tvm_spm.tuning.result import TaskResult, TuningResult
+    from tvm_spm.tuning.parts import TaskResult
+    from tvm_spm.tuning.result import TuningResult
     from tvm_spm.workload import Dims, Operand, Task, Workload
 
 __version__ = "0.1.0"
@@ -34,7 +35,7 @@ _HOME = {
     "SearchResult": "result",
     "SpmError": "errors",
     "Task": "workload",
-    "TaskResult": "tuning.result",
+    "TaskResult": "tuning.parts",
     "Trial": "trial",
     "TuningResult": "tuning.result",
     "Workload": "workload",

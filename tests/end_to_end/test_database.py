@@ -31,7 +31,7 @@ def tuned(directory: Path, *, cycles: int = 1000, seed: int = 0) -> tuple[tirx.P
     nest = read_nest(func)
     assert isinstance(nest, Nest)
     made = schedule(func, nest, sample_mapping(nest.workload, random.Random(seed)))
-    database.commit(directory, func, made, cycles, TARGET)
+    database.commit(directory, [(func, made, cycles)], TARGET)
     return func, made
 
 
@@ -83,7 +83,7 @@ def test_one_directory_holds_one_accelerator(tmp_path: Path):
     with pytest.raises(WorkdirError, match=refused):
         database.apply(fuse(NETWORKS[NETWORK]), tmp_path, "spm/eyeriss-168")
     with pytest.raises(WorkdirError, match=refused):
-        database.commit(tmp_path, func, made, 1, "spm/eyeriss-168")
+        database.commit(tmp_path, [(func, made, 1)], "spm/eyeriss-168")
 
 
 def test_a_directory_that_is_a_file_is_refused(tmp_path: Path):
@@ -111,12 +111,12 @@ def test_a_directory_without_database_is_refused(tmp_path: Path):
 def test_a_run_replaces_its_own_schedules_and_keeps_those_of_others(tmp_path: Path):
     func, fast = tuned(tmp_path, cycles=1000, seed=1)
     other = other_network()
-    database.commit_all(tmp_path, [other], TARGET, replace=True)
+    database.commit(tmp_path, [other], TARGET, replace=True)
     (again,) = [func for func in fuse(NETWORKS[NETWORK]).functions.values() if isinstance(func, tirx.PrimFunc)]
     nest = read_nest(again)
     assert isinstance(nest, Nest)
     slow = schedule(again, nest, sample_mapping(nest.workload, random.Random(2)))
-    database.commit_all(tmp_path, [(func, slow, 2000)], TARGET, replace=True)
+    database.commit(tmp_path, [(func, slow, 2000)], TARGET, replace=True)
     got = applied(database.apply(fuse(NETWORKS[NETWORK]), tmp_path, TARGET))
     tvm.ir.assert_structural_equal(got.body, slow.mod["main"].body, map_free_vars=True)
     got = applied(database.apply(fuse(NETWORKS[OTHER]), tmp_path, TARGET))
@@ -128,7 +128,7 @@ def test_a_run_replaces_its_own_schedules_and_keeps_those_of_others(tmp_path: Pa
 def test_damaged_files_are_written_again(tmp_path: Path, name: str, damage: str):
     """TVM itself cannot open such files; what is whole in them is kept, and a run writes its own schedules again."""
     func, made = tuned(tmp_path)
-    database.commit_all(tmp_path, [other_network()], TARGET, replace=True)
+    database.commit(tmp_path, [other_network()], TARGET, replace=True)
     path = tmp_path / name
     first, second = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(
@@ -136,7 +136,7 @@ def test_damaged_files_are_written_again(tmp_path: Path, name: str, damage: str)
             damage
         ]
     )
-    database.commit_all(tmp_path, [(func, made, 1000)], TARGET, replace=True)
+    database.commit(tmp_path, [(func, made, 1000)], TARGET, replace=True)
     got = applied(database.apply(fuse(NETWORKS[NETWORK]), tmp_path, TARGET))
     tvm.ir.assert_structural_equal(got.body, made.mod["main"].body, map_free_vars=True)
     # TVM opens it, and every record stands beside its own function.

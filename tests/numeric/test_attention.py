@@ -23,6 +23,7 @@ from tvm_spm.deploy.runtime import build, run
 from tvm_spm.deploy.verify.compare import compare
 from tvm_spm.frontend import extract
 from tvm_spm.frontend.attention import AttentionSite, find_attention, substitute
+from tvm_spm.objective import Objective
 from tvm_spm.tuning.attention import plan_attention
 
 Shape = tuple[int, ...]
@@ -221,13 +222,13 @@ def test_plan_for_two_equal_layers():
         builder.emit_func_output(result)
     mod = builder.get()
     fused = extract(mod).mod
-    plan, _ = plan_attention(fused, load_arch("quad-edge"), objective="latency")
-    replaced = replace_attention(fused, [(replacement.site, replacement.func) for replacement in plan])
-    assert [replacement.cost.macs for replacement in plan] == [2 * 2 * 24 * 24 * 16] * len(plan)
+    plan, _ = plan_attention(fused, load_arch("quad-edge"), objective=Objective.LATENCY)
+    replaced = replace_attention(fused, [(each.site, attention_func(each.site, each.result.mapping)) for each in plan])
+    assert [each.result.cost.macs for each in plan] == [2 * 2 * 24 * 24 * 16] * len(plan)
     assert len(plan) == 2
     inputs = draw(mod, np.random.default_rng(0), 0.0)
     expected, actual = run(build(fused, _ARCH), inputs), run(build(replaced, _ARCH), inputs)
-    roundings = sum(num_roundings(replacement.site, replacement.result.mapping) for replacement in plan)
+    roundings = sum(num_roundings(each.site, each.result.mapping) for each in plan)
     # Scores of the second layer are sums over 16 results of the first, times at most 3: as powers, their errors count.
     allowed = _LARGEST_VALUE * math.ceil(_DEVIATIONS * math.sqrt(roundings)) * (1 + 2 * 16 * _LARGEST_VALUE)
     assert compare(expected, actual, num_roundings=allowed).passed

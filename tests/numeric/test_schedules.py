@@ -310,7 +310,7 @@ def test_spilling_schedules_come_back_from_the_database(network: str, tmp_path: 
     found = read_nest(func)
     assert isinstance(found, Nest)
     mapping = sample_mapping(found.workload, random.Random(2), spills=True)
-    database.commit(tmp_path, func, schedule(func, found, mapping), 1000, "edge-256")
+    database.commit(tmp_path, [(func, schedule(func, found, mapping), 1000)], "edge-256")
     applied = database.apply(mod, tmp_path, "edge-256")
     assert check_timed_is_executed(applied[var], found, mapping) is None
     rng = np.random.default_rng(0)

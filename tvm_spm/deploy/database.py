@@ -42,46 +42,24 @@ class _Content:
 
 def commit(
     directory: str | Path,
-    func: tirx.PrimFunc,
-    schedule: s_tir.Schedule,
-    cycles: int,
-    target: str | Path | Arch | tvm.target.Target,
-) -> None:
-    """Add a schedule to the database in a directory; of several for one function, the one with fewest cycles counts.
-
-    Args:
-        directory: Made if it is missing.
-        func: The function before it was scheduled, as it stands in the network.
-        schedule: Made from ``func``; its trace is what is kept.
-        cycles: Simulated; the record holds seconds at the accelerator's clock.
-        target: The accelerator.
-
-    Raises:
-        WorkdirError: The directory cannot be written, or holds schedules for another accelerator: TVM looks them up
-            by function alone.
-        ArchError: The accelerator is not known.
-    """
-    commit_all(directory, [(func, schedule, cycles)], target)
-
-
-def commit_all(
-    directory: str | Path,
     found: Sequence[tuple[tirx.PrimFunc, s_tir.Schedule, int]],
     target: str | Path | Arch | tvm.target.Target,
     *,
     replace: bool = False,
 ) -> None:
-    """Add schedules with their functions and cycles, as ``commit``; one that is there already is left out.
+    """Add schedules to the database in a directory; of several for one function, the one with fewest cycles counts.
 
     Args:
         directory: Made if it is missing.
-        found: Functions with their schedules and cycles.
+        found: Functions as they stand in the network, their schedules, of which the trace is kept, and simulated
+            cycles; the record holds seconds at the accelerator's clock. One that is there already is left out.
         target: The accelerator.
         replace: Whether what is there for these functions goes, so that these schedules are what TVM applies even if
             others take fewer cycles.
 
     Raises:
-        WorkdirError: As ``commit``.
+        WorkdirError: The directory cannot be written, or holds schedules for another accelerator: TVM looks them up
+            by function alone.
         ArchError: The accelerator is not known.
     """
     accelerator = target_of(target)

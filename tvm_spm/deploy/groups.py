@@ -13,21 +13,18 @@ from cost_model.fused import group_key
 from schedules.attention.code import attention_func
 from schedules.group.code import schedule_group
 from schedules.group.program import check_group
-from tvm_spm.arch import Arch
-from tvm_spm.attention import AttentionMapping, spm_terms
+from tvm_spm.attention import AttentionMapping
 from tvm_spm.deploy.grouping import GroupedModule, group_calls
 from tvm_spm.deploy.verify.outcome import Verification
 from tvm_spm.errors import ModelError, ScheduleError
 from tvm_spm.frontend.attention import AttentionSite, substitute
 from tvm_spm.frontend.fuse import TVM_ERRORS, first_line
 from tvm_spm.fusion.network import FusedGroup
-from tvm_spm.group import Group
 from tvm_spm.lowering.root_block import with_root_block
 
 if TYPE_CHECKING:
     from tvm_spm.frontend import Extraction
     from tvm_spm.frontend.layers import NetworkLayers
-    from tvm_spm.tuning.attention import AttentionReplacement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -36,17 +33,11 @@ class FusedNetwork:
 
     Attributes:
         module: Every group is one call of a scheduled function; all else is as extracted.
-        plain: Per group, its function before it was scheduled.
-        scheduled: Per group, its function.
-        like: Per group, the first group with equal code, itself included.
         verifications: Per group, the comparison of its function with the plain one.
         names_alone: TIR functions that are still called for themselves.
     """
 
     module: tvm.IRModule
-    plain: tuple[tvm.tirx.PrimFunc, ...]
-    scheduled: tuple[tvm.tirx.PrimFunc, ...]
-    like: tuple[int, ...]
     verifications: tuple[Verification, ...]
     names_alone: frozenset[str]
 
@@ -54,23 +45,7 @@ class FusedNetwork:
     def unfused(cls, extraction: Extraction) -> FusedNetwork:
         """A network without groups."""
         names = frozenset(name for name, _ in extraction.functions)
-        return cls(module=extraction.mod, plain=(), scheduled=(), like=(), verifications=(), names_alone=names)
-
-
-def attention_groups(
-    layers: NetworkLayers, arch: Arch, replacements: Sequence[AttentionReplacement]
-) -> tuple[FusedGroup, ...]:
-    """The attentions whose three calls are consecutive layers, as ways to run these."""
-    position = {var: index for index, var in enumerate(layers.bindings)}
-    found = []
-    for replacement in replacements:
-        site, mapping = replacement.site, replacement.result.mapping
-        first = position[site.bindings[0]]
-        if [position[var] for var in site.bindings] == [first, first + 1, first + 2]:
-            group = Group(graph=layers.graph, first=first, stop=first + 3)
-            spm_bytes = sum(num_bytes for _, num_bytes in spm_terms(site.work, arch, mapping))
-            found.append(FusedGroup(group=group, mapping=mapping, cost=replacement.cost, spm_bytes=spm_bytes))
-    return tuple(found)
+        return cls(module=extraction.mod, verifications=(), names_alone=names)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -127,28 +102,15 @@ class GroupScheduler:
         """
         module, made = self._schedule(groups)
         module = module.clone()
-        plain: list[tvm.tirx.PrimFunc] = []
-        scheduled: list[tvm.tirx.PrimFunc] = []
-        like: list[int] = []
         verifications: list[Verification] = []
-        for position, each in enumerate(made):
+        for each in made:
             if isinstance(each.scheduled, str):
                 raise ScheduleError(each.scheduled)
             module[each.name] = with_root_block(each.scheduled).with_attr("global_symbol", each.name)
-            equal = (
-                other for other in dict.fromkeys(like)
-                if made[other] is each
-                or tvm_ffi.structural_equal(scheduled[other], each.scheduled)
-                and tvm_ffi.structural_equal(plain[other], each.plain)
-            )  # fmt: skip
-            like.append(next(equal, position))
-            plain.append(each.plain)
-            scheduled.append(each.scheduled)
             verifications.append(self._verification(each.plain, each.scheduled))
         names = {str(name.name_hint) for name in module.get_global_vars()}
         return FusedNetwork(
-            module=module, plain=tuple(plain), scheduled=tuple(scheduled), like=tuple(like),
-            verifications=tuple(verifications),
+            module=module, verifications=tuple(verifications),
             names_alone=frozenset(names & {name for name, _ in self._extraction.functions}),
         )  # fmt: skip
 

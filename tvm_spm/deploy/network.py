@@ -12,7 +12,7 @@ import numpy as np
 
 from schedules import layer
 from tvm_spm.arch import Arch
-from tvm_spm.deploy.database import commit_all
+from tvm_spm.deploy.database import commit
 from tvm_spm.deploy.groups import FusedNetwork
 from tvm_spm.deploy.verify import compare as verify
 from tvm_spm.deploy.verify.outcome import Verification
@@ -124,7 +124,7 @@ def schedule_network(
     if workdir is not None:
         with phase("schedule"):
             kept = [entry for index, entry in committed.items() if index not in refused]
-            commit_all(workdir, kept, target, replace=True)
+            commit(workdir, kept, target, replace=True)
     return ScheduledNetwork(
         module=module,
         task_verifications=verifications,

@@ -1,62 +1,49 @@
-"""For a whole network: every attention with its best tiles, the function that replaces it, and the cost."""
+"""For a whole network: every attention with its best tiles, as a way to run its three layers as one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import tvm
-from tvm import tirx
 
 from cost_model.attention.search import AttentionResult, attention_search
-from schedules.attention.code import attention_func
 from tvm_spm.arch import Arch
-from tvm_spm.attention import Attention
-from tvm_spm.cost import Cost
+from tvm_spm.attention import Attention, spm_terms
 from tvm_spm.errors import NoMappingError
 from tvm_spm.frontend.attention import AttentionSite, find_attention
+from tvm_spm.fusion.network import FusedGroup
+from tvm_spm.group import Group
+from tvm_spm.objective import Objective
+
+if TYPE_CHECKING:
+    from tvm_spm.frontend.layers import NetworkLayers
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class AttentionReplacement:
-    """One function for three calls.
-
-    Attributes:
-        site: The three calls; ``replace_attention`` takes it with ``func``.
-        func: What replaces them.
-        result: The mapping, and how it was found.
-    """
+class PlannedAttention(NamedTuple):
+    """Three calls, and how one function does what they do."""
 
     site: AttentionSite
-    func: tirx.PrimFunc
     result: AttentionResult
-
-    @property
-    def cost(self) -> Cost:
-        """Of the function; compare it with the sum over the three calls."""
-        return self.result.cost
 
 
 def plan_attention(
-    mod: tvm.IRModule, arch: Arch, *, objective: str = "edp", should_stop: Callable[[], bool] = lambda: False
-) -> tuple[tuple[AttentionReplacement, ...], int]:
-    """Replacements for all attentions of a network whose tiles fit; equal ones are searched once.
+    mod: tvm.IRModule, arch: Arch, *, objective: Objective, should_stop: Callable[[], bool] = lambda: False
+) -> tuple[tuple[PlannedAttention, ...], int]:
+    """All attentions of a network whose tiles fit; equal ones are searched once.
 
     Args:
         mod: As ``extract(...).mod``.
         arch: The accelerator.
-        objective: ``edp``, ``energy`` or ``latency``.
+        objective: What is minimised.
         should_stop: Asked now and then; once true, no further search begins, and that of now gives its best so far.
 
     Returns:
-        The replacements, and how many attentions were not searched to the end.
-
-    Raises:
-        SpmError: An unknown objective.
+        The attentions, and how many were not searched to the end.
     """
     num_unfinished = 0
     found: dict[Attention, AttentionResult | None] = {}
-    replacements = []
+    planned = []
     for site in find_attention(mod)[0]:
         if site.work not in found and should_stop():
             num_unfinished += 1
@@ -68,7 +55,19 @@ def plan_attention(
                 found[site.work] = None
         result = found[site.work]
         if result is not None:
-            func = attention_func(site, result.mapping)
-            replacements.append(AttentionReplacement(site=site, func=func, result=result))
+            planned.append(PlannedAttention(site, result))
     num_unfinished += sum(result is not None and not result.is_complete for result in found.values())
-    return tuple(replacements), num_unfinished
+    return tuple(planned), num_unfinished
+
+
+def attention_groups(layers: NetworkLayers, arch: Arch, planned: Sequence[PlannedAttention]) -> tuple[FusedGroup, ...]:
+    """The attentions whose three calls are consecutive layers, as ways to run these."""
+    position = {var: index for index, var in enumerate(layers.bindings)}
+    found = []
+    for site, result in planned:
+        first = position[site.bindings[0]]
+        if [position[var] for var in site.bindings] == [first, first + 1, first + 2]:
+            group = Group(graph=layers.graph, first=first, stop=first + 3)
+            spm_bytes = sum(num_bytes for _, num_bytes in spm_terms(site.work, arch, result.mapping))
+            found.append(FusedGroup(group=group, mapping=result.mapping, cost=result.cost, spm_bytes=spm_bytes))
+    return tuple(found)

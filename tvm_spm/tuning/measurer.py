@@ -204,14 +204,7 @@ def identity_of(measurer: Measurer | None) -> str:
     return str(getattr(known, "identity", known.name))
 
 
-def measure(
-    workload: Workload,
-    arch: Arch | str | Path,
-    mappings: Sequence[Mapping],
-    measurer: Measurer,
-    *,
-    programs: Sequence[str | None] | None = None,
-) -> list[Cost]:
+def measure(workload: Workload, arch: Arch | str | Path, mappings: Sequence[Mapping], measurer: Measurer) -> list[Cost]:
     """Measure mappings of one workload.
 
     Args:
@@ -219,7 +212,6 @@ def measure(
         arch: An accelerator, the name of one, or the path of its file.
         mappings: How it runs.
         measurer: Who says how long it takes.
-        programs: Their scheduled code, if there is any.
 
     Returns:
         Costs in the order of ``mappings``; see ``cost_of`` for what was not measured.
@@ -233,11 +225,15 @@ def measure(
         rejection = legality.check(workload, accelerator, mapping)
         if rejection is not None:
             raise MappingError(f"illegal mapping for {workload} on {accelerator.name}: {rejection}")
-    code = programs if programs is not None else [None] * len(mappings)
-    requests = [
-        MeasureRequest(workload=workload, arch=accelerator, mapping=mapping, program=program)
-        for mapping, program in zip(mappings, code, strict=True)
-    ]
+    return costs_of([MeasureRequest(workload=workload, arch=accelerator, mapping=each) for each in mappings], measurer)
+
+
+def costs_of(requests: Sequence[MeasureRequest], measurer: Measurer) -> list[Cost]:
+    """Costs of legal mappings, in the order of the requests.
+
+    Raises:
+        MeasureError: A measurement failed.
+    """
     measurements = measurer.measure(requests)
     _check_answers(measurements, measurer.name)
     if len(measurements) != len(requests):

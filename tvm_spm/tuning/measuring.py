@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future
 
-from tvm_spm.arch import Arch
 from tvm_spm.cost import Cost
-from tvm_spm.mapping import Mapping
-from tvm_spm.tuning.measurer import MeasureError, Measurer, measure
-from tvm_spm.workload import Workload
+from tvm_spm.tuning.measurer import MeasureError, Measurer, MeasureRequest, costs_of
 
 Answer = Cost | str
 """A cost, or why there is none."""
@@ -24,77 +21,62 @@ class WorkersLostError(MeasureError):
 
 
 def measure_in_order(
-    workload: Workload,
-    arch: Arch,
-    mappings: Sequence[Mapping],
-    measurer: Measurer,
-    programs: Sequence[str | None],
-    executor: Executor | None,
+    requests: Sequence[MeasureRequest], measurer: Measurer, executor: Executor | None
 ) -> Iterator[list[tuple[int, Answer]]]:
     """Measure mappings, and give what is back as soon as it is.
 
     Args:
-        workload: What runs.
-        arch: Where.
-        mappings: How.
+        requests: What to measure.
         measurer: Who measures. With an attribute ``batch_size`` it is asked for at most so many at once.
-        programs: Per mapping its code, if there is any.
         executor: Runs one measurement per call; in this process if None.
 
     Yields:
-        Positions in ``mappings`` with their answers; in order, but for what is saved when workers are lost.
+        Positions in ``requests`` with their answers; in order, but for what is saved when workers are lost.
 
     Raises:
         WorkersLostError: The executor takes no more work, or its workers died.
     """
     if executor is not None:
-        yield from _from_workers(workload, arch, mappings, measurer, programs, executor)
+        yield from _from_workers(requests, measurer, executor)
         return
-    size = getattr(measurer, "batch_size", None) or len(mappings)
-    for start in range(0, len(mappings), size):
-        part, position = slice(start, start + size), start
-        for answers in _measure_batch(workload, arch, mappings[part], measurer, programs[part]):
+    size = getattr(measurer, "batch_size", None) or len(requests)
+    for start in range(0, len(requests), size):
+        position = start
+        for answers in _measure_batch(requests[start : start + size], measurer):
             yield list(enumerate(answers, start=position))
             position += len(answers)
 
 
-def _measure_batch(
-    workload: Workload, arch: Arch, mappings: Sequence[Mapping], measurer: Measurer, programs: Sequence[str | None]
-) -> Iterator[Sequence[Answer]]:
+def _measure_batch(requests: Sequence[MeasureRequest], measurer: Measurer) -> Iterator[Sequence[Answer]]:
     """All at once; one by one if that fails, because the error does not say which of them it was."""
     try:
-        answers = measure(workload, arch, mappings, measurer, programs=list(programs))
+        answers = costs_of(requests, measurer)
     except MeasureError as error:
-        if len(mappings) == 1:
+        if len(requests) == 1:
             yield [_reason(error)]
             return
     else:
         yield answers
         return
-    for mapping, program in zip(mappings, programs, strict=True):
-        yield [_measure_one(workload, arch, mapping, measurer, program)]
+    for request in requests:
+        yield [_measure_one(request, measurer)]
 
 
-def _measure_one(workload: Workload, arch: Arch, mapping: Mapping, measurer: Measurer, program: str | None) -> Answer:
+def _measure_one(request: MeasureRequest, measurer: Measurer) -> Answer:
     """In a worker: a failure is data, so that it comes back like everything else."""
     try:
-        return measure(workload, arch, [mapping], measurer, programs=[program])[0]
+        return costs_of([request], measurer)[0]
     except MeasureError as error:
         return _reason(error)
 
 
 def _from_workers(
-    workload: Workload,
-    arch: Arch,
-    mappings: Sequence[Mapping],
-    measurer: Measurer,
-    programs: Sequence[str | None],
-    executor: Executor,
+    requests: Sequence[MeasureRequest], measurer: Measurer, executor: Executor
 ) -> Iterator[list[tuple[int, Answer]]]:
     futures: list[Future[Answer]] = []
     try:
-        for mapping, program in zip(mappings, programs, strict=True):
-            futures.append(_submit(executor, workload, arch, mapping, measurer, program))
+        for request in requests:
+            futures.append(_submit(executor, request, measurer))
         for position, future in enumerate(futures):
             error = future.exception()
             if error is None:
@@ -106,18 +88,16 @@ def _from_workers(
             if saved:
                 yield saved
             if isinstance(error, BrokenExecutor):
-                raise _lost(error, len(mappings) - position - len(saved)) from error
+                raise _lost(error, len(requests) - position - len(saved)) from error
             raise error
     finally:
         for future in futures:
             future.cancel()
 
 
-def _submit(
-    executor: Executor, workload: Workload, arch: Arch, mapping: Mapping, measurer: Measurer, program: str | None
-) -> Future[Answer]:
+def _submit(executor: Executor, request: MeasureRequest, measurer: Measurer) -> Future[Answer]:
     try:
-        return executor.submit(_measure_one, workload, arch, mapping, measurer, program)
+        return executor.submit(_measure_one, request, measurer)
     except RuntimeError as error:
         # A broken executor, and one that was shut down.
         raise _lost(error, 1) from error

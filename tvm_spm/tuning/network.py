@@ -20,7 +20,7 @@ from cost_model.simulator import SimulatorModel
 from tvm_spm import frontend
 from tvm_spm.arch import Arch
 from tvm_spm.deploy import database
-from tvm_spm.deploy.groups import FusedNetwork, GroupScheduler, attention_groups
+from tvm_spm.deploy.groups import FusedNetwork, GroupScheduler
 from tvm_spm.deploy.network import ScheduledNetwork, make_schedule, schedule_network, verify_function
 from tvm_spm.deploy.verify import process as verify_process
 from tvm_spm.deploy.verify.outcome import Verification
@@ -31,11 +31,12 @@ from tvm_spm.mapping import Mapping
 from tvm_spm.objective import Objective
 from tvm_spm.result import SearchResult
 from tvm_spm.space.case import Case
-from tvm_spm.tuning.attention import plan_attention
+from tvm_spm.tuning.attention import attention_groups, plan_attention
 from tvm_spm.tuning.measurer import identity_of
 from tvm_spm.tuning.measuring import NoMeasurementError
 from tvm_spm.tuning.options import TunerOptions
-from tvm_spm.tuning.result import GroupResult, LeftOut, TaskResult, TuningResult, total_cost
+from tvm_spm.tuning.parts import GroupResult, LeftOut, TaskResult, total_cost
+from tvm_spm.tuning.result import TuningResult
 from tvm_spm.tuning.run import Run
 from tvm_spm.tuning.run_log import RunLog, own
 from tvm_spm.tuning.saved_run import save_last_run
@@ -264,7 +265,7 @@ def _plan(
     attention, num_skipped = plan_attention(
         extraction.mod, arch, objective=objective, should_stop=run.should_stop
     )  # fmt: skip
-    sites = [replacement.site for replacement in attention]
+    sites = [planned.site for planned in attention]
     # Scores and probabilities right before what reads them, so that the three calls of an attention are neighbours.
     layers = frontend.layer_graph(extraction, late={var for site in sites for var in site.bindings[:2]})
     target, numbers = target_of(arch), itertools.count()

@@ -12,7 +12,7 @@ from tvm_spm.space.case import Case
 from tvm_spm.space.mapping_batch import MappingBatch, concat, encode
 from tvm_spm.trial import Prediction, Trial
 from tvm_spm.tuning.agreement import check_agreement
-from tvm_spm.tuning.measurer import SimulatorMeasurer
+from tvm_spm.tuning.measurer import MeasureRequest, SimulatorMeasurer
 from tvm_spm.tuning.measuring import Answer, NoMeasurementError, measure_in_order
 from tvm_spm.tuning.run import Run
 from tvm_spm.tuning.task_memory import TaskMemory
@@ -99,8 +99,14 @@ class SearchPath:
             return
         workload, arch = self._case.workload, self._case.arch
         estimated = evaluate_batch(workload, arch, batch)
-        programs = [None if self._program_of is None else self._program_of(mapping) for mapping in mappings]
-        for found in measure_in_order(workload, arch, mappings, self._measurer, programs, self._run.executor):
+        requests = [
+            MeasureRequest(
+                workload=workload, arch=arch, mapping=mapping,
+                program=None if self._program_of is None else self._program_of(mapping),
+            )
+            for mapping in mappings
+        ]  # fmt: skip
+        for found in measure_in_order(requests, self._measurer, self._run.executor):
             if isinstance(self._measurer, SimulatorMeasurer):
                 self._check(mappings, found, estimated)
             yield [(mappings[at], answer, _prediction(estimated, at)) for at, answer in found]

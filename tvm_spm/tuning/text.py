@@ -10,7 +10,8 @@ from rich.table import Table
 
 from tvm_spm.cost import Cost
 from tvm_spm.terminal import console, one_line, printable
-from tvm_spm.tuning.result import TaskResult, TuningResult
+from tvm_spm.tuning.parts import TaskResult
+from tvm_spm.tuning.result import TuningResult
 from tvm_spm.units import format_capacity, format_energy, format_seconds, format_si, ratio
 
 FOLDED = 22

@@ -1,0 +1,143 @@
+"""What a tuned network is made of: results of tasks and of groups, and the work that was left out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tvm_spm.arch import Arch
+from tvm_spm.attention import AttentionMapping
+from tvm_spm.cost import Cost, Energy
+from tvm_spm.group import GroupMapping
+from tvm_spm.mapping import Mapping
+from tvm_spm.units import ratio
+from tvm_spm.workload import Task
+
+if TYPE_CHECKING:
+    from tvm_spm.deploy.verify.outcome import Verification
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskResult:
+    """The outcome for one task; costs are of one occurrence.
+
+    Attributes:
+        task: What was tuned.
+        mapping: The best mapping; None for work on the vector unit.
+        cost: Measured cost of ``mapping``.
+        default_cost: Measured cost of the untuned default mapping; None if its measurement failed.
+        verification: Comparison of the schedule with the unscheduled code; None if the run ended before it.
+        num_trials: Mappings measured, those of earlier runs in the same work directory included.
+        rejected: Mappings refused, by reason.
+        failures: Why measurements failed, one text per failed trial.
+    """
+
+    task: Task
+    mapping: Mapping | None
+    cost: Cost
+    default_cost: Cost | None
+    verification: Verification | None = None
+    num_trials: int = 0
+    rejected: tuple[tuple[str, int], ...] = ()
+    failures: tuple[str, ...] = ()
+
+    @property
+    def verified(self) -> bool | None:
+        """Whether the schedule computes what the unscheduled code computes; None if unknown."""
+        return None if self.verification is None else self.verification.passed
+
+    def gain(self, objective: str) -> float | None:
+        """Default over tuned value of the objective; above 1 is better, None if the default was not measured."""
+        if self.default_cost is None:
+            return None
+        return ratio(self.default_cost.objective(objective), self.cost.objective(objective))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupResult:
+    """Layers that run as one; costs are of one occurrence.
+
+    Attributes:
+        names: The layers of the first occurrence.
+        tasks: Per layer the index of its task in the graph.
+        count: How often equal layers run the same way.
+        mapping: How the group runs: tile by tile of the last output, or as attention with an online softmax.
+        tile: What one core works on at a time: a tile of the output, or of the scores.
+        overlap: What happens to the overlap of neighbouring tiles, or how the softmax is computed.
+        cost: By the simulator.
+        alone_cost: Of the same layers, each tuned and run alone.
+        spm_bytes: Most that one core holds at a time.
+        recompute_share: Multiply-accumulates done more than once, as a share of those needed.
+        verification: Comparison of the fused schedule with the unscheduled layers; None if the run ended before it.
+    """
+
+    names: tuple[str, ...]
+    tasks: tuple[int, ...]
+    count: int
+    mapping: GroupMapping | AttentionMapping
+    tile: str
+    overlap: str
+    cost: Cost
+    alone_cost: Cost
+    spm_bytes: int
+    recompute_share: float
+    verification: Verification | None = None
+
+    @property
+    def verified(self) -> bool | None:
+        """Whether the fused schedule computes what the layers compute; None if unknown."""
+        return None if self.verification is None else self.verification.passed
+
+    def gain(self, objective: str) -> float:
+        """Value of the objective layer by layer over that of the group; above 1 is better.
+
+        A group may lose here and still serve the network, whose energy and cycles are what counts.
+        """
+        return ratio(self.alone_cost.objective(objective), self.cost.objective(objective))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """Work that was asked for and not done, because a time limit struck or a signal came.
+
+    Attributes:
+        what: ``trials`` of a task, ``attentions searched``, ``groups priced`` or ``groups refined``.
+        task: Whose trials; empty for the others.
+        num_done: How many were done.
+        num_asked: Of how many.
+    """
+
+    what: str
+    task: str = ""
+    num_done: int
+    num_asked: int
+
+
+def total_cost(parts: list[tuple[Cost, int]], arch: Arch) -> Cost:
+    """Costs of tasks that run one after the other, each as often as its count says."""
+    sums: Counter[str] = Counter()
+    energy = {name: 0.0 for name in Energy.__dataclass_fields__}
+    dram_bytes = [0, 0, 0, 0]
+    models = set()
+    for cost, count in parts:
+        for name in _SUMMED:
+            sums[name] += count * getattr(cost, name)
+        for name in energy:
+            energy[name] += count * getattr(cost.energy, name)
+        dram_bytes = [total + count * part for total, part in zip(dram_bytes, cost.dram_bytes, strict=True)]
+        models.add(cost.model)
+    peak = max(1, sums["cycles"]) * arch.peak_macs_per_cycle
+    return Cost(
+        **{name: sums[name] for name in _SUMMED},
+        energy=Energy(**energy),
+        model="+".join(sorted(models)),
+        utilization=sums["macs"] / peak,
+        dram_bytes=(dram_bytes[0], dram_bytes[1], dram_bytes[2], dram_bytes[3]),
+    )
+
+
+_SUMMED = (
+    "cycles", "macs", "compute_cycles", "noc_stall_cycles", "dma_stall_cycles", "overhead_cycles", "dma_busy_cycles",
+    "dram_unused_bytes",
+)  # fmt: skip

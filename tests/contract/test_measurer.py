@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,7 @@ from tvm_spm.tuning.measurer import (
     MeasureRequest,
     SimulatorMeasurer,
     cost_of,
+    costs_of,
     measure,
 )
 from tvm_spm.workload import Dims, Workload
@@ -127,7 +128,7 @@ def test_a_command_reads_the_request(tmp_path: Path):
     kept = tmp_path / "request.json"
     code = f"import sys; open({str(kept)!r}, 'w').write(sys.stdin.read()); print('{{\"cycles\": 7}}')"
     board = CommandMeasurer(name="board", command=(sys.executable, "-c", code))
-    costs = measure(LAYERS[0], ARCH, MAPPINGS[0][:1], board, programs=["# a program"])
+    costs = costs_of([replace(REQUESTS[0], program="# a program")], board)
     request = json.loads(kept.read_text())
     assert Mapping.parse(request["mapping"]) == MAPPINGS[0][0]
     assert request["dims"] == {"N": 1, "G": 1, "K": 2, "C": 3, "OY": 1, "OX": 4, "FY": 1, "FX": 1}

@@ -54,8 +54,8 @@ INSIDE = {
         ("timeline",), ("boxes", "problem", "unrollings"), ("pass_time",),
     ),
     "tvm_spm.tuning": (
-        ("network", "text"), ("result", "task"), ("candidates",), ("screen", "search_path"), ("run",), ("run_log",),
-        ("measuring", "saved_run", "task_memory"),
+        ("network", "text"), ("groups", "result", "tasks"), ("task",), ("candidates",), ("screen", "search_path"),
+        ("run",), ("run_log",), ("measuring", "saved_run", "task_memory"),
         ("agreement", "attention", "measurer", "options", "parts", "trial_log", "warm_up"),
     ),
     "tvm_spm.deploy": (("network",), ("groups",), ("verify",), ("database", "grouping", "runtime")),

@@ -3,54 +3,44 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import time
 from collections.abc import Hashable, Iterator
 from collections.abc import Mapping as StringMapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from cost_model.fused import group_key
 from cost_model.simulator import SimulatorModel
 from tvm_spm import frontend
 from tvm_spm.arch import Arch
 from tvm_spm.deploy import database
-from tvm_spm.deploy.groups import FusedNetwork, GroupScheduler
-from tvm_spm.deploy.network import ScheduledNetwork, make_schedule, schedule_network, verify_function
+from tvm_spm.deploy.groups import FusedNetwork
+from tvm_spm.deploy.network import ScheduledNetwork, schedule_network
 from tvm_spm.deploy.verify import process as verify_process
-from tvm_spm.deploy.verify.outcome import Verification
-from tvm_spm.errors import NoMappingError, WorkloadError
-from tvm_spm.fusion.network import Alone, NetworkPlan, num_intervals, plan_network
-from tvm_spm.lowering.target import target_of
-from tvm_spm.mapping import Mapping
+from tvm_spm.fusion.network import NetworkPlan
 from tvm_spm.objective import Objective
 from tvm_spm.result import SearchResult
-from tvm_spm.space.case import Case
-from tvm_spm.tuning.attention import attention_groups, plan_attention
+from tvm_spm.tuning.groups import Planned, plan_groups
 from tvm_spm.tuning.measurer import identity_of
-from tvm_spm.tuning.measuring import NoMeasurementError
 from tvm_spm.tuning.options import TunerOptions
-from tvm_spm.tuning.parts import GroupResult, LeftOut, TaskResult, total_cost
+from tvm_spm.tuning.parts import GroupResult, TaskResult, total_cost
 from tvm_spm.tuning.result import TuningResult
 from tvm_spm.tuning.run import Run
 from tvm_spm.tuning.run_log import RunLog, own
 from tvm_spm.tuning.saved_run import save_last_run
-from tvm_spm.tuning.task import tune_workload
 from tvm_spm.tuning.task_memory import key_of
+from tvm_spm.tuning.tasks import tune_tasks
 from tvm_spm.tuning.trial_log import RunStart
 from tvm_spm.tuning.warm_up import NOTICE, Compilation, is_compiled, parts_of_tune
-from tvm_spm.workload import HostCall, VectorWork, Workload
+from tvm_spm.workload import VectorWork, Workload
 
 if TYPE_CHECKING:
     import onnx
     import tvm
 
-    from tvm_spm.frontend import Extraction, NetworkLayers
+    from tvm_spm.frontend import Extraction
     from tvm_spm.frontend.relay import ParamsLike, RelayModule
 
 
@@ -136,7 +126,7 @@ def _tune_owned(
     run = replace(run, log=_open_log(options, arch, run, _name_of(mod), extraction))
     # A measurer cannot time groups, and costs of different sources cannot be compared.
     is_fused = options.fusion and run.measurer is None and bool(extraction.graph.nodes)
-    planned: _Planned | None = None
+    planned: Planned | None = None
     needed = parts_of_tune(measures=run.measurer is None, fuses=is_fused)
     with ExitStack() as until_planned:
         compilation = None if is_compiled(needed) else until_planned.enter_context(Compilation(needed))
@@ -147,14 +137,14 @@ def _tune_owned(
         run.should_stop.keep()
         with clock.phase("search"):
             until = run.should_stop.share(TIME_PARTS) if is_fused else run.should_stop
-            tuned = _tune_tasks(extraction, arch, options, replace(run, should_stop=until))
+            tuned = tune_tasks(extraction, arch, options.objective, options.task, replace(run, should_stop=until))
         if is_fused:
             if compilation is not None:
                 with clock.phase("compile"):
                     run.progress.phase("compiling what prices groups", total=1, unit="parts")
                     compilation.finish_groups(run.should_stop)
             with clock.phase("fusion"):
-                planned = _plan(extraction, arch, options.objective, tuned.outcomes, run)
+                planned = plan_groups(extraction, arch, options.objective, tuned.outcomes, run)
     with clock.phase("schedule"):
         fused = FusedNetwork.unfused(extraction) if planned is None else planned.scheduler.fuse(planned.plan.groups)
     network = schedule_network(
@@ -203,110 +193,6 @@ def _open_log(options: NetworkOptions, arch: Arch, run: Run, model: str, extract
     database.check(options.workdir, arch)
     save_last_run(options.workdir, arch, start)
     return log
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Tuned:
-    """Per index of a task that can be mapped what was found, the tasks that cannot, and what there was no time for."""
-
-    outcomes: dict[int, SearchResult]
-    hosted: tuple[HostCall, ...]
-    left_out: tuple[LeftOut, ...]
-
-
-def _tune_tasks(extraction: Extraction, arch: Arch, options: NetworkOptions, run: Run) -> _Tuned:
-    tunable = [
-        (index, task.name, task.work)
-        for index, task in enumerate(extraction.graph.tasks) if isinstance(task.work, Workload)
-    ]  # fmt: skip
-    outcomes: dict[int, SearchResult] = {}
-    by_workload: dict[Workload, SearchResult] = {}
-    hosted: list[HostCall] = []
-    left_out: list[LeftOut] = []
-    is_unmappable = True
-    for position, (index, name, work) in enumerate(tunable):
-        # Tasks may differ only in their element-wise code; the mapping and its cost are the same then.
-        if work not in by_workload:
-            run.progress.phase(f"{name} ({position + 1}/{len(tunable)})", total=options.task.trials, unit="trials")
-            until = run.should_stop.share(len(tunable) - position)
-            try:
-                by_workload[work] = tune_workload(
-                    Case(workload=work, arch=arch, objective=options.objective), options.task,
-                    replace(run, seed=_seed_of(run.seed, key_of(work)), should_stop=until),
-                    program_of=partial(_program_of, extraction, index),
-                )  # fmt: skip
-            except (NoMappingError, NoMeasurementError, WorkloadError) as error:
-                hosted.append(HostCall(name=name, reason=str(error)))
-                is_unmappable = is_unmappable and not isinstance(error, WorkloadError)
-                continue
-            num_done, num_asked = by_workload[work].num_evaluated, options.task.trials
-            if num_done < num_asked and until():
-                left_out.append(LeftOut(what="trials", task=name, num_done=num_done, num_asked=num_asked))
-        outcomes[index] = by_workload[work]
-    if tunable and not outcomes and is_unmappable:
-        raise NoMappingError(f"no task of the model can be mapped; {hosted[0].name}: {hosted[0].reason}")
-    return _Tuned(outcomes=outcomes, hosted=tuple(hosted), left_out=tuple(left_out))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Planned:
-    """The best way to cut a network into groups, what makes their code, and what there was no time for."""
-
-    plan: NetworkPlan
-    scheduler: GroupScheduler
-    left_out: tuple[LeftOut, ...]
-
-
-def _plan(
-    extraction: Extraction, arch: Arch, objective: Objective, outcomes: dict[int, SearchResult], run: Run
-) -> _Planned:
-    """By the tuned costs of layers and the costs of groups."""
-    run.progress.phase("fusion", total=1, unit="groups")
-    attention, num_skipped = plan_attention(
-        extraction.mod, arch, objective=objective, should_stop=run.should_stop
-    )  # fmt: skip
-    sites = [planned.site for planned in attention]
-    # Scores and probabilities right before what reads them, so that the three calls of an attention are neighbours.
-    layers = frontend.layer_graph(extraction, late={var for site in sites for var in site.bindings[:2]})
-    target, numbers = target_of(arch), itertools.count()
-
-    def verify_group(plain: tvm.tirx.PrimFunc, scheduled: tvm.tirx.PrimFunc) -> Verification:
-        rng = np.random.default_rng([run.seed, next(numbers)])
-        return verify_function(plain, scheduled, rng=rng, target=target)
-
-    scheduler = GroupScheduler(extraction, layers, sites, verify_group)
-    run.progress.phase("price groups of layers", total=num_intervals(len(layers.graph.layers)), unit="groups")
-    plan = plan_network(
-        layers.graph, arch, objective, _alone(extraction, layers, arch, outcomes),
-        known=attention_groups(layers, arch, attention), why_not=scheduler.why_not, should_stop=run.should_stop,
-        report=partial(run.progress.step, "price groups of layers"),
-    )  # fmt: skip
-    counts = (
-        ("attentions searched", len(attention), num_skipped),
-        ("groups priced", plan.num_priced, plan.num_unpriced),
-        ("groups refined", len(plan.groups) - plan.num_unrefined, plan.num_unrefined),
-    )
-    left_out = tuple(
-        LeftOut(what=what, num_done=num_done, num_asked=num_done + num_left)
-        for what, num_done, num_left in counts if num_left
-    )  # fmt: skip
-    return _Planned(plan=plan, scheduler=scheduler, left_out=left_out)
-
-
-def _alone(extraction: Extraction, layers: NetworkLayers, arch: Arch, outcomes: dict[int, SearchResult]) -> list[Alone]:
-    simulator = SimulatorModel()
-    found = []
-    for node in layers.node_of_layer:
-        index = extraction.graph.nodes[node].task
-        work = extraction.graph.tasks[index].work
-        if isinstance(work, VectorWork):
-            found.append(Alone(task=index, cost=simulator.vector_cost(work, arch), num_cores=arch.cores.count))
-        elif index in outcomes:
-            best = outcomes[index]
-            found.append(Alone(task=index, cost=best.cost, num_cores=best.mapping.cores.product()))
-        else:
-            found.append(Alone(task=index, cost=None, num_cores=0))
-    return found
 
 
 def _group_results(plan: NetworkPlan, arch: Arch, network: ScheduledNetwork) -> tuple[GroupResult, ...]:
@@ -358,17 +244,6 @@ def _task_results(
                 )
             )
     return tuple(results)
-
-
-def _program_of(extraction: Extraction, index: int, mapping: Mapping) -> str | None:
-    """The scheduled function of a task as text; None where no schedule can be made."""
-    name = next(name for name, task in extraction.functions if task == index)
-    made = make_schedule(extraction.mod[name], extraction.nests[index], mapping)
-    return None if isinstance(made, str) else str(made.mod["main"].script())
-
-
-def _seed_of(seed: int, key: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed} {key}".encode()).digest()[:4], "big")
 
 
 def _name_of(mod: tvm.IRModule | onnx.ModelProto | RelayModule | str | Path) -> str:

@@ -1,0 +1,105 @@
+"""Which layers of a network run as one."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cost_model.simulator import SimulatorModel
+from tvm_spm import frontend
+from tvm_spm.arch import Arch
+from tvm_spm.deploy.groups import GroupScheduler
+from tvm_spm.deploy.network import verify_function
+from tvm_spm.deploy.verify.outcome import Verification
+from tvm_spm.fusion.network import Alone, NetworkPlan, num_intervals, plan_network
+from tvm_spm.lowering.target import target_of
+from tvm_spm.objective import Objective
+from tvm_spm.result import SearchResult
+from tvm_spm.tuning.attention import attention_groups, plan_attention
+from tvm_spm.tuning.parts import LeftOut
+from tvm_spm.tuning.run import Run
+from tvm_spm.workload import VectorWork
+
+if TYPE_CHECKING:
+    import tvm
+
+    from tvm_spm.frontend import Extraction, NetworkLayers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Planned:
+    """How a network is cut into groups.
+
+    Attributes:
+        plan: The best way that was found.
+        scheduler: Makes the code of its groups.
+        left_out: What there was no time for.
+    """
+
+    plan: NetworkPlan
+    scheduler: GroupScheduler
+    left_out: tuple[LeftOut, ...]
+
+
+def plan_groups(
+    extraction: Extraction, arch: Arch, objective: Objective, outcomes: dict[int, SearchResult], run: Run
+) -> Planned:
+    """Cut a network into groups by the tuned costs of its layers and the costs of groups.
+
+    Args:
+        extraction: The network.
+        arch: The accelerator.
+        objective: Of the whole network.
+        outcomes: Per index of a task that can be mapped, how it runs alone.
+        run: Its seed, its progress and its request to stop count.
+    """
+    run.progress.phase("fusion", total=1, unit="groups")
+    attention, num_skipped = plan_attention(
+        extraction.mod, arch, objective=objective, should_stop=run.should_stop
+    )  # fmt: skip
+    sites = [planned.site for planned in attention]
+    # Scores and probabilities right before what reads them, so that the three calls of an attention are neighbours.
+    layers = frontend.layer_graph(extraction, late={var for site in sites for var in site.bindings[:2]})
+    target, numbers = target_of(arch), itertools.count()
+
+    def verify_group(plain: tvm.tirx.PrimFunc, scheduled: tvm.tirx.PrimFunc) -> Verification:
+        rng = np.random.default_rng([run.seed, next(numbers)])
+        return verify_function(plain, scheduled, rng=rng, target=target)
+
+    scheduler = GroupScheduler(extraction, layers, sites, verify_group)
+    run.progress.phase("price groups of layers", total=num_intervals(len(layers.graph.layers)), unit="groups")
+    plan = plan_network(
+        layers.graph, arch, objective, _alone(extraction, layers, arch, outcomes),
+        known=attention_groups(layers, arch, attention), why_not=scheduler.why_not, should_stop=run.should_stop,
+        report=partial(run.progress.step, "price groups of layers"),
+    )  # fmt: skip
+    counts = (
+        ("attentions searched", len(attention), num_skipped),
+        ("groups priced", plan.num_priced, plan.num_unpriced),
+        ("groups refined", len(plan.groups) - plan.num_unrefined, plan.num_unrefined),
+    )
+    left_out = tuple(
+        LeftOut(what=what, num_done=num_done, num_asked=num_done + num_left)
+        for what, num_done, num_left in counts if num_left
+    )  # fmt: skip
+    return Planned(plan=plan, scheduler=scheduler, left_out=left_out)
+
+
+def _alone(extraction: Extraction, layers: NetworkLayers, arch: Arch, outcomes: dict[int, SearchResult]) -> list[Alone]:
+    simulator = SimulatorModel()
+    found = []
+    for node in layers.node_of_layer:
+        index = extraction.graph.nodes[node].task
+        work = extraction.graph.tasks[index].work
+        if isinstance(work, VectorWork):
+            found.append(Alone(task=index, cost=simulator.vector_cost(work, arch), num_cores=arch.cores.count))
+        elif index in outcomes:
+            best = outcomes[index]
+            found.append(Alone(task=index, cost=best.cost, num_cores=best.mapping.cores.product()))
+        else:
+            found.append(Alone(task=index, cost=None, num_cores=0))
+    return found

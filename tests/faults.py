@@ -34,6 +34,7 @@ from tvm_spm.cost import Cost, Energy
 from tvm_spm.errors import WorkdirError
 from tvm_spm.result import SearchResult
 from tvm_spm.space.case import Case
+from tvm_spm.tuning.log_lines import RunStart
 from tvm_spm.tuning.measurer import MeasureError, Measurement, MeasureRequest, identity_of
 from tvm_spm.tuning.options import TunerOptions
 from tvm_spm.tuning.run import Run
@@ -41,7 +42,6 @@ from tvm_spm.tuning.run_log import OWNER_NAME, RunLog, own
 from tvm_spm.tuning.saved_run import LOG_NAME, SavedGroup, save_last_run, save_plan
 from tvm_spm.tuning.task import tune_workload
 from tvm_spm.tuning.task_memory import key_of
-from tvm_spm.tuning.trial_log import RunStart
 from tvm_spm.workload import Workload
 
 KINDS = ("full", "killed", "torn", "exit")

@@ -14,8 +14,9 @@ from tvm_spm.errors import SpmError
 from tvm_spm.mapping import Mapping
 from tvm_spm.rejection import Rejection
 from tvm_spm.trial import Prediction, Trial
+from tvm_spm.tuning.log_lines import LogHeader, RunStart, SearchEnd
 from tvm_spm.tuning.saved_run import LOG_NAME, best_trials, load_plan
-from tvm_spm.tuning.trial_log import LogHeader, RunStart, SearchEnd, TrialLog, log_warnings, read_log
+from tvm_spm.tuning.trial_log import TrialLog, log_warnings, read_log
 from tvm_spm.workload import Dims, Operand, Workload
 
 ARCH = load_arch("edge-256")

@@ -56,7 +56,7 @@ INSIDE = {
     "tvm_spm.tuning": (
         ("network", "text"), ("groups", "result", "tasks"), ("task",), ("candidates",), ("screen", "search_path"),
         ("run",), ("run_log",), ("measuring", "saved_run", "task_memory"),
-        ("agreement", "attention", "measurer", "options", "parts", "trial_log", "warm_up"),
+        ("agreement", "attention", "measurer", "options", "parts", "trial_log", "warm_up"), ("log_lines",),
     ),
     "tvm_spm.deploy": (("network",), ("groups",), ("verify",), ("database", "grouping", "runtime")),
     "tvm_spm.fusion": (

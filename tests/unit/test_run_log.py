@@ -20,6 +20,7 @@ from tvm_spm.errors import WorkdirError
 from tvm_spm.objective import Objective
 from tvm_spm.result import SearchResult
 from tvm_spm.space.case import Case
+from tvm_spm.tuning.log_lines import RunStart
 from tvm_spm.tuning.measurer import CommandMeasurer, MeasureError, Measurement, Measurer, MeasureRequest, identity_of
 from tvm_spm.tuning.measuring import NoMeasurementError, WorkersLostError
 from tvm_spm.tuning.options import TunerOptions
@@ -27,7 +28,7 @@ from tvm_spm.tuning.run import Run
 from tvm_spm.tuning.run_log import RunLog, own
 from tvm_spm.tuning.task import tune_workload
 from tvm_spm.tuning.task_memory import key_of
-from tvm_spm.tuning.trial_log import RunStart, read_log
+from tvm_spm.tuning.trial_log import read_log
 from tvm_spm.workload import Workload
 
 ARCH = load_arch("edge-256")

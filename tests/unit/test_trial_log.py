@@ -15,7 +15,8 @@ from tvm_spm.errors import WorkdirError
 from tvm_spm.mapping import Mapping
 from tvm_spm.rejection import Rejection
 from tvm_spm.trial import Prediction, Trial, trial_from_json, trial_to_json
-from tvm_spm.tuning.trial_log import LogHeader, RunStart, SearchEnd, TrialLog, read_log
+from tvm_spm.tuning.log_lines import LogHeader, RunStart, SearchEnd
+from tvm_spm.tuning.trial_log import TrialLog, read_log
 from tvm_spm.workload import Dims, Operand, Workload
 
 ARCH = load_arch("edge-256")

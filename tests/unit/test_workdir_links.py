@@ -11,9 +11,10 @@ import pytest
 from tvm_spm import durable
 from tvm_spm.arch import load_arch
 from tvm_spm.errors import WorkdirError
+from tvm_spm.tuning.log_lines import LogHeader
 from tvm_spm.tuning.run_log import LOCK_NAME, OWNER_NAME, own
 from tvm_spm.tuning.saved_run import LOG_NAME, PLAN_NAME, WORKLOADS_NAME, load_last_run, load_plan, save_plan
-from tvm_spm.tuning.trial_log import LogHeader, TrialLog, read_log
+from tvm_spm.tuning.trial_log import TrialLog, read_log
 
 HEADER = LogHeader.of(load_arch("edge-256"))
 SECRET = b'{"secret": 1}\n'

@@ -23,6 +23,7 @@ from tvm_spm.fusion.network import NetworkPlan
 from tvm_spm.objective import Objective
 from tvm_spm.result import SearchResult
 from tvm_spm.tuning.groups import Planned, plan_groups
+from tvm_spm.tuning.log_lines import RunStart
 from tvm_spm.tuning.measurer import identity_of
 from tvm_spm.tuning.options import TunerOptions
 from tvm_spm.tuning.parts import GroupResult, TaskResult, total_cost
@@ -32,7 +33,6 @@ from tvm_spm.tuning.run_log import RunLog, own
 from tvm_spm.tuning.saved_run import save_last_run
 from tvm_spm.tuning.task_memory import key_of
 from tvm_spm.tuning.tasks import tune_tasks
-from tvm_spm.tuning.trial_log import RunStart
 from tvm_spm.tuning.warm_up import NOTICE, Compilation, is_compiled, parts_of_tune
 from tvm_spm.workload import VectorWork, Workload
 

@@ -18,10 +18,11 @@ from tvm_spm.space import legality
 from tvm_spm.space.mapping_batch import encode
 from tvm_spm.trial import Trial
 from tvm_spm.tuning.agreement import DisagreementError, check_agreement
+from tvm_spm.tuning.log_lines import LogHeader, RunStart
 from tvm_spm.tuning.measurer import identity_of
 from tvm_spm.tuning.saved_run import LOG_NAME
 from tvm_spm.tuning.task_memory import Origin, TaskMemory, key_of
-from tvm_spm.tuning.trial_log import LogHeader, RunStart, TrialLog
+from tvm_spm.tuning.trial_log import TrialLog
 from tvm_spm.units import parse_whole
 from tvm_spm.workload import Workload
 

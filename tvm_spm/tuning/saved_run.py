@@ -14,7 +14,8 @@ from tvm_spm import durable
 from tvm_spm.arch import Arch
 from tvm_spm.errors import SpmError, WorkdirError, did_you_mean
 from tvm_spm.trial import Trial
-from tvm_spm.tuning.trial_log import RunStart, read_log
+from tvm_spm.tuning.log_lines import RunStart
+from tvm_spm.tuning.trial_log import read_log
 from tvm_spm.units import format_energy, format_si
 from tvm_spm.workload import Workload
 

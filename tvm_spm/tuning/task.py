@@ -15,12 +15,12 @@ from tvm_spm.space.case import Case
 from tvm_spm.space.constraints import Constraints
 from tvm_spm.space.countable import require_countable
 from tvm_spm.tuning.candidates import Candidates
+from tvm_spm.tuning.log_lines import SearchEnd
 from tvm_spm.tuning.options import EXACT, Proposer, TunerOptions
 from tvm_spm.tuning.run import Run
 from tvm_spm.tuning.screen import space_of, unproved
 from tvm_spm.tuning.search_path import ProgramOf, SearchPath
 from tvm_spm.tuning.task_memory import TaskMemory
-from tvm_spm.tuning.trial_log import SearchEnd
 
 SEARCH_VERSION = 1
 """Raised when the same settings come to try other mappings, so that searches which ended before are done again."""

@@ -15,7 +15,7 @@ from typing import Any
 from tvm_spm.cost import Cost
 from tvm_spm.mapping import Mapping
 from tvm_spm.trial import Prediction, Trial
-from tvm_spm.tuning.trial_log import SearchEnd
+from tvm_spm.tuning.log_lines import SearchEnd
 from tvm_spm.workload import Workload
 
 

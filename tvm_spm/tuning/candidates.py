@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cost_model.learned import XGBoostRanker
+from tvm_spm.cost import Ranker
 from tvm_spm.mapping import Mapping
 from tvm_spm.searchers import Searcher
 from tvm_spm.space.case import Case
@@ -25,7 +26,7 @@ class Candidates:
 
     def __init__(self, case: Case, options: TunerOptions, seed: int) -> None:
         self._case, self._options = case, options
-        self._ranker = XGBoostRanker(
+        self._ranker: Ranker = XGBoostRanker(
             case.workload, case.arch, objective=case.objective, estimate=partial(estimate, case), seed=seed
         )  # fmt: skip
         self._batch: MappingBatch | None = None

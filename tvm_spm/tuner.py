@@ -34,7 +34,7 @@ from tvm_spm.mapping import Mapping
 from tvm_spm.objective import Objective
 from tvm_spm.progress import ProgressBar
 from tvm_spm.result import SearchResult
-from tvm_spm.searchers import SEARCHERS, searcher_named
+from tvm_spm.searchers import SEARCHERS, MakeSearcher
 from tvm_spm.space import legality
 from tvm_spm.space.case import Case
 from tvm_spm.space.constraints import ANYTHING, Constraints
@@ -91,7 +91,7 @@ def search(
     *,
     objective: str = "edp",
     model: str = "analytical",
-    searcher: str = "exact",
+    searcher: str | MakeSearcher = "exact",
     perfect: bool = True,
     constraints: Constraints = ANYTHING,
     energy_cap_pj: float | None = None,
@@ -110,8 +110,8 @@ def search(
         objective: ``edp``, ``energy`` or ``latency``.
         model: Prices the result; with ``simulator`` the candidates are measured too, and nothing is certified.
             ``dmazerunner`` is the published model of Dave et al., searched over its own tilings.
-        searcher: ``exact``, ``evolutionary`` or ``random``; with the model ``dmazerunner`` only ``exact``, or
-            ``dmazerunner-pruned`` for the authors' own pruned search.
+        searcher: ``exact``, ``evolutionary`` or ``random``, or a class of your own as in ``tvm_spm.searchers``; with
+            the model ``dmazerunner`` only ``exact``, or ``dmazerunner-pruned`` for the authors' own pruned search.
         perfect: Only for ``exact``: only factors that divide. Otherwise any factors, with the smallest tiles for their
             numbers of iterations; certified too.
         constraints: What every mapping must keep to; see ``tvm_spm.space.constraints``.
@@ -128,7 +128,8 @@ def search(
     check_type("workload", workload, Workload, "a Workload")
     minimised = objective_of(objective)
     check_choice("model", model, (*_MODELS, MODEL_NAME))
-    check_choice("searcher", searcher, PUBLISHED_SEARCHERS if model == MODEL_NAME else (EXACT.name, *SEARCHERS))
+    if model == MODEL_NAME or not callable(searcher):
+        check_choice("searcher", searcher, PUBLISHED_SEARCHERS if model == MODEL_NAME else (EXACT.name, *SEARCHERS))
     check_flag("perfect", perfect)
     check_type("constraints", constraints, Constraints, "Constraints, such as Constraints.parse(['SPM.K=32'])")
     _check_budget(trials, time_limit_s, seed)
@@ -143,14 +144,15 @@ def search(
         if model == MODEL_NAME:
             should_stop.keep()
             return _search_published(case, should_stop, is_pruned=searcher == "dmazerunner-pruned")
-        load(parts_of_search(measures=model == "simulator", is_exact=searcher == EXACT.name, perfect=perfect))
+        proposer = Proposer.of(searcher)
+        load(parts_of_search(measures=model == "simulator", is_exact=proposer is EXACT, perfect=perfect))
         should_stop.keep()
         if model == "simulator":
             options = TunerOptions() if trials is None else TunerOptions(trials=trials)
-            return tune_workload(case, options, run, proposer=Proposer.named(searcher))
-        if searcher == EXACT.name:
+            return tune_workload(case, options, run, proposer=proposer)
+        if proposer is EXACT:
             return _search_exact(case, energy_cap_pj, should_stop, perfect=perfect)
-        return screen_workload(case, run, searcher_named(searcher), trials=trials or 20_000)
+        return screen_workload(case, run, proposer.make, trials=trials or 20_000)
 
 
 def _search_exact(case: Case, energy_cap_pj: float | None, should_stop: StopRequest, *, perfect: bool) -> SearchResult:

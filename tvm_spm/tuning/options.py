@@ -48,13 +48,15 @@ class Proposer:
     starts_exact: bool = False
 
     @classmethod
-    def named(cls, name: str) -> Proposer:
-        """The proposer of a name: ``exact`` or a searcher.
+    def of(cls, searcher: str | MakeSearcher) -> Proposer:
+        """The proposer of a searcher, or of a name: ``exact`` or that of a searcher.
 
         Raises:
             SpmError: Unknown name; suggests the nearest.
         """
-        return EXACT if name == EXACT.name else cls(name=name, make=searcher_named(name))
+        if not isinstance(searcher, str):
+            return cls(name=getattr(searcher, "__name__", type(searcher).__name__), make=searcher)
+        return EXACT if searcher == EXACT.name else cls(name=searcher, make=searcher_named(searcher))
 
 
 EXACT = Proposer(name="exact", make=EvolutionarySearcher, starts_exact=True)

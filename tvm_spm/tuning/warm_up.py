@@ -31,6 +31,7 @@ from tvm_spm.group import Group
 from tvm_spm.jit import is_on_disk
 from tvm_spm.space.case import Case
 from tvm_spm.space.mapspace import MapSpace
+from tvm_spm.space.rows import cross_rows
 from tvm_spm.workload import Workload
 
 NOTICE = "the first run compiles, for about two minutes on two cores; what it compiles is kept"
@@ -46,12 +47,12 @@ class Part(Enum):
     GROUPS = "groups of layers"
 
 
-_LAST_COMPILED: dict[Part, Callable[..., object]] = {
-    Part.EXACT: join,
-    Part.ANY_FACTORS: any_factors.join,
-    Part.SCREEN: evaluate_rows,
-    Part.SIMULATOR: simulate_rows,
-    Part.GROUPS: fused.probe_tiles,
+_LAST_COMPILED: dict[Part, tuple[Callable[..., object], ...]] = {
+    Part.EXACT: (join, evaluate_rows),
+    Part.ANY_FACTORS: (any_factors.join,),
+    Part.SCREEN: (cross_rows, evaluate_rows),
+    Part.SIMULATOR: (simulate_rows,),
+    Part.GROUPS: (fused.probe_tiles,),
 }
 
 
@@ -83,7 +84,7 @@ def parts_of_tune(*, measures: bool, fuses: bool) -> tuple[Part, ...]:
 
 def is_compiled(parts: Iterable[Part]) -> bool:
     """Whether the code of an earlier run of the same sources is on disk."""
-    return all(is_on_disk(_LAST_COMPILED[part]) for part in parts)
+    return all(is_on_disk(function) for part in parts for function in _LAST_COMPILED[part])
 
 
 class Compilation:

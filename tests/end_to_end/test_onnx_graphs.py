@@ -313,3 +313,20 @@ def test_a_small_result_spread_over_an_image_is_no_epilogue():
     assert len([task for task in found.tasks if hasattr(task.work, "macs")]) == 2
     assert not found.host_calls
     assert_computes(model)
+
+
+def test_branches_that_the_data_chooses_are_both_computed():
+    nodes = [
+        node("ReduceSum", ["x"], ["t"], keepdims=0), node("Greater", ["t", "zero"], ["c"]),
+        node(
+            "If", ["c"], ["v"],
+            then_branch=branch("then", [node("MatMul", ["x", "w"], ["a"])], "a"),
+            else_branch=branch("else", [node("Neg", ["x"], ["n"]), node("MatMul", ["n", "w"], ["b"])], "b"),
+        ),
+        node("Relu", ["v"], ["y"]),
+    ]  # fmt: skip
+    model = model_of(nodes, {"x": (2, 8)}, {"y": FLOAT}, {"w": weights(8, 6), "zero": np.float32(0)})
+    found = extract(load_model(model)).graph
+    assert sum(task.count for task in found.tasks if hasattr(task.work, "macs")) == 2
+    assert not found.host_calls
+    assert_computes(model)

@@ -30,8 +30,10 @@ def infer_shapes(skeleton: onnx.ModelProto, origin: str, *, max_memory_bytes: in
             allowed.
     """
     # Without propagation of data: for that, ONNX itself makes the tensor of a ConstantOfShape or a Range.
+    # A branch that is never taken need not fit: as long as there is one, what does not go together is left open.
+    is_strict = not any(node.op_type == "If" for node in skeleton.graph.node)
     try:
-        found = shape_inference.infer_shapes(_without_declared(skeleton), strict_mode=True)
+        found = shape_inference.infer_shapes(_without_declared(skeleton), strict_mode=is_strict)
     except (shape_inference.InferenceError, RuntimeError, ValueError) as error:
         raise ModelError(f"{origin}: cannot import: not a valid ONNX model: {_one_line(error)}") from None
     values = [*found.graph.input, *found.graph.value_info, *found.graph.output]

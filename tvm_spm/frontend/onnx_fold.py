@@ -17,6 +17,7 @@ from onnx.reference import ReferenceEvaluator
 
 from tvm_spm.errors import ModelError
 from tvm_spm.frontend.fuse import TVM_ERRORS
+from tvm_spm.frontend.onnx_branches import branch_of
 from tvm_spm.frontend.onnx_check import LARGEST_KNOWN, checked_skeleton, infer_shapes
 
 Array = NDArray[np.generic]
@@ -213,38 +214,15 @@ def _take_branch(folding: _Folding, node: onnx.NodeProto) -> None:
     """Put the nodes of the branch that is taken in the place of the condition."""
     folding.changed = True
     wanted = "then_branch" if bool(folding.known[node.input[0]].ravel()[0]) else "else_branch"
-    branch = next(attr.g for attr in node.attribute if attr.name == wanted)
-    inside = [constant.name for constant in branch.initializer]
-    inside += [name for inner in branch.node for name in inner.output if name]
-    names = {name: f"{node.output[0]}/{name}" for name in inside}
-    for constant in branch.initializer:
-        copy = onnx.TensorProto()
-        copy.CopyFrom(constant)
-        copy.name = names[constant.name]
-        folding.constants.append(copy)
+    branch = branch_of(node, wanted)
+    for constant in branch.constants:
+        folding.constants.append(constant)
         if math.prod(constant.dims) <= LARGEST_KNOWN:
-            folding.known[copy.name] = numpy_helper.to_array(copy)
-    for inner in branch.node:
-        copy_node = onnx.NodeProto()
-        copy_node.CopyFrom(inner)
-        _rename(copy_node, names)
-        # Shapes inside of the branch follow in the next round.
-        folding.nodes.append(copy_node)
-    for result, output in zip(branch.output, node.output, strict=True):
-        folding.nodes.append(helper.make_node("Identity", [names.get(result.name, result.name)], [output]))
-
-
-def _rename(node: onnx.NodeProto, names: dict[str, str]) -> None:
-    node.input[:] = [names.get(name, name) for name in node.input]
-    node.output[:] = [names.get(name, name) for name in node.output]
-    for attr in node.attribute:
-        for graph in [attr.g, *attr.graphs] if attr.type in _SUBGRAPHS else []:
-            shadowed = {value.name for value in graph.input}
-            visible = {old: new for old, new in names.items() if old not in shadowed}
-            for inner in graph.node:
-                _rename(inner, visible)
-            for result in graph.output:
-                result.name = visible.get(result.name, result.name)
+            folding.known[constant.name] = numpy_helper.to_array(constant)
+    # Shapes inside of the branch follow in the next round.
+    folding.nodes += branch.nodes
+    for result, output in zip(branch.results, node.output, strict=True):
+        folding.nodes.append(helper.make_node("Identity", [result], [output]))
 
 
 def _written(model: onnx.ModelProto, folding: _Folding) -> onnx.ModelProto:

@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from tvm_spm.errors import ModelError, did_you_mean
 from tvm_spm.frontend.fuse import TVM_ERRORS, first_line
+from tvm_spm.frontend.onnx_branches import choose_by_where, has_branches
 from tvm_spm.frontend.onnx_check import checked_skeleton, infer_shapes
 from tvm_spm.frontend.onnx_fold import fold_constants
 from tvm_spm.frontend.onnx_operators import expand_functions, import_graph
@@ -76,13 +77,7 @@ def import_onnx(model: onnx.ModelProto, *, shapes: Shapes, origin: str, max_memo
         raise ModelError(f"{origin}: not an ONNX model, or one without a single operator")
     inputs = _input_shapes(model.graph)
     chosen = choose_shapes(_with_named_dims(inputs, shapes, origin), shapes, origin)
-    static = expand_functions(expand_quantised(_with_shapes(model, chosen), origin))
-    static = fold_constants(static, origin, keep_fills=is_weightless(static.graph), max_memory_bytes=max_memory_bytes)
-    _refuse_statistics(static, origin)
-    if has_recurrent(static):
-        inferred = infer_shapes(checked_skeleton(static, origin), origin, max_memory_bytes=max_memory_bytes)
-        static = unroll_recurrent(static, inferred, origin)
-    static = take_integers(static, origin)
+    static = _prepared(_with_shapes(model, chosen), origin, max_memory_bytes)
     try:
         simpler, num_weights = simplify(static)
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
@@ -93,6 +88,25 @@ def import_onnx(model: onnx.ModelProto, *, shapes: Shapes, origin: str, max_memo
     main = mod["main"]
     mod["main"] = main.with_attr("num_input", len(main.params) - num_weights)
     return mod
+
+
+def _prepared(model: onnx.ModelProto, origin: str, max_memory_bytes: int) -> onnx.ModelProto:
+    """The model in operators that the importer takes, with everything computed that does not depend on the data."""
+    keep_fills = is_weightless(model.graph)
+
+    def folded(model: onnx.ModelProto) -> onnx.ModelProto:
+        return fold_constants(model, origin, keep_fills=keep_fills, max_memory_bytes=max_memory_bytes)
+
+    static = folded(expand_functions(expand_quantised(model, origin)))
+    if has_branches(static):
+        # Branches whose results differ in shape stay as they are.
+        with contextlib.suppress(ModelError):
+            static = folded(expand_functions(expand_quantised(choose_by_where(static), origin)))
+    _refuse_statistics(static, origin)
+    if has_recurrent(static):
+        inferred = infer_shapes(checked_skeleton(static, origin), origin, max_memory_bytes=max_memory_bytes)
+        static = folded(unroll_recurrent(static, inferred, origin))
+    return take_integers(static, origin)
 
 
 def _is_true(init: onnx.TensorProto) -> bool:

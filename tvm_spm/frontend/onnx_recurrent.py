@@ -161,10 +161,12 @@ def unroll_recurrent(model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]],
 def _layer(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]], known: dict[str, Array], origin: str) -> _Layer:
     attributes = {attr.name: helper.get_attribute_value(attr) for attr in node.attribute}
     for name in node.input[:3]:
-        if len(shapes.get(name, ())) != 3:
+        found = shapes.get(name)
+        if found is None or len(found) != 3:
+            why = "depends on the data" if found is None else f"is {found}"
             raise ModelError(
                 f"{origin}: cannot import: node {node.name or node.output[0]!r} (operator {node.op_type}): "
-                f"the shape of its input {name!r} follows from the data, it must be known"
+                f"the shape of its input {name!r} {why}: must be three known extents"
             )
     first, second, depth = shapes[node.input[0]]
     num_steps, batch = (second, first) if attributes.get("layout", 0) else (first, second)
@@ -180,11 +182,10 @@ def _layer(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]], known: dict
             f"{layer.what}: {num_steps:,} steps: must be <= {MAX_STEPS:,}; export it for a shorter sequence"
         )
     gates = _GATES[layer.kind]
-    needed = (len(layer.directions), gates * hidden, depth)
-    if layer.is_quantised:
-        needed = (len(layer.directions), depth, gates * hidden)
-    if shapes[node.input[1]] != needed:
-        raise ModelError(f"{layer.what}: weights {shapes[node.input[1]]}: must be {needed}")
+    for name, what, rows in ((node.input[1], "weights", depth), (node.input[2], "recurrent weights", hidden)):
+        needed = (len(layer.directions), *((rows, gates * hidden) if layer.is_quantised else (gates * hidden, rows)))
+        if shapes[name] != needed:
+            raise ModelError(f"{layer.what}: {what} {shapes[name]}: must be {needed}")
     return layer
 
 

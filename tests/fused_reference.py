@@ -10,11 +10,23 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.simulator_reference import Nest, Walk, run_bits, run_lengths, walk_pass
+from tests.oracle.boxes import (
+    Box,
+    bounding,
+    box_read,
+    elements,
+    joined,
+    loops_reaching,
+    num_elems,
+    num_parts,
+    run_bits,
+    run_lengths,
+    whole_bytes,
+)
+from tests.simulator_reference import Nest, Walk, walk_pass
 from tvm_spm.arch import Arch
-from tvm_spm.graph import Box, Layer, Read, box_elems
+from tvm_spm.graph import Layer, Read
 from tvm_spm.group import Group, GroupMapping
-from tvm_spm.units import bits_to_bytes, ceil_div
 from tvm_spm.workload import DIM_NAMES, Dims, Operand
 
 Index = tuple[int, ...]
@@ -51,23 +63,6 @@ class Totals:
     spm_bytes: int = 0
 
 
-def elements(box: Box) -> set[Element]:
-    return set(itertools.product(*(range(first, stop) for first, stop in box)))
-
-
-def bounding(some: set[Element]) -> Box | None:
-    if not some:
-        return None
-    return tuple((min(index), max(index) + 1) for index in zip(*some, strict=True))
-
-
-def join(boxes: list[Box]) -> Box | None:
-    boxes = [box for box in boxes if box_elems(box)]
-    if not boxes:
-        return None
-    return tuple((min(f for f, _ in ranges), max(s for _, s in ranges)) for ranges in zip(*boxes, strict=True))
-
-
 class Core:
     """Tiles and stages of one core."""
 
@@ -76,7 +71,7 @@ class Core:
         self.layers = [group.graph.layers[index] for index in group.layers]
         self.tensors = group.graph.tensors
         self.producer = {layer.output: local for local, layer in enumerate(self.layers)}
-        self.counts = [ceil_div(stop - first, size) for (first, stop), size in zip(chunk, mapping.tile, strict=True)]
+        self.counts = [num_parts(stop - first, size) for (first, stop), size in zip(chunk, mapping.tile, strict=True)]
         self.kept = [axis for axis in mapping.kept if self.counts[axis] > 1]
         self.needed: dict[tuple[int, Index], Box | None] = {}
         self.seen: dict[tuple[Key, Index], set[Element]] = {}
@@ -118,7 +113,7 @@ class Core:
             )
         ]
         for local in reversed(range(len(self.layers))):
-            needed = join(needs[local])
+            needed = joined(needs[local])
             self.needed[local, tile] = needed or self._left_behind(self.needed, local, tile)
             if needed is None:
                 continue
@@ -130,15 +125,15 @@ class Core:
             new[local] = bounding(elements(needed) - there)
             if new[local] is None:
                 continue
-            ranges = self.layers[local].loop_ranges(new[local])
+            ranges = loops_reaching(self.layers[local], new[local])
             for read in self.layers[local].reads:
                 if read.tensor in self.producer:
-                    needs[self.producer[read.tensor]].append(read.box(ranges))
+                    needs[self.producer[read.tensor]].append(box_read(read, ranges))
         return new
 
     def _add_stages(self, local: int, layer: Layer, tile: Index, new: Box | None, latest: dict[Key, Box]) -> None:
         assert new is not None
-        ranges = layer.loop_ranges(new)
+        ranges = loops_reaching(layer, new)
         pieces = [ranges]
         if layer.workload is not None:
             first, stop = ranges["K"]
@@ -167,10 +162,10 @@ class Core:
         self, stage: Stage, key: Key, read: Read, piece: dict[str, tuple[int, int]], chunked: bool,
         latest: dict[Key, Box],
     ) -> None:  # fmt: skip
-        layer, box = self.layers[key[0]], read.box(piece)
-        if not box_elems(box):
+        layer, box = self.layers[key[0]], box_read(read, piece)
+        if not num_elems(box):
             return
-        self.used[key] += box_elems(box)
+        self.used[key] += num_elems(box)
         if read.tensor in self.producer:
             return
         if key[0] == len(self.layers) - 1 and layer.workload is not None and read.role == "extra":
@@ -202,14 +197,14 @@ class Core:
         runs = run_lengths(tuple(stop - first for first, stop in box), tuple(self.tensors[tensor].shape))
         least = self.arch.levels.DRAM.burst_bytes
         bits = sum(run_bits(elems, self.tensors[tensor].elem_bits, least) for elems in runs)
-        cycles = len(runs) * self.arch.burst_startup_cycles + bits_to_bytes(bits) / self.arch.dma_bytes_per_cycle
+        cycles = len(runs) * self.arch.burst_startup_cycles + whole_bytes(bits) / self.arch.dma_bytes_per_cycle
         return math.ceil(cycles), bits
 
 
 def time_stage(core: Core, stage: Stage, totals: Totals) -> None:
     """Cycles on array and vector unit, and energy of both."""
     arch, layer, last = core.arch, core.layers[stage.layer], len(core.layers) - 1
-    elems = box_elems(stage.out)
+    elems = num_elems(stage.out)
     vector_cycles = math.ceil(elems * layer.num_ops_per_elem / arch.vector.ops_per_cycle)
     parts, spm_pj, word = totals.energy_pj, arch.levels.SPM.access_pj, arch.word_bits
     parts["vector"] += elems * layer.num_ops_per_elem * arch.vector.op_pj
@@ -288,10 +283,10 @@ def core_process(core: Core, totals: Totals) -> Generator[tuple[int, int, int], 
 
     def charge(key: Key, box: Box, bits: int, *, held: bool) -> None:
         read = read_of(key)
-        used_bits = box_elems(box) * core.tensors[read.tensor].elem_bits
+        used_bits = num_elems(box) * core.tensors[read.tensor].elem_bits
         totals.energy_pj["dram"] += bits / word * dram_pj
         totals.energy_pj["spm"] += used_bits / word * spm_pj * held
-        totals.dram_bytes[read.role] += bits_to_bytes(bits)
+        totals.dram_bytes[read.role] += whole_bytes(bits)
         totals.unused_bits += bits - used_bits
 
     dma = launch
@@ -315,8 +310,8 @@ def core_process(core: Core, totals: Totals) -> Generator[tuple[int, int, int], 
         elif stage.layer == last:
             layer = core.layers[last]
             cycles, bits = core.transfer(stage.out, layer.output)
-            totals.dram_bytes["O"] += bits_to_bytes(bits)
-            elems, out_bits = box_elems(stage.out), core.tensors[layer.output].elem_bits
+            totals.dram_bytes["O"] += whole_bytes(bits)
+            elems, out_bits = num_elems(stage.out), core.tensors[layer.output].elem_bits
             sum_bits = layer.workload.O.elem_bits if layer.workload else out_bits
             totals.energy_pj["dram"] += bits / word * dram_pj
             totals.unused_bits += bits - elems * out_bits
@@ -338,7 +333,7 @@ def spm_peak(core: Core) -> int:
     bank, double, last = core.arch.levels.SPM.bank_bytes, core.mapping.double, len(core.layers) - 1
 
     def banks(elems: int, bits: int) -> int:
-        return ceil_div(bits_to_bytes(elems * bits), bank) * bank
+        return num_parts(whole_bytes(elems * bits), bank) * bank
 
     def extents(boxes: list[Box], padded: list[tuple[int, ...]], moved_inside: set[int]) -> list[int]:
         found = []
@@ -428,7 +423,7 @@ def moved_by(core: Core, read: Read, reader: int, sink_axis: int) -> bool:
 def run(group: Group, arch: Arch, mapping: GroupMapping) -> Totals:
     """All cores against the channels."""
     totals = Totals()
-    chunk = mapping.chunk(group.sink_shape)
+    chunk = [num_parts(extent, parts) for extent, parts in zip(group.sink_shape, mapping.cores, strict=True)]
     cores = []
     for index in itertools.product(*map(range, mapping.cores)):
         box = tuple(

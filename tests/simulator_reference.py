@@ -8,11 +8,11 @@ import math
 from collections import Counter
 from collections.abc import Generator
 from dataclasses import dataclass, field
-from functools import lru_cache
 
+from tests.oracle import levels
+from tests.oracle.boxes import clipped_box, num_parts, run_bits, run_lengths, spanned_elems, whole_bytes
 from tvm_spm.arch import Arch
 from tvm_spm.mapping import Mapping
-from tvm_spm.units import bits_to_bytes, ceil_div
 from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Dims, Operand, Projection, Workload
 
 
@@ -51,21 +51,16 @@ class Nest:
 
     def __init__(self, workload: Workload, arch: Arch, mapping: Mapping) -> None:
         self.workload, self.arch, self.mapping = workload, arch, mapping
-        dram, spm = mapping.dram_factors(workload.dims), mapping.spm_factors()
-        self.dram_loops = [d for d in mapping.dram_order if dram[d] > 1]
-        self.spm_loops = [d for d in mapping.spm_order if spm[d] > 1]
-        self.loops = [("DRAM", d) for d in self.dram_loops] + [("SPM", d) for d in self.spm_loops]
+        self.loops = levels.loops(workload, mapping)
 
     def inside(self, operand: Operand, *, whole_nest: bool) -> list[tuple[str, str]]:
         """Loops strictly inside the load position of an operand."""
         loops = self.loops if whole_nest else [loop for loop in self.loops if loop[0] == "DRAM"]
-        relevant = self.workload.projection(operand).relevant_dims
-        position = max((i for i, (_, d) in enumerate(loops) if d in relevant), default=-1)
-        return loops[position + 1 :]
+        return levels.inside(self.workload.projection(operand), loops)
 
     def double(self, level: str, operand: Operand) -> bool:
         """Whether the operand has two buffers."""
-        return self.mapping.num_buffers(level, operand) == 2
+        return levels.is_double(self.mapping, level, operand)
 
 
 def odometer(order: list[str], counts: dict[str, int]) -> list[dict[str, int]]:
@@ -74,24 +69,13 @@ def odometer(order: list[str], counts: dict[str, int]) -> list[dict[str, int]]:
     return [dict(zip(order, index, strict=True)) for index in itertools.product(*ranges)]
 
 
-def chunks(workload: Workload, mapping: Mapping) -> list[list[tuple[int, int]]]:
-    """Per core, row-major in the order of the dims: (first, extent) per dim."""
-    core_tile = mapping.core_tile(workload.dims)
-    cores = []
-    for index in itertools.product(*(range(mapping.cores[d]) for d in DIM_NAMES)):
-        starts = [k * core_tile[d] for k, d in zip(index, DIM_NAMES, strict=True)]
-        ends = [min(workload.dims[d], s + core_tile[d]) for s, d in zip(starts, DIM_NAMES, strict=True)]
-        cores.append([(s, e - s) for s, e in zip(starts, ends, strict=True)])
-    return cores
-
-
 def walk_pass(
     nest: Nest, tile: Dims, dram_index: dict[str, int], dram_count: dict[str, int], walk: Walk
 ) -> tuple[int, int]:
     """Array cycles and compute cycles of one pass."""
     workload, arch, mapping = nest.workload, nest.arch, nest.mapping
-    array = mapping.array
-    count = {d: ceil_div(tile[d], array[d]) for d in DIM_NAMES}
+    array = levels.array_tile(mapping)
+    count = {d: num_parts(tile[d], array[d]) for d in DIM_NAMES}
     order = [d for d in mapping.spm_order if count[d] > 1]
     steps = odometer(order, count)
     p_red_rows = math.prod(mapping.rows[d] for d in REDUCTION_DIMS)
@@ -120,7 +104,7 @@ def walk_pass(
     leaves = [at_last(step, inside[Operand.O]) for step in steps]
 
     def elems(operand: Operand, i: int) -> int:
-        return workload.projection(operand).tile_elems(sizes[i])
+        return spanned_elems(workload.projection(operand).axes, sizes[i])
 
     def crossing_cycles(operand: Operand, i: int) -> int:
         return math.ceil(elems(operand, i) / arch.noc.elems_per_cycle)
@@ -128,7 +112,7 @@ def walk_pass(
     def port(group: list[tuple[Operand, int]]) -> int:
         if arch.levels.SPM.bytes_per_cycle is None or not group:
             return 0
-        num_bytes = sum(bits_to_bytes(elems(o, i) * workload.projection(o).elem_bits) for o, i in group)
+        num_bytes = sum(whole_bytes(elems(o, i) * workload.projection(o).elem_bits) for o, i in group)
         return math.ceil(num_bytes / arch.levels.SPM.bytes_per_cycle)
 
     last = len(steps) - 1
@@ -178,57 +162,29 @@ def walk_pass(
 
 def deliveries(projection: Projection, rf: Dims, size: Dims) -> int:
     """Elements that arrive in all PEs together: each active PE hears the bounding box of its own piece."""
-    active = [ceil_div(size[d], rf[d]) for d in DIM_NAMES]
+    active = [num_parts(size[d], rf[d]) for d in DIM_NAMES]
     heard = 0
     for position in itertools.product(*(range(n) for n in active)):
         piece = [min(rf[d], size[d] - p * rf[d]) for p, d in zip(position, DIM_NAMES, strict=True)]
-        heard += projection.tile_elems(Dims.of(piece))
+        heard += spanned_elems(projection.axes, Dims.of(piece))
     return heard
-
-
-@lru_cache(maxsize=1 << 16)
-def run_lengths(extents: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Elements of each run of neighbours in memory, from the addresses of all elements of a box in row-major order."""
-    strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
-    addresses = [
-        sum(i * stride for i, stride in zip(index, strides, strict=True))
-        for index in itertools.product(*map(range, extents))
-    ]
-    lengths, last = [], -2
-    for address in addresses:
-        if address == last + 1:
-            lengths[-1] += 1
-        else:
-            lengths.append(1)
-        last = address
-    return tuple(lengths)
-
-
-@lru_cache(maxsize=1 << 16)
-def run_bits(elems: int, elem_bits: int, burst_bytes: int) -> int:
-    """Bits of all bursts of memory that a run touches, which starts with a burst; memory without bursts moves bits."""
-    if burst_bytes == 1:
-        return elems * elem_bits
-    return 8 * burst_bytes * len({bit // 8 // burst_bytes for bit in range(elems * elem_bits)})
 
 
 def transfer(projection: Projection, first: dict[str, int], tile: Dims, arch: Arch) -> tuple[int, int, int]:
     """(cycles, elements, bits) of moving one tile between DRAM and SPM."""
-    extents = tuple(axis.clipped_elems(first, tile) for axis in projection.axes)
+    extents = tuple(stop - start for start, stop in clipped_box(projection.axes, first, tile))
     runs = run_lengths(extents, tuple(axis.extent for axis in projection.axes))
     if not runs:
         return 0, 0, 0
     bits = sum(run_bits(elems, projection.elem_bits, arch.levels.DRAM.burst_bytes) for elems in runs)
-    cycles = math.ceil(len(runs) * arch.burst_startup_cycles + bits_to_bytes(bits) / arch.dma_bytes_per_cycle)
+    cycles = math.ceil(len(runs) * arch.burst_startup_cycles + whole_bytes(bits) / arch.dma_bytes_per_cycle)
     return cycles, sum(runs), bits
 
 
-def core_passes(nest: Nest, chunk: list[tuple[int, int]], walk: Walk) -> list[Pass]:
+def core_passes(nest: Nest, start: levels.Point, extent: levels.Point, walk: Walk) -> list[Pass]:
     """All passes of one core, with their array cycles."""
     mapping = nest.mapping
-    extent = {d: e for d, (_, e) in zip(DIM_NAMES, chunk, strict=True)}
-    start = {d: s for d, (s, _) in zip(DIM_NAMES, chunk, strict=True)}
-    count = {d: ceil_div(extent[d], mapping.spm[d]) for d in DIM_NAMES}
+    count = {d: num_parts(extent[d], mapping.spm[d]) for d in DIM_NAMES}
     inside = {operand: [d for _, d in nest.inside(operand, whole_nest=False)] for operand in Operand}
     passes = []
     for index in odometer([d for d in mapping.dram_order if count[d] > 1], count):
@@ -256,7 +212,7 @@ def core_process(nest: Nest, passes: list[Pass], walk: Walk) -> Generator[tuple[
         projection = workload.projection(operand)
         cycles, elems, bits = transfer(projection, passes[p].first, passes[p].tile, arch)
         walk.moved[operand.name] += elems
-        walk.dram_bytes[operand.value] += bits_to_bytes(bits)
+        walk.dram_bytes[operand.value] += whole_bytes(bits)
         walk.unused_bits += bits - elems * projection.elem_bits
         return (yield (t, cycles, cycles)) + cycles if cycles else t
 
@@ -265,13 +221,13 @@ def core_process(nest: Nest, passes: list[Pass], walk: Walk) -> Generator[tuple[
             return (yield from load(Operand.O, p, t))
         cycles, elems, bits = transfer(workload.final_projection(), passes[p].first, passes[p].tile, arch)
         walk.moved["final"] += elems
-        walk.dram_bytes[Operand.O.value] += bits_to_bytes(bits)
+        walk.dram_bytes[Operand.O.value] += whole_bytes(bits)
         walk.unused_bits += bits - elems * workload.out_bits
         for number, extra in enumerate(workload.epilogue.extras):
             more, extra_elems, bits = transfer(extra, passes[p].first, passes[p].tile, arch)
             cycles += more
             walk.moved[f"extra{number}"] += extra_elems
-            walk.dram_bytes[3] += bits_to_bytes(bits)
+            walk.dram_bytes[3] += whole_bytes(bits)
             walk.unused_bits += bits - extra_elems * extra.elem_bits
         vector = math.ceil(elems * workload.epilogue.num_ops_per_elem / arch.vector.ops_per_cycle)
         engine = max(vector, cycles)
@@ -308,7 +264,7 @@ def simulate(workload: Workload, arch: Arch, mapping: Mapping) -> Walk:
     """Run every core against the shared channels."""
     walk = Walk()
     nest = Nest(workload, arch, mapping)
-    cores = [core_passes(nest, chunk, walk) for chunk in chunks(workload, mapping)]
+    cores = [core_passes(nest, *share, walk) for share in levels.shares(workload, mapping)]
     processes = [core_process(nest, passes, walk) for passes in cores]
     waiting: list[tuple[int, int, int, int]] = []
     ends = [0] * len(processes)

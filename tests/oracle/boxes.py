@@ -84,14 +84,16 @@ def elements(box: Box) -> set[tuple[int, ...]]:
 
 def bounding(some: Iterable[tuple[int, ...]]) -> Box | None:
     """The box around indices; None without any."""
-    columns = list(zip(*some, strict=True))
-    return tuple((min(column), max(column) + 1) for column in columns) or None
+    found = list(some)
+    return tuple((min(column), max(column) + 1) for column in zip(*found, strict=True)) if found else None
 
 
 def joined(boxes: Iterable[Box]) -> Box | None:
     """The box around boxes, empty ones left out; None without any."""
     filled = [box for box in boxes if num_elems(box)]
-    return tuple((min(f for f, _ in ranges), max(s for _, s in ranges)) for ranges in zip(*filled, strict=True)) or None
+    if not filled:
+        return None
+    return tuple((min(f for f, _ in ranges), max(s for _, s in ranges)) for ranges in zip(*filled, strict=True))
 
 
 @lru_cache(maxsize=1 << 16)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import product
 
+from tests.oracle.boxes import num_parts
+from tests.oracle.levels import core_tile
 from tests.oracle.reuse import Reuse, count_reuse
 from tests.oracle.slots import index_runs
 from tests.oracle.time import CoreTime, CoreWalk, TimeModel, clip_cuts
 from tvm_spm.arch import Arch
 from tvm_spm.cost import Cost, Energy
 from tvm_spm.mapping import Mapping
-from tvm_spm.units import ceil_div
 from tvm_spm.workload import DIM_NAMES, Operand, Workload
 
 
@@ -41,7 +42,7 @@ def formula_cost(workload: Workload, arch: Arch, mapping: Mapping) -> Cost:
 def core_times(workload: Workload, arch: Arch, mapping: Mapping) -> Iterator[tuple[CoreTime, int]]:
     """Every kind of core, timed as if alone, and how many cores are of this kind."""
     model = TimeModel(workload=workload, arch=arch, mapping=mapping)
-    tile = mapping.core_tile(workload.dims)
+    tile = core_tile(workload, mapping)
     runs = []
     for name in DIM_NAMES:
         cuts = clip_cuts(workload, name, first=0, extent=workload.dims[name], tile=tile[name])
@@ -65,9 +66,9 @@ def contended_cycles(cores: list[tuple[CoreTime, int]], arch: Arch) -> int:
     channels = arch.levels.DRAM.channels
     if sum(count for _, count in cores) <= channels:
         return slowest.cycles
-    prologues = ceil_div(sum(core.prologue_cycles * count for core, count in cores), channels)
+    prologues = num_parts(sum(core.prologue_cycles * count for core, count in cores), channels)
     late_start = slowest.cycles + max(0, prologues - slowest.prologue_cycles)
-    busy = ceil_div(sum(core.channel_cycles * count for core, count in cores), channels)
+    busy = num_parts(sum(core.channel_cycles * count for core, count in cores), channels)
     return max(late_start, arch.cores.launch_cycles + busy)
 
 

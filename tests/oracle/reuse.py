@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, product
 
+from tests.oracle.boxes import num_parts, whole_bytes
+from tests.oracle.levels import core_tile, loops
 from tvm_spm.arch import Arch
 from tvm_spm.mapping import Mapping
-from tvm_spm.units import bits_to_bytes, ceil_div
 from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Axis, Projection, Workload
 
 ROOT = -1
@@ -45,10 +46,8 @@ class LoopNest:
 
 def loop_nest(workload: Workload, mapping: Mapping) -> LoopNest:
     """The loops whose factor for a full tile exceeds 1."""
-    dram, spm = mapping.dram_factors(workload.dims), mapping.spm_factors()
-    kept_dram = tuple(name for name in mapping.dram_order if dram[name] > 1)
-    kept_spm = tuple(name for name in mapping.spm_order if spm[name] > 1)
-    return LoopNest(dims=kept_dram + kept_spm, num_dram=len(kept_dram))
+    kept = loops(workload, mapping)
+    return LoopNest(dims=tuple(name for _, name in kept), num_dram=sum(level == "DRAM" for level, _ in kept))
 
 
 def split(extent: int, tile: int) -> tuple[tuple[int, int], ...]:
@@ -93,7 +92,7 @@ class DimCut:
                 num_spm += chunks * tiles
                 for piece, pieces in split(tile, self.array) if all_spm else ((min(tile, self.array), 1),):
                     num_array += chunks * tiles * pieces
-                    num_pe += chunks * tiles * pieces * ceil_div(piece, self.rf)
+                    num_pe += chunks * tiles * pieces * num_parts(piece, self.rf)
         return DimTrips(num_spm_tiles=num_spm, num_array_tiles=num_array, num_pe_tiles=num_pe)
 
 
@@ -103,7 +102,7 @@ Cuts = dict[str, DimCut]
 def cut_dims(workload: Workload, mapping: Mapping) -> Cuts:
     """All dims with their tiles."""
     extents, spm, array, rf = workload.dims, mapping.spm, mapping.array, mapping.rf
-    core = mapping.core_tile(extents)
+    core = core_tile(workload, mapping)
     return {
         name: DimCut(extent=extents[name], core=core[name], spm=spm[name], array=array[name], rf=rf[name])
         for name in DIM_NAMES
@@ -153,7 +152,7 @@ def unclipped_tiles(axis: Axis, coefficient: int, others: int, *, first: int, ex
         extent: Elements of the part.
         tile: Elements of a full tile.
     """
-    low = max(0, ceil_div(ceil_div(-axis.offset, coefficient) - first, tile))
+    low = max(0, num_parts(num_parts(-axis.offset, coefficient) - first, tile))
     elems_before_end = (axis.extent - 1 - axis.offset - others) // coefficient - first + 1
     return range(low, max(low, min(extent, elems_before_end) // tile))
 
@@ -165,7 +164,7 @@ def _axis_tiles(cut: DimCut, axis: Axis, coefficient: int, others: int) -> list[
     for first in range(0, cut.extent, cut.core):
         extent = min(cut.core, cut.extent - first)
         inner = unclipped_tiles(axis, coefficient, others, first=first, extent=extent, tile=cut.spm)
-        num_tiles = ceil_div(extent, cut.spm)
+        num_tiles = num_parts(extent, cut.spm)
         for index in chain(range(min(inner.start, num_tiles)), range(inner.stop, num_tiles)):
             start = index * cut.spm
             tiles.append(_Tile(first=first + start, size=min(cut.spm, extent - start), count=1))
@@ -193,8 +192,8 @@ def box_transfer(projection: Projection, box: Box, arch: Arch) -> tuple[int, int
     burst_bytes = arch.levels.DRAM.burst_bytes
     bits = math.prod(box) // bursts * projection.elem_bits
     if burst_bytes > 1:
-        bits = ceil_div(bits, 8 * burst_bytes) * 8 * burst_bytes
-    moving_cycles = bits_to_bytes(bursts * bits) / arch.dma_bytes_per_cycle
+        bits = num_parts(bits, 8 * burst_bytes) * 8 * burst_bytes
+    moving_cycles = whole_bytes(bursts * bits) / arch.dma_bytes_per_cycle
     return math.ceil(bursts * arch.burst_startup_cycles + moving_cycles), bursts * bits
 
 
@@ -217,7 +216,7 @@ class DramTraffic:
 
     def num_bytes(self, arch: Arch) -> int:
         """Bytes moved, in whole bursts; every transfer moves whole bytes."""
-        return sum(count * bits_to_bytes(box_transfer(self.projection, box, arch)[1]) for box, count in self.boxes)
+        return sum(count * whole_bytes(box_transfer(self.projection, box, arch)[1]) for box, count in self.boxes)
 
     def unused_bits(self, arch: Arch) -> int:
         """What the whole bursts bring along beyond the elements."""

@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
+from tests.oracle.boxes import clipped_box, num_elems, num_parts, spanned_elems, whole_bytes
 from tests.oracle.reuse import LoopNest, box_transfer, loop_nest, unclipped_tiles
 from tests.oracle.slots import Index, Slot, index_runs, representative_slots
 from tvm_spm.arch import Arch
 from tvm_spm.mapping import Mapping
-from tvm_spm.units import bits_to_bytes, ceil_div
 from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Dims, Operand, Projection, Workload
 
 
@@ -114,19 +114,19 @@ class TimeModel:
         if sizes not in self._step_times:
             tile, mapping = Dims.of(sizes), self.mapping
             projections = [self.workload.projection(x) for x in Operand]
-            elems = [projection.tile_elems(tile) for projection in projections]
+            elems = [spanned_elems(projection.axes, tile) for projection in projections]
             in_cycles = tuple(math.ceil(n / self.arch.noc.elems_per_cycle) for n in elems)
             hops = sum(math.prod(axis[name] for name in REDUCTION_DIMS) - 1 for axis in (mapping.rows, mapping.cols))
             self._step_times[sizes] = StepTime(
                 compute_cycles=tile.combine(mapping.rf, min).product(), in_cycles=in_cycles,
                 out_cycles=in_cycles[Operand.O.value] + hops,
-                num_bytes=tuple(bits_to_bytes(n * p.elem_bits) for n, p in zip(elems, projections, strict=True)),
+                num_bytes=tuple(whole_bytes(n * p.elem_bits) for n, p in zip(elems, projections, strict=True)),
             )  # fmt: skip
         return self._step_times[sizes]
 
     def transfer_cycles(self, projection: Projection, first: dict[str, int], tile: Dims) -> int:
         """DMA cycles of one tile between DRAM and SPM; nothing for a tile wholly in padding."""
-        box = tuple(axis.clipped_elems(first, tile) for axis in projection.axes)
+        box = tuple(stop - start for start, stop in clipped_box(projection.axes, first, tile))
         key = projection, box
         if key not in self._transfers:
             self._transfers[key] = box_transfer(projection, box, self.arch)[0]
@@ -147,7 +147,7 @@ class _PassWalk:
     @cached_property
     def counts(self) -> tuple[int, ...]:
         array = self.model.mapping.array
-        return tuple(ceil_div(self.kind.tile[name], array[name]) for name in self.loops)
+        return tuple(num_parts(self.kind.tile[name], array[name]) for name in self.loops)
 
     def time(self) -> PassTime:
         cycles = self._fill_cycles() + self.model.arch.pe.mac_stages - 1
@@ -259,7 +259,7 @@ class CoreWalk:
     @cached_property
     def counts(self) -> tuple[int, ...]:
         """Iterations of the loops on this core."""
-        return tuple(ceil_div(self.extent[name], self.model.mapping.spm[name]) for name in self.loops)
+        return tuple(num_parts(self.extent[name], self.model.mapping.spm[name]) for name in self.loops)
 
     def time(self) -> CoreTime:
         """Prologue, passes with the DMA work beside and behind them, and the last store."""
@@ -357,7 +357,7 @@ class CoreWalk:
             return cycles, cycles
         cycles = self.model.transfer_cycles(workload.final_projection(), *place)
         cycles += sum(self.model.transfer_cycles(extra, *place) for extra in workload.epilogue.extras)
-        elems = math.prod(axis.clipped_elems(*place) for axis in workload.O.axes)
+        elems = num_elems(clipped_box(workload.O.axes, *place))
         ops = elems * workload.epilogue.num_ops_per_elem
         return cycles, max(cycles, math.ceil(ops / self.model.arch.vector.ops_per_cycle))
 
@@ -365,7 +365,7 @@ class CoreWalk:
 def clip_cuts(workload: Workload, name: str, *, first: int, extent: int, tile: int) -> set[int]:
     """Indices in front of which the tiles of a dim change: in size, or in what padding they touch."""
     cuts: set[int] = set()
-    count = ceil_div(extent, tile)
+    count = num_parts(extent, tile)
     for projection in (workload.I, workload.W, workload.O, *workload.epilogue.extras):
         for axis in projection.axes:
             coefficient = dict(axis.terms).get(name)

@@ -8,7 +8,7 @@ import pytest
 
 from cost_model.simulator import SimulatorModel, simulate_events
 from cost_model.simulator.program import mapping_of, program_of, simulate_program
-from tests.program_walk import count_moves
+from tests.oracle.program import count_moves
 from tests.simulator_cases import random_case
 from tvm_spm.mapping import Mapping
 from tvm_spm.workload import Dims, Operand, Workload

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import pytest
 
 from cost_model.attention.model import attention_cost
 from cost_model.attention.search import attention_search
-from cost_model.attention.stages import best_inner, pass_energy, pass_records
+from cost_model.attention.stages import best_inner, pass_records
 from cost_model.simulator.model import simulate_batch
+from tests.oracle.attention import AttentionWalk
 from tvm_spm.arch import Arch, load_arch
 from tvm_spm.attention import Attention, AttentionMapping, refuse_attention, spm_terms
 from tvm_spm.errors import MappingError, NoMappingError, WorkloadError
 from tvm_spm.mapping import Mapping
-from tvm_spm.units import ceil_div
 from tvm_spm.workload import Axis, Dims, Epilogue, Projection, Workload
 
 EDGE, QUAD = load_arch("edge-256"), load_arch("quad-edge")
@@ -52,180 +50,6 @@ def mapped(work: Attention, arch: Arch, **options: object) -> AttentionMapping:
     return replace(mapping, inner=inner)
 
 
-@dataclass
-class Stage:
-    cycles: int
-    loads: list[tuple[str, int]] = field(default_factory=list)
-    uses: tuple[str, ...] = ()
-    store: tuple[int, int] | None = None
-
-
-@dataclass
-class Walk:
-    """Everything that happens, in order, on every core."""
-
-    work: Attention
-    arch: Arch
-    mapping: AttentionMapping
-    energy_pj: float = 0.0
-    num_bytes: dict[str, int] = field(default_factory=dict)
-    used_bytes: int = 0
-
-    def moved(self, name: str, shape: tuple[int, ...], box: tuple[int, ...], bits: int) -> int:
-        """Cycles of one transfer: contiguous runs end at the first axis from the inside that is cut."""
-        bursts, whole = 1, True
-        for extent, part in reversed(list(zip(shape, box, strict=True))):
-            bursts = bursts if whole else bursts * part
-            whole = whole and part == extent
-        num_bytes, least = ceil_div(math.prod(box) * bits, 8), self.arch.levels.DRAM.burst_bytes
-        assert bits % 8 == 0
-        self.used_bytes += num_bytes
-        num_bytes = bursts * ceil_div(num_bytes // bursts, least) * least
-        self.num_bytes[name] = self.num_bytes.get(name, 0) + num_bytes
-        self.energy_pj += math.prod(box) * bits / self.arch.word_bits * self.arch.levels.SPM.access_pj
-        self.energy_pj += num_bytes * 8 / self.arch.word_bits * self.arch.levels.DRAM.access_pj
-        return math.ceil(bursts * self.arch.burst_startup_cycles + num_bytes / self.arch.dma_bytes_per_cycle)
-
-    def spm(self, elems: int, bits: int) -> None:
-        self.energy_pj += elems * bits / self.arch.word_bits * self.arch.levels.SPM.access_pj
-
-    def vector(self, num_ops: int) -> int:
-        self.energy_pj += num_ops * self.arch.vector.op_pj
-        return math.ceil(num_ops / self.arch.vector.ops_per_cycle)
-
-    def array(self, workload: Workload, inner: Mapping, tile: Dims, *, accumulates: bool) -> int:
-        record = pass_records(workload, self.arch, inner, ((tile, accumulates),))[0]
-        self.energy_pj += pass_energy(workload, self.arch, inner, tile.product(), record).total_pj
-        return record.cycles
-
-    def cores(self) -> Iterator[list[Stage]]:
-        work, mapping = self.work, self.mapping
-        heads, queries = ceil_div(work.heads, mapping.cores[0]), ceil_div(work.queries, mapping.cores[1])
-        for i in range(mapping.cores[0]):
-            for j in range(mapping.cores[1]):
-                head_range = range(i * heads, min(work.heads, (i + 1) * heads))
-                yield list(self.core(head_range, range(j * queries, min(work.queries, (j + 1) * queries))))
-
-    def core(self, heads: range, queries: range) -> Iterator[Stage]:
-        work, held = self.work, {}
-        depth, out_depth, keys = work.scores.dims.C, work.context.dims.K, work.keys
-        scores_bits, out_bits = work.scores.O.elem_bits, work.context.O.elem_bits
-
-        def load(name: str, part: object, shape: tuple[int, ...], box: tuple[int, ...], bits: int) -> list:
-            if held.get(name) == part:
-                return []
-            held[name] = part
-            return [(name, self.moved(name, shape, box, bits))]
-
-        for head in heads:
-            for query in range(queries.start, queries.stop, self.mapping.query_tile):
-                rows = min(self.mapping.query_tile, queries.stop - query)
-                for key in range(0, keys, self.mapping.key_tile):
-                    columns = min(self.mapping.key_tile, keys - key)
-                    at = (head, query, key)
-                    scores_tile, context_tile = self.mapping.stage_dims(rows, columns, work)
-                    loads = load("Q", at[:2], (work.heads, work.queries, depth), (1, rows, depth), 16)
-                    loads += load("K", at[::2], (work.heads, keys, depth), (1, columns, depth), 16)
-                    inner = self.mapping.inner
-                    cycles = self.array(work.scores, inner[0], scores_tile, accumulates=False)
-                    yield Stage(cycles, loads, ("Q", "K"))
-
-                    loads, names = [], []
-                    for number, mask in enumerate(work.scores.epilogue.extras):
-                        dims = {axis.terms[0][0]: axis.extent for axis in mask.axes}
-                        part = (head, *(at[1] for d in dims if d == "OX"), *(("k", at[2]) for d in dims if d == "K"))
-                        box = tuple(rows if d == "OX" else columns for d in dims)
-                        names.append(f"mask {number}")
-                        loads += load(names[-1], part, tuple(dims.values()), box, 32)
-                        self.spm(rows * columns, 32)
-                    self.spm(rows * columns * 4, scores_bits)  # read, change, read, replace by its power
-                    self.spm(rows * 4, scores_bits)  # maximum and sum, read and written
-                    ops = rows * columns * (work.scores.epilogue.num_ops_per_elem + 4)
-                    if key > 0:
-                        ops += rows * 3 + rows * out_depth
-                        self.spm(2 * rows * out_depth, out_bits)
-                    yield Stage(self.vector(ops), loads, tuple(names))
-
-                    loads = load("V", at[::2], (work.heads, keys, out_depth), (1, columns, out_depth), 16)
-                    cycles = self.array(work.context, inner[1], context_tile, accumulates=key > 0)
-                    stage = Stage(cycles, loads, ("V",))
-                    if key + columns == keys:
-                        self.spm(rows, scores_bits)
-                        channel = self.moved("O", (work.heads, work.queries, out_depth), (1, rows, out_depth), 16)
-                        stage.store = channel, max(channel, self.vector(rows * out_depth))
-                    yield stage
-
-    def cycles(self) -> int:
-        """All cores, one transfer after the other on each, first come first served on the channels."""
-        cores = [_Queue(list(stages), self.mapping.double, self.arch.cores.launch_cycles) for stages in self.cores()]
-        free = [0] * self.arch.levels.DRAM.channels
-        while True:
-            waiting = [(core.request(), number) for number, core in enumerate(cores) if core.items]
-            if not waiting:
-                return max(core.finish() for core in cores)
-            time, number = min(waiting)
-            channel = min(range(len(free)), key=lambda i: free[i])
-            start = max(time, free[channel])
-            free[channel] = start + cores[number].serve(start)
-
-
-class _Queue:
-    """One core: transfers in order, stages in order."""
-
-    def __init__(self, stages: list[Stage], double: bool, launch_cycles: int) -> None:
-        self.stages, self.double, self.launch = stages, double, launch_cycles
-        self.clock = launch_cycles
-        self.loaded = [0] * len(stages)
-        self.ends: list[int] = []
-        self.stores: list[int] = []
-        self.load_stages: dict[str, list[int]] = {}
-        self.items: list[tuple[int, str | None]] = []
-        behind = 1 if double else 0
-        for step in range(len(stages) + behind):
-            if step < len(stages):
-                self.items += [(step, name) for name, _ in stages[step].loads]
-            if step >= behind and stages[step - behind].store is not None:
-                self.items.append((step - behind, None))
-
-    def end_of(self, stage: int) -> int:
-        while len(self.ends) <= stage:
-            number = len(self.ends)
-            start = max(self.ends[-1] if self.ends else self.launch, self.loaded[number])
-            if self.stages[number].store is not None:
-                earlier = sum(s.store is not None for s in self.stages[:number]) - (2 if self.double else 1)
-                start = max(start, self.stores[earlier] if earlier >= 0 else 0)
-            self.ends.append(start + self.stages[number].cycles)
-        return self.ends[stage]
-
-    def request(self) -> int:
-        stage, name = self.items[0]
-        if name is None:
-            return max(self.clock, self.end_of(stage))
-        # The load that this one replaces in the buffer, and the last stage that used it.
-        earlier = self.load_stages.get(name, [])
-        behind = 2 if self.double else 1
-        if len(earlier) < behind:
-            return self.clock
-        until = [*earlier, stage][len(earlier) - behind + 1]
-        users = [s for s in range(earlier[-behind], until) if name in self.stages[s].uses]
-        return max(self.clock, self.end_of(users[-1]))
-
-    def serve(self, start: int) -> int:
-        stage, name = self.items.pop(0)
-        if name is None:
-            channel, engine = self.stages[stage].store
-            self.clock = start + engine
-            self.stores.append(self.clock)
-            return channel
-        self.load_stages.setdefault(name, []).append(stage)
-        channel = dict(self.stages[stage].loads)[name]
-        self.clock = self.loaded[stage] = start + channel
-        return channel
-
-    def finish(self) -> int:
-        return max(self.clock, self.end_of(len(self.stages) - 1))
-
-
 @pytest.mark.parametrize("double", [True, False])
 @pytest.mark.parametrize(
     ("arch", "shape", "masks", "cores", "tile"),
@@ -247,7 +71,7 @@ def test_price_equals_literal_walk(
     work = attention(*shape, masks)
     mapping = mapped(work, arch, cores=cores, query_tile=tile[0], key_tile=tile[1], double=double)
     assert refuse_attention(work, arch, mapping) is None
-    cost, walk = attention_cost(work, arch, mapping), Walk(work, arch, mapping)
+    cost, walk = attention_cost(work, arch, mapping), AttentionWalk(work, arch, mapping)
     assert cost.cycles == walk.cycles()
     assert cost.energy_pj == pytest.approx(walk.energy_pj, rel=1e-12)
     moved = walk.num_bytes

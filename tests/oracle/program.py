@@ -6,7 +6,7 @@ import math
 from collections import Counter
 
 from cost_model.simulator.program import Compute, Copy, Finish, Loop, Node, Program
-from tvm_spm.units import ceil_div
+from tests.oracle.boxes import clipped_box, num_elems, num_parts, reached, tile_loops
 from tvm_spm.workload import REDUCTION_DIMS, Dims, Operand, Projection, Workload
 
 
@@ -27,7 +27,7 @@ def _walk(
 ) -> None:  # fmt: skip
     for node in body:
         if isinstance(node, Loop):
-            count = ceil_div(size[node.dim], node.tile)
+            count = num_parts(size[node.dim], node.tile)
             assert count in node.trip_counts
             for i in range(count):
                 moved = {**first, node.dim: first.get(node.dim, 0) + i * node.tile}
@@ -56,8 +56,8 @@ def _count(
     if isinstance(copy, Finish):
         for number, (extra, box) in enumerate(zip(workload.epilogue.extras, copy.streams, strict=True)):
             assert all(now <= full for now, full in zip(_box(extra, size), box, strict=True))
-            found[f"extra {number}"] += math.prod(axis.clipped_elems(first, size) for axis in extra.axes)
-        outputs = math.prod(size[name] for name in workload.O.relevant_dims)
+            found[f"extra {number}"] += num_elems(clipped_box(extra.axes, first, size))
+        outputs = size.product() // math.prod(size[name] for name in REDUCTION_DIMS)
         found["operations"] += outputs * copy.num_ops_per_elem
         return
     projection = workload.projection(copy.operand)
@@ -67,8 +67,9 @@ def _count(
         return
     is_final = copy.operand is Operand.O and copy.when in ("always", "finished")
     name = "final" if is_final else copy.operand.name
-    found[f"DMA {name}"] += math.prod(axis.clipped_elems(first, size) for axis in projection.axes)
+    found[f"DMA {name}"] += num_elems(clipped_box(projection.axes, first, size))
 
 
 def _box(projection: Projection, tile: Dims) -> list[int]:
-    return [axis.tile_elems(tile) for axis in projection.axes]
+    loops = tile_loops(tile)
+    return [len(range(*reached(axis, loops))) for axis in projection.axes]

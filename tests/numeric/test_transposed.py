@@ -112,6 +112,7 @@ def test_their_convolutions_follow_mappings(name: str):
     extraction, rng = extract(layer_of(name, constant=True)[0]), random.Random(name)
     first = {index: function for function, index in reversed(extraction.functions)}
     nests = [(first[index], nest) for index, nest in enumerate(extraction.nests) if nest is not None]
+    assert nests
     for number, (function, nest) in enumerate(nests):
         func, mapping = extraction.mod[function], sample_mapping(nest.workload, rng, spills=number % 2 == 1)
         assert nest.prologue == ()

@@ -7,13 +7,11 @@ are divided by the sum once, at the end.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import tvm
 import tvm_ffi
-from tvm import relax, s_tir, tirx
-from tvm.relax.expr_functor import PyExprMutator, mutator
+from tvm import s_tir, tirx
 
 from schedules.attention.tir import (
     INDEX_DTYPE,
@@ -29,8 +27,9 @@ from schedules.attention.tir import (
     tiles,
 )
 from tvm_spm.attention import AttentionMapping
-from tvm_spm.frontend.attention import AttentionSite, depends, substitute
+from tvm_spm.frontend.attention import AttentionSite, depends
 from tvm_spm.frontend.tir.blocks import loads_of
+from tvm_spm.lowering.blocks import substitute
 from tvm_spm.units import ceil_div
 
 
@@ -64,59 +63,6 @@ def attention_func(site: AttentionSite, mapping: AttentionMapping) -> tirx.PrimF
     params = [*site.scores.inputs, site.values, site.context.out.buffer]
     func = tirx.PrimFunc(params, s_tir.SBlockRealize([], tirx.const(True, "bool"), root))
     return func.with_attr("tirx.noalias", True)
-
-
-def num_roundings(site: AttentionSite, mapping: AttentionMapping) -> int:
-    """Roundings on the way to one element in which the online and the unfused form may differ, for exact scores.
-
-    Both add as many terms as there are keys, for the sum of the row and for the result; a power, a product and a
-    quotient err by a few roundings each; the online form corrects sum and result once per chunk. Relative to the
-    largest value, every rounding errs by half an epsilon.
-    """
-    return 4 * site.work.keys + _ROUNDINGS_PER_CHUNK * mapping.num_chunks(site.work) + _ROUNDINGS_PER_ROW
-
-
-_ROUNDINGS_PER_CHUNK = 12
-"""A difference, a power (4) and a product, of sum and of result."""
-
-_ROUNDINGS_PER_ROW = 24
-"""In both forms a difference, a power (4), a product and a quotient, of sum and of result; rounded up."""
-
-
-def replace_attention(mod: tvm.IRModule, sites: Sequence[tuple[AttentionSite, tirx.PrimFunc]]) -> tvm.IRModule:
-    """A module that calls one function per site instead of three; functions without a caller are dropped."""
-    return relax.transform.DeadCodeElimination()(_Replace(mod, sites).run())
-
-
-@mutator
-class _Replace(PyExprMutator):
-    def __init__(self, mod: tvm.IRModule, sites: Sequence[tuple[AttentionSite, tirx.PrimFunc]]) -> None:
-        super().__init__(mod)
-        self.mod = mod
-        self.names = {
-            site.bindings[2]: (site, self.builder_.add_func(func.without_attr("global_symbol"), "attention"))
-            for site, func in sites
-        }
-
-    def run(self) -> tvm.IRModule:
-        for name, func in self.mod.functions_items():
-            if isinstance(func, relax.Function):
-                self.builder_.update_func(name, self.visit_expr(func))
-        return self.builder_.get()
-
-    def visit_var_binding_(self, binding: relax.VarBinding) -> None:
-        if binding.var not in self.names:
-            super().visit_var_binding_(binding)
-            return
-        site, name = self.names[binding.var]
-        args = [self.visit_expr(arg) for arg in site.args]
-        call = relax.call_tir(name, args, out_ty=binding.value.ty)
-        self.set_var_remap(binding.var, self._emit(binding, call))
-
-    def _emit(self, binding: relax.VarBinding, call: relax.Expr) -> relax.Var:
-        if isinstance(binding.var, relax.DataflowVar):
-            return self.builder_.emit(call)
-        return self.builder_.emit_output(call)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

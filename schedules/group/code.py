@@ -23,16 +23,8 @@ from schedules.group.emit import (
 from schedules.group.layer import LayerCode, read_layers
 from schedules.group.mac import Stage, mac_stage, output_at, outside_box, over_dims
 from schedules.group.places import Places
-from schedules.group.regions import (
-    Key,
-    Region,
-    Regions,
-    Span,
-    is_external,
-    loop_spans,
-    read_region,
-    regions_of,
-)
+from schedules.group.regions import Key, Regions, is_external, regions_of
+from schedules.group.spans import Region, Span, loop_spans, read_region
 from schedules.group.vector import vector_stage
 from tvm_spm.errors import ScheduleError
 from tvm_spm.frontend.tir.blocks import loads_of

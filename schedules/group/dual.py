@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import tvm
-import tvm_ffi
 from numpy.typing import NDArray
 from tvm import sym, tirx
 
@@ -113,8 +110,3 @@ def choose(condition: Condition, yes: Dual, no: Dual) -> Dual:
     if condition.always or not condition.values.any():
         return yes if condition.always else no
     return Dual(tirx.Select(condition.expr, yes.expr, no.expr), np.where(condition.values, yes.values, no.values))
-
-
-def substitute(value: tirx.PrimExpr, by: Mapping[tirx.Var, tirx.PrimExpr]) -> tirx.PrimExpr:
-    """An expression with other variables."""
-    return tvm_ffi.structural_map(value, (tvm.ir.Var, lambda var: by.get(var, var)), order="post")

@@ -10,8 +10,7 @@ import tvm
 import tvm_ffi
 from tvm import sym, tirx
 
-from schedules.group.dual import substitute as substitute
-from schedules.group.regions import Region
+from schedules.group.spans import Region
 
 Expr: TypeAlias = tvm.ir.Expr
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from tvm import s_tir, tirx
 
-from schedules.group.emit import Expr, substitute, with_loads
+from schedules.group.emit import Expr, with_loads
 from tvm_spm.errors import ScheduleError
 from tvm_spm.frontend.tir.blocks import Block, loads_of, read_blocks
 from tvm_spm.frontend.tir.nest import Nest, read_nest
 from tvm_spm.graph import Layer
+from tvm_spm.lowering.blocks import substitute
 
 Load = Callable[[tirx.Buffer, list[Expr]], Expr]
 """Gives an element of a tensor that the layer does not compute element by element."""

@@ -9,7 +9,7 @@ from tvm import tirx
 
 from schedules.group.dual import Dual
 from schedules.group.emit import Expr, Tile, nested, number, only_if, sequence, simplified
-from schedules.group.regions import Region, Span
+from schedules.group.spans import Region, Span
 from tvm_spm.errors import ScheduleError
 from tvm_spm.mapping import Mapping
 from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Axis, Dims, Workload

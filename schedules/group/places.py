@@ -9,15 +9,8 @@ from tvm import tirx
 
 from schedules.group.dual import Bools, Dual, Ints, dual
 from schedules.group.emit import Expr, Tile, number, only_if, sequence
-from schedules.group.regions import (
-    Key,
-    Region,
-    Regions,
-    TileLoops,
-    _is_not_empty,
-    origin_of,
-    raised_axes,
-)  # fmt: skip
+from schedules.group.regions import Key, Regions, TileLoops, origin_of, raised_axes
+from schedules.group.spans import Region, is_not_empty
 from tvm_spm.errors import ScheduleError
 from tvm_spm.group import Group, GroupMapping
 
@@ -103,7 +96,7 @@ class Places:
             region: What it loads.
             unless: Load in any case if this holds.
         """
-        not_empty = _is_not_empty(region)
+        not_empty = is_not_empty(region)
         stmt = only_if(None if not_empty.always else not_empty.expr, stmt)
         changed = _changes(self.regions, key)
         fixed = _fixed_guard(self.regions, key, changed)

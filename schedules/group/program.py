@@ -11,12 +11,10 @@ import tvm
 from tvm import tirx
 
 from schedules.group.walk import Event, group_events
-from schedules.layer.footprint import allocated_buffers
+from schedules.layer.evaluate import OPERATIONS
 from tvm_spm.errors import ScheduleError
 from tvm_spm.graph import Box
 from tvm_spm.group import Group, GroupMapping
-from tvm_spm.units import bits_to_bytes
-from tvm_spm.workload import dtype_bits
 
 Values = dict[object, int]
 """Variables, and elements of small tables as pairs of buffer and index."""
@@ -56,15 +54,6 @@ def _stores_part(group: Group, one: Event, other: Event) -> bool:
         return False
     inside = all(low <= a and b <= high for (a, b), (low, high) in zip(one.box, other.box, strict=True))
     return inside and one.kind == "store" and layer.workload is not None and layer.workload.dims.G > 1
-
-
-def fused_spm_bytes(func: tirx.PrimFunc) -> int:
-    """Bytes of all SPM buffers of a core, one copy each."""
-    buffers = [buffer for buffer in allocated_buffers(func.body) if buffer.scope() == "global.spm"]
-    return sum(
-        bits_to_bytes(math.prod(int(extent) for extent in buffer.shape) * dtype_bits(str(buffer.dtype)))
-        for buffer in buffers
-    )
 
 
 def program_events(func: tirx.PrimFunc, group: Group) -> list[list[Event]]:
@@ -249,30 +238,14 @@ class _Reader:
         if isinstance(expr, tirx.Not):
             inner = self.number(expr.a)
             return lambda values: int(not inner(values))
-        operation = _OPERATIONS.get(type(expr))
+        operation = _OF_NUMBERS.get(type(expr))
         if operation is None:
             raise ScheduleError(f"{expr}: a {type(expr).__name__} is not understood")
         left, right = self.number(expr.a), self.number(expr.b)
         return lambda values: operation(left(values), right(values))
 
 
-_OPERATIONS: dict[type, Callable[[int, int], int]] = {
-    tirx.Add: lambda a, b: a + b,
-    tirx.Sub: lambda a, b: a - b,
-    tirx.Mul: lambda a, b: a * b,
-    tirx.FloorDiv: lambda a, b: a // b,
-    tirx.FloorMod: lambda a, b: a % b,
-    tirx.Min: min,
-    tirx.Max: max,
-    tirx.LT: lambda a, b: int(a < b),
-    tirx.LE: lambda a, b: int(a <= b),
-    tirx.GT: lambda a, b: int(a > b),
-    tirx.GE: lambda a, b: int(a >= b),
-    tirx.EQ: lambda a, b: int(a == b),
-    tirx.NE: lambda a, b: int(a != b),
-    tirx.And: lambda a, b: int(bool(a) and bool(b)),
-    tirx.Or: lambda a, b: int(bool(a) or bool(b)),
-}
+_OF_NUMBERS = {**OPERATIONS, tirx.Min: min, tirx.Max: max}
 
 
 def _in_turn(runs: Sequence[Run]) -> Run:

@@ -9,18 +9,13 @@ from math import prod
 import numpy as np
 from tvm import tirx
 
-from schedules.group.dual import Condition, Dual, choose, dual, largest, least, less, substitute
+from schedules.group.dual import Condition, Dual, choose, dual, largest, least, less
+from schedules.group.spans import Region, is_not_empty, loop_spans, read_region, union
 from tvm_spm.errors import ScheduleError
 from tvm_spm.graph import Layer, Read
 from tvm_spm.group import Group, GroupMapping
+from tvm_spm.lowering.blocks import substitute
 from tvm_spm.units import ceil_div
-from tvm_spm.workload import Axis
-
-Span = tuple[Dual, Dual]
-"""First index and the one behind the last."""
-
-Region = tuple[Span, ...]
-"""One span per axis of a tensor."""
 
 Key = tuple[int, int]
 """A layer and one of its reads, both as indices."""
@@ -128,47 +123,6 @@ class Regions:
     binds: tuple[tirx.Bind, ...]
 
 
-def loop_spans(layer: Layer, region: Region) -> dict[str, Span]:
-    """``Layer.loop_ranges`` of what changes from tile to tile."""
-    spans: dict[str, Span] = {name: (dual(0), dual(extent)) for name, extent in layer.loops}
-    for axis, (first, stop) in zip(layer.out_axes, region, strict=True):
-        first, stop = first - axis.offset, stop - axis.offset
-        terms = sorted(axis.terms, key=lambda term: -term[1])
-        one: Condition | None = None
-        for name, stride in terms:
-            low, high = first // stride, (stop - 1) // stride + 1
-            whole = spans[name]
-            spans[name] = (low, high) if one is None else (choose(one, low, whole[0]), choose(one, high, whole[1]))
-            alone = less(high - low, dual(2))
-            one = alone if one is None else one & alone
-            first, stop = first - low * stride, stop - low * stride
-    return spans
-
-
-def read_region(read: Read, spans: dict[str, Span]) -> Region:
-    """``Read.box`` of what changes from tile to tile."""
-    accesses = [tuple(_axis_span(axis, spans) for axis in access) for access in read.accesses]
-    return tuple(
-        (_all_of(least, [first for first, _ in found]), _all_of(largest, [stop for _, stop in found]))
-        for found in zip(*accesses, strict=True)
-    )
-
-
-def _axis_span(axis: Axis, spans: dict[str, Span]) -> Span:
-    first = stop = dual(axis.offset)
-    for name, stride in axis.terms:
-        first, stop = first + spans[name][0] * stride, stop + (spans[name][1] - 1) * stride
-    return largest(first, 0).simplified(), least(stop + 1, axis.extent).simplified()
-
-
-def _all_of(pick: Callable[[Dual, Dual], Dual], found: Sequence[Dual]) -> Dual:
-    result = found[0]
-    for other in found[1:]:
-        if other is not result:
-            result = pick(result, other)
-    return result
-
-
 def is_external(group: Group, read: Read) -> bool:
     """Whether a tensor comes from outside of a group."""
     producer = group.graph.tensors[read.tensor].producer
@@ -269,18 +223,18 @@ class _Walk:
                 if layer.output not in wanted:
                     raise ScheduleError(f"layer {layer.name}: nothing in the group reads its output")
                 self.needed[layer.output] = self._named(
-                    f"need{index - group.first}", _union(wanted[layer.output], graph.tensors[layer.output].shape)
+                    f"need{index - group.first}", union(wanted[layer.output], graph.tensors[layer.output].shape)
                 )
             new = self.needed[layer.output]
             if index != group.sink:
                 new = self._raised(layer.output, f"new{index - group.first}")
             self.new[index] = new
-            self.runs[index] = _is_not_empty(new)
+            self.runs[index] = is_not_empty(new)
             spans = loop_spans(layer, new)
             for number, read in enumerate(layer.reads):
                 region = read_region(read, spans)
                 if not is_external(group, read):
-                    wanted.setdefault(read.tensor, []).append((self.runs[index] & _is_not_empty(region), region))
+                    wanted.setdefault(read.tensor, []).append((self.runs[index] & is_not_empty(region), region))
                     continue
                 key = (index, number)
                 name = f"{read.role}{index - group.first}" + (f"_{number}" if read.role in ("extra", "vector") else "")
@@ -334,42 +288,6 @@ class _Walk:
         var = tirx.Var(name + self.suffix, "int32")
         self.binds.append(tirx.Bind(var, value.expr))
         return Dual(var, value.values)
-
-
-def _is_not_empty(region: Region) -> Condition:
-    found = [less(first, stop) for first, stop in region]
-    if not found:
-        # A tensor without axes holds one number.
-        return Condition(tirx.IntImm("bool", 1), np.ones(1, dtype=np.bool_))
-    changing = [condition for condition in found if not condition.always] or found[:1]
-    result = changing[0]
-    for other in changing[1:]:
-        result = result & other
-    return result
-
-
-def _union(wanted: Sequence[tuple[Condition, Region]], shape: tuple[int, ...]) -> Region:
-    """The bounding box of what is not empty."""
-    if len(wanted) == 1:
-        is_wanted, region = wanted[0]
-        if not (_is_not_empty(region).values & ~is_wanted.values).any():
-            return region
-        if not region:
-            return region
-        at = max(range(len(region)), key=lambda axis: region[axis][1].constant is None)
-        first, stop = region[at]
-        return (*region[:at], (first, choose(is_wanted, stop, dual(0))), *region[at + 1 :])
-    parts = [
-        tuple(
-            (choose(is_wanted, first, dual(extent)), choose(is_wanted, stop, dual(0)))
-            for (first, stop), extent in zip(region, shape, strict=True)
-        )
-        for is_wanted, region in wanted
-    ]
-    return tuple(
-        (_all_of(least, [first for first, _ in spans]), _all_of(largest, [stop for _, stop in spans]))
-        for spans in zip(*parts, strict=True)
-    )
 
 
 def _used(binds: Sequence[tirx.Bind], walk: _Walk) -> tuple[tirx.Bind, ...]:

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from tvm import tirx
 
 from schedules.group.dual import dual, largest, least
-from schedules.group.emit import Expr, Tile, number, over_region, sequence, substitute, with_loads
+from schedules.group.emit import Expr, Tile, number, over_region, sequence, with_loads
 from schedules.group.layer import LayerCode, bound
-from schedules.group.regions import Region, Span
+from schedules.group.spans import Region, Span
 from tvm_spm.errors import ScheduleError
 from tvm_spm.frontend.tir.blocks import Block
+from tvm_spm.lowering.blocks import substitute
 
 ReadBuffer = Callable[[tirx.Buffer], Tile]
 """Where a tensor that the layer does not compute lies."""

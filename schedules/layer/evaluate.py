@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import tvm
@@ -70,23 +71,14 @@ def less(left: Value, right: Value) -> Value:
     return Value(left.loops | right.loops, lambda grid: np.less(left.at(grid), right.at(grid)))
 
 
-_OPERATIONS: dict[type, Callable[[Ints, Ints], Ints]] = {
-    tirx.Add: np.add,
-    tirx.Sub: np.subtract,
-    tirx.Mul: np.multiply,
-    tirx.FloorDiv: np.floor_divide,
-    tirx.FloorMod: np.mod,
-    tirx.Min: np.minimum,
-    tirx.Max: np.maximum,
-    tirx.LT: np.less,
-    tirx.LE: np.less_equal,
-    tirx.GT: np.greater,
-    tirx.GE: np.greater_equal,
-    tirx.EQ: np.equal,
-    tirx.NE: np.not_equal,
-    tirx.And: np.logical_and,
-    tirx.Or: np.logical_or,
-}
+OPERATIONS: dict[type, Callable[[Any, Any], Any]] = {
+    tirx.Add: operator.add, tirx.Sub: operator.sub, tirx.Mul: operator.mul, tirx.FloorDiv: operator.floordiv,
+    tirx.FloorMod: operator.mod, tirx.LT: operator.lt, tirx.LE: operator.le, tirx.GT: operator.gt, tirx.GE: operator.ge,
+    tirx.EQ: operator.eq, tirx.NE: operator.ne, tirx.And: operator.and_, tirx.Or: operator.or_,
+}  # fmt: skip
+"""What expressions of two operands are, of numbers and of arrays of them; truths are 0 and 1."""
+
+_OF_ARRAYS = {**OPERATIONS, tirx.Min: np.minimum, tirx.Max: np.maximum}
 
 
 def value_of(expr: tirx.PrimExpr, bound: Mapping[tirx.Var, Value]) -> Value:
@@ -106,7 +98,7 @@ def value_of(expr: tirx.PrimExpr, bound: Mapping[tirx.Var, Value]) -> Value:
         return Value(frozenset(), lambda grid: number)
     if isinstance(expr, tirx.Cast):
         return value_of(expr.value, bound)
-    operation = _OPERATIONS.get(type(expr))
+    operation = _OF_ARRAYS.get(type(expr))
     if operation is None:
         raise ScheduleError(f"index or guard {expr}: a {type(expr).__name__} is not understood")
     left, right = value_of(expr.a, bound), value_of(expr.b, bound)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
-from schedules.layer.compute import outer_first
+from schedules.layer.axes import outer_first
 from schedules.layer.footprint import LEVELS, Loop
 from tvm_spm.mapping import Mapping
 from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Dims, Operand, Workload

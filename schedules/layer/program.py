@@ -5,7 +5,8 @@ from __future__ import annotations
 from tvm import tirx
 
 from cost_model.simulator.program import Program, assemble, finish_of, program_of
-from schedules.layer.executed import Code
+from schedules.layer.code import Code
+from schedules.layer.executed import Executed
 from schedules.layer.turns import check_turns
 from tvm_spm.errors import ScheduleError
 from tvm_spm.frontend.tir.nest import Nest
@@ -56,27 +57,28 @@ def program_from_tir(func: tirx.PrimFunc, nest: Nest) -> Program:
     mac = next(block for block in placed if block.block.name_hint in (nest.block, f"{nest.block}_update"))
     marked = [block for block in placed if DOUBLE in block.block.annotations and block.copied_operand]
     code = Code.of(mac, nest, frozenset(staged_buffer(block) for block in marked))
-    code.check_macs(mac)
+    executed = Executed(code)
+    executed.check_macs(mac)
     check_turns(code, placed)
     copies, buffers, streams = [], [], {}
     at_mac, at_store = placed.index(mac), (0, "always")
     for number, block in enumerate(placed):
-        code.check_memory(block)
+        executed.check_memory(block)
         if block.copied_operand.startswith("E"):
-            depth, (extra, when, elems) = code.stream(block)
+            depth, (extra, when, elems) = executed.stream(block)
             streams[extra] = (depth, when, elems)
             continue
         if not block.copied_operand:
-            code.check_other(block, mac)
+            executed.check_other(block, mac)
             continue
-        depth, copy = code.copy(block, before=number < at_mac)
+        depth, copy = executed.copy(block, before=number < at_mac)
         copies.append((depth, copy))
         if copy.path == "DMA" and copy.when in ("always", "finished"):
-            buffers.append(code.buffer(block, copy))
+            buffers.append(executed.buffer(block, copy))
         if copy.path == "DMA" and copy.direction == "out" and copy.when != "unfinished":
-            code.check_epilogue(block)
+            executed.check_epilogue(block)
             at_store = (depth, copy.when)
-            streams |= {extra: (depth, when, elems) for extra, when, elems in code.reads_of_one_tensor(block)}
+            streams |= {extra: (depth, when, elems) for extra, when, elems in executed.reads_of_one_tensor(block)}
     for extra in range(len(nest.workload.epilogue.extras)):
         if streams.get(extra, ())[:2] != at_store:
             raise ScheduleError(f"extra {extra} of the epilogue is not read once for every tile that leaves")

@@ -9,7 +9,7 @@ from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from schedules.layer import primitives
-from schedules.layer.compute import needs_padding, outer_first
+from schedules.layer.axes import needs_padding, outer_first
 from schedules.layer.footprint import LoadPositions, Loop, load_positions
 from schedules.layer.primitives import Loops
 from tvm_spm.errors import ScheduleError

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from tvm import tirx
 
+from schedules.layer.code import Code, iter_values
 from schedules.layer.evaluate import Grid, Ints, Value, value_of
-from schedules.layer.executed import Code, iter_values
 from tvm_spm.errors import ScheduleError
 from tvm_spm.frontend.tir.blocks import loads_of
 from tvm_spm.lowering.blocks import Placed

@@ -14,7 +14,7 @@ from tvm.s_tir import SBlock, SBlockRealize
 
 import tvm_spm
 from schedules.group.code import schedule_group
-from schedules.layer.compute import prim_func
+from tests.numeric.plain import prim_func
 from tvm_spm.deploy import groups as fused_network
 from tvm_spm.deploy import network as scheduled_network
 from tvm_spm.deploy.verify import process as verify_process

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from schedules.layer import schedule
-from schedules.layer.compute import nest, prim_func
+from tests.numeric.plain import nest, prim_func
 from tvm_spm.lowering.tiles import exact_tiles
 from tvm_spm.mapping import Mapping
 from tvm_spm.workload import Dims, Epilogue, Operand, Projection, Workload
 
-GOLDEN = Path(__file__).parent
 INT = {"dtype": "int8", "out_dtype": "int32"}
 
 CONV = Workload.conv2d(K=8, C=6, OY=7, OX=14, FY=3, FX=3, padding=1, **INT)
@@ -73,12 +72,8 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_schedule_text(name: str, request: pytest.FixtureRequest):
+def test_schedule_text(name: str, matches: Callable[[str, str], None]):
     workload, mapping = CASES[name]
     sch = schedule(prim_func(workload), nest(workload), mapping)
     code = exact_tiles(sch.mod["main"]).script()
-    text = f"{workload}\n\n{mapping}\n\n{code}\n"
-    path = GOLDEN / f"schedule_{name}.txt"
-    if request.config.getoption("--update-golden", default=False):
-        path.write_text(text, encoding="utf-8")
-    assert text == path.read_text(encoding="utf-8"), "see pytest tests/golden --update-golden"
+    matches(f"schedule_{name}", f"{workload}\n\n{mapping}\n\n{code}\n")

@@ -15,14 +15,16 @@ from tvm.script import relax as R
 
 from cost_model.attention.model import attention_cost
 from cost_model.attention.search import inner_mappings
-from schedules.attention.code import attention_func, num_roundings, replace_attention
+from schedules.attention.code import attention_func
+from tests.numeric.attention_calls import num_roundings, replace_attention
 from tests.numeric.poison import lower_to_allocations, poisoned
 from tvm_spm.arch import load_arch
 from tvm_spm.attention import AttentionMapping
 from tvm_spm.deploy.runtime import build, run
 from tvm_spm.deploy.verify.compare import compare
 from tvm_spm.frontend import extract
-from tvm_spm.frontend.attention import AttentionSite, find_attention, substitute
+from tvm_spm.frontend.attention import AttentionSite, find_attention
+from tvm_spm.lowering.blocks import substitute
 from tvm_spm.objective import Objective
 from tvm_spm.tuning.attention import plan_attention
 

@@ -11,9 +11,9 @@ from tvm import tirx
 
 from cost_model.simulator.program import program_of
 from schedules.layer import schedule
-from schedules.layer.compute import nest, prim_func
-from schedules.layer.footprint import spm_bytes
 from schedules.layer.program import program_from_tir
+from tests.numeric.buffers import spm_bytes
+from tests.numeric.plain import nest, prim_func
 from tests.numeric.sampled import LAYERS, sample_mapping
 from tvm_spm.errors import ScheduleError
 from tvm_spm.lowering.tiles import exact_tiles

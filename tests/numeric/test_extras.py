@@ -14,9 +14,9 @@ from tvm import s_tir, te, tirx, topi
 from cost_model.analytical.model import AnalyticalModel
 from cost_model.simulator.program import Loop, program_of
 from schedules.layer import check_timed_is_executed, schedule
-from schedules.layer.compute import nest, prim_func
 from schedules.layer.program import program_from_tir
 from tests.numeric.interpret import elements_read
+from tests.numeric.plain import nest, prim_func
 from tests.numeric.sampled import LAYERS, sample_mapping
 from tvm_spm.arch import load_arch
 from tvm_spm.deploy.verify.compare import verify_task

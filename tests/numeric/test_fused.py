@@ -12,8 +12,9 @@ import tvm
 from tvm import tirx
 
 from schedules.group.code import schedule_group
-from schedules.group.program import check_group, fused_spm_bytes
+from schedules.group.program import check_group
 from schedules.host import schedule_for_host
+from tests.numeric.buffers import spm_bytes
 from tests.numeric.fused_groups import NETWORKS, Case, case, sample_group_mapping
 from tvm_spm.deploy.grouping import group_calls
 from tvm_spm.deploy.verify.compare import verify_network
@@ -119,7 +120,7 @@ def test_kept_rows_lie_in_a_ring():
     # A tile of 2 rows needs 4 rows of the first convolution, of which 2 are new (3 at the top, with no row before);
     # these need 4 rows of x. SPM, in floats: x 6*4*11, tiles 6*4*11 and 6*2*11, weights 2 * 6*6*9.
     func = check("identity shortcut", whole("identity shortcut", tile=(1, 6, 2, 11), kept=(2,)))
-    assert fused_spm_bytes(func) == 4 * (6 * 4 * 11 + 6 * 4 * 11 + 6 * 2 * 11 + 2 * 6 * 6 * 9)
+    assert spm_bytes(func) == 4 * (6 * 4 * 11 + 6 * 4 * 11 + 6 * 2 * 11 + 2 * 6 * 6 * 9)
 
 
 def test_a_difference_is_named():

@@ -9,7 +9,7 @@ import pytest
 import tvm
 from tvm import te, tirx, topi
 
-from schedules.layer import compute
+from tests.numeric import plain
 from tvm_spm.frontend.tir.nest import Nest, Unsupported, read_nest
 from tvm_spm.workload import Dims, Projection, Workload
 
@@ -62,14 +62,14 @@ CONVS = {
 @pytest.mark.parametrize("name", CONVS)
 def test_reads_back_the_workload_a_function_was_made_from(name):
     workload = Workload.conv2d(dtype="int8", out_dtype="int32", **CONVS[name])
-    assert read_nest(compute.prim_func(workload)) == compute.nest(workload)
+    assert read_nest(plain.prim_func(workload)) == plain.nest(workload)
 
 
 @pytest.mark.parametrize("name", ["int8", "int16", "float16", "float32"])
 def test_element_widths_are_those_of_the_buffers(name):
     accumulate = {"int8": "int32", "int16": "int32", "float16": "float32", "float32": "float32"}[name]
     workload = Workload.matmul(m=3, k=4, n=5, batch=2, transposed_weight=True, dtype=name, out_dtype=accumulate)
-    assert read_nest(compute.prim_func(workload)) == compute.nest(workload)
+    assert read_nest(plain.prim_func(workload)) == plain.nest(workload)
 
 
 def topi_cases():

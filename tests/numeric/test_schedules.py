@@ -14,9 +14,10 @@ import tvm_ffi
 from tvm import s_tir, te
 
 from schedules.layer import check_timed_is_executed, refuse, schedule
-from schedules.layer.compute import nest, prim_func
-from schedules.layer.footprint import LoadPositions, claimed_spm_bytes, load_positions, spm_bytes
+from schedules.layer.footprint import LoadPositions, load_positions
+from tests.numeric.buffers import claimed_spm_bytes, spm_bytes
 from tests.numeric.fused import NETWORKS, fuse
+from tests.numeric.plain import nest, prim_func
 from tests.numeric.poison import lower_to_allocations, poisoned
 from tests.numeric.sampled import LAYERS, brute_force, draw_operands, num_terms, sample_mapping
 from tvm_spm.deploy import database

@@ -12,9 +12,9 @@ from tvm import s_tir, tirx
 from cost_model.simulator import SimulatorModel
 from cost_model.simulator.program import program_of, simulate_program
 from schedules.layer import check_timed_is_executed, schedule
-from schedules.layer.compute import nest, prim_func
 from schedules.layer.program import program_from_tir
 from tests.numeric.fused import NETWORKS, functions, fuse
+from tests.numeric.plain import nest, prim_func
 from tests.numeric.sampled import LAYERS, sample_mapping
 from tvm_spm.arch import load_arch
 from tvm_spm.errors import ScheduleError

@@ -12,8 +12,8 @@ import tvm_ffi
 from tvm import relax, tirx
 
 from schedules.layer import schedule
-from schedules.layer.compute import nest, prim_func
 from tests.numeric.fused import NETWORKS, functions, fuse
+from tests.numeric.plain import nest, prim_func
 from tests.numeric.sampled import LAYERS, sample_mapping
 from tvm_spm.deploy.verify.compare import Difference, compare, verify_network, verify_task
 from tvm_spm.errors import ModelError

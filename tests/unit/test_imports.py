@@ -68,7 +68,7 @@ INSIDE = {
         ("case", "constraints_batch", "legality_batch"),
         ("constraints", "countable", "estimate", "legality", "mapping_batch", "tiles"),
     ),
-    "tvm_spm.lowering": (("target",), ("tiles",), ("double",), ("partial",), ("blocks", "host", "root_block")),
+    "tvm_spm.lowering": (("target",), ("tiles",), ("double",), ("host", "partial"), ("blocks", "root_block")),
 }  # fmt: skip
 
 MAY_IMPORT_TVM = ("tvm_spm.lowering", "tvm_spm.frontend", "schedules", "tvm_spm.deploy", "tvm_spm.tuning")

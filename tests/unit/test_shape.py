@@ -31,7 +31,6 @@ TOO_LONG = {
     "cost_model.fused.timeline.run_cores",
     "cost_model.fused.walk._store",
     "cost_model.simulator.events._simulate",
-    "schedules.layer.executed.Code._check_axis",
     "tvm_spm.exact.array_tiles.list_arrays",
     "tvm_spm.exact.balanced.array_list._bound_rest",
     "tvm_spm.exact.balanced.array_list._list_unrolling",

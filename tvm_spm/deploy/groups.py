@@ -17,9 +17,10 @@ from tvm_spm.attention import AttentionMapping
 from tvm_spm.deploy.grouping import GroupedModule, group_calls
 from tvm_spm.deploy.verify.outcome import Verification
 from tvm_spm.errors import ModelError, ScheduleError
-from tvm_spm.frontend.attention import AttentionSite, substitute
+from tvm_spm.frontend.attention import AttentionSite
 from tvm_spm.frontend.fuse import TVM_ERRORS, first_line
 from tvm_spm.fusion.network import FusedGroup
+from tvm_spm.lowering.blocks import substitute
 from tvm_spm.lowering.root_block import with_root_block
 
 if TYPE_CHECKING:

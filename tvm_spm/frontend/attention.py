@@ -14,6 +14,7 @@ from tvm_spm.attention import Attention
 from tvm_spm.errors import WorkloadError
 from tvm_spm.frontend.tir.affine import Affine, Piece, affine_of
 from tvm_spm.frontend.tir.blocks import Block, count_ops, loads_of, read_blocks, strip_casts
+from tvm_spm.lowering.blocks import substitute
 from tvm_spm.workload import DIM_NAMES, Axis, Dims, Epilogue, Projection, Workload
 
 _LEADING_DIMS = ("OY", "N", "G")
@@ -344,11 +345,6 @@ def _with_units(index: tvm.ir.Expr, env: dict[tvm.ir.Var, Affine]) -> dict[tvm.i
     """Variables without a name iterate once."""
     unnamed = {var: Affine((), 0) for var in tirx.analysis.undefined_vars(index) if var not in env}
     return {**env, **unnamed}
-
-
-def substitute(value: tvm.ir.Expr, env: Mapping[tvm.ir.Var, tvm.ir.Expr]) -> tvm.ir.Expr:
-    """A value with variables replaced."""
-    return tvm_ffi.structural_map(value, (tvm.ir.Var, lambda var: env.get(var, var)), order="post")
 
 
 def _same(found: Sequence[tvm.ir.Expr], wanted: Sequence[tvm.ir.Expr]) -> bool:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
+import tvm
+import tvm_ffi
 from tvm import s_tir, tirx
+
+Node = TypeVar("Node", "tirx.PrimExpr", "tirx.Stmt")
 
 COPY_ATTRS = ("spm.dma", "spm.noc")
 """Annotations of blocks that copy a tile between DRAM and SPM and between SPM and RF; the value is the operand, or
@@ -113,3 +118,64 @@ def with_block_body(
         [*block.alloc_buffers, *allocated], block.match_buffers, block.annotations,
     )  # fmt: skip
     return s_tir.SBlockRealize(realize.iter_values, realize.predicate, inner)
+
+
+def substitute(value: Node, by: Mapping[tirx.Var, tirx.PrimExpr]) -> Node:
+    """An expression or statement with other variables."""
+    return tvm_ffi.structural_map(value, (tvm.ir.Var, lambda var: by.get(var, var)), order="post")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Moved:
+    """Where the elements of a buffer lie instead: in ``buffer``, at what ``at`` makes of their indices."""
+
+    buffer: tirx.Buffer
+    at: Callable[[Sequence[tirx.PrimExpr]], list[tirx.PrimExpr]]
+
+
+def redirected(
+    body: tirx.Stmt,
+    moved: Mapping[tirx.Buffer, Moved],
+    guards: Mapping[s_tir.SBlock, Sequence[tirx.PrimExpr]] | None = None,
+) -> tirx.Stmt:
+    """A statement that finds some tensors in other buffers.
+
+    Args:
+        body: Made of sequences, loops and blocks.
+        moved: By buffer; the new ones take the place of the old where these are allocated. An axis that a new one has
+            in front of the old ones has extent 1 in regions.
+        guards: More conditions under which a block runs.
+    """
+
+    def load(node: tvm.ir.TensorLoad) -> tvm.ir.TensorLoad:
+        where = moved.get(node.source)
+        return node if where is None else tirx.BufferLoad(where.buffer, where.at(node.indices))
+
+    def region(node: tvm.ir.TensorRegion) -> tvm.ir.TensorRegion:
+        where = moved.get(node.source)
+        if where is None:
+            return node
+        starts = where.at([axis.min for axis in node.region])
+        extents = [1] * (len(starts) - len(node.region)) + [axis.extent for axis in node.region]
+        ranges = [tvm.ir.Range.from_min_extent(*each) for each in zip(starts, extents, strict=True)]
+        return tirx.BufferRegion(where.buffer, ranges)
+
+    def leaf(stmt: tirx.Stmt) -> tirx.Stmt:
+        mapped = tvm_ffi.structural_map(stmt, (tvm.ir.TensorLoad, load), order="post")
+        where = moved.get(mapped.buffer) if isinstance(mapped, tirx.BufferStore) else None
+        return mapped if where is None else tirx.BufferStore(where.buffer, mapped.value, where.at(mapped.indices))
+
+    def block(node: s_tir.SBlockRealize) -> s_tir.SBlockRealize:
+        inner = node.block
+        more = (guards or {}).get(inner, ())
+        is_leaf = isinstance(inner.body, tirx.BufferStore)
+        made = s_tir.SBlock(
+            inner.iter_vars, list(map(region, inner.reads)), list(map(region, inner.writes)), inner.name_hint,
+            leaf(inner.body) if is_leaf else rebuilt(inner.body, block=block),
+            None if inner.init is None else leaf(inner.init),
+            [moved[buffer].buffer if buffer in moved else buffer for buffer in inner.alloc_buffers],
+            inner.match_buffers, inner.annotations,
+        )  # fmt: skip
+        return s_tir.SBlockRealize(node.iter_values, tirx.all(node.predicate, *more) if more else node.predicate, made)
+
+    return rebuilt(body, block=block)

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import tvm
-import tvm_ffi
-from tvm import s_tir, sym, tirx
+from tvm import sym, tirx
 
-from tvm_spm.lowering.blocks import Placed, placed_blocks, rebuilt
+from tvm_spm.lowering.blocks import Moved, Placed, placed_blocks, redirected
 from tvm_spm.lowering.partial import DOUBLE
 from tvm_spm.units import ceil_div
 
@@ -53,15 +51,19 @@ def two_buffers(func: tirx.PrimFunc) -> tirx.PrimFunc:
     plain = [block for block in placed if not block.copied_operand]
     mac = max(plain, key=lambda block: (len(_annotated(block)), len(block.block.iter_vars)))
     loops, extents = _tile_loops(mac)
-    doubled: dict[tirx.Buffer, tuple[tirx.Buffer, tirx.PrimExpr]] = {}
+    doubled: dict[tirx.Buffer, Moved] = {}
     for block in marked:
         staged = staged_buffer(block)
         if staged in doubled:
             continue
         turn = _turn(loops[: len(_annotated(block))], extents)
         pair = tirx.decl_buffer([2, *staged.shape], staged.dtype, staged.name, scope=staged.scope(), layout=None)
-        doubled[staged] = (pair, turn)
-    return func.with_body(_rewrite(func.body, doubled))
+
+        def at(indices: Sequence[tirx.PrimExpr], turn: tirx.PrimExpr = turn) -> list[tirx.PrimExpr]:
+            return [turn, *indices]
+
+        doubled[staged] = Moved(pair, at)
+    return func.with_body(redirected(func.body, doubled))
 
 
 def staged_buffer(block: Placed) -> tirx.Buffer:
@@ -155,38 +157,3 @@ def _parity_product(left: int | tirx.PrimExpr, right: int | tirx.PrimExpr) -> in
         if isinstance(one, int):
             return other if one % 2 else 0
     return left * right
-
-
-def _rewrite(body: tirx.Stmt, doubled: dict[tirx.Buffer, tuple[tirx.Buffer, tirx.PrimExpr]]) -> tirx.Stmt:
-    def load(node: tvm.ir.TensorLoad) -> tvm.ir.TensorLoad:
-        if node.source not in doubled:
-            return node
-        pair, turn = doubled[node.source]
-        return tirx.BufferLoad(pair, [turn, *node.indices])
-
-    def region(node: tvm.ir.TensorRegion) -> tvm.ir.TensorRegion:
-        if node.source not in doubled:
-            return node
-        pair, turn = doubled[node.source]
-        return tirx.BufferRegion(pair, [tvm.ir.Range.from_min_extent(turn, 1), *node.region])
-
-    def leaf(stmt: tirx.Stmt) -> tirx.Stmt:
-        mapped = tvm_ffi.structural_map(stmt, (tvm.ir.TensorLoad, load), order="post")
-        if not isinstance(mapped, tirx.BufferStore) or mapped.buffer not in doubled:
-            return mapped
-        pair, turn = doubled[mapped.buffer]
-        return tirx.BufferStore(pair, mapped.value, [turn, *mapped.indices])
-
-    def block(node: s_tir.SBlockRealize) -> s_tir.SBlockRealize:
-        inner = node.block
-        is_leaf = isinstance(inner.body, tirx.BufferStore)
-        made = s_tir.SBlock(
-            inner.iter_vars, list(map(region, inner.reads)), list(map(region, inner.writes)), inner.name_hint,
-            leaf(inner.body) if is_leaf else rebuilt(inner.body, block=block),
-            None if inner.init is None else leaf(inner.init),
-            [doubled[buffer][0] if buffer in doubled else buffer for buffer in inner.alloc_buffers],
-            inner.match_buffers, inner.annotations,
-        )  # fmt: skip
-        return s_tir.SBlockRealize(node.iter_values, node.predicate, made)
-
-    return rebuilt(body, block=block)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import tvm
 from tvm import s_tir, sym, tirx
 
+from tvm_spm.lowering.blocks import parts_of, with_block_body
+
 _LEVELS = ("dram", "spm")
 _REDUCTION_DIMS = ("C", "FY", "FX")
 _MIN_PARALLEL_ITERATIONS = 1 << 17
@@ -110,14 +112,10 @@ def _bound_loop(loop: tirx.For, context: _Context) -> _Bounded:
 
 
 def _bound_block(realize: s_tir.SBlockRealize, context: _Context) -> _Bounded:
-    block = realize.block
-    body = _bound(block.body, context)
-    inner = s_tir.SBlock(
-        block.iter_vars, block.reads, block.writes, block.name_hint, _guard(body.stmt, body.conditions), block.init,
-        block.alloc_buffers, block.match_buffers, block.annotations,
-    )  # fmt: skip
+    body = _bound(realize.block.body, context)
+    inner = with_block_body(realize, _guard(body.stmt, body.conditions)).block
     kept, conditions = [], []
-    for part in _parts(realize.predicate):
+    for part in parts_of(realize.predicate):
         if isinstance(part, tirx.LT):
             conditions.append(part.a - part.b + 1)
         elif isinstance(part, tirx.LE):
@@ -126,10 +124,6 @@ def _bound_block(realize: s_tir.SBlockRealize, context: _Context) -> _Bounded:
             kept.append(part)
     predicate = tirx.all(*kept) if kept else tirx.const(True, "bool")
     return _Bounded(s_tir.SBlockRealize(realize.iter_values, predicate, inner), conditions)
-
-
-def _parts(predicate: tirx.PrimExpr) -> list[tirx.PrimExpr]:
-    return _parts(predicate.a) + _parts(predicate.b) if isinstance(predicate, tirx.And) else [predicate]
 
 
 def _guard(stmt: tirx.Stmt, conditions: Sequence[tirx.PrimExpr]) -> tirx.Stmt:

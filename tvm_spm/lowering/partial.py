@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import tvm
 import tvm_ffi
 from tvm import s_tir, sym, tirx
 
-from tvm_spm.lowering.blocks import Placed, parts_of, placed_blocks, rebuilt, sequence, with_block_body, with_loop_body
+from tvm_spm.lowering.blocks import (
+    Placed,
+    parts_of,
+    placed_blocks,
+    rebuilt,
+    sequence,
+    substitute,
+    with_block_body,
+    with_loop_body,
+)
 
 DOUBLE = "spm.double"
 """Annotation of a copy whose level has two buffers for the operand; on a block that sums up it means the sums in RF."""
 
 ACCUMULATE = "spm.accumulate"
 """Annotation of a block whose sums leave the array unfinished; the value is how far they go, ``SPM`` or ``DRAM``."""
-
-_Node = TypeVar("_Node", "tirx.PrimExpr", "tirx.Stmt")
 
 _SPATIAL, _REDUCE = 0, 2
 """Kinds of iteration variables."""
@@ -182,12 +188,12 @@ class _Sums:
             if int(iter_var.iter_type) == _SPATIAL:
                 renamed[iter_var.var] = tirx.Var(iter_var.var.name, iter_var.var.ty)
                 iter_vars.append(tirx.IterVar(iter_var.dom, renamed[iter_var.var], _SPATIAL))
-                values.append(_substitute(bound, moved))
+                values.append(substitute(bound, moved))
         for loop in self._reduction_outside(at) if carried else ():
             dom = tvm.ir.Range.from_min_extent(loop.min, loop.extent)
             iter_vars.append(tirx.IterVar(dom, tirx.Var(f"v_{loop.loop_var.name}", loop.loop_var.ty), _REDUCE))
             values.append(loop.loop_var)
-        indices = [_substitute(axis.min, renamed) for axis in self.mac.block.writes[0].region]
+        indices = [substitute(axis.min, renamed) for axis in self.mac.block.writes[0].region]
         region = [tvm.ir.Range.from_min_extent(index, 1) for index in indices]
         value = tirx.const(0, str(target.dtype)) if source is None else tirx.BufferLoad(source, indices)
         guards = self._guards(moved, loops)
@@ -208,12 +214,8 @@ class _Sums:
         for loop in self.mac.loops:
             domain = tvm.ir.Range.from_min_extent(loop.min, loop.extent)
             analyzer.bind(moved[loop.loop_var] if loop in loops else loop.loop_var, domain)
-        guards = [_substitute(condition, moved) for condition in parts_of(self.mac.realize.predicate)]
+        guards = [substitute(condition, moved) for condition in parts_of(self.mac.realize.predicate)]
         return [guard for guard in guards if not analyzer.can_prove(guard)]
-
-
-def _substitute(value: _Node, by: dict[tirx.Var, tirx.PrimExpr]) -> _Node:
-    return tvm_ffi.structural_map(value, (tvm.ir.Var, lambda var: by.get(var, var)), order="post")
 
 
 def _at_most(left: tirx.PrimExpr, right: tirx.PrimExpr | int) -> tirx.LE:
@@ -267,7 +269,7 @@ def _moved_store(nest: tirx.For, mac: Placed, when: tirx.PrimExpr) -> tirx.Stmt:
         predicate = tirx.all(*parts_of(realize.predicate), when)
         return s_tir.SBlockRealize(realize.iter_values, predicate, realize.block)
 
-    return _substitute(rebuilt(nest, loop=loop, block=guarded), shared)
+    return substitute(rebuilt(nest, loop=loop, block=guarded), shared)
 
 
 def _level_and_dim(loop: tirx.For) -> tuple[str, str]:

@@ -7,10 +7,9 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import tvm
-import tvm_ffi
 from tvm import s_tir, sym, tirx
 
-from tvm_spm.lowering.blocks import COPY_ATTRS, Placed, loop_vars, placed_blocks
+from tvm_spm.lowering.blocks import COPY_ATTRS, Moved, Placed, loop_vars, parts_of, placed_blocks, redirected
 from tvm_spm.lowering.double import two_buffers
 from tvm_spm.lowering.partial import stage_partial_sums
 
@@ -50,7 +49,8 @@ def exact_tiles(func: tirx.PrimFunc) -> tirx.PrimFunc:
     func = stage_partial_sums(func)
     placed = list(placed_blocks(func.body))
     boxes: dict[s_tir.SBlock, _Box] = {}
-    tiles: dict[tirx.Buffer, tuple[tirx.Buffer, list[tirx.PrimExpr]]] = {}
+    tiles: dict[tirx.Buffer, Moved] = {}
+    analyzer = sym.Analyzer()
     for copy in placed:
         if _is_read(copy):
             reader, indices = _reader(copy, placed)
@@ -64,8 +64,15 @@ def exact_tiles(func: tirx.PrimFunc) -> tirx.PrimFunc:
             continue
         if COPY_ATTRS[0] in copy.block.annotations:
             tile = tirx.decl_buffer(box.extents, staged.dtype, staged.name, scope=staged.scope())
-            tiles[staged] = (tile, box.first)
-    return two_buffers(func.with_body(_rewrite(func.body, boxes, tiles))) if boxes else func
+
+            def at(
+                indices: Sequence[tirx.PrimExpr], first: Sequence[tirx.PrimExpr] = tuple(box.first)
+            ) -> list[tirx.PrimExpr]:
+                return [analyzer.simplify(index - start) for index, start in zip(indices, first, strict=True)]
+
+            tiles[staged] = Moved(tile, at)
+    guards = {block: box.guards for block, box in boxes.items()}
+    return two_buffers(func.with_body(redirected(func.body, tiles, guards))) if boxes else func
 
 
 def _is_read(block: Placed) -> bool:
@@ -89,7 +96,7 @@ def _box(reader: Placed, indices: Sequence[tirx.PrimExpr], around: Collection[ti
         analyzer.bind(loop.loop_var, tvm.ir.Range.from_min_extent(loop.min, loop.extent))
     for iter_var in reader.block.iter_vars:
         analyzer.bind(iter_var.var, iter_var.dom)
-    conditions = _conditions(reader.realize.predicate)
+    conditions = [part for part in parts_of(reader.realize.predicate) if isinstance(part, tirx.LT)]
     moving = [condition for condition in conditions if not _is_outside(condition.a, inner, analyzer)]
     variables, values = [v.var for v in reader.block.iter_vars], list(reader.realize.iter_values)
     linear = [_linear(analyzer.simplify(index), variables) for index in indices]
@@ -143,12 +150,6 @@ def _reader(copy: Placed, placed: Sequence[Placed]) -> tuple[Placed, list[tirx.P
     raise AssertionError(f"nothing reads {written.name}")
 
 
-def _conditions(predicate: tirx.PrimExpr) -> list[tirx.LT]:
-    if isinstance(predicate, tirx.And):
-        return _conditions(predicate.a) + _conditions(predicate.b)
-    return [predicate] if isinstance(predicate, tirx.LT) else []
-
-
 def _is_outside(value: tirx.PrimExpr, inner: Sequence[tirx.For], analyzer: sym.Analyzer) -> bool:
     *factors, _ = _linear(value, [loop.loop_var for loop in inner])
     return all(
@@ -196,67 +197,3 @@ def _linear(value: tirx.PrimExpr, variables: Sequence[tirx.Var]) -> list[tirx.Pr
     if not found:
         raise AssertionError(f"{value} is not linear")
     return found
-
-
-def _rewrite(
-    body: tirx.Stmt,
-    boxes: dict[s_tir.SBlock, _Box],
-    tiles: dict[tirx.Buffer, tuple[tirx.Buffer, list[tirx.PrimExpr]]],
-) -> tirx.Stmt:
-    analyzer = sym.Analyzer()
-
-    def moved(buffer: tirx.Buffer, indices: Sequence[tirx.PrimExpr]) -> tuple[tirx.Buffer, list[tirx.PrimExpr]]:
-        tile, first = tiles[buffer]
-        return tile, [analyzer.simplify(index - start) for index, start in zip(indices, first, strict=True)]
-
-    def load(node: tvm.ir.TensorLoad) -> tvm.ir.TensorLoad:
-        return tirx.BufferLoad(*moved(node.source, node.indices)) if node.source in tiles else node
-
-    def store(node: tirx.BufferStore) -> tirx.BufferStore:
-        if node.buffer not in tiles:
-            return node
-        tile, indices = moved(node.buffer, node.indices)
-        return tirx.BufferStore(tile, node.value, indices)
-
-    def region(node: tvm.ir.TensorRegion) -> tvm.ir.TensorRegion:
-        if node.source not in tiles:
-            return node
-        tile, starts = moved(node.source, [axis.min for axis in node.region])
-        ranges = zip(starts, node.region, strict=True)
-        return tirx.BufferRegion(tile, [tvm.ir.Range.from_min_extent(start, axis.extent) for start, axis in ranges])
-
-    def block(node: s_tir.SBlockRealize) -> s_tir.SBlockRealize:
-        inner = node.block
-        box = boxes.get(inner)
-        guard = tirx.all(node.predicate, *box.guards) if box and box.guards else node.predicate
-        allocated = [tiles[buffer][0] if buffer in tiles else buffer for buffer in inner.alloc_buffers]
-        return s_tir.SBlockRealize(
-            node.iter_values,
-            guard,
-            s_tir.SBlock(
-                inner.iter_vars,
-                list(map(region, inner.reads)),
-                list(map(region, inner.writes)),
-                inner.name_hint,
-                _visit(inner.body),
-                None if inner.init is None else _visit(inner.init),
-                allocated,
-                inner.match_buffers,
-                inner.annotations,
-            ),  # fmt: skip
-        )
-
-    def _visit(stmt: tirx.Stmt) -> tirx.Stmt:
-        if isinstance(stmt, tirx.SeqStmt):
-            return tirx.SeqStmt([_visit(inner) for inner in stmt.seq])
-        if isinstance(stmt, tirx.For):
-            return tirx.For(
-                stmt.loop_var, stmt.min, stmt.extent, stmt.kind, _visit(stmt.body), stmt.thread_binding,
-                stmt.annotations, stmt.step,
-            )  # fmt: skip
-        if isinstance(stmt, s_tir.SBlockRealize):
-            return block(stmt)
-        mapped = tvm_ffi.structural_map(stmt, (tvm.ir.TensorLoad, load), order="post")
-        return store(mapped) if isinstance(mapped, tirx.BufferStore) else mapped
-
-    return _visit(body)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from tvm import te, tirx
 
+from schedules.layer.axes import needs_padding, outer_first, overhang
 from tvm_spm.frontend.tir.nest import Nest
-from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Axis, Dims, Projection, Workload
+from tvm_spm.workload import REDUCTION_DIMS, Axis, Dims, Projection, Workload
 
 PAD_BLOCK = "pad"
 MAC_BLOCK = "mac"
@@ -63,27 +64,14 @@ def nest(workload: Workload) -> Nest:
     )
 
 
-def needs_padding(workload: Workload) -> bool:
-    """Whether the loops reach outside the input tensor."""
-    return any(before or after for before, after in _overhang(workload.I, workload.dims))
-
-
-def _overhang(projection: Projection, dims: Dims) -> list[tuple[int, int]]:
-    found = []
-    for axis in projection.axes:
-        last = axis.offset + axis.tile_elems(dims) - 1
-        found.append((max(0, -axis.offset), max(0, last - axis.extent + 1)))
-    return found
-
-
 def _pad(projection: Projection, dims: Dims, data: te.Tensor) -> tuple[te.Tensor, list[int]]:
-    overhang = _overhang(projection, dims)
+    outside = overhang(projection, dims)
     axes = projection.axes
-    shape = [before + axis.extent + after for axis, (before, after) in zip(axes, overhang, strict=True)]
+    shape = [before + axis.extent + after for axis, (before, after) in zip(axes, outside, strict=True)]
 
     def padded(*indices: tirx.PrimExpr) -> tirx.PrimExpr:
         at, inside = [], []
-        for index, axis, (before, after) in zip(indices, axes, overhang, strict=True):
+        for index, axis, (before, after) in zip(indices, axes, outside, strict=True):
             at.append(index - before if before else index)
             if before:
                 inside.append(index >= before)
@@ -93,7 +81,7 @@ def _pad(projection: Projection, dims: Dims, data: te.Tensor) -> tuple[te.Tensor
         return tirx.if_then_else(tirx.all(*inside), data[tuple(at)], zero)
 
     return te.compute(shape, padded, name=PAD_BLOCK), [
-        before + axis.offset for axis, (before, _) in zip(axes, overhang, strict=True)
+        before + axis.offset for axis, (before, _) in zip(axes, outside, strict=True)
     ]
 
 
@@ -120,11 +108,6 @@ def _reduction(workload: Workload) -> list[str]:
     """Reduction dims that index an operand, also those of extent 1, in canonical order."""
     used = set(workload.I.relevant_dims) | set(workload.W.relevant_dims)
     return [name for name in REDUCTION_DIMS if name in used]
-
-
-def outer_first(axis: Axis) -> list[tuple[str, int]]:
-    """The terms of an axis from the one with the widest stride to the narrowest."""
-    return sorted(axis.terms, key=lambda term: (-term[1], DIM_NAMES.index(term[0])))
 
 
 def _dims_at(projection: Projection, indices: Sequence[tirx.PrimExpr]) -> dict[str, tirx.PrimExpr]:

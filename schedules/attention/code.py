@@ -16,8 +16,8 @@ from tvm import s_tir, tirx
 from schedules.attention.tir import (
     INDEX_DTYPE,
     Extent,
-    Scratchpad,
-    Tile,
+    SpmTile,
+    TileAllocator,
     annotated,
     const,
     grid,
@@ -57,7 +57,7 @@ def attention_func(site: AttentionSite, mapping: AttentionMapping) -> tirx.PrimF
     Returns:
         A function of the inputs of the first product, the values, and the result.
     """
-    spm = Scratchpad()
+    spm = TileAllocator()
     body = _Writer(site=site, mapping=mapping, spm=spm).cores()
     root = s_tir.SBlock([], [], [], "root", body, None, spm.buffers)
     params = [*site.scores.inputs, site.values, site.context.out.buffer]
@@ -70,7 +70,7 @@ class _Mask:
     """One tensor that the scores are combined with, staged as a tile; axes that it does not follow have extent 1."""
 
     source: tvm.ir.TensorLoad
-    tile: Tile
+    tile: SpmTile
     by_query: bool
     by_key: bool
     level: str
@@ -125,15 +125,15 @@ class _Scores:
 class _Tiles:
     """Everything in SPM for one tile of queries; ``sums`` and ``scores`` are one tile where their types agree."""
 
-    q: Tile
-    k: Tile
-    v: Tile
-    sums: Tile
-    scores: Tile
-    largest: Tile
-    row_sum: Tile
-    correction: Tile
-    out: Tile
+    q: SpmTile
+    k: SpmTile
+    v: SpmTile
+    sums: SpmTile
+    scores: SpmTile
+    largest: SpmTile
+    row_sum: SpmTile
+    correction: SpmTile
+    out: SpmTile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -142,7 +142,7 @@ class _Writer:
 
     site: AttentionSite
     mapping: AttentionMapping
-    spm: Scratchpad
+    spm: TileAllocator
 
     @property
     def queries(self) -> int:

@@ -18,7 +18,7 @@ Extent: TypeAlias = int | ir.Expr
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Tile:
+class SpmTile:
     """A buffer in SPM; with ``is_swapped``, its first index runs faster."""
 
     buffer: ir.Var
@@ -55,17 +55,17 @@ class Tile:
 
 
 @dataclass(slots=True)
-class Scratchpad:
+class TileAllocator:
     """Allocates tiles."""
 
     buffers: list[ir.Var] = field(default_factory=list)
 
-    def tile(self, name: str, dtype: str, *shape: int, is_swapped: bool = False) -> Tile:
+    def tile(self, name: str, dtype: str, *shape: int, is_swapped: bool = False) -> SpmTile:
         """A new tile."""
         extents = list(reversed(shape)) if is_swapped else list(shape)
         buffer = tirx.decl_buffer([const(extent) for extent in extents], dtype, name, scope=_SPM_SCOPE)
         self.buffers.append(buffer)
-        return Tile(buffer, is_swapped)
+        return SpmTile(buffer, is_swapped)
 
 
 def const(value: Extent) -> ir.Expr:

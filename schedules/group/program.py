@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import tvm
 from tvm import tirx
 
-from schedules.group.walk import Event, group_events
+from schedules.group.walk import GroupEvent, group_events
 from schedules.layer.evaluate import OPERATIONS
 from tvm_spm.errors import ScheduleError
 from tvm_spm.graph import Box
@@ -47,7 +47,7 @@ def check_group(func: tirx.PrimFunc, group: Group, mapping: GroupMapping) -> str
     return None
 
 
-def _stores_part(group: Group, one: Event, other: Event) -> bool:
+def _stores_part(group: Group, one: GroupEvent, other: GroupEvent) -> bool:
     """Whether a store differs only by leaving out channels of other chunks, which lie between those of groups."""
     layer = group.graph.layers[group.first + one.layer]
     if (one.kind, one.layer) != (other.kind, other.layer) or one.box is None or other.box is None:
@@ -56,7 +56,7 @@ def _stores_part(group: Group, one: Event, other: Event) -> bool:
     return inside and one.kind == "store" and layer.workload is not None and layer.workload.dims.G > 1
 
 
-def program_events(func: tirx.PrimFunc, group: Group) -> list[list[Event]]:
+def program_events(func: tirx.PrimFunc, group: Group) -> list[list[GroupEvent]]:
     """Per core, what the code of a fused group does, in order.
 
     Raises:
@@ -70,7 +70,7 @@ def program_events(func: tirx.PrimFunc, group: Group) -> list[list[Event]]:
     return [list(_Reader(group).statement(body)({}))]
 
 
-Run = Callable[[Values], Iterator[Event]]
+Run = Callable[[Values], Iterator[GroupEvent]]
 
 
 @dataclass(slots=True, eq=False)
@@ -100,7 +100,7 @@ class _Reader:
 
     @staticmethod
     def _bind(name: object, value: Number) -> Run:
-        def run(values: Values) -> Iterator[Event]:
+        def run(values: Values) -> Iterator[GroupEvent]:
             values[name] = value(values)
             return iter(())
 
@@ -108,7 +108,7 @@ class _Reader:
 
     @staticmethod
     def _if(condition: Number, inner: Run) -> Run:
-        def run(values: Values) -> Iterator[Event]:
+        def run(values: Values) -> Iterator[GroupEvent]:
             if condition(values):
                 yield from inner(values)
 
@@ -116,7 +116,7 @@ class _Reader:
 
     @staticmethod
     def _loop(var: tirx.Var, extent: Number, inner: Run) -> Run:
-        def run(values: Values) -> Iterator[Event]:
+        def run(values: Values) -> Iterator[GroupEvent]:
             for index in range(extent(values)):
                 values[var] = index
                 yield from inner(values)
@@ -144,7 +144,7 @@ class _Reader:
         at = body.indices if kind == "store" else body.value.indices
         indices = [self.number(index) for index in at]
 
-        def run(values: Values) -> Iterator[Event]:
+        def run(values: Values) -> Iterator[GroupEvent]:
             extents = [extent(values) for _, extent in loops]
             if min(extents, default=1) <= 0:
                 return
@@ -160,7 +160,9 @@ class _Reader:
             # Channels of a chunk lie apart in every group; their bounding box is what counts.
             if kind == "load" and num_elems != math.prod(stop - first for first, stop in box):
                 raise ScheduleError(f"layer {layer}: a {kind} does not move a box")
-            yield Event(kind=kind, layer=layer, read=read, box=box, extents=tuple(stop - first for first, stop in box))
+            yield GroupEvent(
+                kind=kind, layer=layer, read=read, box=box, extents=tuple(stop - first for first, stop in box)
+            )
 
         return run
 
@@ -178,9 +180,9 @@ class _Reader:
             loops.setdefault(str(nest.loop_var.name), self.number(nest.extent))
             nest = nest.body
 
-        def run(values: Values) -> Iterator[Event]:
+        def run(values: Values) -> Iterator[GroupEvent]:
             extents = tuple(loops[f"i{axis}"](values) if f"i{axis}" in loops else 1 for axis in range(rank))
-            yield Event(kind="compute", layer=position, extents=extents)
+            yield GroupEvent(kind="compute", layer=position, extents=extents)
 
         return run
 
@@ -209,10 +211,10 @@ class _Reader:
             values[var] = 0
             return total
 
-        def run(values: Values) -> Iterator[Event]:
+        def run(values: Values) -> Iterator[GroupEvent]:
             values.update({var: 0 for var, _ in steps.values()})
             values.update({bound: value(values) for bound, value in binds})
-            yield Event(kind="compute", layer=position, extents=tuple(extent(dim, values) for dim in dims))
+            yield GroupEvent(kind="compute", layer=position, extents=tuple(extent(dim, values) for dim in dims))
 
         return run
 
@@ -249,7 +251,7 @@ _OF_NUMBERS = {**OPERATIONS, tirx.Min: min, tirx.Max: max}
 
 
 def _in_turn(runs: Sequence[Run]) -> Run:
-    def run(values: Values) -> Iterator[Event]:
+    def run(values: Values) -> Iterator[GroupEvent]:
         for inner in runs:
             yield from inner(values)
 

@@ -19,7 +19,7 @@ Tile = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
+class GroupEvent:
     """One thing that a core does.
 
     Attributes:
@@ -42,7 +42,7 @@ class Event:
         return f"{self.kind} layer {self.layer}{read} [{where or ' x '.join(map(str, self.extents))}]"
 
 
-def group_events(group: Group, mapping: GroupMapping) -> list[list[Event]]:
+def group_events(group: Group, mapping: GroupMapping) -> list[list[GroupEvent]]:
     """Per core, what it does, in order."""
     shape = group.sink_shape
     events = []
@@ -64,12 +64,12 @@ class _Core:
     """Per tile, what was needed of tensors between layers and of reads from outside."""
     latest: dict[Key, Box] = field(default_factory=dict)
 
-    def run(self) -> Iterator[Event]:
+    def run(self) -> Iterator[GroupEvent]:
         counts = [ceil_div(stop - first, t) for (first, stop), t in zip(self.chunk, self.mapping.tile, strict=True)]
         for tile in itertools.product(*map(range, counts)):
             yield from self._tile(tile)
 
-    def _tile(self, tile: Tile) -> Iterator[Event]:
+    def _tile(self, tile: Tile) -> Iterator[GroupEvent]:
         group, graph = self.group, self.group.graph
         here: dict[int | Key, Box] = {}
         self.needed[tile] = here
@@ -96,7 +96,7 @@ class _Core:
             for (first, stop), index, size in zip(self.chunk, tile, self.mapping.tile, strict=True)
         )
 
-    def _layer(self, tile: Tile, index: int, new: Box) -> Iterator[Event]:
+    def _layer(self, tile: Tile, index: int, new: Box) -> Iterator[GroupEvent]:
         group, layer = self.group, self.group.graph.layers[index]
         position = index - group.first
         ranges = layer.loop_ranges(new)
@@ -115,11 +115,11 @@ class _Core:
             box = _output(layer, loops, new)
             extents = tuple(stop - first for first, stop in box)
             sizes = extents if layer.workload is None else tuple(loops[n][1] - loops[n][0] for n, _ in layer.loops)
-            yield Event(kind="compute", layer=position, extents=sizes)
+            yield GroupEvent(kind="compute", layer=position, extents=sizes)
             if index == group.sink:
-                yield Event(kind="store", layer=position, box=box, extents=extents)
+                yield GroupEvent(kind="store", layer=position, box=box, extents=extents)
 
-    def _load(self, tile: Tile, key: Key, box: Box, *, is_chunk: bool) -> Iterator[Event]:
+    def _load(self, tile: Tile, key: Key, box: Box, *, is_chunk: bool) -> Iterator[GroupEvent]:
         if not box_elems(box):
             self._inherit_read(tile, key)
             return
@@ -132,7 +132,7 @@ class _Core:
         moved = box if is_constant else fresh
         if box_elems(moved):
             extents = tuple(stop - first for first, stop in moved)
-            yield Event(kind="load", layer=key[0] - self.group.first, read=key[1], box=moved, extents=extents)
+            yield GroupEvent(kind="load", layer=key[0] - self.group.first, read=key[1], box=moved, extents=extents)
 
     def _new(self, tile: Tile, key: int | Key, needed: Box) -> Box:
         """What is not there from the tiles before along the kept axes."""

@@ -9,7 +9,7 @@ import numpy as np
 from tvm import tirx
 
 from cost_model.simulator.program import Compute, TileLoop
-from schedules.layer.evaluate import Grid, Ints, Value, constant_of, loop_value, value_of
+from schedules.layer.evaluate import Grid, IndexValue, Ints, constant_of, loop_value, value_of
 from tvm_spm.errors import ScheduleError
 from tvm_spm.frontend.tir.nest import Nest
 from tvm_spm.lowering.blocks import Placed
@@ -76,7 +76,7 @@ class Code:
         """The dim that a loop is over; an empty text for loops of copies."""
         return next((name for known, _, name, _ in self.loops if known.same_as(var)), "")
 
-    def dims_of(self, value: Value) -> set[str]:
+    def dims_of(self, value: IndexValue) -> set[str]:
         """The dims whose loops a value uses."""
         return {self.dim_of(var) for var in value.loops} - {""}
 
@@ -98,7 +98,7 @@ class Code:
         return len(around)
 
 
-def iter_values(block: Placed) -> dict[tirx.Var, Value]:
+def iter_values(block: Placed) -> dict[tirx.Var, IndexValue]:
     """What the iteration variables of a block are, in terms of loops."""
     pairs = zip(block.block.iter_vars, block.realize.iter_values, strict=True)
     return {iter_var.var: value_of(value, {}) for iter_var, value in pairs}

@@ -46,7 +46,7 @@ class Grid:
         """One value per iteration."""
         return np.broadcast_to(values, tuple(self.extents.values()) or (1,))
 
-    def slope(self, value: Value, loop: tirx.Var) -> int:
+    def slope(self, value: IndexValue, loop: tirx.Var) -> int:
         """What one iteration of a loop adds, the others at their first."""
         ends = Grid({loop: 2})
         first, second = ends.full(value.at(ends))
@@ -54,21 +54,21 @@ class Grid:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Value:
+class IndexValue:
     """An expression of loop variables; ``at`` gives it for all iterations of a grid, other loops at their first."""
 
     loops: frozenset[tirx.Var]
     at: Callable[[Grid], Ints]
 
 
-def loop_value(loop: tirx.Var) -> Value:
+def loop_value(loop: tirx.Var) -> IndexValue:
     """A loop variable itself."""
-    return Value(frozenset((loop,)), lambda grid: grid.index(loop))
+    return IndexValue(frozenset((loop,)), lambda grid: grid.index(loop))
 
 
-def less(left: Value, right: Value) -> Value:
+def less(left: IndexValue, right: IndexValue) -> IndexValue:
     """Whether one value is less than another."""
-    return Value(left.loops | right.loops, lambda grid: np.less(left.at(grid), right.at(grid)))
+    return IndexValue(left.loops | right.loops, lambda grid: np.less(left.at(grid), right.at(grid)))
 
 
 OPERATIONS: dict[type, Callable[[Any, Any], Any]] = {
@@ -81,7 +81,7 @@ OPERATIONS: dict[type, Callable[[Any, Any], Any]] = {
 _OF_ARRAYS = {**OPERATIONS, tirx.Min: np.minimum, tirx.Max: np.maximum}
 
 
-def value_of(expr: tirx.PrimExpr, bound: Mapping[tirx.Var, Value]) -> Value:
+def value_of(expr: tirx.PrimExpr, bound: Mapping[tirx.Var, IndexValue]) -> IndexValue:
     """Translate an expression once, so that it can be evaluated often.
 
     Args:
@@ -95,14 +95,14 @@ def value_of(expr: tirx.PrimExpr, bound: Mapping[tirx.Var, Value]) -> Value:
         return bound[expr] if expr in bound else loop_value(expr)
     if isinstance(expr, tirx.IntImm):
         number = np.full(1, int(expr), dtype=np.int64)
-        return Value(frozenset(), lambda grid: number)
+        return IndexValue(frozenset(), lambda grid: number)
     if isinstance(expr, tirx.Cast):
         return value_of(expr.value, bound)
     operation = _OF_ARRAYS.get(type(expr))
     if operation is None:
         raise ScheduleError(f"index or guard {expr}: a {type(expr).__name__} is not understood")
     left, right = value_of(expr.a, bound), value_of(expr.b, bound)
-    return Value(left.loops | right.loops, lambda grid: operation(left.at(grid), right.at(grid)))
+    return IndexValue(left.loops | right.loops, lambda grid: operation(left.at(grid), right.at(grid)))
 
 
 def constant_of(expr: tirx.PrimExpr) -> int:

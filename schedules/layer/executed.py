@@ -12,7 +12,7 @@ from tvm import tirx
 from cost_model.simulator.program import Buffer, Copy
 from schedules.layer.axes import outer_first
 from schedules.layer.code import Code, iter_values
-from schedules.layer.evaluate import Booleans, Grid, Ints, Value, constant_of, less, loop_value, value_of
+from schedules.layer.evaluate import Booleans, Grid, IndexValue, Ints, constant_of, less, loop_value, value_of
 from tvm_spm.errors import ScheduleError
 from tvm_spm.frontend.tir.blocks import count_distinct_ops, loads_of
 from tvm_spm.lowering.blocks import COPY_ATTRS, Placed, parts_of
@@ -157,8 +157,8 @@ class Executed:
             )
 
     def _walked(
-        self, block: Placed, depth: int, axes: Sequence[Axis], indices: Sequence[Value], operand: Operand, path: str,
-        direction: str, *, has_holes: bool | None = None,
+        self, block: Placed, depth: int, axes: Sequence[Axis], indices: Sequence[IndexValue], operand: Operand,
+        path: str, direction: str, *, has_holes: bool | None = None,
     ) -> tuple[str, tuple[int, ...]]:  # fmt: skip
         """When a block moves what is left of its tile, and the elements of a full one."""
         name = block.block.name_hint
@@ -181,7 +181,7 @@ class Executed:
         self._check_idle(name, depth, [d for axis in axes for d, _ in axis.terms], guards)
         return moment, tuple(tile_elems)
 
-    def _own_loops(self, block: Placed, guards: list[Value]) -> dict[tirx.Var, int]:
+    def _own_loops(self, block: Placed, guards: list[IndexValue]) -> dict[tirx.Var, int]:
         """The loops over the elements of a copy; an extent that varies counts as one more guard."""
         own: dict[tirx.Var, int] = {}
         for loop in block.loops:
@@ -193,7 +193,9 @@ class Executed:
                 guards.append(less(loop_value(loop.loop_var), extent))
         return own
 
-    def _moved(self, block: Placed, path: str, operand: Operand, direction: str) -> tuple[Sequence[Axis], list[Value]]:
+    def _moved(
+        self, block: Placed, path: str, operand: Operand, direction: str
+    ) -> tuple[Sequence[Axis], list[IndexValue]]:
         """The axes of what is copied, in the order of the tensor, and the index along each."""
         values = iter_values(block)
         is_write = (direction == "out") if path == "DMA" else (direction == "in")
@@ -209,8 +211,8 @@ class Executed:
         return axes, indices
 
     def _moment(
-        self, operand: Operand, path: str, direction: str, depth: int, guards: list[Value]
-    ) -> tuple[str, list[Value]]:
+        self, operand: Operand, path: str, direction: str, depth: int, guards: list[IndexValue]
+    ) -> tuple[str, list[IndexValue]]:
         """When a copy happens, and the guards that say nothing about it."""
         if operand is not Operand.O:
             return "always", guards
@@ -231,7 +233,7 @@ class Executed:
                         return moment, [other for other in guards if other is not guard]
         return "always", guards
 
-    def _concerns(self, guard: Value, index: Value, dims: Sequence[str], own: dict[tirx.Var, int]) -> bool:
+    def _concerns(self, guard: IndexValue, index: IndexValue, dims: Sequence[str], own: dict[tirx.Var, int]) -> bool:
         """Whether a guard limits one axis of a copy."""
         mine = [var for var in guard.loops if var in own]
         if mine:
@@ -240,7 +242,7 @@ class Executed:
         return bool(tested) and (tested <= set(dims) or len(tested) > 1 and bool(tested & set(dims)))
 
     def _check_axis(
-        self, copying: _Copying, axis: Axis, dims: Sequence[str], index: Value, guards: Sequence[Value]
+        self, copying: _Copying, axis: Axis, dims: Sequence[str], index: IndexValue, guards: Sequence[IndexValue]
     ) -> int:
         """One axis of a copy moves exactly what is left of the tile; returns the extent of a full tile.
 
@@ -284,7 +286,7 @@ class Executed:
             raise ScheduleError(f"block {name}: does not copy exactly the tile along axis {axis}")
         return widest
 
-    def _check_idle(self, name: str, depth: int, dims: Sequence[str], guards: Sequence[Value]) -> None:
+    def _check_idle(self, name: str, depth: int, dims: Sequence[str], guards: Sequence[IndexValue]) -> None:
         """Nothing is copied where a smaller share or tile has no iteration left."""
         for guard in guards:
             if len(self.code.dims_of(guard)) != 1:
@@ -310,7 +312,7 @@ class Executed:
         )  # fmt: skip
 
 
-def _all(at: Grid, guards: Sequence[Value]) -> Booleans:
+def _all(at: Grid, guards: Sequence[IndexValue]) -> Booleans:
     runs = np.ones(1, dtype=np.bool_)
     for guard in guards:
         runs = runs & guard.at(at).astype(np.bool_)

@@ -9,7 +9,7 @@ import numpy as np
 from tvm import tirx
 
 from schedules.layer.code import Code, iter_values
-from schedules.layer.evaluate import Grid, Ints, Value, value_of
+from schedules.layer.evaluate import Grid, IndexValue, Ints, value_of
 from tvm_spm.errors import ScheduleError
 from tvm_spm.frontend.tir.blocks import loads_of
 from tvm_spm.lowering.blocks import Placed
@@ -36,7 +36,7 @@ def check_turns(code: Code, placed: Sequence[Placed]) -> None:
                 raise ScheduleError(f"block {block.block.name_hint}: uses another buffer than the tile lies in")
 
 
-def _turns(code: Code, block: Placed) -> list[tuple[tirx.Buffer, Value]]:
+def _turns(code: Code, block: Placed) -> list[tuple[tirx.Buffer, IndexValue]]:
     """The buffers that are there twice, and which one a block uses."""
     body = block.block.body
     if not isinstance(body, tirx.BufferStore):
@@ -46,7 +46,7 @@ def _turns(code: Code, block: Placed) -> list[tuple[tirx.Buffer, Value]]:
     return [(buffer, value_of(indices[0], values)) for buffer, indices in used if buffer in code.doubled]
 
 
-def _check_alternates(code: Code, block: Placed, turn: Value) -> tuple[Grid, Ints]:
+def _check_alternates(code: Code, block: Placed, turn: IndexValue) -> tuple[Grid, Ints]:
     depth = code.depth_of(block)
     at = code.grid.only([var for var, _, _, _ in code.loops[:depth]])
     turns = at.full(turn.at(at))

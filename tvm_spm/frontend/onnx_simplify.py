@@ -32,7 +32,7 @@ _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Value:
+class KnownTensor:
     """A tensor known before the run; ``array`` is ``None`` if only its shape is."""
 
     shape: tuple[int, ...]
@@ -40,7 +40,7 @@ class Value:
     array: Array | None = None
 
     @classmethod
-    def of(cls, array: Array) -> Value:
+    def of(cls, array: Array) -> KnownTensor:
         """A tensor with numbers."""
         return cls(shape=tuple(array.shape), dtype=str(array.dtype), array=array)
 
@@ -49,7 +49,7 @@ class Value:
         """Product of the shape."""
         return int(np.prod(self.shape, dtype=np.int64))
 
-    def reshape(self, shape: tuple[int, ...]) -> Value:
+    def reshape(self, shape: tuple[int, ...]) -> KnownTensor:
         """The same numbers in another shape of as many elements."""
         return replace(self, shape=shape, array=None if self.array is None else self.array.reshape(shape))
 
@@ -61,15 +61,15 @@ class _Pending:
     source: str
     num_channels: int
     conv: onnx.NodeProto | None = None
-    scale: Value | None = None
-    shift: Value | None = None
+    scale: KnownTensor | None = None
+    shift: KnownTensor | None = None
 
 
 @dataclass(slots=True, kw_only=True)
 class _Graph:
     """The graph being written."""
 
-    values: dict[str, Value]
+    values: dict[str, KnownTensor]
     uses: Counter[str]
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     alias: dict[str, str] = field(default_factory=dict)
@@ -93,7 +93,7 @@ def simplify(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     outputs = [output.name for output in source.output]
     given = {value.name for value in source.input}
     uses.update({name: 2 for name in outputs})  # An output stays whatever else reads it.
-    values = {name: Value.of(numpy_helper.to_array(init)) for name, init in initial.items()}
+    values = {name: KnownTensor.of(numpy_helper.to_array(init)) for name, init in initial.items()}
     graph = _Graph(values=values, uses=uses)
     graph.images.update(value.name for value in source.input if len(value.type.tensor_type.shape.dim) == 4)
     weightless = is_weightless(source)
@@ -121,7 +121,7 @@ def is_weightless(source: onnx.GraphProto) -> bool:
     return any(node.op_type in _WEIGHTED and made.intersection(node.input[1:2]) for node in source.node)
 
 
-def _shape_only(graph: _Graph, node: onnx.NodeProto) -> Value | None:
+def _shape_only(graph: _Graph, node: onnx.NodeProto) -> KnownTensor | None:
     """The tensor of a ``ConstantOfShape`` node of floats."""
     if node.op_type != "ConstantOfShape" or node.input[0] not in graph.values:
         return None
@@ -129,7 +129,7 @@ def _shape_only(graph: _Graph, node: onnx.NodeProto) -> Value | None:
     shape = graph.values[node.input[0]].array
     if shape is None or fill.dtype.kind != "f":
         return None
-    return Value(shape=tuple(int(extent) for extent in shape), dtype=str(fill.dtype))
+    return KnownTensor(shape=tuple(int(extent) for extent in shape), dtype=str(fill.dtype))
 
 
 def _renamed(graph: _Graph, node: onnx.NodeProto) -> onnx.NodeProto:
@@ -199,7 +199,7 @@ def _batch_norm(graph: _Graph, node: onnx.NodeProto) -> None:
         return _keep(graph, node)
     gamma, beta, mean, variance = params
     epsilon = float(attrs.get("epsilon", 1e-5))
-    deviation = _combine(lambda v, e: np.sqrt(v + e), variance, Value.of(np.array(epsilon)))
+    deviation = _combine(lambda v, e: np.sqrt(v + e), variance, KnownTensor.of(np.array(epsilon)))
     scale = _combine(np.divide, gamma, deviation)
     shift = _combine(np.subtract, beta, _combine(np.multiply, mean, scale))
     return _apply(graph, node, node.input[0], scale, shift, gamma.num_elems)
@@ -221,7 +221,12 @@ def _multiply_or_add(graph: _Graph, node: onnx.NodeProto) -> None:
 
 
 def _apply(
-    graph: _Graph, node: onnx.NodeProto, data: str, scale: Value | None, shift: Value | None, num_channels: int
+    graph: _Graph,
+    node: onnx.NodeProto,
+    data: str,
+    scale: KnownTensor | None,
+    shift: KnownTensor | None,
+    num_channels: int,
 ) -> None:
     before = graph.pending.get(data)
     if before is None or graph.uses[data] > 1:
@@ -239,13 +244,13 @@ def _apply(
     graph.pending[node.output[0]] = before
 
 
-def _combine(operation: Callable[..., Array], left: Value, right: Value) -> Value:
+def _combine(operation: Callable[..., Array], left: KnownTensor, right: KnownTensor) -> KnownTensor:
     """Element-wise in float64, rounded once to the dtype of the first; shape-only if one of both is."""
     shape = np.broadcast_shapes(left.shape, right.shape)
     if left.array is None or right.array is None:
-        return Value(shape=shape, dtype=left.dtype)
+        return KnownTensor(shape=shape, dtype=left.dtype)
     result = operation(left.array.astype(np.float64), right.array.astype(np.float64))
-    return Value.of(result.astype(left.dtype))
+    return KnownTensor.of(result.astype(left.dtype))
 
 
 def _sum(graph: _Graph, node: onnx.NodeProto) -> None:
@@ -273,7 +278,7 @@ def _constant(graph: _Graph, node: onnx.NodeProto) -> None:
     tensor = next((attr.t for attr in node.attribute if attr.name == "value"), None)
     if tensor is None:
         return _keep(graph, node)
-    graph.values[node.output[0]] = Value.of(numpy_helper.to_array(tensor))
+    graph.values[node.output[0]] = KnownTensor.of(numpy_helper.to_array(tensor))
     return None
 
 

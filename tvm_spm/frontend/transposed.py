@@ -25,7 +25,7 @@ _LAYOUTS = {"relax.nn.conv1d_transpose": ("NCW", "IOW"), "relax.nn.conv2d_transp
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class ResidueRun:
     """Neighbouring residues of one axis whose outputs see equally many taps at the same inputs.
 
     Attributes:
@@ -43,7 +43,7 @@ class Run:
     dilation: int
 
 
-def runs_of(outputs: int, taps: int, stride: int, dilation: int, before: int) -> tuple[Run, ...]:
+def runs_of(outputs: int, taps: int, stride: int, dilation: int, before: int) -> tuple[ResidueRun, ...]:
     """The residues of one axis, in order.
 
     Output ``y`` sums tap ``f`` of input ``i`` wherever ``y + before = stride * i + dilation * f``.
@@ -56,11 +56,11 @@ def runs_of(outputs: int, taps: int, stride: int, dilation: int, before: int) ->
         before: Outputs cut off in front.
     """
     step = math.gcd(stride, dilation)
-    found: list[Run] = []
+    found: list[ResidueRun] = []
     for residue in range(min(stride, outputs)):
         at = residue + before
         mine = [tap for tap in range(taps) if (at - tap * dilation) % stride == 0][::-1]
-        run = Run(
+        run = ResidueRun(
             first=residue,
             taps=(tuple(mine),),
             outputs=ceil_div(outputs - residue, stride),
@@ -69,7 +69,7 @@ def runs_of(outputs: int, taps: int, stride: int, dilation: int, before: int) ->
         )
         last = found[-1] if found else None
         if last is not None and _geometry(last) == _geometry(run):
-            found[-1] = Run(
+            found[-1] = ResidueRun(
                 first=last.first, taps=(*last.taps, *run.taps), outputs=last.outputs, start=last.start,
                 dilation=last.dilation,
             )  # fmt: skip
@@ -78,7 +78,7 @@ def runs_of(outputs: int, taps: int, stride: int, dilation: int, before: int) ->
     return tuple(found)
 
 
-def _geometry(run: Run) -> tuple[int, int, int, int]:
+def _geometry(run: ResidueRun) -> tuple[int, int, int, int]:
     return len(run.taps[0]), run.outputs, run.start, run.dilation
 
 
@@ -119,7 +119,7 @@ class TransposedConvolutions(PyExprMutator):
         interleave = partial(_interleave, places=computed, shape=shape, strides=strides, dtype=str(call.ty.dtype))
         return self.builder_.call_te(interleave, parts, primfunc_name_hint="interleave")
 
-    def _filters(self, weight: relax.Expr, place: Sequence[Run], groups: int) -> relax.Expr:
+    def _filters(self, weight: relax.Expr, place: Sequence[ResidueRun], groups: int) -> relax.Expr:
         """Filters of one convolution, (K, C, taps): constant if the layer's are."""
         source = self.lookup_binding(weight) if isinstance(weight, relax.Var) else weight
         if isinstance(source, tvm.ir.GenericConst):
@@ -137,7 +137,7 @@ def _is_split(call: relax.Call, layouts: tuple[str, str]) -> bool:
     return known and wanted == (*layouts, layouts[0])
 
 
-def _take(weight: NDArray[np.generic], place: Sequence[Run], groups: int) -> NDArray[np.generic]:
+def _take(weight: NDArray[np.generic], place: Sequence[ResidueRun], groups: int) -> NDArray[np.generic]:
     """(C, K / groups, taps of the layer) as (K * residues, C / groups, taps of a residue)."""
     grouped = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
     for axis, run in enumerate(place):
@@ -150,7 +150,7 @@ def _take(weight: NDArray[np.generic], place: Sequence[Run], groups: int) -> NDA
     return np.ascontiguousarray(moved.reshape(lead, *moved.shape[2 + spatial :]))
 
 
-def _take_te(weight: te.Tensor, place: Sequence[Run], groups: int) -> te.Tensor:
+def _take_te(weight: te.Tensor, place: Sequence[ResidueRun], groups: int) -> te.Tensor:
     """The same for filters that are not known before the network runs."""
     channels, per_group = (int(extent) for extent in weight.shape[:2])
     residues = [len(run.taps) for run in place]
@@ -168,7 +168,7 @@ def _take_te(weight: te.Tensor, place: Sequence[Run], groups: int) -> te.Tensor:
     return te.compute((groups * per_group * together, channels // groups, *taps), element, name="filters")
 
 
-def _tap(run: Run, residue: tirx.PrimExpr, number: tirx.PrimExpr) -> tirx.PrimExpr:
+def _tap(run: ResidueRun, residue: tirx.PrimExpr, number: tirx.PrimExpr) -> tirx.PrimExpr:
     """Which tap of the layer's filter is tap ``number`` of a residue."""
     chosen = _linear(run.taps[0], number)
     for index, taps in enumerate(run.taps[1:], 1):
@@ -182,7 +182,7 @@ def _linear(taps: Sequence[int], number: tirx.PrimExpr) -> tirx.PrimExpr:
     return taps[0] + number * step
 
 
-def _dense(data: te.Tensor, filters: te.Tensor, place: Sequence[Run], groups: int, dtype: str) -> te.Tensor:
+def _dense(data: te.Tensor, filters: te.Tensor, place: Sequence[ResidueRun], groups: int, dtype: str) -> te.Tensor:
     """A convolution of stride 1 whose outputs are those of some residues; zeros stand for what is beyond the input."""
     extents = [int(extent) for extent in data.shape]
     lasts = [run.start + run.outputs - 1 + (len(run.taps[0]) - 1) * run.dilation for run in place]
@@ -220,7 +220,7 @@ def _padded(data: te.Tensor, starts: Sequence[int], lasts: Sequence[int]) -> te.
 
 def _interleave(
     parts: Sequence[te.Tensor],
-    places: Sequence[Sequence[Run]],
+    places: Sequence[Sequence[ResidueRun]],
     shape: Sequence[int],
     strides: Sequence[int],
     dtype: str,

@@ -126,7 +126,7 @@ def substitute(value: Node, by: Mapping[tirx.Var, tirx.PrimExpr]) -> Node:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Moved:
+class Redirected:
     """Where the elements of a buffer lie instead: in ``buffer``, at what ``at`` makes of their indices."""
 
     buffer: tirx.Buffer
@@ -135,7 +135,7 @@ class Moved:
 
 def redirected(
     body: tirx.Stmt,
-    moved: Mapping[tirx.Buffer, Moved],
+    moved: Mapping[tirx.Buffer, Redirected],
     guards: Mapping[s_tir.SBlock, Sequence[tirx.PrimExpr]] | None = None,
 ) -> tirx.Stmt:
     """A statement that finds some tensors in other buffers.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tvm import sym, tirx
 
-from tvm_spm.lowering.blocks import Moved, Placed, placed_blocks, redirected
+from tvm_spm.lowering.blocks import Placed, Redirected, placed_blocks, redirected
 from tvm_spm.lowering.partial import DOUBLE
 from tvm_spm.units import ceil_div
 
@@ -51,7 +51,7 @@ def two_buffers(func: tirx.PrimFunc) -> tirx.PrimFunc:
     plain = [block for block in placed if not block.copied_operand]
     mac = max(plain, key=lambda block: (len(_annotated(block)), len(block.block.iter_vars)))
     loops, extents = _tile_loops(mac)
-    doubled: dict[tirx.Buffer, Moved] = {}
+    doubled: dict[tirx.Buffer, Redirected] = {}
     for block in marked:
         staged = staged_buffer(block)
         if staged in doubled:
@@ -62,7 +62,7 @@ def two_buffers(func: tirx.PrimFunc) -> tirx.PrimFunc:
         def at(indices: Sequence[tirx.PrimExpr], turn: tirx.PrimExpr = turn) -> list[tirx.PrimExpr]:
             return [turn, *indices]
 
-        doubled[staged] = Moved(pair, at)
+        doubled[staged] = Redirected(pair, at)
     return func.with_body(redirected(func.body, doubled))
 
 

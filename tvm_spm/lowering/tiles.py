@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import tvm
 from tvm import s_tir, sym, tirx
 
-from tvm_spm.lowering.blocks import COPY_ATTRS, Moved, Placed, loop_vars, parts_of, placed_blocks, redirected
+from tvm_spm.lowering.blocks import COPY_ATTRS, Placed, Redirected, loop_vars, parts_of, placed_blocks, redirected
 from tvm_spm.lowering.double import two_buffers
 from tvm_spm.lowering.partial import stage_partial_sums
 
@@ -49,7 +49,7 @@ def exact_tiles(func: tirx.PrimFunc) -> tirx.PrimFunc:
     func = stage_partial_sums(func)
     placed = list(placed_blocks(func.body))
     boxes: dict[s_tir.SBlock, _Box] = {}
-    tiles: dict[tirx.Buffer, Moved] = {}
+    tiles: dict[tirx.Buffer, Redirected] = {}
     analyzer = sym.Analyzer()
     for copy in placed:
         if _is_read(copy):
@@ -70,7 +70,7 @@ def exact_tiles(func: tirx.PrimFunc) -> tirx.PrimFunc:
             ) -> list[tirx.PrimExpr]:
                 return [analyzer.simplify(index - start) for index, start in zip(indices, first, strict=True)]
 
-            tiles[staged] = Moved(tile, at)
+            tiles[staged] = Redirected(tile, at)
     guards = {block: box.guards for block, box in boxes.items()}
     return two_buffers(func.with_body(redirected(func.body, tiles, guards))) if boxes else func
 

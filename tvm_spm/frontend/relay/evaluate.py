@@ -82,7 +82,7 @@ class Evaluator:
     """
 
     source: Source
-    program: tree.Program
+    program: tree.ParsedText
     constants: Constants
     builder: Builder
     _num_calls: int = field(default=0)
@@ -120,7 +120,7 @@ class Evaluator:
             for part in expr.fields:
                 fields.append(self._value((yield part, scope), part.at))
             return tuple(fields)
-        if isinstance(expr, tree.Projection):
+        if isinstance(expr, tree.TupleItem):
             return self._project(expr, (yield expr.source, scope))
         if isinstance(expr, tree.If):
             return (yield from self._branch(expr, scope))
@@ -222,7 +222,7 @@ class Evaluator:
         except TVM_ERRORS as error:
             self.source.refuse(expr.at, f"{name}: {first_line(error)}")
 
-    def _project(self, expr: tree.Projection, value: Bound) -> Bound:
+    def _project(self, expr: tree.TupleItem, value: Bound) -> Bound:
         if not isinstance(value, tuple):
             self.source.refuse(expr.at, f"field .{expr.index} of something that is no tuple")
         if expr.index >= len(value):

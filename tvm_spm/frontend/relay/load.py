@@ -22,7 +22,7 @@ from tvm_spm.frontend.relay.metadata import CONSTANT, Constants
 from tvm_spm.frontend.relay.params import ParamsLike, match_params, read_params
 from tvm_spm.frontend.relay.parse import parse
 from tvm_spm.frontend.relay.source import Source, split_metadata
-from tvm_spm.frontend.relay.tensors import Builder, Roles, Tensor, Value
+from tvm_spm.frontend.relay.tensors import Builder, ParamUses, Tensor, Value
 
 ENTRY = "main"
 _DTYPES = ("bool", "float16", "float32", "float64", *(f"{s}int{bits}" for s in ("", "u") for bits in (8, 16, 32, 64)))
@@ -121,7 +121,7 @@ def _refuse_unknown(origin: str, declared: dict[str, tree.TensorType]) -> None:
             )
 
 
-def _refuse_missing(source: Source, program: tree.Program, constants: Constants) -> None:
+def _refuse_missing(source: Source, program: tree.ParsedText, constants: Constants) -> None:
     """A text printed without its constants has holes; say which."""
     used: dict[int, tree.Meta] = {}
     for function in program.functions.values():
@@ -154,7 +154,7 @@ def _parts(expr: tree.Expr) -> Iterator[tree.Expr]:
         yield from expr.args
     elif isinstance(expr, tree.TupleOf):
         yield from expr.fields
-    elif isinstance(expr, tree.Projection):
+    elif isinstance(expr, tree.TupleItem):
         yield expr.source
     elif isinstance(expr, tree.Function):
         yield expr.body
@@ -165,7 +165,7 @@ def _parts(expr: tree.Expr) -> Iterator[tree.Expr]:
         yield expr.result
 
 
-def _weights(roles: Roles, names: list[str]) -> list[str]:
+def _weights(roles: ParamUses, names: list[str]) -> list[str]:
     """Parameters that are nothing but weights; one input is left in any case."""
     found = [name for name in names if name in roles.weights and name not in roles.data]
     return found if len(found) < len(names) else found[1:]
@@ -203,7 +203,7 @@ def _build(
     evaluator: Callable[..., Evaluator],
     declared: dict[str, tree.TensorType],
     known: dict[str, Array],
-) -> tuple[tvm.IRModule, Roles]:
+) -> tuple[tvm.IRModule, ParamUses]:
     """The module, and what its parameters are used for."""
     inputs = [
         relax.Var(name, relax.TensorType(_dims(ty), ty.dtype)) for name, ty in declared.items() if name not in known

@@ -35,7 +35,7 @@ _Children: TypeAlias = "list[object]"
 _T = TypeVar("_T")
 
 
-def parse(source: Source) -> tree.Program:
+def parse(source: Source) -> tree.ParsedText:
     """Read a program.
 
     Raises:
@@ -47,7 +47,7 @@ def parse(source: Source) -> tree.Program:
         _refuse(source, error)
     except _NumberError as error:
         source.refuse(error.at, str(error))
-    if isinstance(parsed, tree.Program):
+    if isinstance(parsed, tree.ParsedText):
         return parsed
     assert isinstance(parsed, list)
     functions: dict[str, tree.Function] = {}
@@ -55,7 +55,7 @@ def parse(source: Source) -> tree.Program:
         if name in functions:
             source.refuse(function.at, f"function @{name} is defined twice")
         functions[name] = function
-    return tree.Program(functions)
+    return tree.ParsedText(functions)
 
 
 def _refuse(source: Source, error: UnexpectedToken) -> NoReturn:
@@ -99,7 +99,7 @@ def _exprs(children: _Children) -> tuple[tree.Expr, ...]:
 
 
 _EXPRS = (
-    tree.Literal, tree.Local, tree.Global, tree.Operator, tree.Meta, tree.TupleOf, tree.Projection, tree.Call,
+    tree.Literal, tree.Local, tree.Global, tree.Operator, tree.Meta, tree.TupleOf, tree.TupleItem, tree.Call,
     tree.Function, tree.If, tree.Sequence,
 )  # fmt: skip
 
@@ -184,8 +184,8 @@ class _Builder(Transformer):  # type: ignore[type-arg]
     def module(self, children: _Children) -> list[tuple[str, tree.Function]]:
         return [child for child in children if isinstance(child, tuple)]
 
-    def expression(self, children: _Children) -> tree.Program:
-        return tree.Program({"main": _as_function(_exprs(children)[0])})
+    def expression(self, children: _Children) -> tree.ParsedText:
+        return tree.ParsedText({"main": _as_function(_exprs(children)[0])})
 
     def definition(self, children: _Children) -> tuple[str, tree.Function]:
         name = _tokens(children, "GLOBAL")[0]
@@ -213,18 +213,18 @@ class _Builder(Transformer):  # type: ignore[type-arg]
     block = parenthesis = body
 
     def sequence(self, children: _Children) -> tree.Expr:
-        steps, result = _all(children, tree.Step), _exprs(children)[-1]
+        steps, result = _all(children, tree.Line), _exprs(children)[-1]
         return tree.Sequence(_at(children), steps, result) if steps else result
 
-    def bind(self, children: _Children) -> tree.Step:
+    def bind(self, children: _Children) -> tree.Line:
         name = _tokens(children, "LOCAL")[0]
         exprs = _exprs(children)
-        return tree.Step(name.start_pos or 0, str(name), exprs[-1] if exprs else None, _type_of(children))
+        return tree.Line(name.start_pos or 0, str(name), exprs[-1] if exprs else None, _type_of(children))
 
     let = free_variable = bind
 
-    def statement(self, children: _Children) -> tree.Step:
-        return tree.Step(_at(children), None, _exprs(children)[0], None)
+    def statement(self, children: _Children) -> tree.Line:
+        return tree.Line(_at(children), None, _exprs(children)[0], None)
 
     def binary(self, children: _Children) -> tree.Call:
         left, right = _exprs(children)
@@ -242,9 +242,9 @@ class _Builder(Transformer):  # type: ignore[type-arg]
         callee, *args = _exprs(children)
         return tree.Call(callee.at, callee, tuple(args), {named.key: named.value for named in _all(children, _Named)})
 
-    def projection(self, children: _Children) -> tree.Projection:
+    def projection(self, children: _Children) -> tree.TupleItem:
         field = _tokens(children, "FIELD")[0]
-        return tree.Projection(_at(children), _exprs(children)[0], int(str(field)[1:]))
+        return tree.TupleItem(_at(children), _exprs(children)[0], int(str(field)[1:]))
 
     def number(self, children: _Children) -> tree.Literal:
         token = children[0]

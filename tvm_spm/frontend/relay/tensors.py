@@ -33,7 +33,7 @@ class Tensor:
         expr: The Relax value; in plain order if there is a ``view``. Made from ``array`` when first needed.
         view: The layout that the text sees, if it is not the plain one.
         order: Plain order that belongs to ``view``.
-        params: Parameters of ``main`` that this is made from by moving data only; see ``Roles``.
+        params: Parameters of ``main`` that this is made from by moving data only; see ``ParamUses``.
     """
 
     shape: tuple[int, ...]
@@ -65,7 +65,7 @@ Value: TypeAlias = "Tensor | tuple[Value, ...]"
 
 
 @dataclass(slots=True)
-class Roles:
+class ParamUses:
     """Which parameters operators take as weights (the kernel of a convolution, a bias), and which as anything else."""
 
     weights: set[str] = field(default_factory=set)
@@ -77,7 +77,7 @@ class Builder:
 
     def __init__(self, max_memory_bytes: int, *, block_builder: relax.BlockBuilder | None = None) -> None:
         self.relax = relax.BlockBuilder() if block_builder is None else block_builder
-        self.roles = Roles()
+        self.roles = ParamUses()
         self._max_memory_bytes = max_memory_bytes
 
     def reserve(self, num_elems: int, dtype: str) -> None:

@@ -78,7 +78,7 @@ class TupleOf:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Projection:
+class TupleItem:
     """``%5.1``."""
 
     at: int
@@ -126,7 +126,7 @@ class If:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Step:
+class Line:
     """One line of a sequence: ``%3 = ...;``, ``let %x = ...;``, ``free_var %x: T;`` (no value) or a bare expression."""
 
     at: int
@@ -140,15 +140,15 @@ class Sequence:
     """Lines and, behind them, what they are for."""
 
     at: int
-    steps: tuple[Step, ...]
+    steps: tuple[Line, ...]
     result: Expr
 
 
-Expr: TypeAlias = "Literal | Local | Global | Operator | Meta | TupleOf | Projection | Call | Function | If | Sequence"
+Expr: TypeAlias = "Literal | Local | Global | Operator | Meta | TupleOf | TupleItem | Call | Function | If | Sequence"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Program:
+class ParsedText:
     """All functions of a text by name; a text that is one expression has the name ``main`` for it."""
 
     functions: dict[str, Function]

@@ -130,24 +130,22 @@ class _Writer:
     def _layer(self, index: int) -> tirx.Stmt | None:
         code, regions = self.codes[index - self.group.first], self.regions
         layer = code.layer
-        loads = [
-            self._load((index, number), regions.loaded[index, number], None)
-            for number, read in enumerate(layer.reads)
-            if (index, number) in regions.loaded
-            and (index, number) not in regions.streamed
-            and not (index == self.group.sink and read.role == "extra")
-        ]
+        loads = []
+        for number, read in enumerate(layer.reads):
+            key = index, number
+            is_streamed = key in regions.streamed or (index == self.group.sink and read.role == "extra")
+            if key in regions.loaded and not is_streamed:
+                stmt = self._load(key, self.places.of_read(key), regions.loaded[key])
+                loads.append(self.places.guarded(key, stmt, regions.loaded[key]))
         work = self._mac(index, code) if layer.workload is not None else self._vector(index, code)
         runs = regions.runs[index]
         return only_if(None if runs.always else runs.expr, sequence([*loads, *work]))
 
-    def _load(self, key: Key, region: Region, chunk: Span | None) -> tirx.Stmt | None:
+    def _load(self, key: Key, place: Tile, region: Region) -> tirx.Stmt | None:
+        """Copy a box from outside."""
         index, number = key
-        read = self.group.graph.layers[index].reads[number]
-        place = self.places.of_read(key)
-        source = Tile.whole(self._buffer(read.tensor))
-        stmt = marked(copied(source, place, region), "load", f"{index - self.group.first}.{number}")
-        return self.places.guarded(key, stmt, region)
+        source = Tile.whole(self._buffer(self.group.graph.layers[index].reads[number].tensor))
+        return marked(copied(source, place, region), "load", f"{index - self.group.first}.{number}")
 
     def _buffer(self, tensor: int) -> tirx.Buffer:
         return next(buffer for buffer, known in self.tensor_of if known == tensor)
@@ -187,7 +185,7 @@ class _Writer:
         for number, read in enumerate(layer.reads):
             is_extra = index == self.group.sink and read.role == "extra"
             if (index, number) in self.regions.streamed and not is_extra:
-                stmts.append(self._load_chunk((index, number), spans, num_chunks, var if chunk is not None else None))
+                stmts.append(self._load_chunk((index, number), spans, num_chunks))
         stmts += self._stage(index, code, spans)
         stmt = sequence(stmts)
         if chunk is None:
@@ -202,13 +200,9 @@ class _Writer:
             return None
         return Dual(var, np.minimum(np.arange(most, dtype=np.int64), num_chunks.values - 1))
 
-    def _load_chunk(self, key: Key, spans: dict[str, Span], num_chunks: Dual, var: tirx.Var | None) -> tirx.Stmt | None:
+    def _load_chunk(self, key: Key, spans: dict[str, Span], num_chunks: Dual) -> tirx.Stmt | None:
         region = read_region(self.group.graph.layers[key[0]].reads[key[1]], spans)
-        place = self.places.of_chunk(key, region)
-        source = Tile.whole(self._buffer(self.group.graph.layers[key[0]].reads[key[1]].tensor))
-        stmt = marked(copied(source, place, region), "load", f"{key[0] - self.group.first}.{key[1]}")
-        if var is None:
-            return self.places.guarded(key, stmt, region)
+        stmt = self._load(key, self.places.of_chunk(key, region), region)
         if bool((num_chunks.values > 1).all()):
             return stmt
         return self.places.guarded(key, stmt, region, unless=num_chunks.expr > 1)

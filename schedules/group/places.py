@@ -99,7 +99,7 @@ class Places:
         not_empty = is_not_empty(region)
         stmt = only_if(None if not_empty.always else not_empty.expr, stmt)
         changed = _changes(self.regions, key)
-        fixed = _fixed_guard(self.regions, key, changed)
+        fixed = _fixed_guard(self.regions, changed)
         if fixed is not None:
             conditions = fixed
             if unless is not None and conditions:
@@ -199,7 +199,7 @@ def _changes(regions: Regions, key: Key) -> tuple[Bools, Bools]:
     return changed, runs
 
 
-def _fixed_guard(regions: Regions, key: Key, changes: tuple[Bools, Bools]) -> list[Expr] | None:
+def _fixed_guard(regions: Regions, changes: tuple[Bools, Bools]) -> list[Expr] | None:
     """Conditions on the tile loops that hold exactly when a box changes; None if there are none of a simple kind."""
     loops = regions.loops
     changed, runs = changes

@@ -11,7 +11,7 @@ import tvm
 from tvm import tirx
 
 from schedules.group.walk import GroupEvent, group_events
-from schedules.layer.evaluate import OPERATIONS
+from schedules.layer.evaluate import OPERATIONS, Operations
 from tvm_spm.errors import ScheduleError
 from tvm_spm.graph import Box
 from tvm_spm.group import Group, GroupMapping
@@ -247,7 +247,7 @@ class _Reader:
         return lambda values: operation(left(values), right(values))
 
 
-_OF_NUMBERS = {**OPERATIONS, tirx.Min: min, tirx.Max: max}
+_OF_NUMBERS: Operations = {**OPERATIONS, tirx.Min: min, tirx.Max: max}
 
 
 def _in_turn(runs: Sequence[Run]) -> Run:

@@ -71,14 +71,16 @@ def less(left: IndexValue, right: IndexValue) -> IndexValue:
     return IndexValue(left.loops | right.loops, lambda grid: np.less(left.at(grid), right.at(grid)))
 
 
-OPERATIONS: dict[type, Callable[[Any, Any], Any]] = {
+Operations = dict[type, Callable[[Any, Any], Any]]
+
+OPERATIONS: Operations = {
     tirx.Add: operator.add, tirx.Sub: operator.sub, tirx.Mul: operator.mul, tirx.FloorDiv: operator.floordiv,
     tirx.FloorMod: operator.mod, tirx.LT: operator.lt, tirx.LE: operator.le, tirx.GT: operator.gt, tirx.GE: operator.ge,
     tirx.EQ: operator.eq, tirx.NE: operator.ne, tirx.And: operator.and_, tirx.Or: operator.or_,
 }  # fmt: skip
 """What expressions of two operands are, of numbers and of arrays of them; truths are 0 and 1."""
 
-_OF_ARRAYS = {**OPERATIONS, tirx.Min: np.minimum, tirx.Max: np.maximum}
+_OF_ARRAYS: Operations = {**OPERATIONS, tirx.Min: np.minimum, tirx.Max: np.maximum}
 
 
 def value_of(expr: tirx.PrimExpr, bound: Mapping[tirx.Var, IndexValue]) -> IndexValue:

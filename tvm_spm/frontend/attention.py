@@ -49,11 +49,6 @@ class Product:
         return next(var for var, _, reduces in self.mac.iters if reduces)
 
     @property
-    def num_terms(self) -> int:
-        """Terms of one sum."""
-        return next(extent for _, extent, reduces in self.mac.iters if reduces)
-
-    @property
     def is_swapped_left(self) -> bool:
         """Whether rows run faster in memory than terms."""
         return _is_first(self.left, self.summed, self.mac.store.indices[-2])

@@ -7,7 +7,6 @@ from typing import NoReturn
 
 from tvm_spm.errors import ModelError
 
-HEADER = "#[version"
 METADATA = "#[metadata]"
 
 MAX_TEXT_BYTES = 256 << 20

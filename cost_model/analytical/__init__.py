@@ -1,1 +1,7 @@
-"""Cycles and energy of a mapping in closed form, compiled; for one mapping or a batch."""
+"""Cycles and energy of a mapping in closed form.
+
+``model`` is the ``CostModel`` and takes one mapping or a batch; the rest is compiled. ``problem`` is a workload on an
+accelerator as one record, ``nest`` one mapping of it, ``transfers`` its DMA transfers, ``passes`` the cycles of its
+passes, ``core`` the timeline made of both, ``energy`` what is counted. Exact on one core; an estimate where cores
+share channels.
+"""

@@ -1,6 +1,9 @@
 """Cycle-level model of the accelerator: events of DMA engines, NoC and PE array on every core.
 
 It follows the same lockstep rule as the analytical model, event by event, and adds the wait for shared DRAM channels.
+``model`` is the ``CostModel``. ``program`` is what a mapping makes the accelerator do, as one tree; compiled,
+``nest`` fixes what does not change, ``passes``, ``pe_array`` and ``dma`` say how long a pass and its transfers take,
+``core`` and ``undisturbed`` are the timeline of one core, ``events`` that of all of them.
 """
 
 from cost_model.simulator.model import EventCounts, SimulatorModel, simulate_batch, simulate_events

@@ -1,4 +1,9 @@
-"""Schedules of single layers, and what is read back from them."""
+"""Schedules of single layers, and what is read back from them.
+
+``schedule`` is given a function and a mapping and gives back a ``tvm.s_tir.Schedule`` (``template``, ``primitives``),
+or ``refuse`` says why not. ``program`` reads back from the scheduled code what it makes the accelerator do, and
+``check_timed_is_executed`` compares that with what the simulator times.
+"""
 
 from __future__ import annotations
 

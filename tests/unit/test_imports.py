@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -176,6 +177,21 @@ def test_what_reproduces_papers_stays_in_its_corner(corner: str, users: tuple[st
     for module in MODULES:
         if any(covers(corner, name) for name in imports_of(module)):
             assert any(covers(user, module) for user in (corner, *users)), module
+
+
+PACKAGES_WITH_MODULES = sorted(
+    name for name, path in MODULES.items() if path.name == "__init__.py" and name != "tvm_spm"
+)
+
+
+@pytest.mark.parametrize("package", PACKAGES_WITH_MODULES)
+def test_packages_say_what_stands_where(package: str):
+    source = MODULES[package].read_text(encoding="utf-8")
+    text = ast.get_docstring(ast.parse(source)) or ""
+    assert len(text.splitlines()) >= 3, "what the package does, what it is given and gives back, where that stands"
+    own = {name.rsplit(".", 1)[1] for name in MODULES if name.startswith(package + ".")} | set(PACKAGES)
+    for name in re.findall(r"``([a-z_]+)``", text):
+        assert name in own or name in source.replace(text, ""), f"{name} is not in {package}"
 
 
 def test_import_loads_no_tvm_numba_or_xgboost():

@@ -1,1 +1,8 @@
-"""Which layers run as one: mappings of groups, and the best cut of a network into groups."""
+"""Which layers run as one: mappings of groups, and the best cut of a network into groups.
+
+``search`` is given a group and gives back its Pareto front of mappings: ``candidates`` tries cores, tiles and kept
+overlap, ``probe`` judges them from a few tiles, ``timing`` times the most promising. ``network`` asks for the best
+plan of all groups and refines what it uses; ``planner`` finds that plan in a ``table`` of whole numbers, by ``sweep``
+at given prices of a cycle and a pJ, ``hull`` for energy times delay, ``front`` all plans that no other beats.
+``halo`` counts what overlap recomputes.
+"""

@@ -1,4 +1,9 @@
-"""Tables and figures of published papers, computed again; what a paper reports stands beside ours, never blended in."""
+"""Tables and figures of published papers, computed again; what a paper reports stands beside ours, never blended in.
+
+``reproduce`` takes the name of a paper and gives back its tables as text; nothing but the command line calls it. Each
+folder holds one paper: what is compared and the numbers it prints, and the tables, made from rows alone. ``runs``
+makes those rows, ``paper_table`` shows a table, ``picture`` draws bars.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""Who proposes mappings, one searcher per file; a searcher is passed as a value, and a name stands for one of these."""
+"""Who proposes mappings, one searcher per file; a searcher is passed as a value, and a name stands for one of these.
+
+``protocol`` says what a searcher is: asked for mappings of a space, told what they cost. It never sees a cost model.
+``random`` is the baseline, ``evolutionary`` crosses and changes the best so far, ``novelty`` keeps proposals legal
+and new.
+"""
 
 from __future__ import annotations
 

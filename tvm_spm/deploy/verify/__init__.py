@@ -1,1 +1,6 @@
-"""Generated code against the untuned reference, in a process of its own."""
+"""Generated code against the untuned reference, in a process of its own.
+
+``task`` and ``network`` are given code and give back an ``outcome``: equal, equal within a bound per element, or
+where the first difference is. The code runs in another ``process``, whose crash is an outcome too; ``messages`` and
+``answers`` are what the two say to each other, ``compare`` and ``run`` what that process does.
+"""

@@ -1,1 +1,6 @@
-"""The tables of Liu et al. (DLFusion)."""
+"""The tables of Liu et al. (DLFusion), on a model of their machine.
+
+``networks`` gives layers, ``groups`` what a group of them costs, ``prices`` remembers it, ``strategies`` holds eight
+ways to choose groups and cores from these prices, ``calibration`` the constants of one of them. ``setup`` runs them,
+one row each; ``tables`` and ``halo`` show the rows.
+"""

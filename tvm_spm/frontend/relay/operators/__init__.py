@@ -1,4 +1,8 @@
-"""What Relay operators mean, in Relax; importing the package fills the table."""
+"""What Relay operators mean, in Relax; importing the package fills the table.
+
+``registry`` holds the table: what an operator takes, its attributes with their defaults, and the function that makes
+it. The other modules fill it by kind; each function is given tensors and attributes and gives back Relax bindings.
+"""
 
 from tvm_spm.frontend.relay.operators import (
     convolution,

@@ -330,3 +330,20 @@ def test_branches_that_the_data_chooses_are_both_computed():
     assert sum(task.count for task in found.tasks if hasattr(task.work, "macs")) == 2
     assert not found.host_calls
     assert_computes(model)
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [{}, {"pads": [1, 0, 2, 1, 1, 0], "strides": [2, 1, 1]}, {"dilations": [2, 1, 1], "group": 2},
+     {"auto_pad": "SAME_UPPER", "strides": [2, 2, 1]}],
+)  # fmt: skip
+def test_a_convolution_over_a_volume_is_a_layer(attributes):
+    kernel = weights(6, 4 // attributes.get("group", 1), 3, 2, 3)
+    model = model_of(
+        [node("Conv", ["x", "w", "b"], ["y"], **attributes)], {"x": (1, 4, 6, 5, 7)}, {"y": FLOAT},
+        {"w": kernel, "b": weights(6)},
+    )  # fmt: skip
+    (task,) = [task for task in extract(load_model(model)).graph.tasks if hasattr(task.work, "macs")]
+    (made,) = ReferenceEvaluator(model).run(None, {"x": np.zeros((1, 4, 6, 5, 7), "float32")})
+    assert task.work.macs == made.size * kernel[0].size
+    assert_computes(model)

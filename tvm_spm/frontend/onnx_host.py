@@ -146,11 +146,12 @@ def host_nodes(model: onnx.ModelProto, origin: str) -> HostNodes:
         nodes[node.name] = node
     constants = {init.name: init for init in model.graph.initializer}
     return HostNodes(
-        nodes=nodes, kinds=_kinds(model, origin), constants=constants, opsets=list(model.opset_import)
+        nodes=nodes, kinds=tensor_kinds(model, origin), constants=constants, opsets=list(model.opset_import)
     )  # fmt: skip
 
 
-def _kinds(model: onnx.ModelProto, origin: str) -> dict[str, TensorKind]:
+def tensor_kinds(model: onnx.ModelProto, origin: str) -> dict[str, TensorKind]:
+    """By name, the tensors whose dtype and shape follow from the inputs."""
     found = shape_inference.infer_shapes(checked_skeleton(model, origin))
     kinds: dict[str, TensorKind] = {}
     for value in [*found.graph.input, *found.graph.value_info, *found.graph.output]:

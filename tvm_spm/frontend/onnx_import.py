@@ -19,11 +19,13 @@ from tvm_spm.frontend.fuse import TVM_ERRORS, first_line
 from tvm_spm.frontend.onnx_branches import choose_by_where, has_branches
 from tvm_spm.frontend.onnx_check import checked_skeleton, infer_shapes
 from tvm_spm.frontend.onnx_fold import fold_constants
+from tvm_spm.frontend.onnx_host import tensor_kinds
 from tvm_spm.frontend.onnx_operators import expand_functions, import_graph
 from tvm_spm.frontend.onnx_quantised import expand_quantised, take_integers
 from tvm_spm.frontend.onnx_recurrent import has_recurrent, unroll_recurrent
 from tvm_spm.frontend.onnx_simplify import is_weightless, simplify
 from tvm_spm.frontend.onnx_tensors import load_tensors
+from tvm_spm.frontend.onnx_volume import has_volumes, stack_planes
 from tvm_spm.input_file import read_regular
 
 _log = logging.getLogger(__name__)
@@ -106,7 +108,12 @@ def _prepared(model: onnx.ModelProto, origin: str, max_memory_bytes: int) -> onn
     if has_recurrent(static):
         inferred = infer_shapes(checked_skeleton(static, origin), origin, max_memory_bytes=max_memory_bytes)
         static = folded(unroll_recurrent(static, inferred, origin))
-    return take_integers(static, origin)
+    static = take_integers(static, origin)
+    if any(node.op_type == "Conv" for node in static.graph.node):
+        kinds = {name: kind.shape for name, kind in tensor_kinds(static, origin).items()}
+        if has_volumes(static, kinds):
+            static = stack_planes(static, kinds, origin)
+    return static
 
 
 def _is_true(init: onnx.TensorProto) -> bool:

@@ -14,17 +14,14 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from tvm_spm.errors import ModelError
-from tvm_spm.frontend.onnx_writer import Array, Writer, require_opset, with_nodes
+from tvm_spm.frontend.onnx_writer import Array, Writer, known_arrays, require_opset, with_nodes
 
 _MICROSOFT = "com.microsoft"
 
 _BYTES = (np.dtype(np.int8), np.dtype(np.uint8))
-_SMALL = ("int4", "uint4", "int2", "uint2")
-"""Dtypes that numpy itself lacks."""
-
 _CONV = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
 
 _Floats = NDArray[np.float32]
@@ -103,14 +100,7 @@ def _rewritten(
     if not any(rewrite_of(node) for node in model.graph.node):
         return model
     opset = require_opset(model, "quantised operators", origin)
-    known = {init.name: plain_array(init) for init in model.graph.initializer}
-    known |= {
-        node.output[0]: plain_array(attr.t)
-        for node in model.graph.node
-        if node.op_type == "Constant"
-        for attr in node.attribute
-        if attr.name == "value"
-    }
+    known = known_arrays(model)
     nodes: list[onnx.NodeProto] = []
     constants: dict[str, Array] = {}
     for position, node in enumerate(model.graph.node):
@@ -123,14 +113,6 @@ def _rewritten(
         nodes += writer.nodes
         constants |= writer.constants
     return with_nodes(model, nodes, constants)
-
-
-def plain_array(tensor: onnx.TensorProto) -> Array:
-    """Numbers of a constant; those of less than a byte one to a byte."""
-    array = numpy_helper.to_array(tensor)
-    if str(array.dtype) in _SMALL:
-        return array.astype(np.uint8 if str(array.dtype).startswith("u") else np.int8)
-    return array
 
 
 def _scaled(each: _Node, sums: str, scale: _Floats, *, axis: int, rank: int) -> str:

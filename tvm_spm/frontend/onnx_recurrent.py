@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from tvm_spm.errors import ModelError, did_you_mean
-from tvm_spm.frontend.onnx_writer import Array, Writer, require_opset, with_nodes
+from tvm_spm.frontend.onnx_writer import Array, Writer, known_arrays, require_opset, with_nodes
 from tvm_spm.units import shown
 
 _GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
@@ -142,7 +142,7 @@ def unroll_recurrent(model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]],
         ModelError: The shape of a layer's input is not known, it has too many steps, or an attribute is unknown.
     """
     opset = require_opset(model, "recurrent layers", origin)
-    known = {init.name: numpy_helper.to_array(init) for init in model.graph.initializer}
+    known = known_arrays(model)
     shapes = {**{name: array.shape for name, array in known.items()}, **shapes}
     nodes: list[onnx.NodeProto] = []
     constants: dict[str, Array] = {}

@@ -14,6 +14,9 @@ from tvm_spm.errors import ModelError
 
 Array = NDArray[np.generic]
 
+_SMALL = ("int4", "uint4", "int2", "uint2")
+"""Dtypes that numpy itself lacks."""
+
 LEAST_OPSET = 9
 """Older models state the operators that are written here in other ways."""
 
@@ -86,6 +89,20 @@ class Writer:
             return self.emit("Unsqueeze", tensor, axes=[axis])
         return self.emit("Unsqueeze", tensor, self.integers(axis))
 
+    def padded(self, tensor: str, pads: list[int]) -> str:
+        """A tensor with zeros around: in front of every axis, then behind every axis."""
+        if self.opset < 11:
+            return self.emit("Pad", tensor, pads=pads)
+        return self.emit("Pad", tensor, self.integers(*pads))
+
+    def sliced(self, tensor: str, start: int, stop: int, *, axis: int, step: int) -> str:
+        """Every ``step``-th index of an axis."""
+        if self.opset < 10 and step == 1:
+            return self.emit("Slice", tensor, starts=[start], ends=[stop], axes=[axis])
+        if self.opset < 10:
+            return self.emit("Gather", tensor, self.integers(*range(start, stop, step)), axis=axis)
+        return self.emit("Slice", tensor, *(self.integers(each) for each in (start, stop, axis, step)))
+
     def clipped(self, tensor: str, low: float, high: float, dtype: np.dtype[np.generic]) -> str:
         """Elements between two bounds."""
         if self.opset < 11:
@@ -103,6 +120,23 @@ class Writer:
         if matrix in self.known:
             return self.constant(np.ascontiguousarray(self.known[matrix].T))
         return self.emit("Transpose", matrix, perm=[1, 0])
+
+
+def plain_array(tensor: onnx.TensorProto) -> Array:
+    """Numbers of a constant; those of less than a byte one to a byte."""
+    array = numpy_helper.to_array(tensor)
+    if str(array.dtype) in _SMALL:
+        return array.astype(np.uint8 if str(array.dtype).startswith("u") else np.int8)
+    return array
+
+
+def known_arrays(model: onnx.ModelProto) -> dict[str, Array]:
+    """Numbers of all constants of a graph, those of ``Constant`` nodes among them."""
+    known = {init.name: plain_array(init) for init in model.graph.initializer}
+    makers = [node for node in model.graph.node if node.op_type == "Constant"]
+    return known | {
+        node.output[0]: plain_array(attr.t) for node in makers for attr in node.attribute if attr.name == "value"
+    }
 
 
 def opset_of(model: onnx.ModelProto) -> int:

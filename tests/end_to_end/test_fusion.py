@@ -18,13 +18,13 @@ from schedules.group.code import FusedFunction
 from tests.fusion_networks import CHAIN, NETWORKS, attention, built, chain
 from tvm_spm import cli
 from tvm_spm.arch import Arch, load_arch
-from tvm_spm.cost import OBJECTIVES
 from tvm_spm.deploy import groups as fused_network
 from tvm_spm.deploy.grouping import GroupedModule
 from tvm_spm.errors import ModelError, ScheduleError
 from tvm_spm.fusion import network as network_fusion
 from tvm_spm.fusion.search import GroupSearchResult, group_search
 from tvm_spm.group import Group, GroupMapping
+from tvm_spm.objective import Objective
 from tvm_spm.tuning.saved_run import load_plan
 from tvm_spm.tuning.text import print_result
 
@@ -33,7 +33,7 @@ TRIALS = 2
 
 @cache
 def tuned(name: str, arch: str) -> tvm_spm.TuningResult:
-    objective = OBJECTIVES[list(NETWORKS).index(name) % len(OBJECTIVES)]
+    objective = list(Objective)[list(NETWORKS).index(name) % len(Objective)]
     return tvm_spm.tune(NETWORKS[name], f"spm/{arch}", objective=objective, trials=TRIALS)
 
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class FusedGroup:
-    """One group in the new module.
+class GroupFunction:
+    """The function that a group became in the new module.
 
     Attributes:
         name: Of its TIR function.
@@ -47,7 +47,7 @@ class GroupedModule:
     """
 
     mod: tvm.IRModule
-    groups: tuple[FusedGroup, ...]
+    groups: tuple[GroupFunction, ...]
 
     def function(self, group: int, layers: NetworkLayers, first: int) -> FusedFunction:
         """The function of a group and what its parameters are.
@@ -204,7 +204,7 @@ def _function(group: Sequence[relax.Binding], variant: int) -> tuple[relax.Funct
     return builder.get()["group"], [expr for expr, _ in inputs]
 
 
-def _described(mod: tvm.IRModule, fused: tvm.IRModule, group: Sequence[relax.Binding], name: str) -> FusedGroup:
+def _described(mod: tvm.IRModule, fused: tvm.IRModule, group: Sequence[relax.Binding], name: str) -> GroupFunction:
     blocks = read_blocks(fused[name])
     if isinstance(blocks, str):
         raise ModelError(f"the function of the group that makes {group[-1].var.name} cannot be read: {blocks}")
@@ -217,7 +217,7 @@ def _described(mod: tvm.IRModule, fused: tvm.IRModule, group: Sequence[relax.Bin
         found.append(tuple(left[: len(own)]))
         left = left[len(own) :]
     inputs = _inputs(group)
-    return FusedGroup(
+    return GroupFunction(
         name=name, blocks=tuple(found), sources=tuple(source for _, source in inputs),
         inputs=tuple(expr for expr, _ in inputs),
     )  # fmt: skip

@@ -1,4 +1,7 @@
-"""Checks of what a caller passes to the public functions: the same rules, and one sentence, as on the command line."""
+"""Checks of what a caller passes to the public functions: the same rules, and one sentence, as on the command line.
+
+Each raises an ``SpmError`` that names the argument, its value, and what it must be or the nearest choice.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from collections.abc import Mapping as StringMapping
+from typing import TypeGuard
 
 from tvm_spm.errors import SpmError, did_you_mean
 from tvm_spm.objective import Objective
@@ -24,11 +28,7 @@ _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def check_choice(what: str, value: object, choices: tuple[str, ...]) -> None:
-    """Refuse what is none of the choices.
-
-    Raises:
-        SpmError: Suggests the nearest choice.
-    """
+    """Refuse what is none of the choices."""
     if not isinstance(value, str):
         raise SpmError(f"{what} = {_shown(value)}: must be text; {did_you_mean('', choices)}")
     if value not in choices:
@@ -36,22 +36,14 @@ def check_choice(what: str, value: object, choices: tuple[str, ...]) -> None:
 
 
 def objective_of(value: object) -> Objective:
-    """What a text, or the objective itself, says to minimise.
-
-    Raises:
-        SpmError: Suggests the nearest objective.
-    """
+    """What a text, or the objective itself, says to minimise."""
     check_choice("objective", value, tuple(each.value for each in Objective))
     return Objective(value)
 
 
 def check_count(what: str, value: object, *, at_least: int) -> None:
-    """Refuse what is no whole number of at least so many.
-
-    Raises:
-        SpmError: Names the argument, its value and the least allowed.
-    """
-    if isinstance(value, bool) or not isinstance(value, int):
+    """Refuse what is no whole number of at least so many."""
+    if not _is_whole(value):
         raise SpmError(f"{what} = {_shown(value)}: must be a whole number >= {at_least}")
     if value < at_least:
         raise SpmError(f"{what} = {_shown(value)}: must be >= {at_least}")
@@ -60,85 +52,47 @@ def check_count(what: str, value: object, *, at_least: int) -> None:
 
 
 def check_bytes(what: str, value: object) -> None:
-    """Refuse what is no amount of memory.
-
-    Raises:
-        SpmError: Not a whole number from 1 to ``MOST_BYTES``.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_BYTES:
+    """Refuse what is no amount of memory."""
+    if not (_is_whole(value) and 1 <= value <= MOST_BYTES):
         raise SpmError(f"{what} = {_shown(value)}: must be a whole number >= 1 and <= {MOST_BYTES:,} of bytes")
 
 
 def check_seconds(what: str, value: object) -> None:
-    """Refuse what is no time; None is no limit, and 0 does the least that gives a result.
-
-    Raises:
-        SpmError: Negative, not finite, or no number.
-    """
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= MOST:
+    """Refuse what is no time; None is no limit, and 0 does the least that gives a result."""
+    if value is not None and not (_is_number(value) and 0 <= value <= MOST):
         raise SpmError(
             f"{what} = {_shown(value)}: must be a number of seconds >= 0 and <= {MOST:,}; leave it out for no limit"
         )
 
 
 def check_energy(what: str, value: object) -> None:
-    """Refuse what is no energy; None is no cap.
-
-    Raises:
-        SpmError: Not above 0, not finite, or no number.
-    """
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= MOST_PJ:
+    """Refuse what is no energy; None is no cap."""
+    if value is not None and not (_is_number(value) and 0 < value <= MOST_PJ):
         raise SpmError(
             f"{what} = {_shown(value)}: must be a number of pJ > 0 and <= {MOST_PJ:g}; leave it out for no cap"
         )
 
 
 def check_flag(what: str, value: object) -> None:
-    """Refuse what is neither True nor False: any text would count as True.
-
-    Raises:
-        SpmError: Names the argument and its value.
-    """
+    """Refuse what is neither True nor False: any text would count as True."""
     if not isinstance(value, bool):
         raise SpmError(f"{what} = {_shown(value)}: must be True or False")
 
 
 def check_path(what: str, value: object) -> None:
-    """Refuse what is no path; None is none.
-
-    Raises:
-        SpmError: Names the argument and its value.
-    """
+    """Refuse what is no path; None is none."""
     if value is not None and (not isinstance(value, (str, os.PathLike)) or not os.fspath(value)):
         raise SpmError(f"{what} = {_shown(value)}: must be the path of a directory, or None")
 
 
 def check_type(what: str, value: object, types: type | tuple[type, ...], must_be: str) -> None:
-    """Refuse what has none of the types.
-
-    Args:
-        what: The argument.
-        value: Its value.
-        types: Those allowed.
-        must_be: The same in words.
-
-    Raises:
-        SpmError: Names the argument, its value and what it must be.
-    """
+    """Refuse what has none of the types; ``must_be`` says the same in words."""
     if not isinstance(value, types):
         raise SpmError(f"{what} = {_shown(value)}: must be {must_be}")
 
 
 def check_executor(value: object) -> None:
-    """Refuse what takes no work; None is this process.
-
-    Raises:
-        SpmError: There is no method ``submit``, or it is the class and not one of its objects.
-    """
+    """Refuse what takes no work; None is this process."""
     if value is not None and not _has_method(value, "submit"):
         raise SpmError(
             f"executor = {_shown(value)}: has no method 'submit'; pass a concurrent.futures.Executor, "
@@ -147,11 +101,7 @@ def check_executor(value: object) -> None:
 
 
 def check_measurer(value: object) -> None:
-    """Refuse what cannot measure; None is the simulator.
-
-    Raises:
-        SpmError: There is no method ``measure``, or no name that can stand in a log.
-    """
+    """Refuse what cannot measure; None is the simulator."""
     if value is None:
         return
     if not _has_method(value, "measure"):
@@ -162,11 +112,7 @@ def check_measurer(value: object) -> None:
 
 
 def check_shapes(value: object) -> None:
-    """Refuse what gives no shapes of inputs; None gives none.
-
-    Raises:
-        SpmError: Not a mapping of names to whole numbers of at least 1; names the input.
-    """
+    """Refuse what gives no shapes of inputs; None gives none."""
     if value is None:
         return
     if not isinstance(value, StringMapping):
@@ -177,10 +123,18 @@ def check_shapes(value: object) -> None:
         if not isinstance(name, str):
             raise SpmError(f"shapes: {_shown(name)} is no name of an input")
         is_shape = isinstance(shape, Sequence) and not isinstance(shape, (str, bytes))
-        if not is_shape or not all(isinstance(dim, int) and not isinstance(dim, bool) and dim >= 1 for dim in shape):
+        if not is_shape or not all(_is_whole(dim) and dim >= 1 for dim in shape):
             raise SpmError(
                 f"shapes[{shown(name)}] = {_shown(shape)}: must be whole numbers >= 1, such as (1, 3, 224, 224)"
             )
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _has_method(value: object, name: str) -> bool:

@@ -9,7 +9,7 @@ import os
 import sys
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -139,6 +139,22 @@ class Dma:
     cycles_per_byte: Annotated[float, Field(ge=1e-9, le=1e6, strict=True)]
 
 
+class MemoryLevel(NamedTuple):
+    """One level of the memory hierarchy.
+
+    Attributes:
+        name: In files and texts.
+        memory: Its numbers.
+        link: What moves tiles between it and the level above; None above the outermost.
+        num_sharers: PEs that share one such memory.
+    """
+
+    name: str
+    memory: Dram | Scratchpad | RegisterFile
+    link: Dma | Noc | None
+    num_sharers: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
 class Mac:
     """Energy of one multiply-accumulate."""
@@ -180,6 +196,15 @@ class Arch:
     def peak_macs_per_cycle(self) -> int:
         """All PEs of all cores."""
         return self.num_pes * self.cores.count
+
+    @property
+    def memory_levels(self) -> tuple[MemoryLevel, ...]:
+        """The memories, outermost first."""
+        return (
+            MemoryLevel("DRAM", self.levels.DRAM, None, self.peak_macs_per_cycle),
+            MemoryLevel("SPM", self.levels.SPM, self.dma, self.num_pes),
+            MemoryLevel("RF", self.levels.RF, self.noc, 1),
+        )
 
     @property
     def burst_startup_cycles(self) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import mul
 
 from tvm_spm.errors import MappingError, WorkloadError
 from tvm_spm.units import ceil_div, parse_whole, shown
@@ -12,6 +13,27 @@ from tvm_spm.workload import DIM_NAMES, MAX_DIM, Dims, Operand, Workload
 
 MAX_TEXT_CHARS = 10_000
 """Longest text that ``Mapping.parse`` reads, many times what ``str`` prints."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MappingLevel:
+    """What a mapping decides about one memory level.
+
+    Attributes:
+        name: As the accelerator calls it.
+        tile: Elements per dim that one such memory holds; of the outermost, the whole extents.
+        shares: Factor per dim across those who divide a tile among them; each runs the loops on its own part.
+        order: Dims that loop, outer to inner, over what the memories of the next level hold.
+        unrolled: Factor per dim across memories of the next level that work side by side in one iteration.
+        double: Operands with two buffers, so that the link above works ahead.
+    """
+
+    name: str
+    tile: Dims
+    shares: Dims = Dims()
+    order: tuple[str, ...] = ()
+    unrolled: Dims = Dims()
+    double: tuple[Operand, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,9 +101,20 @@ class Mapping:
         """Iterations of the SPM loops in a full SPM tile."""
         return self.spm.combine(self.array, ceil_div)
 
+    def levels(self, extents: Dims) -> tuple[MappingLevel, ...]:
+        """The decisions by memory level, outermost first (see ``Arch.memory_levels``)."""
+        return (
+            MappingLevel(name="DRAM", tile=extents, shares=self.cores, order=self.dram_order),
+            MappingLevel(
+                name="SPM", tile=self.spm, order=self.spm_order, unrolled=self.rows.combine(self.cols, mul),
+                double=self.spm_double,
+            ),
+            MappingLevel(name="RF", tile=self.rf, double=self.rf_double),
+        )  # fmt: skip
+
     def num_buffers(self, level: str, operand: Operand) -> int:
-        """1 or 2 buffers of one operand at ``SPM`` or ``RF``."""
-        doubled = {"SPM": self.spm_double, "RF": self.rf_double}[level]
+        """1 or 2 buffers of one operand at the level of a name."""
+        doubled = {one.name: one.double for one in self.levels(self.spm)}[level]
         return 2 if operand in doubled else 1
 
     def __str__(self) -> str:

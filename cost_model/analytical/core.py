@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cost_model.analytical.nest import Nest, clipped_range, floor_div
+from cost_model.analytical.nest import ARRAY, CORE, HELD, PE, PIECE, Nest, clipped_range, floor_div
 from cost_model.analytical.passes import Loops, PassRecord, add_loop, fill_pass, port_cycles, set_edges
 from cost_model.analytical.problem import I, Ints, O, Problem, W
 from cost_model.analytical.transfers import (
@@ -47,19 +47,19 @@ def core_times(problem: Problem, nest: Nest, first: Ints, extent: Ints, scratch:
     loops.num_loops, loops.num_masks = 0, 1
     for d in range(NUM_DIMS):
         loops.of_dim[d] = -1
-        loops.size[d] = min(nest.spm[d], extent[d])
-    for position in range(nest.num_dram):
-        d = nest.dram_dim[position]
-        if extent[d] > nest.spm[d]:
+        loops.size[d] = min(nest.tile[HELD, d], extent[d])
+    for position in range(nest.num_loops[CORE]):
+        d = nest.loop_dim[CORE, position]
+        if extent[d] > nest.tile[HELD, d]:
             loops.of_dim[d] = loops.num_loops
-            add_loop(loops, d, extent[d], nest.spm[d], problem.is_reduction[d], position)
-            low, high = clipped_range(problem, d, first[d], extent[d], nest.spm[d])
+            add_loop(loops, d, extent[d], nest.tile[HELD, d], problem.is_reduction[d], position)
+            low, high = clipped_range(problem, d, first[d], extent[d], nest.tile[HELD, d])
             cut_runs(scratch.runs, loops, loops.of_dim[d], low, high, nest.spill)
     for operand in range(3):
         fill_transfers(problem, nest, loops, first, extent, operand, scratch)
     for mask in range(loops.num_masks):
         if mask > 0:
-            set_edges(loops, mask, extent, nest.spm)
+            set_edges(loops, mask, extent, nest.tile[HELD])
         fill_pass(problem, nest, loops.size, scratch.loops[1], scratch.steps, scratch.ways, scratch.passes[mask])
     times[PASSES] = 0
     times[PROLOGUE] = times[CHANNEL] = times[ENGINE] = scratch.transfers[I, 0] + scratch.transfers[W, 0]
@@ -72,7 +72,7 @@ def mac_cycles(nest: Nest, extent: Ints) -> int:
     """Cycles in which the PEs of a core multiply: per step, the MACs of the fullest PE."""
     cycles = 1
     for d in range(NUM_DIMS):
-        tile, array, rf = nest.spm[d], nest.array[d], nest.rf[d]
+        tile, array, rf = nest.tile[HELD, d], nest.tile[ARRAY, d], nest.tile[PIECE, d]
         whole = floor_div(extent[d], tile)
         edge = extent[d] - whole * tile
         cycles *= whole * _longest_pieces(tile, array, rf) + _longest_pieces(edge, array, rf)
@@ -91,13 +91,13 @@ def pass_cycles(problem: Problem, nest: Nest, record: PassRecord, tick_in: int, 
     """Cycles of a pass with its fill and drain, between two ticks."""
     fill, fill_bytes = 0, 0
     for operand in range(2):
-        if tick_in <= nest.rf_position[operand]:
+        if tick_in <= nest.position[PE, operand]:
             fill = max(fill, record.in_cycles[operand])
             fill_bytes += record.in_bytes[operand]
-    if is_partial == 1 and tick_in <= nest.rf_position[O]:
+    if is_partial == 1 and tick_in <= nest.position[PE, O]:
         fill = max(fill, record.in_cycles[O])
         fill_bytes += record.in_bytes[O]
-    drain = record.drain_cycles if tick_out <= nest.rf_position[O] else 0
+    drain = record.drain_cycles if tick_out <= nest.position[PE, O] else 0
     return (
         record.cycles[is_partial]
         + max(fill, port_cycles(problem.port_bytes_per_cycle, fill_bytes))
@@ -134,12 +134,12 @@ class Moves(NamedTuple):
 
 @small
 def _moves(nest: Nest, tick_in: int, tick_out: int) -> Moves:
-    i = 1 if 0 <= tick_out <= nest.spm_position[I] else 0
-    w = 1 if 0 <= tick_out <= nest.spm_position[W] else 0
-    o = 1 if 0 <= tick_out <= nest.spm_position[O] else 0
-    stores_before = nest.spm_double[O] if 0 <= tick_in <= nest.spm_position[O] else 0
-    leaves = 1 if tick_out <= nest.spm_position[O] else 0
-    return Moves(stores_before, leaves, (i, w, o), (nest.spm_double[I], nest.spm_double[W], nest.spm_double[O]))
+    i = 1 if 0 <= tick_out <= nest.position[CORE, I] else 0
+    w = 1 if 0 <= tick_out <= nest.position[CORE, W] else 0
+    o = 1 if 0 <= tick_out <= nest.position[CORE, O] else 0
+    stores_before = nest.double[CORE, O] if 0 <= tick_in <= nest.position[CORE, O] else 0
+    leaves = 1 if tick_out <= nest.position[CORE, O] else 0
+    return Moves(stores_before, leaves, (i, w, o), (nest.double[CORE, I], nest.double[CORE, W], nest.double[CORE, O]))
 
 
 @small
@@ -212,7 +212,7 @@ def _add_passes(problem: Problem, nest: Nest, loops: Loops, scratch: Scratch, ti
     inside that one jumps from its last index to 0, every loop outside it stands still. So there are only as many kinds
     of neighbours as loops, times the states of the loops that stand still.
     """
-    states, transfers, passes, double_o = scratch.states, scratch.transfers, scratch.passes, nest.spm_double[O]
+    states, transfers, passes, double_o = scratch.states, scratch.transfers, scratch.passes, nest.double[CORE, O]
     ending, starting = scratch.ending, scratch.starting
     if loops.num_loops == 0:
         cycles = pass_cycles(problem, nest, passes[0], _START, _END, 0)

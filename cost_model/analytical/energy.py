@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cost_model.analytical.nest import Nest, ceil_div, clipped_range
+from cost_model.analytical.nest import CORE, HELD, PE, SHARE, Nest, ceil_div, clipped_range
 from cost_model.analytical.problem import CLIPPED, WHOLE, Floats, I, Ints, O, Problem, W
 from cost_model.transfer import transfer
 from tvm_spm.jit import lean, small
@@ -30,10 +30,10 @@ def energy_pj(problem: Problem, nest: Nest, tiles: Ints, parts: Floats) -> float
     crossed_i, delivered_i = rf_elems(problem, nest, I)
     crossed_w, delivered_w = rf_elems(problem, nest, W)
     left_o, _ = rf_elems(problem, nest, O)
-    in_i = _moved_elems(problem, nest, I, tiles) * _dram_repeats(problem, nest, I)
-    in_w = _moved_elems(problem, nest, W, tiles) * _dram_repeats(problem, nest, W)
+    in_i = _moved_elems(problem, nest, I, tiles) * _num_loads(problem, nest, I)
+    in_w = _moved_elems(problem, nest, W, tiles) * _num_loads(problem, nest, W)
     final = _moved_elems(problem, nest, O, tiles)
-    partial = 2 * (final * (_dram_repeats(problem, nest, O) - 1))
+    partial = 2 * (final * (_num_loads(problem, nest, O) - 1))
     crossed_o = left_o - array_elems(problem, nest, O) + left_o
     crossed = crossed_i * words_i + crossed_w * words_w + crossed_o * words_o
     delivered = delivered_i * words_i + delivered_w * words_w + crossed_o * words_o
@@ -67,9 +67,7 @@ def count_bytes(problem: Problem, nest: Nest, tiles: Ints, num_bytes: Ints) -> i
     for operand in range(O + 2):
         num_bytes[operand] = 0
     for projection in range(problem.num_projections):
-        repeats = (
-            _num_streams(problem, nest, projection) if projection > O else _dram_repeats(problem, nest, projection)
-        )
+        repeats = _num_streams(problem, nest, projection) if projection > O else _num_loads(problem, nest, projection)
         if projection == O:
             # all but the last time an output leaves it is a partial sum that comes back
             num_bytes[O] = _bytes_once(problem, nest, O, problem.out_bits, tiles)
@@ -123,7 +121,7 @@ def _num_streams(problem: Problem, nest: Nest, extra: int) -> int:
     repeats = 1
     for d in range(NUM_DIMS):
         if (problem.relevant[O] & ~problem.relevant[extra]) >> d & 1:
-            repeats *= nest.num_spm_tiles[d]
+            repeats *= nest.num_tiles[CORE + 1, d]
     return repeats
 
 
@@ -133,8 +131,8 @@ def _unused_bits(problem: Problem, nest: Nest, tiles: Ints) -> int:
     unused = 0
     for operand in range(2):
         once = _unused_once(problem, nest, operand, problem.elem_bits[operand], tiles)
-        unused += once * _dram_repeats(problem, nest, operand)
-    spills = _dram_repeats(problem, nest, O) - 1
+        unused += once * _num_loads(problem, nest, operand)
+    spills = _num_loads(problem, nest, O) - 1
     if spills > 0:
         unused += 2 * spills * _unused_once(problem, nest, O, problem.elem_bits[O], tiles)
     unused += _unused_once(problem, nest, O, problem.out_bits, tiles)
@@ -190,11 +188,20 @@ def array_elems(problem: Problem, nest: Nest, operand: int) -> int:
     """Elements of all distinct array tiles."""
     elems = 1
     for axis in range(problem.axis_start[operand], problem.axis_start[operand + 1]):
-        elems *= _summed(problem, axis, nest.num_array_tiles)
+        elems *= _summed(problem, axis, nest.num_tiles[PE + 1])
     for d in range(NUM_DIMS):
         if problem.relevant[operand] >> d & 1 == 0:
             elems *= nest.cores[d]
     return elems
+
+
+@small
+def _levels_outside(nest: Nest, memory: int, operand: int, d: int) -> int:
+    """Levels, outermost first, down to the last that has a loop over a dim outside the loads of a memory."""
+    level = memory + 1
+    while level > 0 and nest.outside[memory, level - 1, operand] >> d & 1 == 0:
+        level -= 1
+    return level
 
 
 @lean
@@ -202,31 +209,23 @@ def rf_elems(problem: Problem, nest: Nest, operand: int) -> tuple[int, int]:
     """(elements that cross to the PEs, deliveries) over all loads of one operand."""
     crossed, delivered = 1, 1
     for axis in range(problem.axis_start[operand], problem.axis_start[operand + 1]):
-        crossed *= _summed(problem, axis, nest.num_array_tiles)
-        delivered *= _summed(problem, axis, nest.num_pe_tiles)
+        crossed *= _summed(problem, axis, nest.num_tiles[PE + 1])
+        delivered *= _summed(problem, axis, nest.num_pieces[PE + 1])
     for d in range(NUM_DIMS):
-        if problem.relevant[operand] >> d & 1:
-            continue
-        if nest.spm_outside_rf[operand] >> d & 1:
-            crossed *= nest.num_array_tiles[d]
-            delivered *= nest.num_pe_tiles[d]
-        elif nest.dram_outside_rf[operand] >> d & 1:
-            crossed *= nest.num_spm_tiles[d]
-            delivered *= nest.num_first_pes_of_spm_tiles[d]
-        else:
-            crossed *= nest.cores[d]
-            delivered *= nest.num_first_pes_of_cores[d]
+        if problem.relevant[operand] >> d & 1 == 0:
+            level = _levels_outside(nest, PE, operand, d)
+            crossed *= nest.num_tiles[level, d]
+            delivered *= nest.num_pieces[level, d]
     return crossed, delivered
 
 
 @small
-def _dram_repeats(problem: Problem, nest: Nest, operand: int) -> int:
-    """How often each tile passes between DRAM and SPM."""
+def _num_loads(problem: Problem, nest: Nest, operand: int) -> int:
+    """How often each tile passes between the shared memory and that of a core."""
     repeats = 1
     for d in range(NUM_DIMS):
         if problem.relevant[operand] >> d & 1 == 0:
-            is_outside = nest.dram_outside_spm[operand] >> d & 1
-            repeats *= nest.num_spm_tiles[d] if is_outside else nest.cores[d]
+            repeats *= nest.num_tiles[_levels_outside(nest, CORE, operand, d), d]
     return repeats
 
 
@@ -238,7 +237,7 @@ def _moved_elems(problem: Problem, nest: Nest, projection: int, tiles: Ints) -> 
         if problem.axis_kind[axis] == CLIPPED:
             elems *= _clipped_elems(problem, axis, nest, tiles)
         else:
-            elems *= _summed(problem, axis, nest.num_spm_tiles)
+            elems *= _summed(problem, axis, nest.num_tiles[CORE + 1])
     return elems
 
 
@@ -277,22 +276,22 @@ def _list_axis(problem: Problem, axis: int, nest: Nest, tiles: Ints) -> int:
 def _list_tiles(problem: Problem, d: int, nest: Nest, tiles: Ints) -> int:
     """Fill ``tiles`` with the SPM tiles of one dim over all cores; those that are clipped nowhere are one entry."""
     num, inner_first, inner_count = 0, 0, 0
-    for first in range(0, problem.dims[d], nest.core_tile[d]):
-        extent = min(nest.core_tile[d], problem.dims[d] - first)
-        count = ceil_div(extent, nest.spm[d])
-        low, high = clipped_range(problem, d, first, extent, nest.spm[d])
+    for first in range(0, problem.dims[d], nest.tile[SHARE, d]):
+        extent = min(nest.tile[SHARE, d], problem.dims[d] - first)
+        count = ceil_div(extent, nest.tile[HELD, d])
+        low, high = clipped_range(problem, d, first, extent, nest.tile[HELD, d])
         if high > low:
-            inner_first = first + low * nest.spm[d]
+            inner_first = first + low * nest.tile[HELD, d]
             inner_count += high - low
         index = high if low == 0 else 0
         while index < count:
-            tiles[ALONG, FIRST, num] = first + index * nest.spm[d]
-            tiles[ALONG, SIZE, num] = min(nest.spm[d], extent - index * nest.spm[d])
+            tiles[ALONG, FIRST, num] = first + index * nest.tile[HELD, d]
+            tiles[ALONG, SIZE, num] = min(nest.tile[HELD, d], extent - index * nest.tile[HELD, d])
             tiles[ALONG, COUNT, num] = 1
             num += 1
             index = max(index + 1, high) if index + 1 >= low else index + 1
     if inner_count > 0:
-        tiles[ALONG, FIRST, num], tiles[ALONG, SIZE, num] = inner_first, nest.spm[d]
+        tiles[ALONG, FIRST, num], tiles[ALONG, SIZE, num] = inner_first, nest.tile[HELD, d]
         tiles[ALONG, COUNT, num] = inner_count
         num += 1
     return num

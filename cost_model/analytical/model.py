@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from cost_model.analytical.core import CHANNEL, CYCLES, ENGINE, NUM_TIMES, PASSES, PROLOGUE, core_times, mac_cycles
 from cost_model.analytical.energy import NUM_PARTS, count_bytes, energy_pj
-from cost_model.analytical.nest import NEST_FIELDS, Nest, build_nest, clipped_range
+from cost_model.analytical.nest import NEST_FIELDS, SHARE, Nest, build_nest, clipped_range
 from cost_model.analytical.passes import LOOP_FIELDS, MAX_KINDS, PASS_FIELDS, STEP_FIELDS
 from cost_model.analytical.problem import Floats, Ints, Problem, num_cut_indices, problem_of
 from cost_model.analytical.transfers import Scratch
@@ -199,14 +199,14 @@ def _contended_cycles(problem: Problem, nest: Nest, scratch: Scratch, counts: In
     for d in range(NUM_DIMS):
         low[d], high[d] = 0, 1
         if nest.cores[d] > 1:
-            low[d], high[d] = clipped_range(problem, d, 0, problem.dims[d], nest.core_tile[d])
+            low[d], high[d] = clipped_range(problem, d, 0, problem.dims[d], nest.tile[SHARE, d])
     slowest, slowest_prologue, prologues, held = -1, 0, 0, 0
     counts[ENGINE_CYCLES] = 0
     while True:
         count = 1
         for d in range(NUM_DIMS):
-            first[d] = at[d] * nest.core_tile[d]
-            extent[d] = min(nest.core_tile[d], problem.dims[d] - first[d])
+            first[d] = at[d] * nest.tile[SHARE, d]
+            extent[d] = min(nest.tile[SHARE, d], problem.dims[d] - first[d])
             if low[d] == at[d] and at[d] < high[d]:
                 count *= high[d] - low[d]
         core_times(problem, nest, first, extent, scratch, times)

@@ -1,4 +1,9 @@
-"""One mapping of a batch as a record: its tiles, loops, load positions and trip counts (compiled)."""
+"""One mapping of a batch as a record: its tiles, loops, load positions and trip counts, level by level (compiled).
+
+Levels are counted outermost first. The loops of level 0 cut a core's share of the tensors, which lie in the memory all
+cores share, into tiles that the core's own memory holds; the loops of level 1 cut such a tile into tiles of the array,
+of which every PE holds a piece.
+"""
 
 from __future__ import annotations
 
@@ -10,29 +15,28 @@ from cost_model.analytical.problem import Ints, Problem
 from tvm_spm.jit import lean, small
 from tvm_spm.space.mapping_batch import NUM_DIMS, MappingBatch
 
+NUM_LEVELS = 2
+"""Levels that have loops; each moves tiles over one link into the memory below it."""
+
+CORE, PE = 0, 1
+"""Memories below the outermost one, by who has one each."""
+
+SHARE, HELD, ARRAY, PIECE, NUM_TILES = 0, 1, 2, 3, 4
+"""Tiles: the share of a core, what its memory holds, what its PEs hold together, what one PE holds. The loops of level
+``l`` cut tile ``l`` into tiles ``l + 1``."""
+
 NEST_FIELDS = np.dtype(
     [
         ("cores", np.int64, NUM_DIMS),
-        ("core_tile", np.int64, NUM_DIMS),
-        ("spm", np.int64, NUM_DIMS),
-        ("array", np.int64, NUM_DIMS),
-        ("rf", np.int64, NUM_DIMS),
-        ("num_spm_tiles", np.int64, NUM_DIMS),
-        ("num_array_tiles", np.int64, NUM_DIMS),
-        ("num_pe_tiles", np.int64, NUM_DIMS),
-        ("num_first_pes_of_spm_tiles", np.int64, NUM_DIMS),
-        ("num_first_pes_of_cores", np.int64, NUM_DIMS),
-        ("dram_dim", np.int64, NUM_DIMS),
-        ("spm_dim", np.int64, NUM_DIMS),
-        ("num_dram", np.int64),
-        ("num_spm", np.int64),
-        ("spm_position", np.int64, 3),
-        ("rf_position", np.int64, 3),
-        ("dram_outside_spm", np.int64, 3),
-        ("dram_outside_rf", np.int64, 3),
-        ("spm_outside_rf", np.int64, 3),
-        ("spm_double", np.int64, 3),
-        ("rf_double", np.int64, 3),
+        ("tile", np.int64, (NUM_TILES, NUM_DIMS)),
+        ("num_tiles", np.int64, (NUM_LEVELS + 1, NUM_DIMS)),
+        ("num_pieces", np.int64, (NUM_LEVELS + 1, NUM_DIMS)),
+        ("loop_dim", np.int64, (NUM_LEVELS, NUM_DIMS)),
+        ("num_loops", np.int64, NUM_LEVELS),
+        ("looping", np.int64, NUM_LEVELS),
+        ("position", np.int64, (NUM_LEVELS, 3)),
+        ("outside", np.int64, (NUM_LEVELS, NUM_LEVELS, 3)),
+        ("double", np.int64, (NUM_LEVELS, 3)),
         ("spill", np.int64),
         ("num_cores", np.int64),
         ("hop_cycles", np.int64),
@@ -46,53 +50,32 @@ class Nest(Protocol):
 
     Attributes:
         cores: Factor per dim.
-        core_tile: Full tile of a core.
-        spm: Full tile in SPM.
-        array: Full tile of the PE array.
-        rf: Full tile of a PE.
-        num_spm_tiles: Per dim over all cores; the next two alike.
-        num_array_tiles: Array tiles.
-        num_pe_tiles: Pieces of single PEs.
-        num_first_pes_of_spm_tiles: Pieces of single PEs in the first array tile of every SPM tile.
-        num_first_pes_of_cores: The same, of the first SPM tile of every core.
-        dram_dim: Dims of the DRAM loops that iterate, outer to inner.
-        spm_dim: Dims of the SPM loops that iterate, outer to inner.
-        num_dram: DRAM loops.
-        num_spm: SPM loops.
-        spm_position: Per operand, the innermost DRAM loop it depends on, or -1.
-        rf_position: Per operand, the innermost loop it depends on, counting DRAM loops, then SPM loops, or -1.
-        dram_outside_spm: Per operand, bits of the dims of the DRAM loops up to ``spm_position``.
-        dram_outside_rf: Per operand, bits of the dims of the DRAM loops up to ``rf_position``.
-        spm_outside_rf: Per operand, bits of the dims of the SPM loops up to ``rf_position``.
-        spm_double: Per operand.
-        rf_double: Per operand.
-        spill: Whether partial sums may leave SPM.
+        tile: ``(tiles, dims)``, full tiles, see ``SHARE``.
+        num_tiles: ``(levels + 1, dims)``, over all cores, shares, tiles in the cores' memories, and tiles of the array:
+            of a dim whose loops iterate in the first so many levels while the others stay at their first index.
+        num_pieces: The same for pieces of single PEs.
+        loop_dim: ``(levels, dims)``, dims of the loops that iterate, outer to inner.
+        num_loops: Per level.
+        looping: Per level, bits of the dims of its loops.
+        position: ``(memories, operands)``, the innermost loop a tile there depends on, counted over all levels, or -1.
+        outside: ``(memories, levels, operands)``, bits of the dims of a level's loops up to ``position``.
+        double: ``(memories, operands)``, 1 for two buffers.
+        spill: Whether partial sums may leave a core.
         num_cores: Product of ``cores``.
         hop_cycles: Through the reduction network.
         reduction_pes: PEs whose results are summed.
     """
 
     cores: Ints
-    core_tile: Ints
-    spm: Ints
-    array: Ints
-    rf: Ints
-    num_spm_tiles: Ints
-    num_array_tiles: Ints
-    num_pe_tiles: Ints
-    num_first_pes_of_spm_tiles: Ints
-    num_first_pes_of_cores: Ints
-    dram_dim: Ints
-    spm_dim: Ints
-    num_dram: int
-    num_spm: int
-    spm_position: Ints
-    rf_position: Ints
-    dram_outside_spm: Ints
-    dram_outside_rf: Ints
-    spm_outside_rf: Ints
-    spm_double: Ints
-    rf_double: Ints
+    tile: Ints
+    num_tiles: Ints
+    num_pieces: Ints
+    loop_dim: Ints
+    num_loops: Ints
+    looping: Ints
+    position: Ints
+    outside: Ints
+    double: Ints
     spill: int
     num_cores: int
     hop_cycles: int
@@ -120,71 +103,68 @@ def build_nest(problem: Problem, batch: MappingBatch, row: int, nest: Nest) -> N
         extent, cores, rf = problem.dims[d], batch.cores[row, d], batch.rf[row, d]
         pes = batch.rows[row, d] * batch.cols[row, d]
         nest.cores[d] = cores
-        nest.spm[d] = batch.spm[row, d]
-        nest.rf[d] = rf
-        nest.array[d] = rf * pes
-        nest.core_tile[d] = extent if cores == 1 else ceil_div(extent, cores)
+        nest.tile[SHARE, d] = extent if cores == 1 else ceil_div(extent, cores)
+        nest.tile[HELD, d] = batch.spm[row, d]
+        nest.tile[ARRAY, d] = rf * pes
+        nest.tile[PIECE, d] = rf
         nest.num_cores *= cores
         if problem.is_reduction[d] == 1:
             row_pes *= batch.rows[row, d]
             col_pes *= batch.cols[row, d]
         if extent == 1:
-            nest.num_spm_tiles[d] = nest.num_array_tiles[d] = nest.num_pe_tiles[d] = 1
-            nest.num_first_pes_of_spm_tiles[d] = nest.num_first_pes_of_cores[d] = 1
+            for level in range(NUM_LEVELS + 1):
+                nest.num_tiles[level, d] = nest.num_pieces[level, d] = 1
         else:
             _count_tiles(nest, d, extent, pes)
     nest.hop_cycles = row_pes - 1 + col_pes - 1
     nest.reduction_pes = row_pes * col_pes
     nest.spill = batch.spill[row]
     for operand in range(3):
-        nest.spm_double[operand] = (batch.spm_double[row] >> operand) & 1
-        nest.rf_double[operand] = (batch.rf_double[row] >> operand) & 1
+        nest.double[CORE, operand] = (batch.spm_double[row] >> operand) & 1
+        nest.double[PE, operand] = (batch.rf_double[row] >> operand) & 1
     _place_loops(problem, batch, row, nest)
 
 
 @small
 def _count_tiles(nest: Nest, d: int, extent: int, pes: int) -> None:
     """Trip counts of one dim: those of a full core, times their number, and those of a smaller last core."""
-    spm, array, rf = nest.spm[d], nest.array[d], nest.rf[d]
-    full_arrays, full_pes, full_first = _array_tiles(spm, array, rf, pes)
-    num_spm = num_array = num_pe = first_of_spm = first_of_core = 0
-    remaining, chunk, times = extent, nest.core_tile[d], nest.cores[d]
+    held, array, piece = nest.tile[HELD, d], nest.tile[ARRAY, d], nest.tile[PIECE, d]
+    full_arrays, full_pieces, full_first = _array_tiles(held, array, piece, pes)
+    num_held = num_array = num_pieces = first_of_held = first_of_core = 0
+    remaining, chunk, times = extent, nest.tile[SHARE, d], nest.cores[d]
     if times > 1 and chunk * times > extent:
         times -= 1
     while remaining > 0:
-        whole = floor_div(chunk, spm)
-        edge = chunk - whole * spm
-        num_spm += times * whole
+        whole = floor_div(chunk, held)
+        edge = chunk - whole * held
+        num_held += times * whole
         num_array += times * whole * full_arrays
-        num_pe += times * whole * full_pes
-        first_of_spm += times * whole * full_first
+        num_pieces += times * whole * full_pieces
+        first_of_held += times * whole * full_first
         first = full_first
         if edge > 0:
-            arrays, pieces, edge_first = _array_tiles(edge, array, rf, pes)
-            num_spm += times
+            arrays, pieces, edge_first = _array_tiles(edge, array, piece, pes)
+            num_held += times
             num_array += times * arrays
-            num_pe += times * pieces
-            first_of_spm += times * edge_first
+            num_pieces += times * pieces
+            first_of_held += times * edge_first
             if whole == 0:
                 first = edge_first
         first_of_core += times * first
         remaining -= times * chunk
         chunk, times = remaining, 1
-    nest.num_spm_tiles[d] = num_spm
-    nest.num_array_tiles[d] = num_array
-    nest.num_pe_tiles[d] = num_pe
-    nest.num_first_pes_of_spm_tiles[d] = first_of_spm
-    nest.num_first_pes_of_cores[d] = first_of_core
+    nest.num_tiles[0, d], nest.num_tiles[1, d], nest.num_tiles[2, d] = nest.cores[d], num_held, num_array
+    nest.num_pieces[0, d], nest.num_pieces[1, d], nest.num_pieces[2, d] = first_of_core, first_of_held, num_pieces
 
 
 @small
-def _array_tiles(tile: int, array: int, rf: int, pes: int) -> tuple[int, int, int]:
-    """(array tiles, pieces of single PEs, those of the first array tile) of one SPM tile of one dim."""
+def _array_tiles(tile: int, array: int, piece: int, pes: int) -> tuple[int, int, int]:
+    """(array tiles, pieces of single PEs, those of the first array tile) of one tile in a core's memory, of one dim."""
     whole = floor_div(tile, array)
     edge = tile - whole * array
     if edge == 0:
         return whole, whole * pes, pes
-    edge_pes = ceil_div(edge, rf)
+    edge_pes = ceil_div(edge, piece)
     return whole + 1, whole * pes + edge_pes, pes if whole > 0 else edge_pes
 
 
@@ -192,38 +172,31 @@ def _array_tiles(tile: int, array: int, rf: int, pes: int) -> tuple[int, int, in
 def _place_loops(problem: Problem, batch: MappingBatch, row: int, nest: Nest) -> None:
     """Keep the loops that iterate in a full tile, and find what each operand's loads depend on."""
     for operand in range(3):
-        nest.spm_position[operand] = nest.rf_position[operand] = -1
-        nest.dram_outside_spm[operand] = nest.dram_outside_rf[operand] = nest.spm_outside_rf[operand] = 0
-    position, seen = 0, 0
-    for slot in range(NUM_DIMS):
-        d = int(batch.dram_order[row, slot])
-        if d < 0:
-            break
-        if nest.core_tile[d] <= nest.spm[d]:
-            continue
-        nest.dram_dim[position] = d
-        seen |= 1 << d
-        for operand in range(3):
-            if problem.relevant[operand] >> d & 1:
-                nest.spm_position[operand] = nest.rf_position[operand] = position
-                nest.dram_outside_spm[operand] = nest.dram_outside_rf[operand] = seen
-        position += 1
-    nest.num_dram = position
-    dram_seen, seen = seen, 0
-    for slot in range(NUM_DIMS):
-        d = int(batch.spm_order[row, slot])
-        if d < 0:
-            break
-        if nest.spm[d] <= nest.array[d]:
-            continue
-        nest.spm_dim[position - nest.num_dram] = d
-        seen |= 1 << d
-        for operand in range(3):
-            if problem.relevant[operand] >> d & 1:
-                nest.rf_position[operand] = position
-                nest.dram_outside_rf[operand], nest.spm_outside_rf[operand] = dram_seen, seen
-        position += 1
-    nest.num_spm = position - nest.num_dram
+        for memory in range(NUM_LEVELS):
+            nest.position[memory, operand] = -1
+            for level in range(NUM_LEVELS):
+                nest.outside[memory, level, operand] = 0
+    position = 0
+    for level in range(NUM_LEVELS):
+        seen, count, order = 0, 0, batch.dram_order if level == 0 else batch.spm_order
+        for slot in range(NUM_DIMS):
+            d = int(order[row, slot])
+            if d < 0:
+                break
+            if nest.tile[level, d] <= nest.tile[level + 1, d]:
+                continue
+            nest.loop_dim[level, count] = d
+            seen |= 1 << d
+            for operand in range(3):
+                if problem.relevant[operand] >> d & 1:
+                    for memory in range(level, NUM_LEVELS):
+                        nest.position[memory, operand] = position + count
+                        nest.outside[memory, level, operand] = seen
+                        for outer in range(level):
+                            nest.outside[memory, outer, operand] = nest.looping[outer]
+            count += 1
+        nest.looping[level], nest.num_loops[level] = seen, count
+        position += count
 
 
 @small

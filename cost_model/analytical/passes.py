@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cost_model.analytical.nest import Nest, floor_div, tile_elems
+from cost_model.analytical.nest import ARRAY, CORE, PE, PIECE, Nest, floor_div, tile_elems
 from cost_model.analytical.problem import Ints, O, Problem
 from cost_model.arrays import UNBOUNDED
 from tvm_spm.jit import lean, small
@@ -145,10 +145,10 @@ def fill_pass(
         record: Of ``PASS_FIELDS``.
     """
     loops.num_loops, loops.num_masks = 0, 1
-    for loop in range(nest.num_spm):
-        d = nest.spm_dim[loop]
-        if tile[d] > nest.array[d]:
-            add_loop(loops, d, tile[d], nest.array[d], problem.is_reduction[d], nest.num_dram + loop)
+    for loop in range(nest.num_loops[PE]):
+        d = nest.loop_dim[PE, loop]
+        if tile[d] > nest.tile[ARRAY, d]:
+            add_loop(loops, d, tile[d], nest.tile[ARRAY, d], problem.is_reduction[d], nest.num_loops[CORE] + loop)
     _fill_steps(problem, nest, tile, loops, steps)
     last = steps[loops.num_masks - 1]
     for operand in range(3):
@@ -234,16 +234,16 @@ def _slot_cycles(
     """Cycles of one step and of what must move before the next: if that one needs no partial sums, and if it does."""
     hidden, hidden_bytes, shown, shown_bytes = steps[at].compute, 0, 0, 0
     for operand in range(2):
-        if tick_out <= nest.rf_position[operand]:
-            if nest.rf_double[operand] == 1:
+        if tick_out <= nest.position[PE, operand]:
+            if nest.double[PE, operand] == 1:
                 hidden = max(hidden, steps[after].in_cycles[operand])
                 hidden_bytes += steps[after].num_bytes[operand]
             else:
                 shown = max(shown, steps[after].in_cycles[operand])
                 shown_bytes += steps[after].num_bytes[operand]
-    reads = tick_out <= nest.rf_position[O]
-    if nest.rf_double[O] == 1:
-        if tick_in <= nest.rf_position[O]:
+    reads = tick_out <= nest.position[PE, O]
+    if nest.double[PE, O] == 1:
+        if tick_in <= nest.position[PE, O]:
             hidden = max(hidden, steps[before].out_cycles)
             hidden_bytes += steps[before].num_bytes[O]
         rest = max(shown, port_cycles(port, shown_bytes))
@@ -266,13 +266,13 @@ def _slot_cycles(
 def _fill_steps(problem: Problem, nest: Nest, tile: Ints, loops: Loops, steps: NDArray[np.void]) -> None:
     """One record per combination of loops that are at their edge tile."""
     for d in range(NUM_DIMS):
-        loops.size[d] = min(nest.array[d], tile[d])
+        loops.size[d] = min(nest.tile[ARRAY, d], tile[d])
     for mask in range(loops.num_masks):
         if mask > 0:
-            set_edges(loops, mask, tile, nest.array)
+            set_edges(loops, mask, tile, nest.tile[ARRAY])
         compute = 1
         for d in range(NUM_DIMS):
-            compute *= min(nest.rf[d], loops.size[d])
+            compute *= min(nest.tile[PIECE, d], loops.size[d])
         steps[mask].compute = compute
         for operand in range(3):
             elems = tile_elems(problem, operand, loops.size)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cost_model.analytical.nest import Nest
+from cost_model.analytical.nest import HELD, Nest
 from cost_model.analytical.passes import Loops
 from cost_model.analytical.problem import WHOLE, Floats, Ints, O, Problem
 from cost_model.transfer import transfer
@@ -108,13 +108,13 @@ def _combine_axis(
             spans[SPAN, 0] = extent[d]
             return 1
         for kind in range(loops.num_kinds[loop]):
-            spans[SPAN, kind] = min(nest.spm[d], extent[d] - runs[KIND_FIRST, loop, kind] * nest.spm[d])
+            spans[SPAN, kind] = min(nest.tile[HELD, d], extent[d] - runs[KIND_FIRST, loop, kind] * nest.tile[HELD, d])
         return loops.num_kinds[loop]
     num = 1
     spans[START, 0], spans[SPAN, 0] = problem.axis_offset[axis], 1
     for term in range(problem.term_start[axis], problem.term_start[axis + 1]):
         d, coefficient = problem.term_dim[term], problem.term_coefficient[term]
-        loop, tile = loops.of_dim[d], nest.spm[d]
+        loop, tile = loops.of_dim[d], nest.tile[HELD, d]
         if loop < 0:
             start, span = coefficient * first[d], coefficient * (extent[d] - 1)
             for row in range(num):
@@ -228,9 +228,9 @@ def _add_extra(
                 loop, offset = loops.of_dim[d], 0
                 if loop >= 0 and loops.stride[O, loop] > 0:
                     kind = code // loops.stride[O, loop] % loops.num_kinds[loop]
-                    offset = runs[KIND_FIRST, loop, kind] * nest.spm[d]
+                    offset = runs[KIND_FIRST, loop, kind] * nest.tile[HELD, d]
                 start += coefficient * (first[d] + offset)
-                span += coefficient * (min(nest.spm[d], extent[d] - offset) - 1)
+                span += coefficient * (min(nest.tile[HELD, d], extent[d] - offset) - 1)
             inside = max(0, min(problem.axis_extent[axis], start + span) - max(0, start))
             elems *= inside
             bursts *= inside if is_split else 1

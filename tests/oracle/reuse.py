@@ -1,177 +1,124 @@
-"""Exact integers of one mapping: loops, load positions, trips, and elements moved per operand and level.
+"""Exact integers of one mapping: loops, load positions, and elements moved per operand and link, for any levels.
 
-Nothing here walks the nest. Along one dim a level cuts its parent into equal tiles and at most one smaller edge tile,
-so everything that is summed over tiles is a product over axes of sums over one axis.
+A mapping is a tuple of levels, outermost first (``Mapping.levels``). Along one dim all tiles of a level are listed; as
+dims are cut independently of each other, what is summed over tiles is a product over axes of sums over one axis.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, product
+from itertools import product
 
 from tests.oracle.boxes import num_parts, whole_bytes
-from tests.oracle.levels import core_tile, loops
 from tvm_spm.arch import Arch
-from tvm_spm.mapping import Mapping
-from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Axis, Projection, Workload
+from tvm_spm.mapping import Mapping, MappingLevel
+from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Axis, Dims, Projection, Workload
 
 ROOT = -1
 """The load position of an operand that no loop changes."""
+
+Levels = tuple[MappingLevel, ...]
+
+Part = tuple[int, int]
+"""First index and number of elements along one dim."""
 
 Box = tuple[int, ...]
 """Elements per axis of one tile, outermost axis first."""
 
 
+def axis_elems(axis: Axis, tile: Dims) -> int:
+    """What a tile spans on an axis, padding and holes of a stride included."""
+    return 1 + sum(c * (tile[name] - 1) for name, c in axis.terms)
+
+
+def clipped_elems(axis: Axis, first: dict[str, int], tile: Dims) -> int:
+    """What of it lies in the tensor."""
+    start = axis.offset + sum(c * first[name] for name, c in axis.terms)
+    return max(0, min(axis.extent, start + axis_elems(axis, tile)) - max(0, start))
+
+
+def cut(part: Part, step: int) -> list[Part]:
+    """Full tiles, and at most one smaller one at the end."""
+    first, size = part
+    return [(first + at, min(step, size - at)) for at in range(0, size, step)]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopNest:
-    """The temporal loops of a full tile that iterate more than once, outer to inner: DRAM loops, then SPM loops."""
+    """The temporal loops of a full tile that iterate more than once, outer to inner, each with its level."""
 
-    dims: tuple[str, ...]
-    num_dram: int
+    loops: tuple[tuple[int, str], ...]
 
-    def load_position(self, projection: Projection, level: str) -> int:
-        """Index of the innermost loop that changes the tile held at ``SPM`` or ``RF``; ``ROOT`` if none does."""
-        loops = self.dims[: self.num_dram] if level == "SPM" else self.dims
-        relevant = projection.relevant_dims
-        return max((index for index, name in enumerate(loops) if name in relevant), default=ROOT)
+    def dims(self, level: int) -> tuple[str, ...]:
+        """Dims of the loops of one level."""
+        return tuple(name for at, name in self.loops if at == level)
 
-    def repeats(self, name: str, position: int) -> tuple[bool, bool]:
-        """Whether the DRAM loop and the SPM loop over a dim lie outside a load position (or are that loop)."""
-        outside = self.dims[: position + 1]
-        return name in outside[: self.num_dram], name in outside[self.num_dram :]
+    def load_position(self, projection: Projection, memory: int) -> int:
+        """Index of the innermost loop that changes the tile held in the memory of a level; ``ROOT`` if none does."""
+        changing = (i for i, (at, name) in enumerate(self.loops) if at < memory and name in projection.relevant_dims)
+        return max(changing, default=ROOT)
 
 
-def loop_nest(workload: Workload, mapping: Mapping) -> LoopNest:
+def step(levels: Levels, level: int, name: str) -> int:
+    """Elements that one iteration of a level's loop covers: a tile of each memory that works side by side."""
+    return levels[level + 1].tile[name] * levels[level].unrolled[name]
+
+
+def share(levels: Levels, level: int, name: str) -> int:
+    """Elements that one of those who divide a full tile of a level among them works on."""
+    return num_parts(levels[level].tile[name], levels[level].shares[name])
+
+
+def loop_nest(levels: Levels) -> LoopNest:
     """The loops whose factor for a full tile exceeds 1."""
-    kept = loops(workload, mapping)
-    return LoopNest(dims=tuple(name for _, name in kept), num_dram=sum(level == "DRAM" for level, _ in kept))
+    loops = [
+        (at, name)
+        for at, level in enumerate(levels[:-1])
+        for name in level.order
+        if share(levels, at, name) > step(levels, at, name)
+    ]
+    return LoopNest(loops=tuple(loops))
 
 
-def split(extent: int, tile: int) -> tuple[tuple[int, int], ...]:
-    """Cut an extent into tiles.
-
-    Returns:
-        (tile, how many) of the full tiles and of the edge tile; those that occur.
-    """
-    full, edge = divmod(extent, tile)
-    return tuple(run for run in ((tile, full), (edge, 1)) if run[0] and run[1])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DimTrips:
-    """How often one dim is cut, summed over the cores: into SPM tiles, array tiles and pieces of one PE."""
-
-    num_spm_tiles: int
-    num_array_tiles: int
-    num_pe_tiles: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DimCut:
-    """One dim: its extent, and the full tile of each level."""
-
-    extent: int
-    core: int
-    spm: int
-    array: int
-    rf: int
-
-    def trips(self, *, all_dram: bool, all_spm: bool) -> DimTrips:
-        """Count the tiles of all cores.
-
-        Args:
-            all_dram: Count all SPM tiles of a core; otherwise only its first.
-            all_spm: Count all array tiles of an SPM tile; otherwise only its first.
-        """
-        num_spm = num_array = num_pe = 0
-        for chunk, chunks in split(self.extent, self.core):
-            for tile, tiles in split(chunk, self.spm) if all_dram else ((min(chunk, self.spm), 1),):
-                num_spm += chunks * tiles
-                for piece, pieces in split(tile, self.array) if all_spm else ((min(tile, self.array), 1),):
-                    num_array += chunks * tiles * pieces
-                    num_pe += chunks * tiles * pieces * num_parts(piece, self.rf)
-        return DimTrips(num_spm_tiles=num_spm, num_array_tiles=num_array, num_pe_tiles=num_pe)
-
-
-Cuts = dict[str, DimCut]
-
-
-def cut_dims(workload: Workload, mapping: Mapping) -> Cuts:
-    """All dims with their tiles."""
-    extents, spm, array, rf = workload.dims, mapping.spm, mapping.array, mapping.rf
-    core = core_tile(workload, mapping)
-    return {
-        name: DimCut(extent=extents[name], core=core[name], spm=spm[name], array=array[name], rf=rf[name])
-        for name in DIM_NAMES
-    }
-
-
-def summed_tile_elems(axis: Axis, extents: dict[str, int], trips: dict[str, int]) -> int:
-    """Elements that an axis spans, summed over all tiles: per dim ``trips`` tiles that add up to ``extents``.
-
-    A tile spans ``1 + sum(c * (tile - 1))`` elements, which is linear in each tile.
-    """
-    all_tiles = math.prod(trips[name] for name, _ in axis.terms)
-    spans = sum(c * (extents[name] - trips[name]) * (all_tiles // trips[name]) for name, c in axis.terms)
-    return all_tiles + spans
-
-
-def clipped_sizes(cuts: Cuts, axis: Axis) -> Counter[int]:
-    """Elements inside the tensor that the SPM tiles of all cores span on one axis, and how many tiles span so many."""
-    reach = sum(c * (cuts[name].extent - 1) for name, c in axis.terms)
-    sizes: Counter[int] = Counter()
-    runs = (_axis_tiles(cuts[name], axis, c, reach - c * (cuts[name].extent - 1)) for name, c in axis.terms)
-    for tiles in product(*runs):
-        start = axis.offset + sum(c * tile.first for (_, c), tile in zip(axis.terms, tiles, strict=True))
-        span = 1 + sum(c * (tile.size - 1) for (_, c), tile in zip(axis.terms, tiles, strict=True))
-        inside = max(0, min(axis.extent, start + span) - max(0, start))
-        sizes[inside] += math.prod(tile.count for tile in tiles)
-    return sizes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Tile:
-    """``count`` tiles of one dim that are clipped alike; ``first`` is the first index of one of them."""
-
-    first: int
-    size: int
-    count: int
-
-
-def unclipped_tiles(axis: Axis, coefficient: int, others: int, *, first: int, extent: int, tile: int) -> range:
-    """Indices of the full tiles of ``[first, first + extent)`` that stay inside the tensor wherever the other dims are.
+def parts_moved(levels: Levels, name: str, repeated: list[bool]) -> list[Part]:
+    """Parts of a dim that cross a link, all tiles side by side as one.
 
     Args:
-        axis: The tensor's axis.
-        coefficient: Of the dim that is cut.
-        others: The farthest that the other dims of the axis reach.
-        first: Loop index where the cut part begins.
-        extent: Elements of the part.
-        tile: Elements of a full tile.
+        levels: Of the mapping.
+        name: Of the dim.
+        repeated: Per level above the link, whether its loop over the dim iterates; else it stays at its first index.
     """
-    low = max(0, num_parts(num_parts(-axis.offset, coefficient) - first, tile))
-    elems_before_end = (axis.extent - 1 - axis.offset - others) // coefficient - first + 1
-    return range(low, max(low, min(extent, elems_before_end) // tile))
+    parts = [(0, levels[0].tile[name])]
+    for at, iterates in enumerate(repeated):
+        shares = [one for part in parts for one in cut(part, share(levels, at, name))]
+        moved = [cut(one, step(levels, at, name)) for one in shares]
+        parts = [one for tiles in moved for one in (tiles if iterates else tiles[:1])]
+        if at + 1 < len(repeated):
+            parts = [one for part in parts for one in cut(part, levels[at + 1].tile[name])]
+    return parts
 
 
-def _axis_tiles(cut: DimCut, axis: Axis, coefficient: int, others: int) -> list[_Tile]:
-    """SPM tiles of one dim over all cores; those that are clipped nowhere are one run."""
-    tiles: list[_Tile] = []
-    num_inner = inner_first = 0
-    for first in range(0, cut.extent, cut.core):
-        extent = min(cut.core, cut.extent - first)
-        inner = unclipped_tiles(axis, coefficient, others, first=first, extent=extent, tile=cut.spm)
-        num_tiles = num_parts(extent, cut.spm)
-        for index in chain(range(min(inner.start, num_tiles)), range(inner.stop, num_tiles)):
-            start = index * cut.spm
-            tiles.append(_Tile(first=first + start, size=min(cut.spm, extent - start), count=1))
-        if inner:
-            num_inner += len(inner)
-            inner_first = first + inner.start * cut.spm
-    return [*tiles, _Tile(first=inner_first, size=cut.spm, count=num_inner)] if num_inner else tiles
+def summed_elems(axis: Axis, parts: dict[str, list[Part]]) -> int:
+    """Elements that an axis spans, padding included, summed over all combinations of parts."""
+    sizes = (Counter(size for _, size in parts[name]).items() for name, _ in axis.terms)
+    total = 0
+    for combination in product(*sizes):
+        span = 1 + sum(c * (size - 1) for (_, c), (size, _) in zip(axis.terms, combination, strict=True))
+        total += span * math.prod(count for _, count in combination)
+    return total
+
+
+def clipped_sizes(axis: Axis, parts: dict[str, list[Part]]) -> Counter[int]:
+    """Elements inside the tensor that tiles span on one axis, and how many tiles span so many."""
+    sizes: Counter[int] = Counter()
+    for combination in product(*(parts[name] for name, _ in axis.terms)):
+        names = [name for name, _ in axis.terms]
+        first = {name: at for name, (at, _) in zip(names, combination, strict=True)}
+        tile = Dims(**{name: size for name, (_, size) in zip(names, combination, strict=True)})
+        sizes[clipped_elems(axis, first, tile)] += 1
+    return sizes
 
 
 def num_bursts(projection: Projection, box: Box) -> int:
@@ -198,8 +145,8 @@ def box_transfer(projection: Projection, box: Box, arch: Arch) -> tuple[int, int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DramTraffic:
-    """Transfers between DRAM and SPM of one tensor, as (clipped tile, how many) over all cores."""
+class BoxTraffic:
+    """Transfers over the outermost link of one tensor, as (clipped tile, how many) over all cores."""
 
     projection: Projection
     boxes: tuple[tuple[Box, int], ...]
@@ -230,31 +177,58 @@ class DramTraffic:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RfTraffic:
-    """Transfers between SPM and the register files of one operand, over all cores.
+class Traffic:
+    """Transfers over a link of one operand, over all that have such a link; padding counts.
 
-    ``num_elems`` cross the network once; ``num_deliveries`` counts an element for each PE that receives it.
+    ``num_elems`` cross the link once; ``num_deliveries`` counts an element for each memory that receives it.
     """
 
-    num_transfers: int = 0
-    num_elems: int = 0
-    num_deliveries: int = 0
+    num_transfers: int
+    num_elems: int
+    num_deliveries: int
+
+    def __sub__(self, other: Traffic) -> Traffic:
+        return Traffic(
+            num_transfers=self.num_transfers - other.num_transfers,
+            num_elems=self.num_elems - other.num_elems,
+            num_deliveries=self.num_deliveries - other.num_deliveries,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkTraffic:
+    """All that crosses the link above one memory: I, W and partial sums in; outputs, summed on their way, out."""
+
+    into: tuple[Traffic, Traffic, Traffic]
+    out: Traffic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reuse:
-    """All that moves. Outputs come in as partial sums; they go to DRAM as spills, and once as results."""
+    """All that moves. Outputs come in as partial sums; they go to the outermost memory as spills, and once as results.
 
-    dram_in: tuple[DramTraffic, DramTraffic, DramTraffic]
-    dram_spill: DramTraffic
-    dram_final: DramTraffic
-    dram_extras: tuple[DramTraffic, ...]
-    rf_in: tuple[RfTraffic, RfTraffic, RfTraffic]
-    rf_out: RfTraffic
+    ``dram_*`` are the boxes that the outermost link moves; ``links`` counts every link, outermost first.
+    """
+
+    dram_in: tuple[BoxTraffic, BoxTraffic, BoxTraffic]
+    dram_spill: BoxTraffic
+    dram_final: BoxTraffic
+    dram_extras: tuple[BoxTraffic, ...]
+    links: tuple[LinkTraffic, ...]
     num_reduction_hops: int
 
     @property
-    def dram(self) -> tuple[DramTraffic, ...]:
+    def rf_in(self) -> tuple[Traffic, Traffic, Traffic]:
+        """Into the innermost memories."""
+        return self.links[-1].into
+
+    @property
+    def rf_out(self) -> Traffic:
+        """Out of the innermost memories."""
+        return self.links[-1].out
+
+    @property
+    def dram(self) -> tuple[BoxTraffic, ...]:
         """All traffic with DRAM."""
         return (*self.dram_in, self.dram_spill, self.dram_final, *self.dram_extras)
 
@@ -270,91 +244,84 @@ class Reuse:
 
 def count_reuse(workload: Workload, mapping: Mapping) -> Reuse:
     """Count all transfers of a legal mapping over all cores."""
-    nest, cuts = loop_nest(workload, mapping), cut_dims(workload, mapping)
+    return count_levels(workload, mapping.levels(workload.dims))
+
+
+def count_levels(workload: Workload, levels: Levels) -> Reuse:
+    """The same for levels of any number, of which the first holds the tensors."""
+    nest = loop_nest(levels)
     repeats_i, repeats_w, repeats_o = (
-        _dram_repeats(nest, cuts, projection) for projection in (workload.I, workload.W, workload.O)
+        math.prod(
+            len(parts_moved(levels, name, _repeated(nest, projection, 1, name))) for name in _irrelevant(projection)
+        )
+        for projection in (workload.I, workload.W, workload.O)
     )
-    partial = _dram_traffic(cuts, workload.O, repeats_o - 1)
-    rf_out = _rf_out(nest, cuts, workload)
-    reduction_pes = math.prod(mapping.rows[name] * mapping.cols[name] for name in REDUCTION_DIMS)
+    partial = _box_traffic(levels, workload.O, repeats_o - 1)
+    links = tuple(_link(workload, levels, nest, memory) for memory in range(1, len(levels)))
+    summed_side_by_side = math.prod(levels[-2].unrolled[name] for name in REDUCTION_DIMS)
     return Reuse(
-        dram_in=(_dram_traffic(cuts, workload.I, repeats_i), _dram_traffic(cuts, workload.W, repeats_w), partial),
+        dram_in=(_box_traffic(levels, workload.I, repeats_i), _box_traffic(levels, workload.W, repeats_w), partial),
         dram_spill=partial,
-        dram_final=_dram_traffic(cuts, workload.final_projection(), 1),
+        dram_final=_box_traffic(levels, workload.final_projection(), 1),
         dram_extras=tuple(
-            _dram_traffic(cuts, extra, _num_final_stores(cuts, workload.O, extra)) for extra in workload.epilogue.extras
+            _box_traffic(levels, extra, _num_final_stores(levels, workload.O, extra))
+            for extra in workload.epilogue.extras
         ),
-        rf_in=(
-            _rf_traffic(nest, cuts, workload.I),
-            _rf_traffic(nest, cuts, workload.W),
-            _rf_read_back(cuts, workload, rf_out),
-        ),
-        rf_out=rf_out,
-        num_reduction_hops=rf_out.num_elems * (reduction_pes - 1),
+        links=links,
+        num_reduction_hops=links[-1].out.num_elems * (summed_side_by_side - 1),
     )
 
 
-def _irrelevant(projection: Projection) -> Iterator[str]:
-    relevant = projection.relevant_dims
-    return (name for name in DIM_NAMES if name not in relevant)
+def _irrelevant(projection: Projection) -> list[str]:
+    return [name for name in DIM_NAMES if name not in projection.relevant_dims]
 
 
-def _dram_repeats(nest: LoopNest, cuts: Cuts, projection: Projection) -> int:
-    """How often each tile passes between DRAM and SPM: trips of the irrelevant loops outside its load position."""
-    position = nest.load_position(projection, "SPM")
-    return math.prod(
-        cuts[name].trips(all_dram=nest.repeats(name, position)[0], all_spm=False).num_spm_tiles
-        for name in _irrelevant(projection)
-    )
+def _repeated(nest: LoopNest, projection: Projection, memory: int, name: str) -> list[bool]:
+    """Per level above a memory, whether its loop over a dim brings a tile in again."""
+    outside = nest.loops[: nest.load_position(projection, memory) + 1]
+    return [(level, name) in outside for level in range(memory)]
 
 
-def _num_final_stores(cuts: Cuts, outputs: Projection, extra: Projection) -> int:
+def _num_final_stores(levels: Levels, outputs: Projection, extra: Projection) -> int:
     """Final stores that stream the same tile of an extra: output tiles along the dims it does not depend on."""
     names = (name for name in outputs.relevant_dims if name not in extra.relevant_dims)
-    return math.prod(cuts[name].trips(all_dram=True, all_spm=False).num_spm_tiles for name in names)
+    return math.prod(len(parts_moved(levels, name, [True])) for name in names)
 
 
-def _dram_traffic(cuts: Cuts, projection: Projection, repeats: int) -> DramTraffic:
+def _box_traffic(levels: Levels, projection: Projection, repeats: int) -> BoxTraffic:
     if repeats == 0:
-        return DramTraffic(projection=projection, boxes=())
-    sizes = [clipped_sizes(cuts, axis).items() for axis in projection.axes]
+        return BoxTraffic(projection=projection, boxes=())
+    parts = {name: parts_moved(levels, name, [True]) for name in projection.relevant_dims}
+    sizes = [clipped_sizes(axis, parts).items() for axis in projection.axes]
     boxes = (
         (tuple(size for size, _ in combination), repeats * math.prod(count for _, count in combination))
         for combination in product(*sizes)
     )
-    return DramTraffic(projection=projection, boxes=tuple(boxes))
+    return BoxTraffic(projection=projection, boxes=tuple(boxes))
 
 
-def _rf_traffic(nest: LoopNest, cuts: Cuts, projection: Projection) -> RfTraffic:
-    """Tiles that enter the register files: one whenever a loop up to the load position ticks."""
-    position = nest.load_position(projection, "RF")
-    repeats = active_pes = 1
-    for name in _irrelevant(projection):
-        all_dram, all_spm = nest.repeats(name, position)
-        trips = cuts[name].trips(all_dram=all_dram, all_spm=all_spm)
-        repeats *= trips.num_array_tiles
-        active_pes *= trips.num_pe_tiles
-    extents = {name: cuts[name].extent for name in projection.relevant_dims}
-    all_trips = {name: cuts[name].trips(all_dram=True, all_spm=True) for name in projection.relevant_dims}
-    array_trips = {name: trips.num_array_tiles for name, trips in all_trips.items()}
-    pe_trips = {name: trips.num_pe_tiles for name, trips in all_trips.items()}
-    return RfTraffic(
-        num_transfers=repeats * math.prod(array_trips.values()),
-        num_elems=repeats * math.prod(summed_tile_elems(axis, extents, array_trips) for axis in projection.axes),
-        num_deliveries=active_pes * math.prod(summed_tile_elems(axis, extents, pe_trips) for axis in projection.axes),
+def _link(workload: Workload, levels: Levels, nest: LoopNest, memory: int) -> LinkTraffic:
+    """Outputs leave as often as they enter, one delivery each; every entry but the first reads a partial sum back."""
+    i, w, o = (_entering(levels, nest, p, memory) for p in (workload.I, workload.W, workload.O))
+    first = _entering(levels, LoopNest(loops=()), workload.O, memory)
+    out, once = (
+        Traffic(num_transfers=t.num_transfers, num_elems=t.num_elems, num_deliveries=t.num_elems) for t in (o, first)
     )
+    return LinkTraffic(into=(i, w, out - once), out=out)
 
 
-def _rf_out(nest: LoopNest, cuts: Cuts, workload: Workload) -> RfTraffic:
-    """Outputs leave as often as they enter, summed by the reduction network: one delivery each."""
-    entered = _rf_traffic(nest, cuts, workload.O)
-    return RfTraffic(num_transfers=entered.num_transfers, num_elems=entered.num_elems, num_deliveries=entered.num_elems)
-
-
-def _rf_read_back(cuts: Cuts, workload: Workload, rf_out: RfTraffic) -> RfTraffic:
-    """Every entry but the first of each output tile reads a partial sum back."""
-    first = _rf_traffic(LoopNest(dims=(), num_dram=0), cuts, workload.O)
-    num_elems = rf_out.num_elems - first.num_elems
-    return RfTraffic(
-        num_transfers=rf_out.num_transfers - first.num_transfers, num_elems=num_elems, num_deliveries=num_elems
+def _entering(levels: Levels, nest: LoopNest, projection: Projection, memory: int) -> Traffic:
+    """Tiles that enter the memories of a level: one whenever a loop up to the load position ticks."""
+    parts, pieces = {}, {}
+    for name in DIM_NAMES:
+        is_relevant = name in projection.relevant_dims
+        repeated = [True] * memory if is_relevant else _repeated(nest, projection, memory, name)
+        parts[name] = parts_moved(levels, name, repeated)
+        pieces[name] = [one for part in parts[name] for one in cut(part, levels[memory].tile[name])]
+    again = math.prod(len(parts[name]) for name in _irrelevant(projection))
+    receivers = math.prod(len(pieces[name]) for name in _irrelevant(projection))
+    return Traffic(
+        num_transfers=again * math.prod(len(parts[name]) for name in projection.relevant_dims),
+        num_elems=again * math.prod(summed_elems(axis, parts) for axis in projection.axes),
+        num_deliveries=receivers * math.prod(summed_elems(axis, pieces) for axis in projection.axes),
     )

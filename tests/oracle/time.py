@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from tests.oracle.boxes import clipped_box, num_elems, num_parts, spanned_elems, whole_bytes
-from tests.oracle.reuse import LoopNest, box_transfer, loop_nest, unclipped_tiles
+from tests.oracle.reuse import Levels, LoopNest, box_transfer, loop_nest
 from tests.oracle.slots import Index, Slot, index_runs, representative_slots
 from tvm_spm.arch import Arch
 from tvm_spm.mapping import Mapping
-from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Dims, Operand, Projection, Workload
+from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Axis, Dims, Operand, Projection, Workload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,21 +75,20 @@ class TimeModel:
     mapping: Mapping
 
     @cached_property
+    def levels(self) -> Levels:
+        """The mapping by memory level."""
+        return self.mapping.levels(self.workload.dims)
+
+    @cached_property
     def nest(self) -> LoopNest:
         """The loops that iterate."""
-        return loop_nest(self.workload, self.mapping)
+        return loop_nest(self.levels)
 
     @cached_property
-    def rf_position(self) -> tuple[int, int, int]:
-        """Load positions of I, W, O at RF."""
-        i, w, o = (self.nest.load_position(self.workload.projection(x), "RF") for x in Operand)
-        return i, w, o
-
-    @cached_property
-    def spm_position(self) -> tuple[int, int, int]:
-        """Load positions of I, W, O at SPM."""
-        i, w, o = (self.nest.load_position(self.workload.projection(x), "SPM") for x in Operand)
-        return i, w, o
+    def positions(self) -> tuple[tuple[int, ...], ...]:
+        """Per level, load positions of I, W, O in its memory, counted over the loops of all levels."""
+        projections = [self.workload.projection(x) for x in Operand]
+        return tuple(tuple(self.nest.load_position(p, memory) for p in projections) for memory in range(3))
 
     @cached_property
     def _pass_times(self) -> dict[PassKind, PassTime]:
@@ -142,7 +141,7 @@ class _PassWalk:
 
     @cached_property
     def loops(self) -> tuple[str, ...]:
-        return self.model.nest.dims[self.model.nest.num_dram :]
+        return self.model.nest.dims(1)
 
     @cached_property
     def counts(self) -> tuple[int, ...]:
@@ -172,7 +171,6 @@ class _PassWalk:
 
     def _slot_cycles(self, slot: Slot) -> int:
         """One step, and what must move before the next: hidden behind it if double-buffered, else after it."""
-        mapping = self.model.mapping
         hidden: list[tuple[Operand, Index]] = []
         shown: list[tuple[Operand, Index]] = []
         hidden_cycles, shown_cycles, shown_output_cycles = self._step(slot.at).compute_cycles, 0, 0
@@ -181,13 +179,13 @@ class _PassWalk:
                 if not self._enters(operand, slot.after):
                     continue
                 cycles = self._step(slot.after).in_cycles[operand.value]
-                if operand in mapping.rf_double:
+                if operand in self.model.levels[2].double:
                     hidden.append((operand, slot.after))
                     hidden_cycles = max(hidden_cycles, cycles)
                 else:
                     shown.append((operand, slot.after))
                     shown_cycles = max(shown_cycles, cycles)
-        if Operand.O in mapping.rf_double:
+        if Operand.O in self.model.levels[2].double:
             if slot.after is not None and self._reads_back(slot.after):
                 hidden.append((Operand.O, slot.after))
                 hidden_cycles = max(hidden_cycles, self._step(slot.after).in_cycles[Operand.O.value])
@@ -207,7 +205,7 @@ class _PassWalk:
 
     def _inside(self, operand: Operand, step: Index) -> list[tuple[int, int]]:
         """(index, count) of the SPM loops strictly inside an operand's load position."""
-        skip = max(0, self.model.rf_position[operand.value] + 1 - self.model.nest.num_dram)
+        skip = max(0, self.model.positions[2][operand.value] + 1 - len(self.model.nest.dims(0)))
         return list(zip(step, self.counts, strict=True))[skip:]
 
     def _enters(self, operand: Operand, step: Index) -> bool:
@@ -254,7 +252,7 @@ class CoreWalk:
     @cached_property
     def loops(self) -> tuple[str, ...]:
         """DRAM loops, outer to inner."""
-        return self.model.nest.dims[: self.model.nest.num_dram]
+        return self.model.nest.dims(0)
 
     @cached_property
     def counts(self) -> tuple[int, ...]:
@@ -263,7 +261,7 @@ class CoreWalk:
 
     def time(self) -> CoreTime:
         """Prologue, passes with the DMA work beside and behind them, and the last store."""
-        doubled, launch = self.model.mapping.spm_double, self.model.arch.cores.launch_cycles
+        doubled, launch = self.model.levels[1].double, self.model.arch.cores.launch_cycles
         first = (0,) * len(self.loops)
         prologue = sum(self._loads(first, operand) for operand in Operand)
         cycles = launch + prologue
@@ -333,15 +331,16 @@ class CoreWalk:
         return [(i, count) for name, i, count in found if name in REDUCTION_DIMS]
 
     def _kind(self, index: Index) -> PassKind:
-        i, w, o = (self._at_first(position, index) for position in self.model.rf_position)
+        i, w, o = (self._at_first(position, index) for position in self.model.positions[2])
         return PassKind(
-            tile=self._place(index)[1], enters=(i, w, o), leaves=self._at_last(self.model.rf_position[2], index),
+            tile=self._place(index)[1], enters=(i, w, o),
+            leaves=self._at_last(self.model.positions[2][Operand.O.value], index),
             accumulates=any(i for i, _ in self._reduction(index)),
         )  # fmt: skip
 
     def _loads(self, index: Index, operand: Operand) -> int:
         """DMA cycles to load one operand before a pass."""
-        if not self._at_first(self.model.spm_position[operand.value], index):
+        if not self._at_first(self.model.positions[1][operand.value], index):
             return 0
         if operand is Operand.O and not any(i for i, _ in self._reduction(index)):
             return 0
@@ -349,7 +348,7 @@ class CoreWalk:
 
     def _store(self, index: Index) -> tuple[int, int]:
         """(channel cycles, engine cycles) to store outputs after a pass."""
-        if not self._at_last(self.model.spm_position[Operand.O.value], index):
+        if not self._at_last(self.model.positions[1][Operand.O.value], index):
             return 0, 0
         workload, place = self.model.workload, self._place(index)
         if any(i < count - 1 for i, count in self._reduction(index)):
@@ -375,3 +374,23 @@ def clip_cuts(workload: Workload, name: str, *, first: int, extent: int, tile: i
             inner = unclipped_tiles(axis, coefficient, others, first=first, extent=extent, tile=tile)
             cuts |= {*range(min(inner.start, count) + 1), *range(inner.stop, count)}
     return cuts
+
+
+def unclipped_tiles(axis: Axis, coefficient: int, others: int, *, first: int, extent: int, tile: int) -> range:
+    """Indices of the full tiles of ``[first, first + extent)`` that stay inside the tensor wherever the other dims are.
+
+    Args:
+        axis: The tensor's axis.
+        coefficient: Of the dim that is cut.
+        others: The farthest that the other dims of the axis reach.
+        first: Loop index where the cut part begins.
+        extent: Elements of the part.
+        tile: Elements of a full tile.
+    """
+    low = max(0, _ceil_div(_ceil_div(-axis.offset, coefficient) - first, tile))
+    elems_before_end = (axis.extent - 1 - axis.offset - others) // coefficient - first + 1
+    return range(low, max(low, min(extent, elems_before_end) // tile))
+
+
+def _ceil_div(a: int, b: int) -> int:
+    return -(-a // b)

@@ -1,4 +1,4 @@
-"""Cycles of several cores of one mapping: see ``cost_model.analytical.model.contended_cycles``."""
+"""Cycles of several cores of one mapping: see ``cost_model.analytical.model``."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Cycles of one pass when all tiles divide: exactly for an order of the SPM loops, from below for a class of orders.
 
 A pass is described by its loops alone: how often each iterates, and which operand does not depend on it. All steps of
-a pass are of one size, so only the loop that ticks between two steps matters (see ``cost_model.analytical.slots``).
+a pass are of one size, so only the loop that ticks between two steps matters (see ``cost_model.analytical.passes``).
 """
 
 from __future__ import annotations

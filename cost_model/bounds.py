@@ -6,6 +6,7 @@ import itertools
 import math
 
 from tvm_spm.arch import Arch
+from tvm_spm.objective import Objective
 from tvm_spm.units import bits_to_bytes, ceil_div
 from tvm_spm.workload import Axis, Dims, Operand, Projection, Workload
 
@@ -24,11 +25,7 @@ def lower_bound(workload: Workload, arch: Arch, objective: str) -> float:
 
     Source: the floor that mappers are compared with in the literature, extended to any element width.
     """
-    return {
-        "energy": _energy_pj(workload, arch),
-        "latency": float(_cycles(workload, arch)),
-        "edp": _energy_pj(workload, arch) * _cycles(workload, arch),
-    }[objective]
+    return Objective.of(objective).value_of(float(_cycles(workload, arch)), _energy_pj(workload, arch))
 
 
 def _touched(axis: Axis, extents: Dims) -> int:

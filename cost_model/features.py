@@ -12,9 +12,6 @@ from tvm_spm.arch import Arch
 from tvm_spm.space.mapping_batch import NO_DIM, MappingBatch
 from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Operand, Projection, Workload
 
-FEATURES_VERSION = 1
-"""Changes with every change of a name, a unit or an order; a model saved with another version is refused."""
-
 NO_LOOP_RANK = -1.0
 """Rank of a dim that does not loop at a level."""
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cost_model.features import FEATURES_VERSION, Estimate, Estimator, feature_names, features
+from cost_model.features import Estimate, Estimator, feature_names, features
 from tvm_spm.arch import Arch
-from tvm_spm.cost import OBJECTIVES
-from tvm_spm.errors import ModelError, SpmError, did_you_mean
+from tvm_spm.errors import SpmError
+from tvm_spm.objective import Objective
 from tvm_spm.space.mapping_batch import MappingBatch
 from tvm_spm.workload import Workload
 
@@ -53,9 +51,7 @@ class XGBoostRanker:
         Raises:
             SpmError: xgboost is not installed, or the objective is unknown.
         """
-        if objective not in OBJECTIVES:
-            raise SpmError(f"objective {objective!r}: {did_you_mean(objective, OBJECTIVES)}")
-        self._workload, self._arch, self._objective, self._estimate = workload, arch, objective, estimate
+        self._workload, self._arch, self._objective, self._estimate = workload, arch, Objective.of(objective), estimate
         self._parameters = {
             "objective": "reg:squarederror", "eta": 0.1, "max_depth": 5, "min_child_weight": 1.0, "lambda": 1.0,
             "tree_method": "exact", "seed": seed, "nthread": num_threads,
@@ -90,59 +86,11 @@ class XGBoostRanker:
         """Indices of the mappings, best first; of equal ones the earlier first."""
         return np.argsort(self.scores(batch), kind="stable").astype(np.int64)
 
-    def save(self, path: Path) -> None:
-        """Write the trees and what they were made for.
-
-        Raises:
-            ModelError: The file cannot be written.
-        """
-        trees = None if self._booster is None else json.loads(self._booster.save_raw("json"))
-        try:
-            path.write_text(json.dumps({**self._header(), "trees": trees}), encoding="utf-8")
-        except OSError as error:
-            raise ModelError(f"{path}: cannot write: {error.strerror}") from error
-
-    def load(self, path: Path) -> None:
-        """Take over trees that ``save`` wrote, perhaps for another task: features carry what differs.
-
-        Raises:
-            ModelError: The file cannot be read, or was saved with other features, for another objective, or with
-                another kind of target.
-        """
-        try:
-            saved = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ModelError(f"{path}: cannot read: {error.strerror}") from error
-        except ValueError as error:
-            raise ModelError(f"{path}: not a saved ranker: {error}") from error
-        if not isinstance(saved, dict) or "trees" not in saved:
-            raise ModelError(f"{path}: not a saved ranker: no trees")
-        for name, value in self._header().items():
-            if saved.get(name) != value:
-                raise ModelError(
-                    f"{path}: saved with {name} {saved.get(name)}, this ranker has {value}; fit a new one"
-                )  # fmt: skip
-        self._booster = None
-        if saved["trees"] is not None:
-            try:
-                self._booster = self._xgboost.Booster(
-                    self._parameters, model_file=bytearray(json.dumps(saved["trees"]).encode())
-                )  # fmt: skip
-            except self._xgboost.core.XGBoostError as error:
-                raise ModelError(f"{path}: not a saved ranker: its trees are damaged") from error
-
-    def _header(self) -> dict[str, object]:
-        return {
-            "features_version": FEATURES_VERSION,
-            "objective": self._objective,
-            "corrects_estimate": self._estimate is not None,
-        }
-
     def _baseline(self, num_mappings: int, estimate: Estimate | None) -> NDArray[np.float64]:
         if estimate is None:
             return np.zeros(num_mappings)
         cycles, energy = (np.log2(np.asarray(v, dtype=np.float64)) for v in estimate)
-        return {"latency": cycles, "energy": energy, "edp": cycles + energy}[self._objective]
+        return {Objective.LATENCY: cycles, Objective.ENERGY: energy, Objective.EDP: cycles + energy}[self._objective]
 
     def _matrix(
         self, batch: MappingBatch, estimate: Estimate | None, target: NDArray[np.float64] | None = None

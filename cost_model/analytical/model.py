@@ -25,10 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cost_model.analytical.core import CHANNEL, CYCLES, ENGINE, NUM_TIMES, PASSES, PROLOGUE, core_times, mac_cycles
-from cost_model.analytical.energy import NUM_PARTS, count_bytes, energy_pj
+from cost_model.analytical.energy import NUM_PARTS, energy_pj
 from cost_model.analytical.nest import NEST_FIELDS, SHARE, Nest, build_nest, clipped_range
 from cost_model.analytical.passes import LOOP_FIELDS, MAX_KINDS, PASS_FIELDS, STEP_FIELDS
 from cost_model.analytical.problem import Floats, Ints, Problem, num_cut_indices, problem_of
+from cost_model.analytical.traffic import DRAM_BYTES, NUM_COUNTS, UNUSED_BITS
 from cost_model.analytical.transfers import Scratch
 from cost_model.vector import vector_cost
 from tvm_spm.arch import Arch
@@ -44,9 +45,9 @@ MODEL_NAME = "analytical"
 _MIN_ROWS_PER_THREAD = 512
 """Fewer are not worth a thread."""
 
-MAC_CYCLES, PASS_CYCLES, ENGINE_CYCLES, UNUSED_BITS, DRAM_BYTES, NUM_COUNTS = 0, 1, 2, 3, 4, 8
-"""Columns of a breakdown: of the slowest core, cycles in which its PEs multiply and of all its passes; of all cores,
-cycles that keep the DMA engines, bits of whole bursts that no tile asked for, and DRAM bytes of I W O extras."""
+MAC_CYCLES, PASS_CYCLES, ENGINE_CYCLES = 0, 1, 2
+"""Columns of counts before those of ``traffic``: of the slowest core, cycles in which its PEs multiply and of all its
+passes; of all cores, cycles that keep the DMA engines."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +75,7 @@ class Breakdown(NamedTuple):
 
     Attributes:
         energy_pj: ``(n, NUM_PARTS)``, in the order of ``Energy``.
-        counts: ``(n, NUM_COUNTS)``, see ``MAC_CYCLES``.
+        counts: ``(n, NUM_COUNTS)``, see ``MAC_CYCLES`` and ``traffic.UNUSED_BITS``.
     """
 
     energy_pj: Floats
@@ -181,6 +182,7 @@ def _scratch(workload: Workload, arch: Arch) -> Scratch:
         ways=np.zeros((MAX_KINDS, 2), dtype=np.int64),
         ending=np.zeros((MAX_KINDS, 2), dtype=np.int64),
         starting=np.zeros((MAX_KINDS, 2), dtype=np.int64),
+        moved_elems=np.zeros(4, dtype=np.int64),
         tiles=np.zeros((3, 3, max(8, combined, *num_tiles)), dtype=np.int64),
     )
 
@@ -245,10 +247,9 @@ def evaluate_rows(
     problem, nest, counts, parts_pj = problems[0], nests[0], scratch.counts, scratch.parts_pj
     for row in range(rows[0], rows[1]):
         build_nest(problem, batch, row, nest)
-        cost.energy_pj[row] = energy_pj(problem, nest, scratch.tiles, parts_pj)
+        cost.energy_pj[row] = energy_pj(problem, nest, scratch)
         cost.cycles[row] = _contended_cycles(problem, nest, scratch, counts)
         if len(breakdown.counts) > 0:
-            counts[UNUSED_BITS] = count_bytes(problem, nest, scratch.tiles, counts[DRAM_BYTES:])
             for column in range(NUM_PARTS):
                 breakdown.energy_pj[row, column] = parts_pj[column]
             for column in range(NUM_COUNTS):

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from cost_model.analytical.problem import Ints, Problem
+from cost_model.analytical.problem import WHOLE, Ints, Problem
 from tvm_spm.jit import lean, small
 from tvm_spm.space.mapping_batch import NUM_DIMS, MappingBatch
 
@@ -216,3 +216,27 @@ def clipped_range(problem: Problem, d: int, first: int, extent: int, tile: int) 
     """[low, high): the full tiles of a part of dim ``d`` that stay inside all tensors wherever the other dims are."""
     low = ceil_div(max(0, problem.clip_low[d] - first), tile)
     return low, max(low, floor_div(max(0, min(extent, problem.clip_end[d] - first)), tile))
+
+
+@small
+def levels_outside(nest: Nest, memory: int, operand: int, d: int) -> int:
+    """Levels, outermost first, down to the last that has a loop over a dim outside the loads of a memory."""
+    level = memory + 1
+    while level > 0 and nest.outside[memory, level - 1, operand] >> d & 1 == 0:
+        level -= 1
+    return level
+
+
+@small
+def summed_elems(problem: Problem, axis: int, trips: Ints) -> int:
+    """Elements that an axis spans, padding included, summed over ``trips`` tiles per dim."""
+    begin, end = problem.term_start[axis], problem.term_start[axis + 1]
+    if problem.axis_kind[axis] == WHOLE:
+        return problem.dims[problem.term_dim[begin]]
+    all_tiles, spans = 1, 0
+    for term in range(begin, end):
+        d = problem.term_dim[term]
+        # spans so far repeat for every tile of this dim, and this dim's for every combination of the others
+        spans = spans * trips[d] + all_tiles * problem.term_coefficient[term] * (problem.dims[d] - trips[d])
+        all_tiles *= trips[d]
+    return all_tiles + spans

@@ -50,7 +50,8 @@ class Scratch(NamedTuple):
         ways: For ``fill_pass``.
         ending: ``(256, 2)``, cycles of the passes before a loop ticks.
         starting: ``(256, 2)``, cycles of the passes after a loop ticked.
-        tiles: For ``energy_pj``.
+        moved_elems: Of I, W, partial and final O, see ``traffic.FINAL``.
+        tiles: ``(3, 3, tiles)``, see ``traffic.FIRST``.
     """
 
     runs: Ints
@@ -68,6 +69,7 @@ class Scratch(NamedTuple):
     ways: Ints
     ending: Ints
     starting: Ints
+    moved_elems: Ints
     tiles: Ints
 
 

@@ -47,7 +47,7 @@ def test_batched_mappings_per_second(benchmark: BenchmarkFixture, workload: Work
 
 @pytest.mark.parametrize("perfect", [True, False], ids=["perfect", "imperfect"])
 def test_single_mappings_per_second(benchmark: BenchmarkFixture, perfect: bool) -> None:
-    """The readable model, which also gives the breakdown."""
+    """One call each, with the breakdown."""
     arch = load_arch("edge-256")
     batch = MapSpace(workload=PADDED, arch=arch, perfect=perfect).sample(np.random.default_rng(0), 20)
     mappings = [decode(batch, row) for row in range(batch.num_mappings)]

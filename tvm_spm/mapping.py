@@ -113,8 +113,8 @@ class Mapping:
         )  # fmt: skip
 
     def num_buffers(self, level: str, operand: Operand) -> int:
-        """1 or 2 buffers of one operand at the level of a name."""
-        doubled = {one.name: one.double for one in self.levels(self.spm)}[level]
+        """1 or 2 buffers of one operand at ``SPM`` or ``RF``."""
+        doubled = {"SPM": self.spm_double, "RF": self.rf_double}[level]
         return 2 if operand in doubled else 1
 
     def __str__(self) -> str:

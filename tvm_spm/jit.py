@@ -21,6 +21,8 @@ from typing import Any, TypeVar, cast
 from numba import njit, types
 from numba.core import config
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import Compiler
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -74,8 +76,47 @@ def is_on_disk(function: Callable[..., Any]) -> bool:
     return isinstance(cache, _Cache) and Path(cache.index_path).exists()
 
 
+class _LinkedLibrary(JITCodeLibrary):
+    """Code that only other code is linked with.
+
+    Numba optimises each function together with all it calls, and makes machine code of it. For a kernel both are in
+    vain: an entry point is optimised with everything it calls, and only its machine code runs.
+    """
+
+    def _optimize_final_module(self) -> None:
+        pass
+
+    def _finalize_final_module(self) -> None:
+        self._finalize_dynamic_globals()
+        self._verify_declare_only_symbols()
+        self._finalized = True
+
+    def get_pointer_to_function(self, name: str) -> int:  # noqa: ARG002 (numba's signature)
+        """None: there is no machine code."""
+        self._ensure_finalized()
+        return 0
+
+    @property
+    def codegen(self) -> _LinkedLibrary:
+        """What numba asks to set the environment of machine code."""
+        return self
+
+    def set_env(self, env_name: str, env: object) -> None:
+        """Nothing to set it in; compiled code uses its environment only where it calls Python."""
+
+
+class _KernelCompiler(Compiler):
+    """Numba's compiler, into a library of this kind."""
+
+    def __init__(self, typingctx: Any, targetctx: Any, library: Any, *rest: Any) -> None:  # noqa: ANN401 (numba's)
+        library = library or _LinkedLibrary(targetctx.codegen(), "kernel")
+        super().__init__(typingctx, targetctx, library, *rest)
+
+
 def _compiled(function: Function, **options: bool | str) -> Function:
-    dispatcher: Any = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, **options)(function)
+    dispatcher: Any = njit(
+        error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, pipeline_class=_KernelCompiler, **options
+    )(function)
     template_of = dispatcher.get_call_template
 
     def template_of_any(args: tuple[types.Type, ...], kws: dict[str, types.Type]) -> object:

@@ -225,14 +225,26 @@ def test_unknown_model():
 
 
 def test_dynamic_shape(tmp_path: Path):
-    path = str(two_layers(tmp_path / "dynamic.onnx", batch="batch"))
-    shown = mistake("tune", path)
-    assert "--shape x=" in shown
-    result = json.loads(run("tune", path, "--shape", "x=2,3,12,12", *QUICK, "--json").stdout)
-    assert result["tasks"][0]["dims"]["N"] == 2
-    assert mistake("tune", path, "--shape", "x=2,three") == (
+    path = two_layers(tmp_path / "dynamic.onnx")
+    proto = onnx.load(path)
+    for value in (proto.graph.input[0], proto.graph.output[0]):
+        value.type.tensor_type.shape.dim[2].dim_param = "rows"
+    onnx.save(proto, path)
+    assert "--shape x=" in mistake("tune", str(path))
+    result = json.loads(run("tune", str(path), "--shape", "x=1,3,14,12", *QUICK, "--json").stdout)
+    assert result["tasks"][0]["dims"]["OY"] == 14
+    assert mistake("tune", str(path), "--shape", "x=2,three") == (
         "--shape 'x=2,three': expected NAME=1,3,224,224 with whole numbers >= 1 of at most 18 digits"
     )
+
+
+def test_open_batch(tmp_path: Path):
+    path = str(two_layers(tmp_path / "batch.onnx", batch="batch"))
+    done = run("tune", path, *QUICK, "--json")
+    assert json.loads(done.stdout)["tasks"][0]["dims"]["N"] == 1
+    assert "open batch dim of 'x' taken as 1" in done.stderr
+    given = json.loads(run("tune", path, "--shape", "x=2,3,12,12", *QUICK, "--json").stdout)
+    assert given["tasks"][0]["dims"]["N"] == 2
 
 
 def test_picture_that_cannot_be_drawn_is_refused_before_tuning(model: str, tmp_path: Path):

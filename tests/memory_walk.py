@@ -18,8 +18,8 @@ from cost_model.attention.model import attention_cost
 from cost_model.attention.stages import best_inner
 from cost_model.fused import group_cost
 from cost_model.fused.inner_mapper import InnerMapper
+from cost_model.fused.passes import CROSSED, MAC_CYCLES
 from cost_model.simulator import simulate_batch
-from cost_model.simulator.pe_array import CROSSED, MAC_CYCLES
 from tests import fused_reference, simulator_reference
 from tests.fused_cases import GROUPS, random_group_mapping
 from tests.oracle.attention import AttentionWalk

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cost_model.fused.queues import Orders
 from cost_model.fused.state import (
     LOAD_CYCLES,
     LOAD_FIELDS,
@@ -90,7 +91,7 @@ def core_kinds(work: Attention, mapping: AttentionMapping) -> list[CoreKind]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prices:
+class PartCycles:
     """Cycles of the parts that a timeline is made of.
 
     Attributes:
@@ -104,41 +105,36 @@ class Prices:
     store: Callable[[int], tuple[int, int]]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class CoreTables:
-    """Stages and loads in the form that the timeline of fused groups reads."""
-
-    stages: Ints
-    loads: Ints
-    cycles: Ints
-
-
-def core_tables(kind: CoreKind, work: Attention, prices: Prices, *, double: bool) -> CoreTables:
+def core_orders(kind: CoreKind, work: Attention, cycles_of: PartCycles, *, double: bool) -> Orders:
     """Write out every stage and every load of a core."""
     num_tiles, num_chunks = len(kind.rows), len(kind.columns)
     cycles = np.zeros((num_tiles, num_chunks, STAGES), np.int64)
     for (rows, columns, is_first), at in _places(kind):
-        cycles[at] = prices.stages((rows, columns, is_first))
+        cycles[at] = cycles_of.stages((rows, columns, is_first))
     stages = np.zeros((kind.heads, num_tiles, num_chunks, STAGES, STAGE_FIELDS), np.int64)
     for rows in set(kind.rows):
         is_such = np.array(kind.rows) == rows
-        stages[:, is_such, -1, CONTEXT, STORE_CHANNEL], stages[:, is_such, -1, CONTEXT, STORE_ENGINE] = prices.store(
+        stages[:, is_such, -1, CONTEXT, STORE_CHANNEL], stages[:, is_such, -1, CONTEXT, STORE_ENGINE] = cycles_of.store(
             rows
         )
     flat = stages.reshape(-1, STAGE_FIELDS)
-    parts = [_loads(kind, stream, position, prices, double=double) for position, stream in enumerate(streams_of(work))]
+    parts = [
+        _loads(kind, stream, position, cycles_of, double=double) for position, stream in enumerate(streams_of(work))
+    ]
     stage, order, loads = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     flat[:, NUM_LOADS] = np.bincount(stage, minlength=len(flat))
-    return CoreTables(flat, loads[np.lexsort((order, stage))], np.tile(cycles.reshape(-1), kind.heads))
+    return Orders(flat, loads[np.lexsort((order, stage))], np.tile(cycles.reshape(-1), kind.heads))
 
 
-def _loads(kind: CoreKind, stream: Stream, position: int, prices: Prices, *, double: bool) -> tuple[Ints, Ints, Ints]:
+def _loads(
+    kind: CoreKind, stream: Stream, position: int, cycles_of: PartCycles, *, double: bool
+) -> tuple[Ints, Ints, Ints]:
     """Stages, order within a stage, and rows of the loads of one tensor."""
     places = kind.load_places(stream)
     stage = places * STAGES + stream.stage
     table = np.zeros((len(kind.rows), len(kind.columns)), np.int64)
     for (rows, columns, _), at in _places(kind):
-        table[at] = prices.load(position, rows, columns)
+        table[at] = cycles_of.load(position, rows, columns)
     loads = np.zeros((len(stage), LOAD_FIELDS), np.int64)
     loads[:, LOAD_CYCLES] = table.reshape(-1)[places % table.size]
     # A buffer is free after the last stage that used it: of the chunk before the tile that took its place came in.

@@ -13,19 +13,21 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from cost_model.attention.core import CONTEXT, Chunk, CoreKind, Ints, Prices, core_kinds, core_tables
-from cost_model.attention.stages import PassRecord, pass_energy, pass_records
-from cost_model.fused.compiled import run_timeline
+from cost_model.attention.core import CONTEXT, Chunk, CoreKind, Ints, PartCycles, core_kinds, core_orders
+from cost_model.attention.stages import tile_energy, tile_records
+from cost_model.fused.energy import MAC, NOC, PARTS, RF, SPM
+from cost_model.fused.passes import CYCLES, MAC_CYCLES
+from cost_model.fused.queues import finish_times
 from cost_model.transfer import box_transfer
 from tvm_spm.arch import Arch
 from tvm_spm.attention import Attention, AttentionMapping, Stream, streams_of
 from tvm_spm.cost import Cost, Energy
+from tvm_spm.objective import Objective
 from tvm_spm.units import bits_to_bytes, ceil_div
 from tvm_spm.workload import Dims, Projection
 
@@ -51,7 +53,7 @@ class Moved:
     unused_bits: int
 
 
-def transfer(projection: Projection, tile: Dims, arch: Arch) -> Moved:
+def _move(projection: Projection, tile: Dims, arch: Arch) -> Moved:
     """Move one tile between DRAM and SPM."""
     box = tuple(min(axis.extent, axis.tile_elems(tile)) for axis in projection.axes)
     elems = math.prod(box)
@@ -79,14 +81,13 @@ class Pricing:
     arch: Arch
     mapping: AttentionMapping
 
-    def bound(self, objective: str) -> float:
+    def bound(self, objective: Objective) -> float:
         """No timeline has a smaller objective: at best, cores compute and channels move all the time."""
         channels = min(self.arch.levels.DRAM.channels, self.mapping.num_cores)
         moving_cycles = sum(moved.cycles for moved in self.moved.values())
         computing_cycles = max(sum(self._computing(kind)) for kind in self.kinds)
         cycles = self.arch.cores.launch_cycles + max(computing_cycles, ceil_div(moving_cycles, channels))
-        energy_pj = self.energy.total_pj
-        return {"latency": float(cycles), "energy": energy_pj, "edp": energy_pj * cycles}[objective]
+        return objective.value_of(cycles, self.energy.total_pj)
 
     def cost(self) -> Cost:
         """All of it."""
@@ -139,17 +140,14 @@ class Pricing:
         return streams_of(self.work)
 
     @cached_property
-    def records(self) -> dict[Chunk, tuple[PassRecord, PassRecord]]:
+    def records(self) -> dict[Chunk, tuple[Ints, Ints]]:
         """Passes of both products, per kind of chunk."""
-        tiles = [self.mapping.stage_dims(rows, columns, self.work) for rows, columns, _ in self.chunks]
-        firsts = [is_first for _, _, is_first in self.chunks]
-        scores = pass_records(
-            self.work.scores, self.arch, self.mapping.inner[0], tuple((tile, False) for tile, _ in tiles)
-        )
-        context = pass_records(
-            self.work.context, self.arch, self.mapping.inner[1],
-            tuple((tile, not is_first) for (_, tile), is_first in zip(tiles, firsts, strict=True)),
-        )  # fmt: skip
+        work, arch, inner = self.work, self.arch, self.mapping.inner
+        tiles = [self.mapping.stage_dims(rows, columns, work) for rows, columns, _ in self.chunks]
+        scores_tiles, context_tiles = zip(*tiles, strict=True)
+        scores = tile_records(work.scores, arch, inner[0], scores_tiles, [False] * len(tiles))
+        later = [not is_first for _, _, is_first in self.chunks]
+        context = tile_records(work.context, arch, inner[1], context_tiles, later)
         return dict(zip(self.chunks, zip(scores, context, strict=True), strict=True))
 
     def vector_ops(self, chunk: Chunk) -> int:
@@ -165,18 +163,18 @@ class Pricing:
     def stage_cycles(self, chunk: Chunk) -> tuple[int, int, int]:
         """Of the three stages of one chunk."""
         scores, context = self.records[chunk]
-        return scores.cycles, self.vector_cycles(self.vector_ops(chunk)), context.cycles
+        return int(scores[CYCLES]), self.vector_cycles(self.vector_ops(chunk)), int(context[CYCLES])
 
-    def transfer(self, position: int, rows: int, columns: int) -> Moved:
+    def load(self, position: int, rows: int, columns: int) -> Moved:
         """One tile of a tensor that comes in."""
         stream = self.streams[position]
         scores, context = self.mapping.stage_dims(rows, columns, self.work)
-        return transfer(stream.projection, context if stream.stage == CONTEXT else scores, self.arch)
+        return _move(stream.projection, context if stream.stage == CONTEXT else scores, self.arch)
 
     def store(self, rows: int) -> tuple[Moved, int]:
         """One tile of the result, and cycles of the DMA engine, which waits for the vector unit."""
         tile = Dims(OX=rows, K=self.work.context.dims.K)
-        moved = transfer(self.work.context.final_projection(), tile, self.arch)
+        moved = _move(self.work.context.final_projection(), tile, self.arch)
         return moved, max(moved.cycles, self.vector_cycles(moved.elems * self._ops_per_output))
 
     @property
@@ -198,9 +196,9 @@ class Pricing:
         """Cycles of one core: PEs multiply, the networks make them wait, the vector unit works."""
         mac = noc = vector = 0
         for chunk, count in kind.chunks().items():
-            scores, context = self.records[chunk]
-            mac += count * (scores.mac_cycles + context.mac_cycles)
-            noc += count * (scores.cycles - scores.mac_cycles + context.cycles - context.mac_cycles)
+            both = np.add(*self.records[chunk])
+            mac += count * int(both[MAC_CYCLES])
+            noc += count * int(both[CYCLES] - both[MAC_CYCLES])
             vector += count * self.vector_cycles(self.vector_ops(chunk))
         return mac, noc, vector
 
@@ -211,7 +209,7 @@ class Pricing:
         for kind, count in self.kinds.items():
             for position, stream in enumerate(self.streams):
                 for (rows, columns), times in kind.loads(stream).items():
-                    found[stream.name][self.transfer(position, rows, columns)] += count * times
+                    found[stream.name][self.load(position, rows, columns)] += count * times
         found["O"] = Counter()
         for rows, count in self._stored_tiles().items():
             found["O"][self.store(rows)[0]] += count
@@ -225,10 +223,10 @@ class Pricing:
     def energy(self) -> Energy:
         """Of everything."""
         work, arch = self.work, self.arch
-        energy = Energy()
+        parts = np.zeros(PARTS)
         for which, (workload, inner) in enumerate(zip((work.scores, work.context), self.mapping.inner, strict=True)):
-            total = _total([(self.records[chunk][which], count) for chunk, count in self.chunks.items()])
-            energy = _added(energy, pass_energy(workload, arch, inner, workload.macs, total))
+            total = np.sum([count * self.records[chunk][which] for chunk, count in self.chunks.items()], axis=0)
+            parts += tile_energy(workload, arch, inner, workload.macs, total)
         moved_words = {
             stream.name: self.moved[stream.name].elems * stream.projection.elem_bits / arch.word_bits
             for stream in self.streams
@@ -238,9 +236,11 @@ class Pricing:
         dram_words = sum(moved_words.values()) + stored * work.context.out_bits / arch.word_bits
         dram_words += self._unused_bits / arch.word_bits
         num_ops = sum(self.vector_ops(chunk) * count for chunk, count in self.chunks.items())
-        return replace(
-            energy,
-            spm_pj=energy.spm_pj + (spm_words + self._vector_words()) * arch.levels.SPM.access_pj,
+        return Energy(
+            mac_pj=float(parts[MAC]),
+            rf_pj=float(parts[RF]),
+            noc_pj=float(parts[NOC]),
+            spm_pj=float(parts[SPM]) + (spm_words + self._vector_words()) * arch.levels.SPM.access_pj,
             dram_pj=dram_words * arch.levels.DRAM.access_pj,
             vector_pj=(num_ops + stored * self._ops_per_output) * arch.vector.op_pj,
         )
@@ -263,24 +263,14 @@ class Pricing:
     def _finished(self) -> Ints:
         """When each core has finished everything."""
         kinds = list(self.kinds)
-        prices = Prices(
+        prices = PartCycles(
             stages=self.stage_cycles,
-            load=lambda position, rows, columns: self.transfer(position, rows, columns).cycles,
+            load=lambda position, rows, columns: self.load(position, rows, columns).cycles,
             store=lambda rows: (self.store(rows)[0].cycles, self.store(rows)[1]),
         )
-        tables = [core_tables(kind, self.work, prices, double=self.mapping.double) for kind in kinds]
-        spans = np.zeros((len(kinds), 3), np.int64)
-        spans[:, 1] = [len(table.stages) for table in tables]
-        spans[1:, 0] = np.cumsum(spans[:-1, 1])
-        spans[1:, 2] = np.cumsum([len(table.loads) for table in tables])[:-1]
-        finished = np.zeros(len(self.core_kinds), np.int64)
-        run_timeline(
-            np.concatenate([table.stages for table in tables]), np.concatenate([table.loads for table in tables]),
-            np.concatenate([table.cycles for table in tables]), spans,
-            np.array([kinds.index(kind) for kind in self.core_kinds], np.int64), self.arch.cores.launch_cycles,
-            self.arch.levels.DRAM.channels, self.mapping.double, finished,
-        )  # fmt: skip
-        return finished
+        orders = [core_orders(kind, self.work, prices, double=self.mapping.double) for kind in kinds]
+        kind = np.array([kinds.index(kind) for kind in self.core_kinds], np.int64)
+        return finish_times(self.arch, orders, kind, double=self.mapping.double)
 
 
 def _sum(moves: Counter[Moved]) -> Moved:
@@ -290,21 +280,3 @@ def _sum(moves: Counter[Moved]) -> Moved:
         num_bytes=sum(moved.num_bytes * count for moved, count in moves.items()),
         unused_bits=sum(moved.unused_bits * count for moved, count in moves.items()),
     )
-
-
-def _total(records: Sequence[tuple[PassRecord, int]]) -> PassRecord:
-    def operands(pick: Callable[[PassRecord], tuple[int, int, int]]) -> tuple[int, int, int]:
-        first, second, third = (sum(pick(record)[x] * count for record, count in records) for x in range(3))
-        return first, second, third
-
-    return PassRecord(
-        cycles=sum(record.cycles * count for record, count in records),
-        mac_cycles=sum(record.mac_cycles * count for record, count in records),
-        left=sum(record.left * count for record, count in records),
-        crossed=operands(lambda record: record.crossed),
-        delivered=operands(lambda record: record.delivered),
-    )
-
-
-def _added(first: Energy, second: Energy) -> Energy:
-    return Energy(**{part.name: getattr(first, part.name) + getattr(second, part.name) for part in fields(Energy)})

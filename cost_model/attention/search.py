@@ -10,9 +10,10 @@ from cost_model.attention.model import Pricing
 from cost_model.attention.stages import best_inner
 from tvm_spm.arch import Arch
 from tvm_spm.attention import Attention, AttentionMapping, fits, refuse_attention
-from tvm_spm.cost import OBJECTIVES, Cost
-from tvm_spm.errors import NoMappingError, SpmError, did_you_mean
+from tvm_spm.cost import Cost
+from tvm_spm.errors import NoMappingError
 from tvm_spm.mapping import Mapping
+from tvm_spm.objective import Objective
 from tvm_spm.units import ceil_div
 
 _LEAST_TILE = 16
@@ -63,12 +64,11 @@ def attention_search(
         SpmError: An unknown objective.
         NoMappingError: No tile fits.
     """
-    if objective not in OBJECTIVES:
-        raise SpmError(f"unknown objective {objective!r}; {did_you_mean(objective, OBJECTIVES)}")
+    aim = Objective.of(objective)
     bounded, is_complete = [], True
-    for position, mapping in enumerate(_candidates(work, arch, objective, whole_rows=whole_rows)):
+    for position, mapping in enumerate(_candidates(work, arch, aim, whole_rows=whole_rows)):
         pricing = Pricing(work=work, arch=arch, mapping=mapping)
-        bounded.append((pricing.bound(objective), position, pricing))
+        bounded.append((pricing.bound(aim), position, pricing))
         if should_stop():
             is_complete = False
             break
@@ -82,7 +82,7 @@ def attention_search(
             break
         cost = pricing.cost()
         num_evaluated += 1
-        found = (cost.objective(objective), position, cost, pricing.mapping)
+        found = (cost.objective(aim), position, cost, pricing.mapping)
         if best is None or found[:2] < best[:2]:
             best = found
         if should_stop():

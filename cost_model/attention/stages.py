@@ -3,33 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from itertools import permutations, product
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cost_model.arrays import ArchArrays, WorkloadArrays
-from cost_model.simulator.nest import build_nest
-from cost_model.simulator.pe_array import (
-    CROSSED,
-    DELIVERED,
-    LEFT_ELEMS,
-    LOADS_I,
-    LOADS_W,
-    MAC_CYCLES,
-    O_LEAVES,
-    PASS_CYCLES,
-    PASS_FIELDS,
-    READS_O,
-    pass_record,
-)
-from cost_model.simulator.state import NEST_FIELDS, Ints, Tensors, pack_problem, pack_tensors
+from cost_model.fused.energy import array_energy
+from cost_model.fused.flat import Ints
+from cost_model.fused.passes import CROSSED, CYCLES, DELIVERED, LEFT, pass_problem, pass_records
 from tvm_spm.arch import Arch
-from tvm_spm.cost import Energy
-from tvm_spm.jit import entry
 from tvm_spm.mapping import Mapping
+from tvm_spm.objective import Objective
 from tvm_spm.space.legality_batch import check_batch
 from tvm_spm.space.mapping_batch import NO_DIM, NUM_DIMS, MappingBatch, decode, encode
 from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Dims, Epilogue, Operand, Workload
@@ -41,73 +28,30 @@ _RF_DOUBLE = (0b000, 0b011, 0b111)
 """Which operands have two RF buffers: none, those that come in, all."""
 
 
-@entry
-def _fill_records(
-    problems: NDArray[np.void],
-    tensors: Tensors,
-    batch: MappingBatch,
-    nests: NDArray[np.void],
-    dims: Ints,
-    flags: Ints,
-    records: Ints,
-) -> None:
-    problem, nest = problems[0], nests[0]
-    for row in range(len(batch.spm)):
-        build_nest(problem, batch, row, nest)
-        nest.fold = 1
-        for shape in range(len(dims)):
-            pass_record(problem, tensors, nest, dims[shape], flags[shape], records[row, shape])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PassRecord:
-    """One pass over a tile that lies in SPM; nothing is in the RFs before or after.
-
-    Attributes:
-        cycles: Of the pass.
-        mac_cycles: Of them, in which PEs multiply.
-        left: Outputs that left the array.
-        crossed: Elements of I W O that crossed the network.
-        delivered: Arrivals of I W O at PEs.
-    """
-
-    cycles: int
-    mac_cycles: int
-    left: int
-    crossed: tuple[int, int, int]
-    delivered: tuple[int, int, int]
-
-
-def pass_records(
-    workload: Workload, arch: Arch, mapping: Mapping, shapes: tuple[tuple[Dims, bool], ...]
-) -> tuple[PassRecord, ...]:
-    """The passes of one mapping over tiles of several shapes.
+def tile_records(
+    workload: Workload, arch: Arch, mapping: Mapping, shapes: Sequence[Dims], accumulates: Sequence[bool]
+) -> Ints:
+    """The passes of one mapping over tiles of several shapes; see ``fused.passes`` for the columns.
 
     Args:
         workload: The product.
         arch: The accelerator.
         mapping: Its parts below SPM; smaller tiles use fewer PEs and steps.
-        shapes: Extents, and whether sums start from what SPM holds instead of 0.
+        shapes: Extents.
+        accumulates: Whether sums start from what SPM holds instead of 0.
     """
     batch = encode([replace(mapping, cores=Dims(), dram_order=())])
-    return tuple(_record(row) for row in _records(workload, arch, batch, shapes)[0])
+    dims = np.array([tile.as_tuple() for tile in shapes], np.int64)
+    which = np.zeros(len(dims), np.int64)
+    return pass_records(pass_problem(workload, arch), batch, which, dims, np.array(accumulates, np.int64))
 
 
-def pass_energy(workload: Workload, arch: Arch, mapping: Mapping, macs: int, record: PassRecord) -> Energy:
-    """Energy of one pass, or of counts that are summed over many, without what DMA moves."""
-    i_scale, w_scale, o_scale = scales = [workload.projection(x).elem_bits / arch.word_bits for x in Operand]
-    crossed = sum(elems * scale for elems, scale in zip(record.crossed, scales, strict=True))
-    delivered = sum(elems * scale for elems, scale in zip(record.delivered, scales, strict=True))
-    hops = math.prod(mapping.rows[name] * mapping.cols[name] for name in REDUCTION_DIMS) - 1
-    rf, noc = arch.levels.RF, arch.noc
-    return Energy(
-        mac_pj=macs * arch.mac.op_pj,
-        rf_pj=macs * rf.access_pj * (i_scale + w_scale + 2 * o_scale) + delivered * rf.fill_pj,
-        noc_pj=crossed * noc.elem_pj
-        + delivered * noc.delivery_pj
-        + record.left * hops * o_scale * noc.reduction_hop_pj,
-        spm_pj=crossed * arch.levels.SPM.access_pj,
-    )
+def tile_energy(workload: Workload, arch: Arch, mapping: Mapping, macs: int, record: Ints) -> NDArray[np.float64]:
+    """Energy by part (see ``fused.energy``) of one pass, or of records summed over many, without what DMA moves."""
+    scales = np.array([workload.projection(x).elem_bits for x in Operand]) / arch.word_bits
+    reduction_pes = math.prod(mapping.rows[name] * mapping.cols[name] for name in REDUCTION_DIMS)
+    counts = np.array([macs, record[LEFT], *record[CROSSED:DELIVERED], *record[DELIVERED:]], np.float64)
+    return array_energy(arch, scales, reduction_pes, counts)
 
 
 @lru_cache(maxsize=4096)
@@ -129,54 +73,27 @@ def best_inner(workload: Workload, arch: Arch, tile: Dims, *, accumulates: bool,
     batch = batch.take(check_batch(alone, arch, batch) == 0)
     if batch.num_mappings == 0:
         return None
-    records = _records(workload, arch, batch, ((tile, accumulates),))[:, 0]
-    cycles, energy = records[:, PASS_CYCLES].astype(np.float64), _energies(workload, arch, batch, records)
-    keys = {"latency": (energy, cycles), "energy": (cycles, energy), "edp": (cycles, energy * cycles)}[objective]
-    return decode(batch, int(np.lexsort(keys)[0])).canonical(alone)
-
-
-def _records(workload: Workload, arch: Arch, batch: MappingBatch, shapes: tuple[tuple[Dims, bool], ...]) -> Ints:
-    arrays = WorkloadArrays.of(workload)
-    dims = np.array([tile.as_tuple() for tile, _ in shapes], dtype=np.int64).reshape(len(shapes), NUM_DIMS)
-    flags = np.array(
-        [LOADS_I + LOADS_W + O_LEAVES + (READS_O if accumulates else 0) for _, accumulates in shapes], dtype=np.int64
-    )
-    records = np.zeros((batch.num_mappings, len(shapes), PASS_FIELDS), dtype=np.int64)
-    _fill_records(
-        pack_problem(arrays, ArchArrays.of(arch)),
-        pack_tensors(arrays),
-        batch,
-        np.zeros(1, NEST_FIELDS),
-        dims,
-        flags,
-        records,
-    )
-    return records
-
-
-def _record(row: Ints) -> PassRecord:
-    numbers = [int(number) for number in row]
-    return PassRecord(
-        cycles=numbers[PASS_CYCLES],
-        mac_cycles=numbers[MAC_CYCLES],
-        left=numbers[LEFT_ELEMS],
-        crossed=(numbers[CROSSED], numbers[CROSSED + 1], numbers[CROSSED + 2]),
-        delivered=(numbers[DELIVERED], numbers[DELIVERED + 1], numbers[DELIVERED + 2]),
-    )
+    num = batch.num_mappings
+    dims, partial = np.tile(np.array(tile.as_tuple(), np.int64), (num, 1)), np.full(num, int(accumulates))
+    records = pass_records(pass_problem(workload, arch), batch, np.arange(num), dims, partial)
+    cycles = records[:, CYCLES].astype(np.float64)
+    energy_pj = _energies(workload, arch, batch, records)
+    aim = Objective.of(objective)
+    order = np.lexsort((energy_pj if aim is Objective.LATENCY else cycles, aim.value_of(cycles, energy_pj)))
+    return decode(batch, int(order[0])).canonical(alone)
 
 
 def _energies(workload: Workload, arch: Arch, batch: MappingBatch, records: Ints) -> NDArray[np.float64]:
-    """What differs between mappings of the same tile."""
+    """What differs between mappings of the same tile: not the MACs; the order of the sum decides between equals."""
     scales = np.array([workload.projection(x).elem_bits / arch.word_bits for x in Operand])
-    crossed = records[:, CROSSED : CROSSED + 3] @ scales
-    delivered = records[:, DELIVERED : DELIVERED + 3] @ scales
+    crossed, delivered = records[:, CROSSED:DELIVERED] @ scales, records[:, DELIVERED:] @ scales
     reduction = [DIM_NAMES.index(name) for name in REDUCTION_DIMS]
-    hops = batch.rows[:, reduction].prod(axis=1) * batch.cols[:, reduction].prod(axis=1) - 1
+    hops = (batch.rows[:, reduction] * batch.cols[:, reduction]).prod(axis=1) - 1
     noc = arch.noc
     return np.asarray(
         crossed * (noc.elem_pj + arch.levels.SPM.access_pj)
         + delivered * (noc.delivery_pj + arch.levels.RF.fill_pj)
-        + records[:, LEFT_ELEMS] * hops * scales[2] * noc.reduction_hop_pj
+        + records[:, LEFT] * hops * scales[2] * noc.reduction_hop_pj
     )
 
 
@@ -223,6 +140,3 @@ def _rf_tiles(workload: Workload, arch: Arch, extents: list[int]) -> Ints:
     bits = [workload.projection(operand).elem_bits for operand in Operand]
     used = sum(-(-elems * width // 8) for elems, width in zip((ox * c, k * c, ox * k), bits, strict=True))
     return np.stack([ox, k, c], axis=1)[used <= arch.levels.RF.capacity_bytes]
-
-
-__all__ = ["PassRecord", "best_inner", "pass_energy", "pass_records"]

@@ -13,15 +13,15 @@ from cost_model.fused.flat import (
     FlatGroup,
     Ints,
 )
-from cost_model.fused.state import Rates
+from cost_model.fused.state import Machine
 from cost_model.transfer import transfer
-from tvm_spm.jit import kernel
+from tvm_spm.jit import lean
 
 FAR = 1 << 40
 """Beyond every index."""
 
 
-@kernel
+@lean
 def is_empty(box: Ints, rank: int) -> bool:
     """Whether a box has no element; boxes are rows of first index and the one behind the last."""
     for axis in range(rank):
@@ -30,7 +30,7 @@ def is_empty(box: Ints, rank: int) -> bool:
     return False
 
 
-@kernel
+@lean
 def loop_ranges(flat: FlatGroup, layer: int, box: Ints, loops: Ints) -> None:
     """Set the loops that a box of the output needs, as ``Layer.loop_ranges``."""
     for loop in range(flat.loops.shape[1]):
@@ -51,7 +51,7 @@ def loop_ranges(flat: FlatGroup, layer: int, box: Ints, loops: Ints) -> None:
             loops[inner, 1] = (stop - 1 - offset) // inner_stride + 1
 
 
-@kernel
+@lean
 def axis_range(row: Ints, loops: Ints) -> tuple[int, int]:
     """Indices that an affine axis takes, padding included."""
     low = high = row[OFFSET]
@@ -62,7 +62,7 @@ def axis_range(row: Ints, loops: Ints) -> tuple[int, int]:
     return low, high + 1
 
 
-@kernel
+@lean
 def out_box(flat: FlatGroup, layer: int, loops: Ints, box: Ints) -> None:
     """The part of the output that loops write."""
     for axis in range(flat.layer[layer, RANK]):
@@ -70,18 +70,19 @@ def out_box(flat: FlatGroup, layer: int, loops: Ints, box: Ints) -> None:
         box[axis, 0], box[axis, 1] = max(0, low), min(flat.shape[layer, axis], high)
 
 
-@kernel
+@lean
 def read_box(flat: FlatGroup, read: int, loops: Ints, box: Ints) -> None:
     """The part of a tensor that loops read: a bounding box, as ``Read.box``."""
+    slot = len(flat.layer) + read
     for axis in range(flat.read[read, READ_RANK]):
         first, stop = FAR, -FAR
         for place in range(flat.read[read, FIRST_ACCESS], flat.read[read, STOP_ACCESS]):
             low, high = axis_range(flat.access[place, axis], loops)
-            first, stop = min(first, max(0, low)), max(stop, min(flat.read_shape[read, axis], high))
+            first, stop = min(first, max(0, low)), max(stop, min(flat.shape[slot, axis], high))
         box[axis, 0], box[axis, 1] = first, stop
 
 
-@kernel
+@lean
 def box_elems(box: Ints, rank: int) -> int:
     """Elements of a box that is not empty."""
     elems = 1
@@ -90,21 +91,28 @@ def box_elems(box: Ints, rank: int) -> int:
     return elems
 
 
-@kernel
+@lean
+def copy(box: Ints, rank: int, to: Ints) -> None:
+    """Set a box to another one."""
+    for axis in range(rank):
+        to[axis, 0], to[axis, 1] = box[axis, 0], box[axis, 1]
+
+
+@lean
 def widen(box: Ints, other: Ints, rank: int) -> None:
     """Grow a box to the bounding box with another one that is not empty."""
     for axis in range(rank):
         box[axis, 0], box[axis, 1] = min(box[axis, 0], other[axis, 0]), max(box[axis, 1], other[axis, 1])
 
 
-@kernel
+@lean
 def clear(box: Ints) -> None:
     """Make a box empty, so that ``widen`` takes over the other."""
     for axis in range(len(box)):
         box[axis, 0], box[axis, 1] = FAR, -FAR
 
 
-@kernel
+@lean
 def is_same(box: Ints, other: Ints, rank: int) -> bool:
     """Whether two boxes are equal."""
     for axis in range(rank):
@@ -113,7 +121,7 @@ def is_same(box: Ints, other: Ints, rank: int) -> bool:
     return True
 
 
-@kernel
+@lean
 def raise_box(needed: Ints, before: Ints, moves: Ints, sink_axis: int, rank: int, new: Ints) -> None:
     """Take from ``new`` what was needed one tile before along an axis, and is still there.
 
@@ -140,8 +148,8 @@ def raise_box(needed: Ints, before: Ints, moves: Ints, sink_axis: int, rank: int
         new[moving, 0] = max(new[moving, 0], before[moving, 1])
 
 
-@kernel
-def move(box: Ints, extents: Ints, rank: int, elem_bits: int, rates: Rates) -> tuple[int, int]:
+@lean
+def move(box: Ints, extents: Ints, rank: int, elem_bits: int, machine: Machine) -> tuple[int, int]:
     """(DMA cycles, bits in whole bursts) of a box."""
     bursts, is_split = 1, False
     for axis in range(rank - 1, -1, -1):
@@ -151,4 +159,4 @@ def move(box: Ints, extents: Ints, rank: int, elem_bits: int, rates: Rates) -> t
         elif inside < extents[axis]:
             is_split = True
     elems = box_elems(box, rank)
-    return transfer(elems, bursts, elem_bits, rates.burst_bits, rates.startup_cycles, rates.bytes_per_cycle)
+    return transfer(elems, bursts, elem_bits, machine.burst_bits, machine.startup_cycles, machine.bytes_per_cycle)

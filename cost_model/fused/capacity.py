@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
 from cost_model.fused.flat import (
     BITS,
+    EXTRA,
     IS_MAC,
     LAST_READER,
     LAYER,
@@ -17,78 +15,77 @@ from cost_model.fused.flat import (
     ROLE,
     SUM_BITS,
     FlatGroup,
+    Ints,
 )
-from cost_model.fused.flat import EXTRA as EXTRA_ROLE
-from cost_model.fused.state import NUM_TRANSFERS, Share, Walk
-from tvm_spm.units import bits_to_bytes, ceil_div
-
-Terms = tuple[tuple[str, int], ...]
-"""Names of buffers and their bytes, in whole banks."""
+from cost_model.fused.state import NUM_TRANSFERS, Walk
+from tvm_spm.jit import lean
 
 
-def peak_terms(
-    flat: FlatGroup, share: Share, walk: Walk, bank_bytes: int, names: Sequence[str], read_names: Sequence[str]
-) -> tuple[int, Terms]:
-    """The layer during which most is live, and every buffer that is live then."""
-    held = _held(flat, share, walk, bank_bytes, names, read_names)
-    peaks = []
-    for layer in range(flat.num_layers):
-        live = list(held)
-        for other in range(flat.num_layers - 1):
-            is_live = len(share.kept) > 0 or other <= layer <= flat.layer[other, LAST_READER]
-            if is_live and walk.written[other]:
-                bits = int(flat.layer[other, OUT_BITS])
-                if other == layer:
-                    bits = max(bits, int(flat.layer[other, SUM_BITS]))
-                extents = _held_extents(
-                    share, flat.layer_moves[other].tolist(), walk.layer_extents[other].tolist(),
-                    walk.layer_spans[other].tolist(), int(flat.layer[other, RANK]),
-                )  # fmt: skip
-                live.append((names[other], _banks(math.prod(extents) * bits, bank_bytes)))
-        peaks.append((sum(value for _, value in live), -layer, tuple(live)))
-    _, layer, terms = max(peaks)
-    return -layer, terms
+@lean
+def _banks(elems: int, bits: int, bank_bytes: int) -> int:
+    num_bytes = (elems * bits + 7) >> 3
+    return -(-num_bytes // bank_bytes) * bank_bytes
 
 
-def _held(
-    flat: FlatGroup, share: Share, walk: Walk, bank_bytes: int, names: Sequence[str], read_names: Sequence[str]
-) -> list[tuple[str, int]]:
-    """Buffers of external tensors and of the sink, which stay from the first stage to the last."""
-    copies, sink, held = 2 if share.is_double else 1, flat.num_layers - 1, []
+@lean
+def _held_elems(flat: FlatGroup, walk: Walk, slot: int, rank: int, kept: int, rounds: Ints) -> int:
+    """Elements of a buffer: with kept overlap, whole where tiles come and go between two uses of it."""
+    elems = 1
+    for axis in range(rank):
+        extent, most = walk.extents[slot, axis], 1
+        if kept >= 0 and flat.moves[slot, axis] >> (kept + 1) > 0:
+            for sink_axis in range(kept + 1, len(rounds)):
+                if flat.moves[slot, axis] >> sink_axis & 1:
+                    most = max(most, rounds[sink_axis])
+            shift = max(0, walk.spans[slot, axis, 1] - walk.spans[slot, axis, 0] - extent)
+            extent = max(extent, min(flat.shape[slot, axis], extent + (most - 1) * shift))
+        elems *= extent
+    return elems
+
+
+@lean
+def peak_bytes(flat: FlatGroup, walk: Walk, kept: int, is_double: int, rounds: Ints, bank_bytes: int) -> int:
+    """Most bytes that are live during any layer.
+
+    Args:
+        flat: The group.
+        walk: What the core does.
+        kept: The outermost axis along which overlap stays, -1 for none.
+        is_double: 1 if external tensors have two buffers.
+        rounds: 2 for each axis of the sink; or, if the walk saw two tiles along those inside the outermost one that is
+            kept, how many there are.
+        bank_bytes: Of the scratchpad.
+    """
+    num_layers, sink, elems = len(flat.layer), len(flat.layer) - 1, 1
+    for axis in range(flat.layer[sink, RANK]):
+        elems *= walk.moved[sink, axis]
+    bits = max(flat.layer[sink, OUT_BITS], flat.layer[sink, SUM_BITS])
+    always = (1 + is_double) * _banks(elems, bits, bank_bytes)
     for read in range(len(flat.read)):
-        row, rank = flat.read[read].tolist(), int(flat.read[read, READ_RANK])
-        is_streamed = row[LAYER] == sink and flat.layer[sink, IS_MAC] and row[ROLE] == EXTRA_ROLE
-        loads = int(walk.reads[read, NUM_TRANSFERS])
-        if row[PRODUCER] >= 0 or is_streamed or loads == 0:
+        row, rank, slot = flat.read[read], flat.read[read, READ_RANK], num_layers + read
+        loads, is_moved, fresh = walk.reads[read, NUM_TRANSFERS], False, 1
+        if row[PRODUCER] >= 0 or loads == 0:
             continue
-        extents = _held_extents(
-            share, flat.read_moves[read].tolist(), walk.read_extents[read].tolist(), walk.read_spans[read].tolist(),
-            rank,
-        )  # fmt: skip
-        one = _banks(math.prod(extents) * row[BITS], bank_bytes)
-        if loads == 1:
-            total = one
-        elif len(share.kept) and share.is_double and any(flat.read_moves[read]):
-            total = one + _banks(math.prod(walk.read_new[read, :rank].tolist()) * row[BITS], bank_bytes)
+        if row[LAYER] == sink and flat.layer[sink, IS_MAC] and row[ROLE] == EXTRA:
+            continue
+        for axis in range(rank):
+            is_moved = is_moved or flat.moves[slot, axis] != 0
+            fresh *= walk.moved[slot, axis]
+        one = _banks(_held_elems(flat, walk, slot, rank, kept, rounds), row[BITS], bank_bytes)
+        if loads > 1 and kept >= 0 and is_double == 1 and is_moved:
+            always += one + _banks(fresh, row[BITS], bank_bytes)
         else:
-            total = copies * one
-        held.append((read_names[read], total))
-    bits = max(int(flat.layer[sink, OUT_BITS]), int(flat.layer[sink, SUM_BITS]))
-    store_elems = math.prod(walk.store_extents[: int(flat.layer[sink, RANK])].tolist())
-    held.append((names[sink], copies * _banks(store_elems * bits, bank_bytes)))
-    return held
-
-
-def _held_extents(share: Share, moves: list[int], extents: list[int], spans: list[list[int]], rank: int) -> list[int]:
-    """Extents of a buffer: with kept overlap, whole where tiles come and go between two uses of it."""
-    if len(share.kept) == 0:
-        return extents[:rank]
-    inside = -1 << (int(share.kept[0]) + 1)
-    return [
-        max(extents[axis], spans[axis][1] - spans[axis][0]) if moves[axis] & inside else extents[axis]
-        for axis in range(rank)
-    ]  # fmt: skip
-
-
-def _banks(bits: int, bank_bytes: int) -> int:
-    return ceil_div(bits_to_bytes(bits), bank_bytes) * bank_bytes
+            always += one * (1 + is_double if loads > 1 else 1)
+    most = 0
+    for running in range(num_layers):
+        live = always
+        for layer in range(sink):
+            is_live = kept >= 0 or layer <= running <= flat.layer[layer, LAST_READER]
+            if is_live and walk.written[layer] > 0:
+                bits = flat.layer[layer, OUT_BITS]
+                if layer == running:
+                    bits = max(bits, flat.layer[layer, SUM_BITS])
+                elems = _held_elems(flat, walk, layer, flat.layer[layer, RANK], kept, rounds)
+                live += _banks(elems, bits, bank_bytes)
+        most = max(most, live)
+    return most

@@ -21,6 +21,7 @@ from cost_model.fused.flat import (
     FlatGroup,
     Ints,
 )
+from cost_model.fused.passes import CROSSED, DELIVERED, LEFT
 from cost_model.fused.state import (
     MOVED_ELEMS,
     NUM_SHAPES,
@@ -29,41 +30,66 @@ from cost_model.fused.state import (
     SHAPE_STAGES,
     STORED_ELEMS,
     USED_ELEMS,
-    Walk,
+    Work,
     unused_bits_of,
 )
-from cost_model.simulator.pe_array import CROSSED, DELIVERED, LEFT_ELEMS
 from tvm_spm.arch import Arch
 from tvm_spm.cost import Energy
 from tvm_spm.graph import Layer
-from tvm_spm.workload import Operand
+from tvm_spm.workload import Operand, Workload
 
 MAC, RF, NOC, SPM, DRAM, VECTOR_UNIT, PARTS = range(7)
 
+CROSS_PJ, DELIVER_PJ, HOP_PJ, MAC_PJ, PRICES = 0, 3, 6, 7, 8
+"""Entries of the prices of a pass: per element of I W O that crosses or is delivered, per element and hop, per MAC."""
 
-def group_energy(
-    layers: Sequence[Layer], flat: FlatGroup, arch: Arch, reduction_pes: Sequence[int], walks: Sequence[Walk],
-    times: Sequence[int], records: Sequence[Ints],
-) -> Energy:  # fmt: skip
+
+def pass_prices(workload: Workload, arch: Arch) -> NDArray[np.float64]:
+    """What the events of a pass cost; see ``PRICES``."""
+    scales = [workload.projection(operand).elem_bits / arch.word_bits for operand in Operand]
+    rf, noc, spm = arch.levels.RF, arch.noc, arch.levels.SPM
+    prices = np.zeros(PRICES)
+    for operand, scale in enumerate(scales):
+        prices[CROSS_PJ + operand] = scale * (noc.elem_pj + spm.access_pj)
+        prices[DELIVER_PJ + operand] = scale * (rf.fill_pj + noc.delivery_pj)
+    prices[HOP_PJ] = scales[2] * noc.reduction_hop_pj
+    prices[MAC_PJ] = arch.mac.op_pj + rf.access_pj * (scales[0] + scales[1] + 2 * scales[2])
+    return prices
+
+
+def pass_pj(records: Ints, prices: NDArray[np.float64], macs: Ints | int, reduction_pes: Ints) -> NDArray[np.float64]:
+    """Energy of passes, to compare ways to run them; ``array_energy`` has the same by part.
+
+    Args:
+        records: One row per pass.
+        prices: Of the workload.
+        macs: Per pass.
+        reduction_pes: Per pass, PEs that add up one output.
+    """
+    energy_pj = macs * prices[MAC_PJ] + records[:, LEFT] * (reduction_pes - 1) * prices[HOP_PJ]
+    for operand in range(len(Operand)):
+        energy_pj = energy_pj + records[:, CROSSED + operand] * prices[CROSS_PJ + operand]
+        energy_pj = energy_pj + records[:, DELIVERED + operand] * prices[DELIVER_PJ + operand]
+    return np.asarray(energy_pj)
+
+
+def group_energy(layers: Sequence[Layer], flat: FlatGroup, arch: Arch, work: Work) -> Energy:
     """Energy of all cores.
 
     Args:
         layers: Of the group.
         flat: Their arrays.
         arch: The accelerator.
-        reduction_pes: Per layer, PEs that add up one output.
-        walks: Per kind of core.
-        times: Cores of each kind.
-        records: Per kind, the passes of its shapes.
+        work: What cores do.
     """
     counts = np.zeros((flat.num_layers, 8))
     written, moved, used = np.zeros(flat.num_layers), np.zeros(len(flat.read)), np.zeros(len(flat.read))
     stored, unused_bits = 0.0, 0
-    for walk, count, record in zip(walks, times, records, strict=True):
+    for walk, count, record in zip(work.walks, work.num_cores, work.records, strict=True):
         shapes = walk.shapes[: int(walk.counters[NUM_SHAPES])]
         weight = count * shapes[:, SHAPE_STAGES]
         found = np.column_stack(
-            [np.prod(shapes[:, SHAPE_DIMS:], axis=1), record[:, LEFT_ELEMS], record[:, CROSSED : DELIVERED + 3]]
+            [np.prod(shapes[:, SHAPE_DIMS:], axis=1), record[:, LEFT], record[:, CROSSED : DELIVERED + 3]]
         )  # fmt: skip
         np.add.at(counts, shapes[:, SHAPE_LAYER], found * weight[:, None])
         written += count * walk.written
@@ -77,7 +103,7 @@ def group_energy(
         if layer.workload is None:
             continue
         scales = np.array([layer.workload.projection(operand).elem_bits for operand in Operand]) / arch.word_bits
-        parts += array_energy(arch, scales, reduction_pes[local], counts[local])
+        parts += array_energy(arch, scales, work.reduction_pes[local], counts[local])
     return Energy(
         mac_pj=float(parts[MAC]), rf_pj=float(parts[RF]), noc_pj=float(parts[NOC]), spm_pj=float(parts[SPM]),
         dram_pj=float(parts[DRAM]), vector_pj=float(parts[VECTOR_UNIT]),

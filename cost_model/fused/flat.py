@@ -30,34 +30,40 @@ K_LOOP = DIM_NAMES.index("K")
 
 
 class FlatGroup(NamedTuple):
-    """A group.
+    """A group. A *slot* is a buffer's number: outputs of layers come first, then what is read, in the order of reads.
 
     Attributes:
         layer: ``(layers, LAYER_FIELDS)``.
-        shape: ``(layers, axes)`` extents of the outputs.
+        read: ``(reads, READ_FIELDS)``, in the order of layers; of one layer in the order I, W, extras, vector.
+        shape: ``(slots, axes)`` extents of tensors.
+        moves: ``(slots, axes)``, bits of the sink's axes with which the needed box moves.
         loops: ``(layers, loops)`` extents; the dims of multiply-accumulate layers in the order of ``DIM_NAMES``.
         out_axes: ``(layers, axes, ...)``, terms by falling stride.
-        read: ``(reads, READ_FIELDS)``, in the order of layers; of one layer in the order I, W, extras, vector.
-        read_shape: ``(reads, axes)``.
         access: ``(accesses, axes, ...)``.
-        layer_moves: ``(layers, axes)``, bits of the sink's axes with which the needed box of the output moves.
-        read_moves: ``(reads, axes)``, the same of what is read.
     """
 
     layer: Ints
+    read: Ints
     shape: Ints
+    moves: Ints
     loops: Ints
     out_axes: Ints
-    read: Ints
-    read_shape: Ints
     access: Ints
-    layer_moves: Ints
-    read_moves: Ints
 
     @property
     def num_layers(self) -> int:
         """Layers in the group."""
         return len(self.layer)
+
+    @property
+    def read_shape(self) -> Ints:
+        """Extents of what is read."""
+        return self.shape[len(self.layer) :]
+
+    @property
+    def read_moves(self) -> Ints:
+        """``moves`` of what is read."""
+        return self.moves[len(self.layer) :]
 
 
 def flatten(group: Group) -> FlatGroup:
@@ -116,7 +122,10 @@ def flatten(group: Group) -> FlatGroup:
                 _fill_axis(access[first_access, axis], affine, number[local])
             first_access += 1
     layer_moves, read_moves = _moves(layer_rows, out_axes, read_rows, access, num_loops)
-    return FlatGroup(layer_rows, shape, loops, out_axes, read_rows, read_shape, access, layer_moves, read_moves)
+    return FlatGroup(
+        layer_rows, read_rows, np.concatenate([shape, read_shape]), np.concatenate([layer_moves, read_moves]), loops,
+        out_axes, access,
+    )  # fmt: skip
 
 
 def _loop_numbers(layer: Layer) -> dict[str, int]:

@@ -1,36 +1,33 @@
-"""Choices of ``inner`` for many stages, each looked for once."""
+"""The way of least cycles, energy or their product to run a stage on the array, each looked for once."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cost_model.fused.compiled import choose_inners, pass_records
-from cost_model.fused.cost import packed
+from cost_model.fused.energy import pass_pj, pass_prices
 from cost_model.fused.flat import Ints
 from cost_model.fused.inner import (
-    CROSS_PJ,
-    DELIVER_PJ,
-    HOP_PJ,
-    INNER_COLS,
-    INNER_DOUBLE,
-    INNER_FIELDS,
-    INNER_ORDER,
-    INNER_RF,
-    INNER_ROWS,
-    MAC_PJ,
-    PRICES,
+    COLS,
+    DOUBLE,
+    MOST_WAYS,
+    ORDER,
+    RF,
+    ROWS,
+    WAY_FIELDS,
+    Aim,
+    empty_unrollings,
+    list_ways,
 )
-from cost_model.simulator.pe_array import PASS_FIELDS
-from cost_model.simulator.state import NEST_FIELDS
+from cost_model.fused.passes import CYCLES, pass_problem, pass_records
 from tvm_spm.arch import Arch
 from tvm_spm.mapping import Mapping
+from tvm_spm.objective import Objective
 from tvm_spm.space.mapping_batch import NO_DIM, NUM_DIMS, MappingBatch
 from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Dims, Operand, Workload
-
-OBJECTIVES = ("latency", "energy", "edp")
 
 Shape = tuple[int, ...]
 """Extents of a stage's dims."""
@@ -43,116 +40,110 @@ class InnerMapper:
 
     Args:
         arch: The accelerator.
-        objective: ``latency``, ``energy`` or ``edp`` of the pass.
+        objective: ``edp``, ``energy`` or ``latency`` of the pass.
     """
 
     def __init__(self, arch: Arch, objective: str) -> None:
         self.arch = arch
-        self._objective = OBJECTIVES.index(objective)
+        self._objective = Objective.of(objective)
         self._numbers: dict[Workload, int] = {}
-        self._prices: list[NDArray[np.float64]] = []
-        self._workloads: list[Workload] = []
-        self._choices: dict[tuple[int, Shape], Ints] = {}
+        self._problems: list[NDArray[np.void]] = []
+        self._aims: list[Aim] = []
+        self._choices: dict[tuple[int, Shape], Ints | None] = {}
         self._records: dict[tuple[int, Shape, Shape], Ints] = {}
 
     def number(self, workload: Workload) -> int:
         """What the other methods call a workload."""
-        number = self._numbers.setdefault(workload, len(self._workloads))
-        if number == len(self._workloads):
-            self._workloads.append(workload)
-            self._prices.append(_prices(workload, self.arch))
+        number = self._numbers.setdefault(workload, len(self._problems))
+        if number == len(self._problems):
+            arch = self.arch
+            prices = pass_prices(workload, arch)
+            self._problems.append(pass_problem(workload, arch))
+            self._aims.append(
+                Aim(arch.pe.rows, arch.pe.cols, arch.levels.RF.capacity_bytes, prices, self._objective.code)
+            )
         return number
-
-    def choose(self, number: int, shapes: Sequence[Shape]) -> list[Ints]:
-        """One choice per shape, a row of ``INNER_FIELDS``."""
-        wanted = [shape for shape in dict.fromkeys(shapes) if (number, shape) not in self._choices]
-        if wanted:
-            problem, tensors = packed(self._workloads[number], self.arch)
-            choices = np.empty((len(wanted), INNER_FIELDS), np.int64)
-            choose_inners(
-                problem, tensors, self.arch.pe.rows, self.arch.pe.cols, self.arch.levels.RF.capacity_bytes,
-                self._prices[number], self._objective, np.zeros(1, NEST_FIELDS), np.array(wanted, np.int64), choices,
-            )  # fmt: skip
-            for shape, choice in zip(wanted, choices, strict=True):
-                self._choices[number, shape] = choice
-        return [self._choices[number, shape] for shape in shapes]
 
     def has_choice(self, number: int, shape: Shape) -> bool:
         """Whether even one element per operand fits an RF."""
-        return int(self.choose(number, [shape])[0][INNER_ROWS]) > 0
+        return self.choose(number, [shape])[0] is not None
+
+    def choose(self, number: int, shapes: Sequence[Shape]) -> list[Ints | None]:
+        """The best way for each shape, a row of ``WAY_FIELDS``."""
+        wanted = [shape for shape in dict.fromkeys(shapes) if (number, shape) not in self._choices]
+        if wanted:
+            for shape, choice in zip(wanted, self._search(number, np.array(wanted, np.int64)), strict=True):
+                self._choices[number, shape] = choice
+        return [self._choices[number, shape] for shape in shapes]
+
+    def _search(self, number: int, dims: Ints) -> list[Ints | None]:
+        problem, aim = self._problems[number], self._aims[number]
+        ways = np.empty((len(dims), MOST_WAYS, WAY_FIELDS), np.int64)
+        counts = np.zeros(len(dims), np.int64)
+        list_ways(problem, aim, dims, empty_unrollings(), np.zeros((3, NUM_DIMS), np.int64), ways, counts)
+        listed = ways[np.arange(MOST_WAYS) < counts[:, None]]
+        tiles = np.repeat(dims, counts, axis=0)
+        records = pass_records(problem, _batch(listed, tiles), np.arange(len(listed)), tiles)
+        energy_pj = pass_pj(records, aim.prices, tiles.prod(axis=1), _reduction_pes(listed))
+        values = self._objective.value_of(records[:, CYCLES].astype(np.float64), energy_pj)
+        ends = np.cumsum(counts)
+        return [
+            listed[first + int(np.argmin(values[first:end]))] if end > first else None
+            for first, end in zip((ends - counts).tolist(), ends.tolist(), strict=True)
+        ]
+
+    def _choice(self, number: int, main: Shape) -> Ints:
+        choice = self.choose(number, [main])[0]
+        assert choice is not None, "asked for a way that does not exist"
+        return choice
 
     def records(self, number: int, main: Shape, shapes: Sequence[Shape]) -> list[Ints]:
         """Passes over ``shapes`` with the choice for ``main``."""
         wanted = [shape for shape in shapes if (number, main, shape) not in self._records]
         if wanted:
-            problem, tensors = packed(self._workloads[number], self.arch)
-            found = np.zeros((len(wanted), PASS_FIELDS), np.int64)
-            choice = self.choose(number, [main])[0]
             dims = np.array(wanted, np.int64)
-            largest = np.maximum(dims.max(axis=0), main)
-            pass_records(problem, tensors, _batch(choice, largest), 0, np.zeros(1, NEST_FIELDS), dims, found)
+            batch = _batch(self._choice(number, main)[None], np.maximum(dims.max(axis=0), main)[None])
+            found = pass_records(self._problems[number], batch, np.zeros(len(dims), np.int64), dims)
             for shape, record in zip(wanted, found, strict=True):
                 self._records[number, main, shape] = record
         return [self._records[number, main, shape] for shape in shapes]
 
     def reduction_pes(self, number: int, main: Shape) -> int:
         """PEs that add up one output."""
-        choice = self.choose(number, [main])[0]
-        factors = choice[INNER_ROWS:INNER_COLS] * choice[INNER_COLS:INNER_RF]
-        return int(np.prod(factors[_REDUCES]))
-
-    def prices(self, number: int) -> NDArray[np.float64]:
-        """What a pass of the workload costs per event; see ``inner.PRICES``."""
-        return self._prices[number]
+        return int(_reduction_pes(self._choice(number, main)[None])[0])
 
     def mapping(self, number: int, main: Shape, largest: Shape) -> Mapping:
         """The choice for ``main`` as a mapping whose SPM tile is ``largest``."""
-        choice = self.choose(number, [main])[0].tolist()
-        rows, cols, rf = (
-            Dims.of(choice[first : first + NUM_DIMS]) for first in (INNER_ROWS, INNER_COLS, INNER_RF)
-        )  # fmt: skip
-        order = _full_order(choice[INNER_ORDER : INNER_ORDER + NUM_DIMS])
+        choice = self._choice(number, main)
+        rows, cols, rf = (Dims.of(choice[first : first + NUM_DIMS].tolist()) for first in (ROWS, COLS, RF))
         mapping = Mapping(
             spm=Dims.of(largest), rows=rows, cols=cols, rf=rf,
-            rf_double=tuple(o for o in Operand if choice[INNER_DOUBLE] >> o.value & 1),
+            rf_double=tuple(o for o in Operand if choice[DOUBLE] >> o.value & 1),
         )  # fmt: skip
-        factors = mapping.spm_factors()
-        return Mapping(
-            spm=mapping.spm, rows=rows, cols=cols, rf=rf, rf_double=mapping.rf_double,
-            spm_order=tuple(DIM_NAMES[d] for d in order if factors[DIM_NAMES[d]] > 1),
-        )  # fmt: skip
+        factors, order = mapping.spm_factors(), _full_orders(choice[None])[0].tolist()
+        return replace(mapping, spm_order=tuple(DIM_NAMES[d] for d in order if factors[DIM_NAMES[d]] > 1))
 
 
-def _full_order(order: Sequence[int]) -> list[int]:
+def _reduction_pes(ways: Ints) -> Ints:
+    factors: Ints = ways[:, ROWS:COLS] * ways[:, COLS:RF]
+    return factors[:, _REDUCES].prod(axis=1)
+
+
+def _full_orders(ways: Ints) -> NDArray[np.int8]:
     """All dims: those that an order does not name outermost, so that they disturb nothing inside."""
-    named = [d for d in order if d >= 0]
-    return [d for d in range(NUM_DIMS) if d not in named] + named
+    orders = ways[:, ORDER:DOUBLE]
+    place = np.zeros((len(ways), NUM_DIMS), np.int64)
+    rows, slots = np.nonzero(orders >= 0)
+    place[rows, orders[rows, slots]] = slots + 1
+    return np.argsort(place, axis=1, kind="stable").astype(np.int8)
 
 
-def _batch(choice: Ints, largest: Ints) -> MappingBatch:
-    ones = np.ones((1, NUM_DIMS), np.int64)
-    order = np.array([_full_order(choice[INNER_ORDER : INNER_ORDER + NUM_DIMS].tolist())], np.int8)
+def _batch(ways: Ints, spm: Ints) -> MappingBatch:
+    num = len(ways)
+    nothing = np.zeros(num, np.int8)
     return MappingBatch(
-        cores=ones,
-        spm=np.ascontiguousarray(largest[None, :]),
-        rows=choice[None, INNER_ROWS:INNER_COLS].copy(),
-        cols=choice[None, INNER_COLS:INNER_RF].copy(),
-        rf=choice[None, INNER_RF:INNER_ORDER].copy(),
-        dram_order=np.full((1, NUM_DIMS), NO_DIM, np.int8),
-        spm_order=order,
-        spm_double=np.zeros(1, np.int8),
-        rf_double=choice[INNER_DOUBLE : INNER_DOUBLE + 1].astype(np.int8),
-        spill=np.zeros(1, np.bool_),
-    )
-
-
-def _prices(workload: Workload, arch: Arch) -> NDArray[np.float64]:
-    scales = [workload.projection(operand).elem_bits / arch.word_bits for operand in Operand]
-    rf, noc, spm = arch.levels.RF, arch.noc, arch.levels.SPM
-    prices = np.zeros(PRICES)
-    for operand, scale in enumerate(scales):
-        prices[CROSS_PJ + operand] = scale * (noc.elem_pj + spm.access_pj)
-        prices[DELIVER_PJ + operand] = scale * (rf.fill_pj + noc.delivery_pj)
-    prices[HOP_PJ] = scales[2] * noc.reduction_hop_pj
-    prices[MAC_PJ] = arch.mac.op_pj + rf.access_pj * (scales[0] + scales[1] + 2 * scales[2])
-    return prices
+        cores=np.ones((num, NUM_DIMS), np.int64), spm=spm, rows=ways[:, ROWS:COLS].copy(),
+        cols=ways[:, COLS:RF].copy(), rf=ways[:, RF:ORDER].copy(),
+        dram_order=np.full((num, NUM_DIMS), NO_DIM, np.int8), spm_order=_full_orders(ways), spm_double=nothing,
+        rf_double=ways[:, DOUBLE].astype(np.int8), spill=nothing.astype(np.bool_),
+    )  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from cost_model.fused.boxes import FAR, axis_range, clear, loop_ranges, widen
 from cost_model.fused.flat import (
     FIRST_ACCESS,
@@ -16,11 +18,24 @@ from cost_model.fused.flat import (
     FlatGroup,
     Ints,
 )
-from tvm_spm.jit import part
+from cost_model.fused.state import CorePart
+from tvm_spm.jit import entry
 
 
-@part
-def fill_signatures(flat: FlatGroup, chunks: Ints, needed: Ints, loops: Ints, box: Ints, signatures: Ints) -> None:
+def kinds_of(flat: FlatGroup, parts: CorePart) -> tuple[CorePart, Ints]:
+    """One row of each kind, and which kind every core is of."""
+    rank = flat.shape.shape[1]
+    signatures = np.zeros((len(parts.chunk), rank * (1 + 3 * flat.num_layers + 2 * len(flat.access))), np.int64)
+    boxes = np.zeros((flat.num_layers + 1, rank, 2), np.int64)
+    fill_signatures(flat, parts.chunk, boxes, np.zeros((flat.loops.shape[1], 2), np.int64), signatures)
+    numbers: dict[bytes, int] = {}
+    kind = np.array([numbers.setdefault(row.tobytes(), len(numbers)) for row in signatures], np.int64)
+    first = [int(np.argmax(kind == number)) for number in range(len(numbers))]
+    return CorePart._make(column[first] for column in parts), kind
+
+
+@entry
+def fill_signatures(flat: FlatGroup, chunks: Ints, needed: Ints, loops: Ints, signatures: Ints) -> None:
     """One row per core; cores with equal rows have equal stages and transfers.
 
     A row holds the extents of the share, how far each needed box, padding included, reaches beyond the borders of its
@@ -29,12 +44,11 @@ def fill_signatures(flat: FlatGroup, chunks: Ints, needed: Ints, loops: Ints, bo
     Args:
         flat: The group.
         chunks: ``(cores, axes, 2)``.
-        needed: Scratch ``(layers, axes, 2)``.
+        needed: Scratch ``(layers + 1, axes, 2)``.
         loops: Scratch ``(loops, 2)``.
-        box: Scratch ``(axes, 2)``.
         signatures: Filled.
     """
-    sink = len(flat.layer) - 1
+    num_layers, sink, box = len(flat.layer), len(flat.layer) - 1, needed[len(flat.layer)]
     for core in range(len(chunks)):
         at = 0
         for layer in range(sink):
@@ -62,7 +76,7 @@ def fill_signatures(flat: FlatGroup, chunks: Ints, needed: Ints, loops: Ints, bo
                         box[axis, 0], box[axis, 1] = min(box[axis, 0], low), max(box[axis, 1], high)
                         # each access is clipped on its own
                         signatures[core, at] = min(0, low)
-                        signatures[core, at + 1] = max(0, high - flat.read_shape[read, axis])
+                        signatures[core, at + 1] = max(0, high - flat.shape[num_layers + read, axis])
                         at += 2
                 if flat.read[read, PRODUCER] >= 0:
                     widen(needed[flat.read[read, PRODUCER]], box, rank)

@@ -1,213 +1,150 @@
-"""A few tiles in the middle of a core's share: at least what the scratchpad must hold, and roughly what tiles cost."""
+"""Walks of many parts of a sink: what the scratchpad must hold, and roughly what their tiles cost."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
-from cost_model.fused.flat import (
-    BITS,
-    EXTRA,
-    IS_MAC,
-    LAST_READER,
-    LAYER,
-    OUT_BITS,
-    PRODUCER,
-    RANK,
-    READ_RANK,
-    ROLE,
-    SUM_BITS,
-    FlatGroup,
-    Ints,
-)
+from cost_model.fused.capacity import peak_bytes
+from cost_model.fused.flat import BITS, OUT_BITS, READ_RANK, FlatGroup, Ints
 from cost_model.fused.state import (
     CHANNEL_CYCLES,
     MOVED_ELEMS,
     NUM_SHAPES,
     NUM_STAGES,
     NUM_TRANSFERS,
+    PEAK_BYTES,
     SHAPE_DIMS,
     SHAPE_STAGES,
     STORED_ELEMS,
     STORED_UNUSED_BITS,
     UNUSED_BITS,
     VECTOR_CYCLES,
-    Rates,
-    Share,
+    CorePart,
+    Machine,
+    Room,
     Walk,
 )
 from cost_model.fused.walk import walk_core
-from tvm_spm.jit import kernel, part
+from tvm_spm.jit import entry, lean
 from tvm_spm.space.mapping_batch import NUM_DIMS
 
-SINGLE_BYTES, DOUBLE_BYTES, MACS, WEIGHT_ELEMS, VECTOR, DMA_CYCLES, ONCE_CYCLES, DRAM_BITS, ONCE_BITS, TILES, STAGES = (
-    range(11)
+SINGLE_BYTES, DOUBLE_BYTES, MACS, WEIGHT_ELEMS, VECTOR, DMA_CYCLES, ONCE_CYCLES, DRAM_BITS, ONCE_BITS, STAGES = range(
+    10
 )
-"""Columns of what is found; the costs are those of ``TILES`` tiles, ``ONCE`` those that do not come back."""
+"""Columns of what is found: bytes with one and with two buffers, then the costs; ``ONCE`` are those that do not come
+back; ``STAGES`` is ``NO_ROOM`` where the tables of the walk were too short."""
 
-PROBE_FIELDS = 11
+PROBE_FIELDS = 10
 
 MOST_CHUNKS = 2
 """Of the channels of a layer and tile; enough to tell whether its weights change."""
 
-
-@kernel
-def _banks(elems: int, bits: int, bank_bytes: int) -> int:
-    num_bytes = (elems * bits + 7) >> 3
-    return -(-num_bytes // bank_bytes) * bank_bytes
+ALL_CHUNKS = 1 << 62
 
 
-@kernel
-def _held_elems(share: Share, moves: Ints, extents: Ints, spans: Ints, shape: Ints, rounds: Ints, rank: int) -> int:
-    """Elements of a buffer, as ``capacity`` counts them."""
-    elems = 1
-    for axis in range(rank):
-        extent = extents[axis]
-        if len(share.kept) > 0 and moves[axis] & (-1 << (share.kept[0] + 1)):
-            most = 1
-            for sink_axis in range(share.kept[0] + 1, len(rounds)):
-                if moves[axis] >> sink_axis & 1:
-                    most = max(most, rounds[sink_axis])
-            shift = max(0, spans[axis, 1] - spans[axis, 0] - extent)
-            extent = max(extent, min(shape[axis], extent + (most - 1) * shift))
-        elems *= extent
-    return elems
+class Beyond(NamedTuple):
+    """What a walk of a few tiles in the middle of a part does not see; nothing for a walk of all of it.
 
-
-@kernel
-def peak_bytes(flat: FlatGroup, share: Share, walk: Walk, bank_bytes: int, is_double: bool, rounds: Ints) -> int:
-    """Most bytes that are live during any layer, as ``capacity.peak_terms``.
-
-    ``rounds`` is 2 for each axis of the sink; or, if the walk saw two tiles along those inside the outermost one that
-    is kept, how many there are.
+    Attributes:
+        cut: Per part, bits of the sink's axes along which it goes on.
+        rounds: Per part and axis, tiles of all of it; 2 if all is walked.
     """
-    copies, sink, held = 2 if is_double else 1, len(flat.layer) - 1, 0
-    for read in range(len(flat.read)):
-        row, rank = flat.read[read], flat.read[read, READ_RANK]
-        loads = walk.reads[read, NUM_TRANSFERS]
-        if row[PRODUCER] >= 0 or loads == 0:
-            continue
-        if row[LAYER] == sink and flat.layer[sink, IS_MAC] and row[ROLE] == EXTRA:
-            continue
-        moves, is_moved, fresh = flat.read_moves[read], False, 1
-        for axis in range(rank):
-            is_moved = is_moved or moves[axis] != 0
-            fresh *= walk.read_new[read, axis]
-        elems = _held_elems(
-            share, moves, walk.read_extents[read], walk.read_spans[read], flat.read_shape[read], rounds, rank
-        )
-        one = _banks(elems, row[BITS], bank_bytes)
-        if loads == 1:
-            held += one
-        elif len(share.kept) > 0 and is_double and is_moved:
-            held += one + _banks(fresh, row[BITS], bank_bytes)
-        else:
-            held += copies * one
-    elems = 1
-    for axis in range(flat.layer[sink, RANK]):
-        elems *= walk.store_extents[axis]
-    held += copies * _banks(elems, max(flat.layer[sink, OUT_BITS], flat.layer[sink, SUM_BITS]), bank_bytes)
-    most = 0
-    for layer in range(len(flat.layer)):
-        live = held
-        for other in range(sink):
-            if walk.written[other] == 0:
-                continue
-            if len(share.kept) > 0 or other <= layer <= flat.layer[other, LAST_READER]:
-                bits = flat.layer[other, OUT_BITS]
-                if other == layer:
-                    bits = max(bits, flat.layer[other, SUM_BITS])
-                elems = _held_elems(
-                    share, flat.layer_moves[other], walk.layer_extents[other], walk.layer_spans[other],
-                    flat.shape[other], rounds, flat.layer[other, RANK],
-                )  # fmt: skip
-                live += _banks(elems, bits, bank_bytes)
-        most = max(most, live)
-    return most
+
+    cut: Ints
+    rounds: Ints
 
 
-@kernel
-def clear_walk(walk: Walk) -> None:
-    """Make a walk empty again."""
-    walk.counters[:] = 0
-    walk.reads[:] = 0
-    walk.written[:] = 0
-    walk.layer_extents[:] = 0
-    walk.read_extents[:] = 0
-    walk.read_new[:] = 0
-    walk.store_extents[:] = 0
+def few_tiles(part: CorePart) -> tuple[CorePart, Beyond, Ints]:
+    """Of each row, one tile in the middle, or two along axes of overlap that stays and along those inside of them.
+
+    Returns:
+        What to walk, what that does not see, and how many tiles it is.
+    """
+    rounds = part.num_tiles()
+    kept = part.kept * (rounds > 1)
+    walked = np.where((rounds > 1) & (np.cumsum(kept, axis=1) > 0), 2, 1)
+    first = part.chunk[:, :, 0] + np.maximum(0, (rounds - walked) // 2) * part.tile
+    stop = np.minimum(part.chunk[:, :, 1], first + walked * part.tile)
+    cut = ((rounds > 1) << np.arange(rounds.shape[1])).sum(axis=1)
+    few = part._replace(chunk=np.stack([first, stop], axis=2), kept=kept)
+    return few, Beyond(cut, rounds), np.asarray(walked.prod(axis=1))
 
 
-@part
-def probe_shares(
-    flat: FlatGroup, rates: Rates, bank_bytes: int, chunk: Ints, tile: Ints, kept: Ints, k_tile: Ints, walk: Walk,
+@entry
+def walk_parts(
+    flat: FlatGroup, machine: Machine, parts: CorePart, beyond: Beyond, most_chunks: int, walk: Walk, room: Room,
     found: Ints,
 ) -> None:  # fmt: skip
-    """Fill one row of ``found`` per candidate.
+    """Walk part by part; ``walk`` is that of the last one.
 
     Args:
         flat: The group.
-        rates: Of the accelerator.
-        bank_bytes: Of the scratchpad.
-        chunk: ``(n, axes, 2)``, the share of one core.
-        tile: ``(n, axes)``.
-        kept: ``(n, axes)``, whether overlap stays.
-        k_tile: ``(n, layers)``.
-        walk: Scratch; candidates that do not fit its tables need ``1 << 62`` bytes.
-        found: ``(n, PROBE_FIELDS)``.
+        machine: The accelerator.
+        parts: One row each.
+        beyond: What the walks do not see.
+        most_chunks: See ``walk.walk_core``.
+        walk: Tables.
+        room: Scratch.
+        found: ``(parts, PROBE_FIELDS)``; parts that do not fit the tables need ``1 << 62`` bytes.
     """
-    rank = tile.shape[1]
-    few = np.empty((rank, 2), np.int64)
-    axes = np.empty(rank, np.int64)
-    rounds = np.empty(rank, np.int64)
-    for row in range(len(tile)):
-        num_kept, num_tiles, cut = 0, 1, 0
-        for axis in range(rank):
-            size = tile[row, axis]
-            count = -(-(chunk[row, axis, 1] - chunk[row, axis, 0]) // size)
-            walked = 1
-            rounds[axis] = count
-            if count > 1 and num_kept > 0:
-                walked = 2
-            if count > 1:
-                cut |= 1 << axis
-                if kept[row, axis]:
-                    axes[num_kept] = axis
-                    num_kept += 1
-                    walked = 2
-            few[axis, 0] = chunk[row, axis, 0] + max(0, (count - walked) // 2) * size
-            few[axis, 1] = min(chunk[row, axis, 1], few[axis, 0] + walked * size)
-            num_tiles *= walked
-        clear_walk(walk)
-        share = Share(few, tile[row], axes[:num_kept], k_tile[row], False)
-        stages = walk_core(flat, rates, share, MOST_CHUNKS, walk)
-        found[row] = 0
-        if stages < 0:
+    for row in range(len(found)):
+        _clear(walk)
+        part = CorePart(
+            parts.chunk[row], parts.tile[row], parts.kept[row], parts.k_tile[row], parts.double[row : row + 1]
+        )
+        found[row, STAGES] = walk_core(flat, machine, part, most_chunks, walk, room)
+        if found[row, STAGES] < 0:
             found[row, SINGLE_BYTES] = found[row, DOUBLE_BYTES] = 1 << 62
             continue
+        kept = -1
+        for axis in range(len(part.kept) - 1, -1, -1):
+            kept = axis if part.kept[axis] == 1 else kept
         for read in range(len(flat.read)):
             for axis in range(flat.read[read, READ_RANK]):
-                if flat.read_moves[read, axis] & cut and walk.reads[read, NUM_TRANSFERS] == 1:
-                    walk.reads[read, NUM_TRANSFERS] = 2
-        found[row, SINGLE_BYTES] = peak_bytes(flat, share, walk, bank_bytes, False, rounds)
-        found[row, DOUBLE_BYTES] = peak_bytes(flat, share, walk, bank_bytes, True, rounds)
-        found[row, TILES], found[row, STAGES] = num_tiles, walk.counters[NUM_STAGES]
-        for shape in range(walk.counters[NUM_SHAPES]):
-            dims, times = walk.shapes[shape, SHAPE_DIMS:], walk.shapes[shape, SHAPE_STAGES]
-            macs = times
-            for d in range(NUM_DIMS):
-                macs *= dims[d]
-            found[row, MACS] += macs
-            found[row, WEIGHT_ELEMS] += times * dims[1] * dims[2] * dims[3] * dims[6] * dims[7]
-        for stage in range(walk.counters[NUM_STAGES]):
-            found[row, VECTOR] += walk.stages[stage, VECTOR_CYCLES]
-        found[row, DMA_CYCLES] = walk.counters[CHANNEL_CYCLES]
-        found[row, DRAM_BITS] = walk.counters[STORED_ELEMS] * flat.layer[len(flat.layer) - 1, OUT_BITS]
-        found[row, DRAM_BITS] += walk.counters[STORED_UNUSED_BITS]
-        for read in range(len(flat.read)):
-            bits = walk.reads[read, MOVED_ELEMS] * flat.read[read, BITS] + walk.reads[read, UNUSED_BITS]
-            if walk.reads[read, NUM_TRANSFERS] == 1:
-                found[row, ONCE_BITS] += bits
-                found[row, ONCE_CYCLES] += int(bits / 8 / rates.bytes_per_cycle)
-            else:
-                found[row, DRAM_BITS] += bits
-        found[row, DMA_CYCLES] = max(0, found[row, DMA_CYCLES] - found[row, ONCE_CYCLES])
+                if flat.moves[len(flat.layer) + read, axis] & beyond.cut[row]:
+                    if walk.reads[read, NUM_TRANSFERS] == 1:
+                        walk.reads[read, NUM_TRANSFERS] = 2
+        for is_double in range(2):
+            found[row, SINGLE_BYTES + is_double] = peak_bytes(
+                flat, walk, kept, is_double, beyond.rounds[row], machine.bank_bytes
+            )
+        walk.counters[PEAK_BYTES] = found[row, SINGLE_BYTES + part.double[0]]
+        _sum_up(flat, machine, walk, found[row])
+
+
+@lean
+def _clear(walk: Walk) -> None:
+    walk.counters[:] = 0
+    walk.reads[:] = 0
+    walk.written[:] = 0
+    walk.extents[:] = 0
+    walk.moved[:] = 0
+
+
+@lean
+def _sum_up(flat: FlatGroup, machine: Machine, walk: Walk, found: Ints) -> None:
+    """Set the costs of a walk."""
+    for column in range(MACS, STAGES):
+        found[column] = 0
+    for shape in range(walk.counters[NUM_SHAPES]):
+        dims, times = walk.shapes[shape, SHAPE_DIMS:], walk.shapes[shape, SHAPE_STAGES]
+        macs = times
+        for d in range(NUM_DIMS):
+            macs *= dims[d]
+        found[MACS] += macs
+        found[WEIGHT_ELEMS] += times * dims[1] * dims[2] * dims[3] * dims[6] * dims[7]
+    for stage in range(walk.counters[NUM_STAGES]):
+        found[VECTOR] += walk.stages[stage, VECTOR_CYCLES]
+    found[DMA_CYCLES] = walk.counters[CHANNEL_CYCLES]
+    found[DRAM_BITS] = walk.counters[STORED_ELEMS] * flat.layer[len(flat.layer) - 1, OUT_BITS]
+    found[DRAM_BITS] += walk.counters[STORED_UNUSED_BITS]
+    for read in range(len(flat.read)):
+        bits = walk.reads[read, MOVED_ELEMS] * flat.read[read, BITS] + walk.reads[read, UNUSED_BITS]
+        if walk.reads[read, NUM_TRANSFERS] == 1:
+            found[ONCE_BITS] += bits
+            found[ONCE_CYCLES] += int(bits / 8 / machine.bytes_per_cycle)
+        else:
+            found[DRAM_BITS] += bits
+    found[DMA_CYCLES] = max(0, found[DMA_CYCLES] - found[ONCE_CYCLES])

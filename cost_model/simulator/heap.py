@@ -21,3 +21,28 @@ def sift_down(heap: NDArray[np.int64], size: int) -> None:
         heap[at] = heap[child]
         at = child
     heap[at] = item
+
+
+@kernel
+def push(heap: NDArray[np.int64], size: int, item: int) -> None:
+    """Add an item behind the first ``size``, and restore the order."""
+    at = size
+    while at > 0 and heap[(at - 1) >> 1] > item:
+        heap[at] = heap[(at - 1) >> 1]
+        at = (at - 1) >> 1
+    heap[at] = item
+
+
+@kernel
+def grant(free: NDArray[np.int64], time: int, channel_cycles: int) -> int:
+    """When a request of ``time`` runs: on the channel that is free first, which it then holds for so long.
+
+    Args:
+        free: Heap of when each channel is free.
+        time: Of the request.
+        channel_cycles: Held.
+    """
+    start = max(time, free[0])
+    free[0] = start + channel_cycles
+    sift_down(free, len(free))
+    return start

@@ -8,7 +8,8 @@ import pytest
 
 from cost_model.attention.model import attention_cost
 from cost_model.attention.search import attention_search
-from cost_model.attention.stages import best_inner, pass_records
+from cost_model.attention.stages import best_inner, tile_records
+from cost_model.fused.passes import CYCLES
 from cost_model.simulator.model import simulate_batch
 from tests.oracle.attention import AttentionWalk
 from tvm_spm.arch import Arch, load_arch
@@ -93,13 +94,13 @@ def test_a_pass_is_that_of_the_simulator():
     half = replace(inner, spm=inner.spm.with_dim("C", 20), dram_order=("C",))
     one, two = simulate_batch(workload, EDGE, [inner, half])
     whole, fresh, more = (
-        pass_records(workload, EDGE, inner, ((tile, accumulates),))[0]
+        int(tile_records(workload, EDGE, inner, [tile], [accumulates])[0, CYCLES])
         for tile, accumulates in (
             (inner.spm, False), (half.spm, False), (half.spm, True),
         )
     )  # fmt: skip
-    assert one.compute_cycles + one.noc_stall_cycles == whole.cycles
-    assert two.compute_cycles + two.noc_stall_cycles == fresh.cycles + more.cycles
+    assert one.compute_cycles + one.noc_stall_cycles == whole
+    assert two.compute_cycles + two.noc_stall_cycles == fresh + more
 
 
 def test_capacity_names_what_takes_the_space():

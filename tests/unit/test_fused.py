@@ -7,12 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from cost_model.fused import group_cost, group_key, refuse_group_mapping
+from cost_model.fused import group_cost, group_key
 from tests.fused_cases import GROUPS, Builder, conv_chain
 from tvm_spm.arch import archs, load_arch
 from tvm_spm.group import Group, GroupMapping
 from tvm_spm.mapping import Mapping
-from tvm_spm.workload import Dims
 
 
 def plain(group: Group, **changes: object) -> GroupMapping:
@@ -86,30 +85,6 @@ def test_breakdown_adds_up_on_every_preset():
             cost = group_cost(group, arch, plain(group)).cost
             parts = cost.compute_cycles + cost.noc_stall_cycles + cost.dma_stall_cycles + cost.overhead_cycles
             assert parts == cost.cycles
-
-
-def test_refusals_name_both_sides():
-    group = conv_chain(64, 64, 64, size=56)
-    arch = load_arch("quad-edge")
-    too_large = refuse_group_mapping(group, arch, plain(group))
-    assert too_large is not None
-    assert too_large.reason == "spm-capacity"
-    assert too_large.needed > too_large.available == 131072
-    assert sum(value for _, value in too_large.terms) == too_large.needed
-    assert "conv" in too_large.subject
-    # 56 columns on 3 cores are 19 + 19 + 18; 5 rows on 4 cores are 2 + 2 + 1.
-    uneven = refuse_group_mapping(group, arch, plain(group, cores=(1, 1, 1, 3), tile=(1, 64, 1, 19)))
-    assert uneven.reason == "spm-capacity"
-    five = conv_chain(2, 2, 2, size=5)
-    idle = refuse_group_mapping(five, arch, plain(five, cores=(1, 1, 4, 1), tile=(1, 2, 2, 5)))
-    assert (idle.reason, idle.needed, idle.available) == ("idle-core", 4, 3)
-    assert refuse_group_mapping(group, arch, plain(group, cores=(1, 1, 8, 1))).reason == "cores"
-    split = refuse_group_mapping(group, load_arch("vta-1x16x16"), plain(group))
-    assert split is not None
-    assert "split scratchpad" in str(split)
-    inner = Mapping(spm=Dims(K=1))
-    small = conv_chain(2, 2, 2, size=4)
-    assert refuse_group_mapping(small, arch, plain(small, inner=(inner, inner))).reason == "tile"
 
 
 def test_equal_groups_have_equal_keys():

@@ -105,6 +105,15 @@ def test_of_equal_edp_the_fewest_cycles():
     assert plan(network, "edp").cycles == 2
 
 
+def test_of_equal_edp_the_fewest_cycles_wherever_they_are_on_the_hull():
+    # Corners (2, 13), (3, 7), (4, 5), (5, 4), (7, 3) with products 26, 21, 20, 20, 21. As (3, 7) - (4, 5) is parallel
+    # to (2, 13) - (7, 3) less far out, and (4, 5) - (5, 4) to (3, 7) - (7, 3), and as the others are listed first,
+    # (5, 4) is met before (4, 5), which lies at the very tip of the last triangle: its bound is no better than 20.
+    network = make_network(1, {(0, 1): [(2, 13.0), (3, 7.0), (5, 4.0), (7, 3.0), (4, 5.0)]})
+    found = plan(network, "edp")
+    assert (found.cycles, found.energy_pj) == (4, 5.0)
+
+
 def test_free_plans_are_best():
     # 0 * 7 = 0 = 3 * 0, and fewer cycles win.
     network = make_network(1, {(0, 1): [(3, 0.0), (1, 1.0), (0, 7.0)]})

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from cost_model.attention.search import attention_search
-from cost_model.fused import refuse_group_mapping
 from tests.fused_cases import conv_chain
+from tests.group_legality import broken_rule
 from tvm_spm.arch import load_arch
 from tvm_spm.attention import Attention, refuse_attention
 from tvm_spm.exact import exact_search
@@ -63,7 +63,7 @@ def test_group_search():
         assert found.num_timed < full.num_timed
         num_some += bool(found.options)
         for mapping, _ in found.options:
-            assert refuse_group_mapping(group, arch, mapping) is None
+            assert broken_rule(group, arch, mapping) is None
     assert num_some
 
 

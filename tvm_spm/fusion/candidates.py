@@ -85,7 +85,7 @@ def axes_of(group: Group, flat: FlatGroup) -> Axes:
             grouped = "G" in dims and layer.workload.kind == "conv2d"
             name = "channels" if "K" in dims or grouped else {"OY": "rows", "OX": "cols"}.get(min(dims, default=""))
             for sink_axis in range(rank):
-                if flat.layer_moves[local, place] >> sink_axis & 1:
+                if flat.moves[local, place] >> sink_axis & 1:
                     names.setdefault(sink_axis, name or "batch")
     for axis, name in enumerate(("batch", "channels", "rows", "cols") if rank == 4 else ["batch"] * rank):
         names.setdefault(axis, name)
@@ -131,7 +131,7 @@ def _moved_loops(flat: FlatGroup, layer: int, sink_axis: int) -> set[int]:
     return {
         int(flat.out_axes[layer, axis, TERMS + 2 * term])
         for axis in range(int(flat.layer[layer, RANK]))
-        if flat.layer_moves[layer, axis] >> sink_axis & 1
+        if flat.moves[layer, axis] >> sink_axis & 1
         for term in range(int(flat.out_axes[layer, axis, NUM_TERMS]))
     }
 

@@ -9,6 +9,7 @@ highest first, so nothing is rounded.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from tvm_spm.errors import PlanError
 from tvm_spm.fusion.plan import FrontPoint, PlannedGroup
 from tvm_spm.fusion.table import OptionTable, Picks
-from tvm_spm.jit import entry, kernel
+from tvm_spm.jit import entry, lean
 
 Ints = NDArray[np.int64]
 
@@ -25,8 +26,15 @@ WORD_BITS = 62
 
 Int32s = NDArray[np.int32]
 
-Labels = tuple[Ints, Ints, Int32s, Int32s, Int32s]
-"""Cycles (strictly rising), energy words (strictly falling), groups, flat option, label of the rest; one row each."""
+
+class Labels(NamedTuple):
+    """One row each: cycles (strictly rising), energy words (strictly falling), groups, flat option, rest's label."""
+
+    cycles: Ints
+    energy: Ints
+    groups: Int32s
+    option: Int32s
+    rest: Int32s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,18 +46,18 @@ class FusionFront:
     labels: list[Labels]
 
     def __len__(self) -> int:
-        return len(self.labels[0][0])
+        return len(self.labels[0].cycles)
 
     @property
     def num_labels(self) -> int:
         """Plans kept of all parts of the network."""
-        return sum(len(labels[0]) for labels in self.labels[:-1])
+        return sum(len(labels.cycles) for labels in self.labels[:-1])
 
     @property
     def points(self) -> tuple[FrontPoint, ...]:
         """Cycles and energy of every plan."""
-        cycles, words = self.labels[0][:2]
-        totals = zip(cycles.tolist(), words.tolist(), strict=True)
+        labels = self.labels[0]
+        totals = zip(labels.cycles.tolist(), labels.energy.tolist(), strict=True)
         return tuple(self.table.front_point(count, _join_words(parts)) for count, parts in totals)
 
     def groups(self, index: int) -> tuple[PlannedGroup, ...]:
@@ -57,9 +65,9 @@ class FusionFront:
         picks: Picks = []
         first, row = 0, range(len(self))[index]
         while first < self.table.num_layers:
-            _, _, _, option, rest = self.labels[first]
-            picks.append(self.flat[option[row]])
-            first, row = picks[-1][1], int(rest[row])
+            labels = self.labels[first]
+            picks.append(self.flat[labels.option[row]])
+            first, row = picks[-1][1], int(labels.rest[row])
         return self.table.groups(picks)
 
 
@@ -89,22 +97,23 @@ def find_front(table: OptionTable, *, max_labels: int) -> FusionFront:
             # In the order listed, so that of equal plans the first listed stays.
             for cycles, energy, place in sorted(points, key=lambda point: point[2]):
                 words = np.array(_split_words(energy, num_words), dtype=np.int64)
-                found = _merge(*found, *labels[stop][:3], cycles, words, len(flat))
+                found = _merge(found, labels[stop], cycles, words, len(flat))
                 flat.append((first, stop, place))
-                if len(found[0]) > num_left:
+                if len(found.cycles) > num_left:
                     raise PlanError(
                         f"layer {first} of {table.num_layers}: {max_labels - num_left:,} labels of later layers "
-                        f"+ {len(found[0]):,} of its own > max_labels {max_labels:,}; ask for the corners of the front"
+                        f"+ {len(found.cycles):,} of its own > max_labels {max_labels:,}; "
+                        f"ask for the corners of the front"
                     )
         labels[first] = found
-        num_left -= len(found[0])
+        num_left -= len(found.cycles)
     return FusionFront(table=table, flat=flat, labels=labels)
 
 
 def _no_labels(num_rows: int, num_words: int) -> Labels:
     """No labels, or that of the plan of no layer."""
     zeros = np.zeros(num_rows, dtype=np.int32)
-    return np.zeros(num_rows, np.int64), np.zeros((num_rows, num_words), np.int64), zeros, zeros, zeros
+    return Labels(np.zeros(num_rows, np.int64), np.zeros((num_rows, num_words), np.int64), zeros, zeros, zeros)
 
 
 def _split_words(energy: int, num_words: int) -> list[int]:
@@ -119,7 +128,7 @@ def _join_words(words: list[int]) -> int:
     return energy
 
 
-@kernel
+@lean
 def _compare(left: Ints, right: Ints) -> int:
     for word in range(left.size):
         if left[word] != right[word]:
@@ -128,52 +137,48 @@ def _compare(left: Ints, right: Ints) -> int:
 
 
 @entry
-def _merge(
-    cycles: Ints, energy: Ints, groups: Int32s, option: Int32s, rest: Int32s, tail_cycles: Ints, tail_energy: Ints,
-    tail_groups: Int32s, added_cycles: int, added_energy: Ints, flat: int,
-) -> Labels:  # fmt: skip
+def _merge(old: Labels, tail: Labels, added_cycles: int, added_energy: Ints, flat: int) -> Labels:
     """Labels with those that put one group in front of every label of the rest; of equal ones the former stay."""
-    num_words = added_energy.size
-    num_old, num_new = cycles.size, tail_cycles.size
-    out_cycles = np.empty(num_old + num_new, np.int64)
-    out_energy = np.empty((num_old + num_new, num_words), np.int64)
-    out_groups = np.empty(num_old + num_new, np.int32)
-    out_option = np.empty(num_old + num_new, np.int32)
-    out_rest = np.empty(num_old + num_new, np.int32)
+    num_words, num_old, num_new = added_energy.size, old.cycles.size, tail.cycles.size
+    cycles, groups = np.empty(num_old + num_new, np.int64), np.empty(num_old + num_new, np.int32)
+    energy = np.empty((num_old + num_new, num_words), np.int64)
+    option, rest = np.empty_like(groups), np.empty_like(groups)
     sums = np.zeros(num_words, np.int64)
-    old = new = kept = 0
+    at = new = kept = 0
     summed = -1
-    while old < num_old or new < num_new:
+    while at < num_old or new < num_new:
         if new < num_new and summed != new:
             carry = 0
             for word in range(num_words - 1, -1, -1):
-                total = tail_energy[new, word] + added_energy[word] + carry
+                total = tail.energy[new, word] + added_energy[word] + carry
                 carry = total >> WORD_BITS
                 sums[word] = total & ((1 << WORD_BITS) - 1)
             summed = new
-        if old == num_old:
+        if at == num_old:
             takes_new = True
         elif new == num_new:
             takes_new = False
-        elif cycles[old] != tail_cycles[new] + added_cycles:
-            takes_new = tail_cycles[new] + added_cycles < cycles[old]
+        elif old.cycles[at] != tail.cycles[new] + added_cycles:
+            takes_new = tail.cycles[new] + added_cycles < old.cycles[at]
         else:
-            order = _compare(sums, energy[old])
-            takes_new = order < 0 or (order == 0 and tail_groups[new] + 1 < groups[old])
+            order = _compare(sums, old.energy[at])
+            takes_new = order < 0 or (order == 0 and tail.groups[new] + 1 < old.groups[at])
+        words = sums if takes_new else old.energy[at]
+        if kept == 0 or _compare(words, energy[kept - 1]) < 0:
+            for word in range(num_words):
+                energy[kept, word] = words[word]
+            if takes_new:
+                cycles[kept], groups[kept] = tail.cycles[new] + added_cycles, tail.groups[new] + 1
+                option[kept], rest[kept] = flat, new
+            else:
+                cycles[kept], groups[kept] = old.cycles[at], old.groups[at]
+                option[kept], rest[kept] = old.option[at], old.rest[at]
+            kept += 1
         if takes_new:
-            if kept == 0 or _compare(sums, out_energy[kept - 1]) < 0:
-                out_cycles[kept], out_energy[kept] = tail_cycles[new] + added_cycles, sums
-                out_groups[kept], out_option[kept], out_rest[kept] = tail_groups[new] + 1, flat, new
-                kept += 1
             new += 1
         else:
-            if kept == 0 or _compare(energy[old], out_energy[kept - 1]) < 0:
-                out_cycles[kept], out_energy[kept], out_groups[kept] = cycles[old], energy[old], groups[old]
-                out_option[kept], out_rest[kept] = option[old], rest[old]
-                kept += 1
-            old += 1
+            at += 1
     # A copy, so that what was not kept is freed.
-    return (
-        out_cycles[:kept].copy(), out_energy[:kept].copy(), out_groups[:kept].copy(), out_option[:kept].copy(),
-        out_rest[:kept].copy(),
-    )  # fmt: skip
+    return Labels(
+        cycles[:kept].copy(), energy[:kept].copy(), groups[:kept].copy(), option[:kept].copy(), rest[:kept].copy()
+    )

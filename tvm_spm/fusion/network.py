@@ -279,7 +279,6 @@ def plan_network(
     why_not: Callable[[Sequence[FusedGroup]], Sequence[str | None]],
     should_stop: Callable[[], bool],
     report: Callable[[], None],
-    max_group: int = MAX_GROUP,
 ) -> NetworkPlan:
     """The best plan of the groups and mappings that were priced, all of which can be scheduled.
 
@@ -295,11 +294,10 @@ def plan_network(
         why_not: Tries to schedule groups; returns for each the reason if that fails.
         should_stop: Once true, no further group is priced.
         report: Called once for each interval of several layers, ``num_intervals`` times.
-        max_group: Most layers in a group.
     """
     prices = GroupPrices(graph, arch, objective, alone, known, should_stop=should_stop, report=report)
     while True:
-        plan = plan_groups(len(graph.layers), prices.options, objective, max_group, front="none")
+        plan = plan_groups(len(graph.layers), prices.options, objective, MAX_GROUP, front="none")
         chosen = [planned.option.choice for planned in plan.groups if planned.num_layers > 1]
         groups = [found for found in chosen if isinstance(found, FusedGroup)]
         if any([prices.refine(found) for found in groups]):
@@ -316,9 +314,9 @@ def plan_network(
             )  # fmt: skip
 
 
-def num_intervals(num_layers: int, max_group: int = MAX_GROUP) -> int:
-    """Intervals of two to ``max_group`` layers."""
-    return sum(max(0, num_layers - size + 1) for size in range(2, max_group + 1))
+def num_intervals(num_layers: int) -> int:
+    """Intervals of two to ``MAX_GROUP`` layers."""
+    return sum(max(0, num_layers - size + 1) for size in range(2, MAX_GROUP + 1))
 
 
 def _kind(result: GroupSearchResult) -> str:

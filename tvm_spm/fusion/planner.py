@@ -15,12 +15,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from tvm_spm.cost import OBJECTIVES
 from tvm_spm.errors import PlanError, did_you_mean
 from tvm_spm.fusion.hull import find_corners, keep_cornered, least_edp, least_energy, least_latency
 from tvm_spm.fusion.plan import FrontPoint, FusionPlan, GroupOption, PlannedGroup
 from tvm_spm.fusion.sweep import pick_groups
 from tvm_spm.fusion.table import OptionsOf, make_table
+from tvm_spm.objective import Objective
 
 __all__ = ["FrontPoint", "FusionPlan", "GroupOption", "OptionsOf", "PlannedGroup", "plan_groups"]
 
@@ -57,18 +57,18 @@ def plan_groups(
         raise PlanError(f"num_layers: {num_layers} < 1")
     if max_group is not None and max_group < 1:
         raise PlanError(f"max_group: {max_group} < 1")
-    if objective not in OBJECTIVES:
-        raise PlanError(f"objective: {objective!r} is unknown; {did_you_mean(objective, OBJECTIVES)}")
+    if objective not in (names := [each.value for each in Objective]):
+        raise PlanError(f"objective: {objective!r} is unknown; {did_you_mean(objective, names)}")
     if front not in (kinds := ("none", "corners", "all")):
         raise PlanError(f"front: {front!r} is unknown; {did_you_mean(front, kinds)}")
     table = make_table(num_layers, options_of, max_group or num_layers)
     rows = keep_cornered(table.rows)
     num_sweeps, num_labels, points = 1, 0, tuple[FrontPoint, ...]()
-    if objective == "edp":
+    if objective == Objective.EDP:
         prices, num_sweeps = least_edp(rows)
         num_sweeps += 1
     else:
-        prices = least_latency(rows) if objective == "latency" else least_energy(rows)
+        prices = least_latency(rows) if objective == Objective.LATENCY else least_energy(rows)
     groups = table.groups(pick_groups(rows, prices))
     if front == "corners":
         corners, num_more = find_corners(rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from cost_model.fused.cost import walk_share
+from cost_model.fused.cost import walk_part
 from cost_model.fused.flat import (
     BITS,
     EXTRA,
@@ -20,7 +20,7 @@ from cost_model.fused.flat import (
     FlatGroup,
     Ints,
 )
-from cost_model.fused.state import Share
+from cost_model.fused.state import CorePart
 from tvm_spm.arch import Arch
 
 
@@ -41,7 +41,7 @@ class Footprints:
         one = self._extents(arch, shape, -1)
         self._slopes = np.stack([self._extents(arch, shape, axis) - one for axis in range(len(shape))])
         self._fixed = np.where((self._slopes == 0).all(axis=0), one, 1)
-        self._most = np.concatenate([flat.shape, flat.read_shape[self._reads]])
+        self._most = np.concatenate([flat.shape[: flat.num_layers], flat.read_shape[self._reads]])
         self._bits = np.concatenate([flat.layer[:, OUT_BITS], reads[self._reads, BITS]])
         self._live = np.zeros((flat.num_layers, len(self._bits)))
         for tensor in range(flat.num_layers - 1):
@@ -51,12 +51,12 @@ class Footprints:
     def _extents(self, arch: Arch, shape: tuple[int, ...], longer: int) -> Ints:
         size = [min(2, extent) if axis == longer else 1 for axis, extent in enumerate(shape)]
         first = [max(0, (extent - 2) // 2) for extent in shape]
-        share = Share(
-            np.array([(f, f + s) for f, s in zip(first, size, strict=True)], np.int64),
-            np.array(size, np.int64), np.zeros(0, np.int64), self._flat.loops[:, K_LOOP].copy(), False,
-        )  # fmt: skip
-        walk = walk_share(self._flat, arch, share)
-        return np.concatenate([walk.layer_extents, walk.read_extents[self._reads]])
+        chunk = np.array([[(f, f + s) for f, s in zip(first, size, strict=True)]], np.int64)
+        tile = np.array([size], np.int64)
+        channels = self._flat.loops[None, :, K_LOOP].copy()
+        part = CorePart(chunk, tile, np.zeros_like(tile), channels, np.zeros(1, np.int64))
+        walk = walk_part(self._flat, arch, part)
+        return walk.extents[[*range(self._flat.num_layers), *(self._flat.num_layers + self._reads)]]
 
     def least_bytes(self, tile: Ints, k_tile: tuple[int, ...]) -> NDArray[np.float64]:
         """Per tile, without weights and with one buffer each."""

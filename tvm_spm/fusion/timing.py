@@ -6,20 +6,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cost_model.fused.compiled import peak_spm_bytes
-from cost_model.fused.cost import GroupCost, kinds_of, price, walk_share
+from cost_model.fused.cost import GroupCost, price, walk_kinds
 from cost_model.fused.flat import FlatGroup, Ints
 from cost_model.fused.inner_mapper import InnerMapper, Shape
+from cost_model.fused.kinds import kinds_of
+from cost_model.fused.passes import RECORD_FIELDS
 from cost_model.fused.state import (
     NUM_SHAPES,
+    PEAK_BYTES,
     SHAPE_DIMS,
     SHAPE_LAYER,
     SHAPE_STAGES,
     Walk,
+    Work,
     most_stages,
-    shares_of,
+    parts_of,
 )
-from cost_model.simulator.pe_array import PASS_FIELDS
 from tvm_spm.arch import Arch
 from tvm_spm.fusion.candidates import Candidate
 from tvm_spm.group import Group, GroupMapping
@@ -68,21 +70,21 @@ class Timer:
             cores=candidate.cores, tile=candidate.tile, kept=candidate.kept, k_tile=candidate.k_tile,
             inner=(None,) * self._flat.num_layers, double=is_double,
         )  # fmt: skip
-        shares, kind = kinds_of(self._flat, shares_of(blank, self._group.sink_shape))
-        if any(most_stages(self._flat, share) > MOST_STAGES for share in shares):
+        parts, kind = kinds_of(self._flat, parts_of(blank, self._group.sink_shape))
+        if any(most_stages(self._flat, parts.row(number)) > MOST_STAGES for number in range(len(parts.chunk))):
             return "stages"
-        walks = [walk_share(self._flat, self._arch, share) for share in shares]
-        spm = self._arch.levels.SPM
-        for share, walk in zip(shares, walks, strict=True):
-            if peak_spm_bytes(self._flat, share, walk, spm.bank_bytes) > spm.capacity_of(Operand.I):
-                return "spm-capacity"
+        walks = walk_kinds(self._flat, self._arch, parts)
+        capacity_bytes = self._arch.levels.SPM.capacity_of(Operand.I)
+        if any(walk.counters[PEAK_BYTES] > capacity_bytes for walk in walks):
+            return "spm-capacity"
         stages = self._main_stages(walks, np.bincount(kind).tolist())
         for chosen in stages:
             if chosen is not None and not self._mapper.has_choice(chosen[0], chosen[1]):
                 return "rf-capacity"
         records = [self._records(walk, stages) for walk in walks]
         reduction_pes = [1 if s is None else self._mapper.reduction_pes(s[0], s[1]) for s in stages]
-        cost = price(self._group, self._flat, self._arch, reduction_pes, shares, walks, kind, records)
+        work = Work(reduction_pes, walks, records, kind, double=is_double)
+        cost = price(self._group, self._flat, self._arch, work)
         self.num_timed += 1
         self._insert(_Point(cost.cost.cycles, cost.cost.energy_pj, candidate, is_double, stages, cost))
         return ""
@@ -105,7 +107,7 @@ class Timer:
 
     def _records(self, walk: Walk, stages: tuple[tuple[int, Shape, Shape] | None, ...]) -> Ints:
         rows = walk.shapes[: int(walk.counters[NUM_SHAPES])].tolist()
-        records = np.zeros((len(rows), PASS_FIELDS), np.int64)
+        records = np.zeros((len(rows), RECORD_FIELDS), np.int64)
         for layer, chosen in enumerate(stages):
             own = [place for place, row in enumerate(rows) if row[SHAPE_LAYER] == layer]
             if chosen is not None and own:

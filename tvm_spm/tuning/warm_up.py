@@ -17,7 +17,7 @@ from types import TracebackType
 import numpy as np
 
 from cost_model.analytical.model import evaluate_batch, evaluate_rows
-from cost_model.fused import compiled as fused
+from cost_model.fused.queues import run_cores
 from cost_model.simulator import simulate_batch
 from cost_model.simulator.events import simulate_rows
 from tvm_spm import interrupt
@@ -52,7 +52,7 @@ _LAST_COMPILED: dict[Part, tuple[Callable[..., object], ...]] = {
     Part.ANY_FACTORS: (any_factors.join,),
     Part.SCREEN: (cross_rows, evaluate_rows),
     Part.SIMULATOR: (simulate_rows,),
-    Part.GROUPS: (fused.probe_tiles,),
+    Part.GROUPS: (run_cores,),
 }
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from cost_model.fused.cost import walk_share
+from cost_model.fused.cost import walk_kinds
 from cost_model.fused.flat import flatten
-from cost_model.fused.state import NUM_SHAPES, SHAPE_DIMS, SHAPE_STAGES, shares_of
+from cost_model.fused.state import NUM_SHAPES, SHAPE_DIMS, SHAPE_STAGES, parts_of
 from tvm_spm.arch import Arch
 from tvm_spm.fusion.candidates import core_splits
 from tvm_spm.fusion.halo import needed_boxes
@@ -161,8 +161,7 @@ def executed_macs(group: Group, arch: Arch, parts: int) -> int:
         inner=(None,) * len(layers),
     )
     flat, total = flatten(group), 0
-    for share in shares_of(mapping, shape):
-        walk = walk_share(flat, arch, share)
+    for walk in walk_kinds(flat, arch, parts_of(mapping, shape)):
         shapes = walk.shapes[: int(walk.counters[NUM_SHAPES])]
         total += int((shapes[:, SHAPE_STAGES] * shapes[:, SHAPE_DIMS:].prod(axis=1)).sum())
     return total

@@ -1,0 +1,167 @@
+"""All cores against the shared DRAM channels: an in-order DMA queue and an in-order compute unit per core."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from cost_model.fused.flat import Ints
+from cost_model.fused.state import LOAD_CYCLES, LOAD_WAIT, NUM_LOADS, STORE_CHANNEL, STORE_ENGINE
+from cost_model.simulator.heap import grant, push, sift_down
+from tvm_spm.arch import Arch
+from tvm_spm.jit import entry, lean
+
+STEP, PLACE, FIRST_LOAD, DMA_END, NEXT_STAGE, NEXT_SINK, STORED, WAIT, CHANNEL, ENGINE, IS_STORE, CORE_FIELDS = range(
+    12
+)
+"""Entries of a core.
+
+The queue stands at ``STEP``: first the store that belongs there (``PLACE`` -1), then the loads of stage ``STEP + 1``,
+which start at ``FIRST_LOAD``. ``NEXT_STAGE`` and ``NEXT_SINK`` have not computed yet; ``STORED`` stores are done.
+"""
+
+_FIRST_STAGE, _NUM_STAGES, _START = range(3)
+"""Columns of ``Orders.spans``."""
+
+_ENDS, _LOADED, _STORES = range(3)
+"""Tables of ``_State.times``: of stages, of their loads, of stores."""
+
+_NEVER = 1 << 62
+
+
+class Orders(NamedTuple):
+    """What cores of one kind do in order, or those of all kinds one behind the other.
+
+    Attributes:
+        stages: See ``state.STAGE_FIELDS``.
+        loads: See ``state.LOAD_FIELDS``, by stage.
+        cycles: Per stage, of the array and the vector unit.
+    """
+
+    stages: Ints
+    loads: Ints
+    cycles: Ints
+
+
+class _State(NamedTuple):
+    """Where cores stand, when each stage ended and each transfer was done, and two heaps: of requests and channels."""
+
+    cores: Ints
+    times: Ints
+    waiting: Ints
+    free: Ints
+
+
+def finish_times(arch: Arch, kinds: Sequence[Orders], kind: Ints, *, double: bool) -> Ints:
+    """When each core has finished everything.
+
+    Args:
+        arch: The accelerator.
+        kinds: Per kind of core.
+        kind: Per core.
+        double: Whether external tensors have two buffers.
+    """
+    num_cores, launch_cycles = len(kind), arch.cores.launch_cycles
+    num_stages, num_loads = ([len(getattr(orders, table)) for orders in kinds] for table in ("stages", "loads"))
+    spans = np.array(
+        [np.cumsum([0, *num_stages])[:-1], num_stages, np.cumsum([0, *num_loads])[:-1]], np.int64
+    ).T[kind]  # fmt: skip
+    state = _State(
+        np.zeros((num_cores, CORE_FIELDS), np.int64), np.zeros((3, num_cores, max(1, *num_stages)), np.int64),
+        np.full(num_cores, _NEVER, np.int64),
+        np.full(min(arch.levels.DRAM.channels, num_cores), launch_cycles, np.int64),
+    )  # fmt: skip
+    finished = np.zeros(num_cores, np.int64)
+    orders = Orders._make(np.concatenate(tables) for tables in zip(*kinds, strict=True))
+    run_cores(orders, spans, launch_cycles, int(double), state, finished)
+    return finished
+
+
+@lean
+def _next_transfer(core: Ints, orders: Orders, span: Ints, depth: int) -> bool:
+    """Find the head of a core's queue; False if it is empty. ``depth`` is 1 if double-buffered, else 0."""
+    stages, first, num_stages = orders.stages, span[_FIRST_STAGE], span[_NUM_STAGES]
+    while core[STEP] < num_stages + depth:
+        store = core[STEP] - depth
+        if core[PLACE] < 0:
+            core[PLACE] = 0
+            if store >= 0 and stages[first + store, STORE_CHANNEL] > 0:
+                core[WAIT], core[IS_STORE] = store, 1
+                core[CHANNEL] = stages[first + store, STORE_CHANNEL]
+                core[ENGINE] = stages[first + store, STORE_ENGINE]
+                return True
+        load = core[STEP] + 1
+        if load < num_stages:
+            if core[PLACE] < stages[first + load, NUM_LOADS]:
+                row = orders.loads[core[FIRST_LOAD] + core[PLACE]]
+                core[PLACE] += 1
+                core[WAIT], core[IS_STORE] = row[LOAD_WAIT], 0
+                core[CHANNEL] = core[ENGINE] = row[LOAD_CYCLES]
+                return True
+            core[FIRST_LOAD] += stages[first + load, NUM_LOADS]
+        core[STEP] += 1
+        core[PLACE] = -1
+    return False
+
+
+@lean
+def _compute(core: Ints, orders: Orders, span: Ints, upto: int, depth: int, times: Ints, number: int) -> int:
+    """Set the ends of the stages up to one, all of whose loads are done; returns the last end."""
+    ends, first = times[_ENDS, number], span[_FIRST_STAGE]
+    for stage in range(core[NEXT_STAGE], upto + 1):
+        start = max(ends[stage - 1] if stage > 0 else 0, times[_LOADED, number, stage])
+        if orders.stages[first + stage, STORE_CHANNEL] > 0:
+            free = core[NEXT_SINK] - 1 - depth
+            if free >= 0:
+                start = max(start, times[_STORES, number, free])
+            core[NEXT_SINK] += 1
+        ends[stage] = start + orders.cycles[first + stage]
+    core[NEXT_STAGE] = max(core[NEXT_STAGE], upto + 1)
+    return ends[upto]
+
+
+@entry
+def run_cores(orders: Orders, spans: Ints, launch_cycles: int, depth: int, state: _State, finished: Ints) -> None:
+    """Set when each core has finished everything.
+
+    Args:
+        orders: Of all kinds of core, one kind after the other.
+        spans: Per core: first stage, stages, first load.
+        launch_cycles: Before everything.
+        depth: 1 if external tensors have two buffers, else 0.
+        state: Scratch; channels are free when cores are launched.
+        finished: Per core, set.
+    """
+    num_cores, waiting = len(spans), state.waiting
+    for number in range(num_cores):
+        core = state.cores[number]
+        core[STEP] = core[PLACE] = -1
+        core[FIRST_LOAD], core[DMA_END] = spans[number, _START], launch_cycles
+        # a stage starts at the launch or later, whether anything is loaded for it or not
+        state.times[_LOADED, number, 0] = launch_cycles
+        _next_transfer(core, orders, spans[number], depth)
+        ready = launch_cycles
+        if core[WAIT] >= 0:
+            ready = _compute(core, orders, spans[number], core[WAIT], depth, state.times, number)
+        push(waiting, number, ready * num_cores + number)
+    while waiting[0] != _NEVER:
+        time, number = waiting[0] // num_cores, waiting[0] % num_cores
+        core, span = state.cores[number], spans[number]
+        core[DMA_END] = grant(state.free, time, core[CHANNEL]) + core[ENGINE]
+        if core[IS_STORE]:
+            state.times[_STORES, number, core[STORED]] = core[DMA_END]
+            core[STORED] += 1
+        else:
+            state.times[_LOADED, number, core[STEP] + 1] = core[DMA_END]
+        if _next_transfer(core, orders, span, depth):
+            ready = core[DMA_END]
+            if core[WAIT] >= 0:
+                ready = max(ready, _compute(core, orders, span, core[WAIT], depth, state.times, number))
+            waiting[0] = ready * num_cores + number
+        else:
+            waiting[0] = _NEVER
+            end = _compute(core, orders, span, span[_NUM_STAGES] - 1, depth, state.times, number)
+            finished[number] = max(core[DMA_END], end)
+        sift_down(waiting, num_cores)

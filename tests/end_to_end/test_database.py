@@ -141,7 +141,9 @@ def test_damaged_files_are_written_again(tmp_path: Path, name: str, damage: str)
     tvm.ir.assert_structural_equal(got.body, made.mod["main"].body, map_free_vars=True)
     # TVM opens it, and every record stands beside its own function.
     opened = meta_schedule.database.JSONDatabase(work_dir=str(tmp_path))
-    for record in opened.get_all_tuning_records():
+    records = opened.get_all_tuning_records()
+    assert len(records) >= 1
+    for record in records:
         schedule_again = s_tir.Schedule(record.workload.mod)
         record.trace.apply_to_schedule(schedule_again, remove_postproc=False)
 

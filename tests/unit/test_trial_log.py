@@ -100,8 +100,9 @@ def test_the_log_holds_what_was_appended(tmp_path: Path):
 
 
 def test_a_line_begins_with_the_checksum_of_its_rest(tmp_path: Path):
-    path = written(tmp_path / "trials.jsonl", MEASURED)
-    for line in path.read_bytes().splitlines():
+    lines = written(tmp_path / "trials.jsonl", MEASURED).read_bytes().splitlines()
+    assert len(lines) == 2
+    for line in lines:
         crc = json.loads(line)["crc"]
         # zlib.crc32 of the same object without its first field
         assert line.startswith(f'{{"crc":"{crc}",'.encode())

@@ -106,22 +106,63 @@ def test_every_layer_of_a_real_network_becomes_a_task(path):
     assert functions == {name for name, _ in extraction.functions} | {call.name for call in graph.host_calls}
 
 
-# Multiply-accumulates and layers of the published networks at 224 x 224 (torchvision's model tables, GFLOPS column).
+# Multiply-accumulates, convolutions and products of the networks as published: torchvision's model tables (GFLOPS) for
+# classifiers, Ultralytics' for YOLOv8n (8.7 GFLOPs are two a MAC); the others are counted by hand below.
+BLOCK = 4 * 768 * 768 + 2 * 768 * 3072
+"""Products of one transformer block with weights, per token."""
 PUBLISHED = {
-    "alexnet": (0.71e9, 5, 3), "mobilenet_v2": (0.30e9, 52, 1), "resnet18": (1.81e9, 20, 1),
-    "resnet50": (4.09e9, 53, 1), "vgg19": (19.63e9, 16, 3),
+    "alexnet": (0.71e9, 5, 3), "efficientnet_b0": (0.386e9, 81, 1), "mobilenet_v2": (0.30e9, 52, 1),
+    "resnet18": (1.81e9, 20, 1), "resnet50": (4.09e9, 53, 1), "vgg19": (19.63e9, 16, 3), "vit_b16": (17.56e9, 1, 97),
+    "yolov8n": (4.37e9, 63, 0),
+    "bert_base": (12 * 128 * (BLOCK + 2 * 128 * 768), 0, 12 * 8),
+    "gpt2": (12 * 128 * (BLOCK + 2 * 128 * 768) + 768 * 50257, 0, 12 * 8 + 1),
+    # A token looks at 1,023 earlier ones and itself.
+    "gpt2_decode": (12 * (BLOCK + 2 * 1024 * 768) + 768 * 50257, 0, 12 * 10 + 1),
+    # Steps after the first of each layer multiply their state; all inputs are one product.
+    "lstm": (32 * (128 + 256) * 1024 + 2 * 31 * 256 * 1024 + 32 * 256 * 64, 0, 2 + 2 * 31 + 1),
+    # The transposed convolution runs as one for each row and column modulo 2.
+    "fsrcnn": (560 * 960 * (25 * 56 + 2 * 56 * 12 + 4 * 9 * 144 + 81 * 56), 7 + 4, 0),
+    # Two 3x3 a level down and up, a 3x3 after each upsampling, a 1x1 at the end.
+    "unet": (
+        sum(9 * (256 >> level) ** 2 * (64 << level) * (3 if level == 0 else 32 << level) for level in range(5))
+        + sum(9 * (256 >> level) ** 2 * (64 << level) ** 2 for level in range(5))
+        + sum(9 * (256 >> level) ** 2 * (64 << level) ** 2 * (2 + 2 + 1) for level in range(4)) + 256 * 256 * 64 * 2,
+        10 + 12 + 1, 0,
+    ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", models())
 def test_built_in_networks_have_the_published_size(name):
     mod = load_model(name)
-    assert int(mod["main"].attrs["num_input"]) == 1
+    assert int(mod["main"].attrs["num_input"]) == (25 if name == "gpt2_decode" else 1)
     tasks = [task for task in extract(mod).graph.tasks if isinstance(task.work, Workload)]
     macs, convs, products = PUBLISHED[name]
     assert sum(task.count * task.work.macs for task in tasks) == pytest.approx(macs, rel=0.01)
     assert sum(task.count for task in tasks if task.kind == "conv2d") == convs
     assert sum(task.count for task in tasks if task.kind == "matmul") == products
+
+
+@pytest.mark.parametrize("name", ["bert_base", "efficientnet_b0", "lstm"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_built_in_networks_of_two_bytes_run_as_such(name, dtype):
+    tasks = [task for task in extract(load_model(name, dtype=dtype)).graph.tasks if isinstance(task.work, Workload)]
+    assert {(task.work.I.elem_bits, task.work.W.elem_bits) for task in tasks} == {(16, 16)}
+
+
+@pytest.mark.parametrize(
+    ("name", "shapes", "said"),
+    [
+        ("unet", {"data": (1, 3, 250, 256)}, "must be BATCH,3,ROWS,COLS with ROWS and COLS multiples of 16"),
+        ("vgg19", {"data": (1, 3, 200, 200)}, "must be BATCH,3,224,224, for example 1,3,224,224"),
+        ("bert_base", {"data": (1, 64, 512)}, "must be BATCH,LENGTH,768, for example 1,128,768"),
+        ("gpt2_decode", {"data": (2, 1, 768)}, "batches of 1, 2: must be one for all inputs"),
+        ("lstm", {"dtaa": (1, 32, 128)}, "shape given for 'dtaa', which is no input: did you mean 'data'"),
+    ],
+)
+def test_a_shape_that_a_built_in_network_cannot_take_is_refused(name, shapes, said):
+    with pytest.raises(ModelError, match=f"{name}: .*{said}"):
+        load_model(name, shapes=shapes)
 
 
 def test_extraction_is_repeatable():

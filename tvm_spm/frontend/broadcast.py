@@ -1,4 +1,4 @@
-"""Element-wise operators that spread a layer's small result over a large tensor do not belong to that layer.
+"""Operators that spread a layer's small result over a large tensor, or cut it, do not belong to that layer.
 
 A squeeze-excite block multiplies an image by one number per channel, which a 1x1 convolution makes. TVM fuses that
 product into the convolution, whose function then has two shapes of outputs and is no layer any more.
@@ -20,17 +20,17 @@ _BROADCAST, _INJECTIVE, _LAYER = 1, 2, 4
 
 @tvm.transform.module_pass(opt_level=0, name="tvm_spm.KeepBroadcastsApart")
 def keep_broadcasts_apart(mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
-    """Let ``FuseOps`` not fuse what spreads the result of a layer; what follows it may still join it."""
+    """Let ``FuseOps`` not fuse what changes the size of a layer's result; what follows it may still join it."""
     apart: dict[str, tirx.PrimFunc] = {}
     for _, func in mod.functions_items():
         if isinstance(func, relax.Function) and isinstance(func.body, relax.SeqExpr):
-            apart |= _spreading(mod, func)
+            apart |= _resizing(mod, func)
     for name, func in apart.items():
         mod.update_func(mod.get_global_var(name), func.with_attr(_PATTERN, _INJECTIVE))
     return mod
 
 
-def _spreading(mod: tvm.IRModule, func: relax.Function) -> dict[str, tirx.PrimFunc]:
+def _resizing(mod: tvm.IRModule, func: relax.Function) -> dict[str, tirx.PrimFunc]:
     found: dict[str, tirx.PrimFunc] = {}
     of_layer: dict[relax.Var, int] = {}
     """Elements of what a layer made, element-wise work on it included."""
@@ -43,7 +43,7 @@ def _spreading(mod: tvm.IRModule, func: relax.Function) -> dict[str, tirx.PrimFu
             made = mod[name]
             pattern, num_elems = _pattern_of(made), _num_elems(binding.var)
             sources = [arg for arg in call.args[1].fields if isinstance(arg, relax.Var) and arg in of_layer]
-            if pattern <= _BROADCAST and any(of_layer[arg] < num_elems for arg in sources):
+            if pattern <= _BROADCAST and any(of_layer[arg] != num_elems for arg in sources):
                 found[name] = made
             elif (pattern == _LAYER and _multiplies(made)) or (pattern <= _BROADCAST and sources):
                 of_layer[binding.var] = num_elems

@@ -13,7 +13,7 @@ from tvm import relax
 from tvm_spm.errors import ModelError, did_you_mean
 from tvm_spm.frontend.extract import ENTRY, require_entry
 from tvm_spm.frontend.memory import default_memory_bytes, module_bytes, require_memory
-from tvm_spm.frontend.models import build_model, models
+from tvm_spm.frontend.models import DEFAULT_DTYPE, build_model, models
 from tvm_spm.frontend.onnx_import import Shapes, choose_shapes, import_onnx, read_onnx
 from tvm_spm.frontend.onnx_tensors import load_tensors
 from tvm_spm.frontend.relay import ParamsLike, RelayModule, import_relay, relay_text
@@ -38,6 +38,7 @@ def load_model(
     *,
     shapes: collections.abc.Mapping[str, tuple[int, ...]] | None = None,
     params: ParamsLike = None,
+    dtype: str | None = None,
     max_memory_bytes: int | None = None,
 ) -> tvm.IRModule:
     """A model to tune.
@@ -50,6 +51,7 @@ def load_model(
             a Relay module or its text.
         shapes: Shapes of inputs by name; needed for inputs with unknown dims.
         params: Weights of a Relay text: a file, bytes or arrays by name.
+        dtype: Of the numbers of a built-in network, float32 if None; any other model says it itself.
         max_memory_bytes: Refuse a model whose tensors, each once, need more; by default a quarter of the memory of this
             machine.
 
@@ -62,9 +64,15 @@ def load_model(
             memory than allowed.
     """
     check_model(model)
+    if dtype is not None and str(model) not in models():
+        raise ModelError(
+            f"dtype = {dtype!r}: only for a built-in network ({', '.join(models())}); this model has its own"
+        )
     allowed = default_memory_bytes() if max_memory_bytes is None else max_memory_bytes
     try:
-        origin, mod = _import_relay(model, params, shapes, allowed) or _import(model, dict(shapes or {}), allowed)
+        origin, mod = _import_relay(model, params, shapes, allowed) or _import(
+            model, dict(shapes or {}), allowed, dtype
+        )
     except UnicodeDecodeError as error:
         # Protobuf checks names only when they are read.
         raise ModelError(f"{_origin_of(model)}: cannot import: a name is not UTF-8 text ({error.reason})") from None
@@ -94,7 +102,7 @@ def _import_relay(
 
 
 def _import(
-    model: str | Path | onnx.ModelProto | tvm.IRModule | RelayModule, shapes: Shapes, allowed: int
+    model: str | Path | onnx.ModelProto | tvm.IRModule | RelayModule, shapes: Shapes, allowed: int, dtype: str | None
 ) -> tuple[str, tvm.IRModule]:
     """What errors call the model, and its module."""
     if isinstance(model, tvm.IRModule):
@@ -104,7 +112,7 @@ def _import(
         load_tensors(model, None, origin=origin, max_memory_bytes=allowed)
         return origin, import_onnx(model, shapes=shapes, origin=origin, max_memory_bytes=allowed)
     if str(model) in models():
-        return str(model), _build(str(model), shapes)
+        return str(model), build_model(str(model), shapes, dtype=dtype or DEFAULT_DTYPE)
     assert isinstance(model, (str, Path))
     path = Path(model)
     if not os.path.exists(path):
@@ -120,19 +128,6 @@ def _refuse_missing(path: Path) -> None:
     near = [other.name for other in sorted(path.parent.glob("*.onnx"))] if path.parent.is_dir() else []
     hint = f"; {did_you_mean(path.name, near[:20])}" if near else ""
     raise ModelError(f"{text}: no such file{hint}")
-
-
-def _build(name: str, shapes: Shapes) -> tvm.IRModule:
-    unknown = [given for given in shapes if given != "data"]
-    if unknown:
-        raise ModelError(f"{name}: shape given for {unknown[0]!r}, which is no input: did you mean 'data'?")
-    shape = shapes.get("data", (1, 3, 224, 224))
-    if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3] or min(shape) < 1:
-        listed = ",".join(str(extent) for extent in shape)
-        raise ModelError(
-            f"{name}: input 'data': shape {listed}: must be BATCH,3,EXTENT,EXTENT, for example 1,3,224,224"
-        )
-    return build_model(name, batch=shape[0], image_extent=shape[2])
 
 
 def _bind_shapes(mod: tvm.IRModule, shapes: Shapes) -> tvm.IRModule:

@@ -184,6 +184,7 @@ def tune(
     fusion: bool = True,
     shapes: StringMapping[str, tuple[int, ...]] | None = None,
     params: ParamsLike = None,
+    dtype: str | None = None,
     max_memory_bytes: int | None = None,
     progress: bool = False,
 ) -> TuningResult:
@@ -210,6 +211,7 @@ def tune(
         shapes: Shapes of inputs whose dims the model leaves open.
         params: Weights of a Relay text: bytes of ``relay.save_param_dict``, the path of a file with them or of an
             ``.npz`` file, or arrays by name. Those that are missing are drawn at random, which a warning says.
+        dtype: Of the numbers of a built-in network: ``float32`` (if None), ``float16`` or ``bfloat16``.
         max_memory_bytes: Refuse a model whose tensors (inputs, weights and values between operators, each once) need
             more; by default a quarter of the memory of this machine, since a run holds weights about four times.
         progress: Show on stderr how far the work is: a bar on a terminal, elsewhere a line a task.
@@ -244,6 +246,7 @@ def tune(
         fusion=fusion,
         shapes=shapes,
         params=params,
+        dtype=dtype,
         max_memory_bytes=max_memory_bytes,
         time_limit_s=time_limit_s,
     )

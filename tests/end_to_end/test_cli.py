@@ -329,6 +329,20 @@ def test_search_json():
     assert found["model"] == "analytical"
 
 
+def test_models_lists_the_built_in_networks_and_their_inputs():
+    shown = run("models").stdout
+    assert "yolov8n" in shown
+    assert "data 1,3,640,640" in shown
+    listed = {each["name"]: each["inputs"] for each in json.loads(run("models", "--json").stdout)}
+    assert listed["gpt2_decode"]["past_key0"] == [1, 12, 1023, 64]
+
+
+def test_a_dtype_is_for_built_in_networks():
+    done = run("tune", "resnet18", "--dtype", "float17")
+    assert done.returncode == 2
+    assert done.stderr == "tvm-spm: model 'resnet18': dtype 'float17': did you mean 'float16'?\n"
+
+
 def test_archs_lists_every_preset_with_sources():
     shown = run("archs").stdout
     assert all(name in shown for name in archs())

@@ -72,6 +72,9 @@ def tune(
     params: Annotated[
         Path | None, typer.Option(help="Weights of a .relay file: of relay.save_param_dict, or .npz.")
     ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="Of a built-in model: float32, float16 or bfloat16.", show_default="float32")
+    ] = None,
     max_memory: Annotated[
         str | None,
         typer.Option(
@@ -99,6 +102,7 @@ def tune(
         fusion=fusion,
         shapes=dict(parse_shape(text) for text in shape or []),
         params=params,
+        dtype=dtype,
         max_memory_bytes=None if max_memory is None else parse_bytes(max_memory),
         progress=True,
     )
@@ -199,6 +203,26 @@ def archs(
     table = Table("field", "value", "source", title=one_line(chosen[0].description), title_justify="left")
     for path, value in chosen[0].numbers():
         table.add_row(path, f"{value:,}", one_line(sources.get(path, "not given")))
+    console().print(table)
+
+
+@app.command()
+def models(as_json: JsonOption = False) -> None:
+    """List the built-in networks."""
+    from tvm_spm.frontend.models import BUILT_IN, DTYPES
+
+    listed = [
+        {"name": name, "summary": each.summary, "inputs": {key: list(shape) for key, shape in each.inputs.items()}}
+        for name, each in BUILT_IN.items()
+    ]
+    if as_json:
+        print_text(json.dumps(listed, indent=1))
+        return
+    table = Table("network", "what", "input", title=f"--dtype {' | '.join(DTYPES)}", title_justify="left")
+    for name, each in BUILT_IN.items():
+        first, *more = each.inputs.items()
+        shape = ",".join(str(extent) for extent in first[1])
+        table.add_row(name, each.summary, f"{first[0]} {shape}{f' and {len(more)} more' if more else ''}")
     console().print(table)
 
 

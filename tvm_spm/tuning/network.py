@@ -55,6 +55,7 @@ class NetworkOptions:
         fusion: Whether layers may run as one.
         shapes: Of inputs whose dims the model leaves open.
         params: Weights of a model that is a Relay text.
+        dtype: Of the numbers of a built-in network.
         max_memory_bytes: Of the tensors of the model; the default of ``frontend.load_model`` if None.
         time_limit_s: Until the end of the search, for the result; what stops the work is a ``StopRequest``.
     """
@@ -65,6 +66,7 @@ class NetworkOptions:
     fusion: bool = True
     shapes: StringMapping[str, tuple[int, ...]] | None = None
     params: ParamsLike = None
+    dtype: str | None = None
     max_memory_bytes: int | None = None
     time_limit_s: float | None = None
 
@@ -120,7 +122,11 @@ def _tune_owned(
     with clock.phase("import"):
         extraction = frontend.extract(
             frontend.load_model(
-                mod, shapes=options.shapes, params=options.params, max_memory_bytes=options.max_memory_bytes
+                mod,
+                shapes=options.shapes,
+                params=options.params,
+                dtype=options.dtype,
+                max_memory_bytes=options.max_memory_bytes,
             )
         )
     run = replace(run, log=_open_log(options, arch, run, _name_of(mod), extraction))

@@ -50,6 +50,20 @@ def test_turns_by_hand():
 
 
 @pytest.mark.parametrize("operand", ["I", "W"])
+def test_work_on_the_tile_that_is_loading_is_noticed(operand: str):
+    code = exact_tiles(schedule(prim_func(WORKLOAD), nest(WORKLOAD), MAPPING).mod["main"])
+
+    def load(node: tvm.ir.TensorLoad) -> tvm.ir.TensorLoad:
+        if str(node.source.name) != f"{operand}_global.spm":
+            return node
+        return tirx.BufferLoad(node.source, [1 - node.indices[0], *node.indices[1:]])
+
+    body = tvm_ffi.structural_map(code.body, (tvm.ir.TensorLoad, load), order="post")
+    with pytest.raises(ScheduleError, match=r"uses another buffer than the tile lies in"):
+        program_from_tir(code.with_body(body), nest(WORKLOAD))
+
+
+@pytest.mark.parametrize("operand", ["I", "W"])
 def test_one_buffer_for_two_tiles_in_a_row_is_noticed(operand: str):
     code = exact_tiles(schedule(prim_func(WORKLOAD), nest(WORKLOAD), MAPPING).mod["main"])
     assert program_from_tir(code, nest(WORKLOAD)) == program_of(WORKLOAD, MAPPING)

@@ -147,3 +147,15 @@ def test_odd_extras_compute_the_same(made):
         assert check_timed_is_executed(scheduled, found, mapping) is None, mapping.line()
         result = verify_task(func, scheduled, rng=np.random.default_rng(0), target=target_of("edge-256"))
         assert result.passed, (mapping.line(), str(result))
+
+
+def test_an_extra_read_once_for_every_output_is_noticed():
+    """One tensor along rows and along columns: what a tile reads of it twice is no box that streams by."""
+    data, weight, other = (te.placeholder(s, name=n) for s, n in (((8, 6), "A"), ((8, 6), "W"), ((8,), "R")))
+    total = topi.nn.dense(data, weight)
+    out = te.compute((8, 8), lambda i, j: total[i, j] + other[i] + other[j], name="out")
+    func = te.create_prim_func([data, weight, other, out])
+    found = read_nest(func)
+    mapping = Mapping(spm=found.workload.dims, rf=found.workload.dims)
+    scheduled = schedule(func, found, mapping).mod["main"]
+    assert check_timed_is_executed(scheduled, found, mapping) == "block out: reads extra 0 once for every output"

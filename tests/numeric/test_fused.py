@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import functools
 import random
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import tvm
+import tvm_ffi
 from tvm import tirx
 
 from schedules.group.code import schedule_group
 from schedules.group.program import check_group
+from schedules.group.walk import group_events
 from schedules.host import schedule_for_host
 from tests.numeric.buffers import spm_bytes
 from tests.numeric.fused_groups import NETWORKS, Case, case, sample_group_mapping
@@ -132,6 +135,40 @@ def test_a_difference_is_named():
     assert outcome is not None
     assert "the code does load layer 0 read 0 [0:1 0:6 4:6 0:11]" in outcome
     assert "the mapping says load layer 0 read 0 [0:1 0:6 0:6 0:11]" in outcome
+
+
+def with_stores(func: tirx.PrimFunc, change: Callable[[tirx.AttrStmt], tirx.Stmt]) -> tirx.PrimFunc:
+    """A function whose copies to DRAM are others."""
+
+    def changed(node: tirx.AttrStmt) -> tirx.Stmt:
+        return change(node) if str(node.attr_key) == "spm.store" else node
+
+    return func.with_body(tvm_ffi.structural_map(func.body, (tirx.AttrStmt, changed), order="post"))
+
+
+@pytest.mark.parametrize("name", ["identity shortcut", "grouped"])
+def test_a_store_at_another_place_is_noticed(name: str):
+    made, mapping = known(name)[0], whole(name)
+    func = schedule_group(made.fused, made.group, mapping)
+
+    def moved(node: tirx.BufferStore) -> tirx.BufferStore:
+        first, channel, row, column = node.indices
+        return tirx.BufferStore(node.buffer, node.value, [first, channel, row + 1, column])
+
+    wrong = with_stores(func, lambda node: tvm_ffi.structural_map(node, (tirx.BufferStore, moved), order="post"))
+    assert check_group(func, made.group, mapping) is None
+    assert "the code does store" in check_group(wrong, made.group, mapping)
+
+
+def test_a_store_that_is_missing_is_noticed():
+    made, mapping = known("identity shortcut")[0], whole("identity shortcut")
+    func = schedule_group(made.fused, made.group, mapping)
+    never = tirx.IntImm("bool", 0)
+    wrong = with_stores(func, lambda node: tirx.IfThenElse(never, node, None))
+    events = len(group_events(made.group, mapping)[0])
+    assert check_group(wrong, made.group, mapping) == (
+        f"core 0: the code does {events - 1} things, the mapping says {events}"
+    )
 
 
 def test_a_network_with_groups_runs_as_before():

@@ -210,3 +210,25 @@ def test_a_symbolic_shape_is_refused():
     data, weight = te.placeholder((rows, 4), name="A"), tensor("W", 5, 4)
     nest = read_nest(te.create_prim_func([data, weight, topi.nn.dense(data, weight)]))
     assert nest == Unsupported(reason="tensor A has a symbolic shape", has_macs=False)
+
+
+@pytest.mark.parametrize(("value", "pad_block", "prologue"), [(0.0, "pad", ()), (1.0, None, ("pad",))])
+def test_only_zeros_are_padding(value: float, pad_block: str | None, prologue: tuple[str, ...]):
+    data, weight = tensor("A", 2, 6), tensor("W", 3, 2, 3)
+    c, f = te.reduce_axis((0, 2)), te.reduce_axis((0, 3))
+    padded = topi.nn.pad(data, (0, 1), pad_value=value, name="pad")
+    total = te.compute((3, 6), lambda k, x: te.sum(padded[c, x + f] * weight[k, c, f], axis=[c, f]), name="total")
+    nest = nest_of(data, weight, total)
+    assert (nest.pad_block, nest.prologue) == (pad_block, prologue)
+
+
+def test_what_follows_a_sum_follows_it_element_by_element():
+    data, weight = tensor("A", 4, 4), tensor("W", 4, 4)
+    total, j = topi.nn.dense(data, weight), te.reduce_axis((0, 4))
+    turned = te.compute((4, 4), lambda m, n: total[m, n] + total[n, m], name="turned")
+    assert reason_of(data, weight, turned) == "block turned reads the sum of another element"
+    row = te.compute((4,), lambda m: te.sum(total[m, j], axis=j), name="row")
+    centred = te.compute((4, 4), lambda m, n: total[m, n] - row[m], name="centred")
+    assert reason_of(data, weight, centred) == "block row behind the sum reduces"
+    flat = te.compute((16,), lambda i: total[i // 4, i % 4], name="flat")
+    assert reason_of(data, weight, flat) == "block flat changes the shape (4, 4) to (16,)"

@@ -19,9 +19,10 @@ from tests.numeric.sampled import LAYERS, sample_mapping
 from tvm_spm.arch import load_arch
 from tvm_spm.errors import ScheduleError
 from tvm_spm.frontend.tir.nest import Nest, read_nest
+from tvm_spm.lowering.blocks import placed_blocks
 from tvm_spm.lowering.tiles import exact_tiles
 from tvm_spm.mapping import Mapping
-from tvm_spm.workload import Dims, Operand, Workload
+from tvm_spm.workload import Dims, Epilogue, Operand, Projection, Workload
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -121,6 +122,44 @@ def test_code_without_its_guards_is_noticed(block: str, difference: str):
     scheduled = exact_tiles(schedule(prim_func(WORKLOAD), nest(WORKLOAD), MAPPING).mod["main"])
     with pytest.raises(ScheduleError, match=f"block {block}: {difference}"):
         program_from_tir(changed(scheduled, block, unguarded), nest(WORKLOAD))
+
+
+def test_elements_copied_twice_are_noticed():
+    code = exact_tiles(schedule(prim_func(WORKLOAD), nest(WORKLOAD), MAPPING).mod["main"])
+
+    def in_pairs(realize: s_tir.SBlockRealize) -> s_tir.SBlockRealize:
+        *outer, last = realize.iter_values
+        return s_tir.SBlockRealize([*outer, tirx.floordiv(last, 2) * 2], realize.predicate, realize.block)
+
+    # Of three taps the first is copied twice and the second not at all.
+    with pytest.raises(ScheduleError, match="block W_global.spm: does not copy exactly the tile along axis"):
+        program_from_tir(changed(code, "W_global.spm", in_pairs), nest(WORKLOAD))
+
+
+def test_loops_that_end_too_early_are_noticed():
+    code = exact_tiles(schedule(prim_func(WORKLOAD), nest(WORKLOAD), MAPPING).mod["main"])
+
+    def shorter(loop: tirx.For) -> tirx.For:
+        notes = {key: str(loop.annotations[key]) for key in ("spm.level", "spm.dim") if key in loop.annotations}
+        if notes != {"spm.level": "rf", "spm.dim": "FX"}:
+            return loop
+        return tirx.For(loop.loop_var, loop.min, 2, loop.kind, loop.body, None, loop.annotations)
+
+    body = tvm_ffi.structural_map(code.body, (tirx.For, shorter), order="post")
+    with pytest.raises(ScheduleError, match="block mac: its loops do not cover FX once"):
+        program_from_tir(code.with_body(body), nest(WORKLOAD))
+
+
+def test_an_extra_read_for_sums_that_are_not_complete_is_noticed():
+    product = Workload.matmul(m=8, k=12, n=10, dtype="int8", out_dtype="int32")
+    bias = Projection(axes=(product.O.axes[1],), dtype="int32")
+    workload = replace(product, epilogue=Epilogue(num_ops_per_elem=1, extras=(bias,)))
+    mapping = Mapping(spm=Dims(OX=8, C=4, K=5), rf=Dims(OX=8, C=4, K=5), dram_order=("C", "K"), spill=True)
+    code = exact_tiles(schedule(prim_func(workload), nest(workload), mapping).mod["main"])
+    assert program_from_tir(code, nest(workload)) == program_of(workload, mapping)
+    (name,) = [placed.block.name_hint for placed in placed_blocks(code.body) if placed.copied_operand == "E0"]
+    with pytest.raises(ScheduleError, match="extra 0 of the epilogue is not read once for every tile that leaves"):
+        program_from_tir(changed(code, name, unguarded), nest(workload))
 
 
 def test_copies_in_idle_iterations_are_noticed():

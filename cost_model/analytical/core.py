@@ -28,9 +28,22 @@ from cost_model.analytical.transfers import (
 from tvm_spm.jit import lean, small
 from tvm_spm.space.mapping_batch import NUM_DIMS
 
-CYCLES, PROLOGUE, CHANNEL, ENGINE, PASSES, NUM_TIMES = 0, 1, 2, 3, 4, 5
-"""Columns of a core's times: until its last store, its first loads, all that it holds a DRAM channel, all that keeps
-its DMA engine (longer where the vector unit is slower than the store), and all passes."""
+
+class CoreTimes(NamedTuple):
+    """Cycles of a core on its own.
+
+    Attributes:
+        cycles: Until its last store.
+        channel: It holds a DRAM channel.
+        engine: Its DMA engine is kept, longer where the vector unit is slower than the store.
+        passes: Of all passes.
+    """
+
+    cycles: int
+    channel: int
+    engine: int
+    passes: int
+
 
 MASK, IS_PARTIAL, IS_BEFORE_LAST, CODE, WAYS = 0, 1, 2, 3, 6
 """Columns of a table of states: bits of edge tiles, whether a reduction is beyond its first index, whether one is
@@ -41,8 +54,8 @@ _START, _END = -1, -1
 
 
 @lean
-def core_times(problem: Problem, nest: Nest, first: Ints, extent: Ints, scratch: Scratch, times: Ints) -> None:
-    """Fill ``times`` with those of the core that owns ``extent`` elements from ``first`` on along each dim."""
+def core_times(problem: Problem, nest: Nest, first: Ints, extent: Ints, scratch: Scratch) -> tuple[CoreTimes, int]:
+    """Times of the core that owns ``extent`` elements from ``first`` on along each dim, and of its first loads."""
     loops = scratch.loops[0]
     loops.num_loops, loops.num_masks = 0, 1
     for d in range(NUM_DIMS):
@@ -61,10 +74,9 @@ def core_times(problem: Problem, nest: Nest, first: Ints, extent: Ints, scratch:
         if mask > 0:
             set_edges(loops, mask, extent, nest.tile[HELD])
         fill_pass(problem, nest, loops.size, scratch.loops[1], scratch.steps, scratch.ways, scratch.passes[mask])
-    times[PASSES] = 0
-    times[PROLOGUE] = times[CHANNEL] = times[ENGINE] = scratch.transfers[I, 0] + scratch.transfers[W, 0]
-    times[CYCLES] = problem.launch_cycles + times[PROLOGUE]
-    _add_passes(problem, nest, loops, scratch, times)
+    prologue = scratch.transfers[I, 0] + scratch.transfers[W, 0]
+    times = CoreTimes(problem.launch_cycles + prologue, prologue, prologue, 0)
+    return _with_passes(problem, nest, loops, scratch, times), prologue
 
 
 @small
@@ -143,15 +155,15 @@ def _moves(nest: Nest, tick_in: int, tick_out: int) -> Moves:
 
 
 @small
-def _add_slot(
-    times: Ints,
+def _with_slots(
+    times: CoreTimes,
     transfers: Ints,
     moves: Moves,
     passes: tuple[int, int],
     before: tuple[int, int],
     at: tuple[int, int],
     after: tuple[int, int, int, int],
-) -> None:
+) -> CoreTimes:
     """Add passes, and the transfers beside and behind each, to the times of a core.
 
     Args:
@@ -171,10 +183,18 @@ def _add_slot(
     beside += double[I] * load_i + double[W] * load_w + double[O] * load_o
     behind = (1 - double[I]) * load_i + (1 - double[W]) * load_w + (1 - double[O]) * (load_o + store)
     load = load_i + load_w + load_o
-    times[CYCLES] += weight * (max(cycles, beside) + behind)
-    times[PASSES] += weight * cycles
-    times[ENGINE] += weight * (load + store)
-    times[CHANNEL] += weight * (load + moves.leaves * transfers[O + at[1], at[0]])
+    channel = load + moves.leaves * transfers[O + at[1], at[0]]
+    return CoreTimes(
+        times.cycles + weight * (max(cycles, beside) + behind),
+        times.channel + weight * channel,
+        times.engine + weight * (load + store),
+        times.passes + weight * cycles,
+    )
+
+
+@small
+def _with_last_store(times: CoreTimes, cycles: int) -> CoreTimes:
+    return CoreTimes(times.cycles + cycles, times.channel, times.engine, times.passes)
 
 
 @small
@@ -205,7 +225,7 @@ def _pair(scratch: Scratch, loop: int, num_runs: int, number: int) -> tuple[int,
 
 
 @lean
-def _add_passes(problem: Problem, nest: Nest, loops: Loops, scratch: Scratch, times: Ints) -> None:
+def _with_passes(problem: Problem, nest: Nest, loops: Loops, scratch: Scratch, times: CoreTimes) -> CoreTimes:
     """Add all passes, and the transfers between them, to the times of a core.
 
     What happens around a pass depends on the loop that ticks before it and the one that ticks after it: every loop
@@ -216,9 +236,8 @@ def _add_passes(problem: Problem, nest: Nest, loops: Loops, scratch: Scratch, ti
     ending, starting = scratch.ending, scratch.starting
     if loops.num_loops == 0:
         cycles = pass_cycles(problem, nest, passes[0], _START, _END, 0)
-        _add_slot(times, transfers, _moves(nest, _START, _END), (1, cycles), (0, 0), (0, 1), (0, 0, 0, 0))
-        times[CYCLES] += double_o * transfers[FINAL_ENGINE, 0]
-        return
+        times = _with_slots(times, transfers, _moves(nest, _START, _END), (1, cycles), (0, 0), (0, 1), (0, 0, 0, 0))
+        return _with_last_store(times, double_o * transfers[FINAL_ENGINE, 0])
 
     inner = loops.num_loops - 1
     inner_position, inner_red = loops.position[inner], loops.red[inner]
@@ -234,11 +253,11 @@ def _add_passes(problem: Problem, nest: Nest, loops: Loops, scratch: Scratch, ti
     cycles = pass_cycles(problem, nest, passes[0], _START, inner_position, 0)
     moves = _moves(nest, _START, inner_position)
     after = second_i, second_w, second_o, inner_red
-    _add_slot(times, transfers, moves, (1, cycles), (0, 0), (0, 1 - any_red), after)
+    times = _with_slots(times, transfers, moves, (1, cycles), (0, 0), (0, 1 - any_red), after)
     cycles = pass_cycles(problem, nest, passes[all_edges], inner_position, _END, any_red)
     moves, before = _moves(nest, inner_position, _END), (last_o + before_last_o, 1 - inner_red)
-    _add_slot(times, transfers, moves, (1, cycles), before, (last_o, 1), (0, 0, 0, 0))
-    times[CYCLES] += double_o * transfers[FINAL_ENGINE, last_o]
+    times = _with_slots(times, transfers, moves, (1, cycles), before, (last_o, 1), (0, 0, 0, 0))
+    times = _with_last_store(times, double_o * transfers[FINAL_ENGINE, last_o])
 
     states[0, :] = 0
     states[0, WAYS] = 1
@@ -277,11 +296,13 @@ def _add_passes(problem: Problem, nest: Nest, loops: Loops, scratch: Scratch, ti
                 complete, starts_partial = 1 - (is_before_last | red), is_partial | red
                 cycles = ending[mask | inside_edges, is_partial | beyond_first | inside_red]
                 before, at = (ending_o + before_last_o, complete & (1 - inner_red)), (ending_o, complete)
-                _add_slot(times, transfers, moves_ending, (weight, cycles), before, at, (i, w, o, starts_partial))
+                times = _with_slots(
+                    times, transfers, moves_ending, (weight, cycles), before, at, (i, w, o, starts_partial)
+                )
                 cycles = starting[mask | edge, starts_partial]
                 before, at = at, (o, 1 - (is_before_last | before_last | inside_red))
                 after = i + second_i, w + second_w, o + second_o, starts_partial | inner_red
-                _add_slot(times, transfers, moves_starting, (weight, cycles), before, at, after)
+                times = _with_slots(times, transfers, moves_starting, (weight, cycles), before, at, after)
         if num_runs == 1:
             repeats *= loops.count[loop]
         else:
@@ -303,7 +324,8 @@ def _add_passes(problem: Problem, nest: Nest, loops: Loops, scratch: Scratch, ti
             cycles = ending[states[row, MASK], is_partial]
             i, w, o = states[row, CODE + I] + after_i, states[row, CODE + W] + after_w, states[row, CODE + O] + after_o
             weight = states[row, WAYS] * repeats * pairs
-            _add_slot(times, transfers, moves, (weight, cycles), at, at, (i, w, o, is_partial))
+            times = _with_slots(times, transfers, moves, (weight, cycles), at, at, (i, w, o, is_partial))
+    return times
 
 
 @small

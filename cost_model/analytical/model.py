@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cost_model.analytical.core import CHANNEL, CYCLES, ENGINE, NUM_TIMES, PASSES, PROLOGUE, core_times, mac_cycles
+from cost_model.analytical.core import core_times, mac_cycles
 from cost_model.analytical.energy import NUM_PARTS, energy_pj
 from cost_model.analytical.nest import NEST_FIELDS, SHARE, Nest, build_nest, clipped_range
 from cost_model.analytical.passes import LOOP_FIELDS, MAX_KINDS, PASS_FIELDS, STEP_FIELDS
@@ -172,8 +172,7 @@ def _scratch(workload: Workload, arch: Arch) -> Scratch:
         boxes=np.zeros((3, codes), dtype=np.int64),
         transfers=np.zeros((6, codes), dtype=np.int64),
         states=np.zeros((math.prod(num_runs), 7), dtype=np.int64),
-        places=np.zeros((5, NUM_DIMS), dtype=np.int64),
-        times=np.zeros(NUM_TIMES, dtype=np.int64),
+        places=np.zeros((6, NUM_DIMS), dtype=np.int64),
         counts=np.zeros(NUM_COUNTS, dtype=np.int64),
         parts_pj=np.zeros(NUM_PARTS),
         loops=np.zeros(2, dtype=LOOP_FIELDS),
@@ -189,13 +188,15 @@ def _scratch(workload: Workload, arch: Arch) -> Scratch:
 
 @lean
 def _contended_cycles(problem: Problem, nest: Nest, scratch: Scratch, counts: Ints) -> int:
-    """Cycles until the last core is done, from all kinds of cores; fills the first three ``counts``.
+    """Cycles until the last core is done, from all kinds of cores.
+
+    Fills ``counts`` of passes and engines, and ``places[5]`` with the extents of the core that takes longest.
 
     Cores with a channel each do not wait. Otherwise two waits are likely: all cores ask for their first tiles at once,
     so that the last one starts when the channels have served all of them; and the channels must serve all transfers.
     """
-    places, times = scratch.places, scratch.times
-    first, extent, low, high, at = places[0], places[1], places[2], places[3], places[4]
+    places = scratch.places
+    first, extent, low, high, at, longest = places[0], places[1], places[2], places[3], places[4], places[5]
     # the cores of a dim in [low, high) are alike, the others are kinds of their own
     at[:] = 0
     for d in range(NUM_DIMS):
@@ -211,13 +212,14 @@ def _contended_cycles(problem: Problem, nest: Nest, scratch: Scratch, counts: In
             extent[d] = min(nest.tile[SHARE, d], problem.dims[d] - first[d])
             if low[d] == at[d] and at[d] < high[d]:
                 count *= high[d] - low[d]
-        core_times(problem, nest, first, extent, scratch, times)
-        if times[CYCLES] > slowest:
-            slowest, slowest_prologue = times[CYCLES], times[PROLOGUE]
-            counts[MAC_CYCLES], counts[PASS_CYCLES] = mac_cycles(nest, extent), times[PASSES]
-        counts[ENGINE_CYCLES] += times[ENGINE] * count
-        prologues += times[PROLOGUE] * count
-        held += times[CHANNEL] * count
+        times, prologue = core_times(problem, nest, first, extent, scratch)
+        if times.cycles > slowest:
+            slowest, slowest_prologue, counts[PASS_CYCLES] = times.cycles, prologue, times.passes
+            for d in range(NUM_DIMS):
+                longest[d] = extent[d]
+        counts[ENGINE_CYCLES] += times.engine * count
+        prologues += prologue * count
+        held += times.channel * count
         d = NUM_DIMS - 1
         while d >= 0:
             at[d] = max(at[d] + 1, high[d]) if at[d] == low[d] else at[d] + 1
@@ -250,6 +252,7 @@ def evaluate_rows(
         cost.energy_pj[row] = energy_pj(problem, nest, scratch)
         cost.cycles[row] = _contended_cycles(problem, nest, scratch, counts)
         if len(breakdown.counts) > 0:
+            counts[MAC_CYCLES] = mac_cycles(nest, scratch.places[5])
             for column in range(NUM_PARTS):
                 breakdown.energy_pj[row, column] = parts_pj[column]
             for column in range(NUM_COUNTS):

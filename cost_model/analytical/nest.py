@@ -221,10 +221,11 @@ def clipped_range(problem: Problem, d: int, first: int, extent: int, tile: int) 
 @small
 def levels_outside(nest: Nest, memory: int, operand: int, d: int) -> int:
     """Levels, outermost first, down to the last that has a loop over a dim outside the loads of a memory."""
-    level = memory + 1
-    while level > 0 and nest.outside[memory, level - 1, operand] >> d & 1 == 0:
-        level -= 1
-    return level
+    levels = 0
+    for level in range(memory + 1):
+        if nest.outside[memory, level, operand] >> d & 1:
+            levels = level + 1
+    return levels
 
 
 @small

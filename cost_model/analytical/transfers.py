@@ -40,8 +40,7 @@ class Scratch(NamedTuple):
         boxes: ``(3, codes)``, see ``ELEMS``.
         transfers: ``(6, codes)`` cycles.
         states: ``(states, 7)``, see ``MASK``.
-        places: ``(5, 8)``, for tiles of cores.
-        times: Of one core, see ``core.CYCLES``.
+        places: ``(6, 8)``, for tiles of cores.
         counts: A row of a ``Breakdown``.
         parts_pj: A row of a ``Breakdown``.
         loops: Two records of ``LOOP_FIELDS``: of the core, and of a pass.
@@ -60,7 +59,6 @@ class Scratch(NamedTuple):
     transfers: Ints
     states: Ints
     places: Ints
-    times: Ints
     counts: Ints
     parts_pj: Floats
     loops: NDArray[np.void]

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tvm_spm.arch import Arch
+from tvm_spm.space.tensors import Tensors
 from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Operand, Workload
 
 UNBOUNDED = 0.0
@@ -54,19 +55,11 @@ class WorkloadArrays(NamedTuple):
     def of(cls, workload: Workload) -> WorkloadArrays:
         """Flatten a workload."""
         projections = (workload.I, workload.W, workload.O, *workload.epilogue.extras)
-        axes = [axis for projection in projections for axis in projection.axes]
-        terms = [term for axis in axes for term in axis.terms]
         return cls(
             dims=_ints(workload.dims.as_tuple()),
             is_reduction=np.array([name in REDUCTION_DIMS for name in DIM_NAMES]),
             is_relevant=np.array([[name in p.relevant_dims for name in DIM_NAMES] for p in projections]),
-            elem_bits=_ints([p.elem_bits for p in projections]),
-            axis_start=_starts([len(p.axes) for p in projections]),
-            axis_extent=_ints([axis.extent for axis in axes]),
-            axis_offset=_ints([axis.offset for axis in axes]),
-            term_start=_starts([len(axis.terms) for axis in axes]),
-            term_dim=_ints([DIM_NAMES.index(name) for name, _ in terms]),
-            term_coefficient=_ints([coefficient for _, coefficient in terms]),
+            **Tensors.of(workload)._asdict(),
             out_bits=workload.out_bits,
             num_ops_per_elem=workload.epilogue.num_ops_per_elem,
             macs=workload.macs,
@@ -142,7 +135,3 @@ class ArchArrays(NamedTuple):
 
 def _ints(values: list[int] | tuple[int, ...]) -> NDArray[np.int64]:
     return np.array(values, dtype=np.int64)
-
-
-def _starts(lengths: list[int]) -> NDArray[np.int64]:
-    return np.concatenate(([0], np.cumsum(_ints(lengths)))).astype(np.int64)

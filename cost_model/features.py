@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from tvm_spm.arch import Arch
 from tvm_spm.space.mapping_batch import NO_DIM, MappingBatch
+from tvm_spm.tile import spanned_elems
 from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Operand, Projection, Workload
 
 NO_LOOP_RANK = -1.0
@@ -117,12 +118,10 @@ def _ranks(order: NDArray[np.int8], factors: NDArray[np.float64]) -> NDArray[np.
 
 
 def _tile_elems(projection: Projection, tile: NDArray[np.float64]) -> NDArray[np.float64]:
+    by_dim = dict(zip(DIM_NAMES, tile.T, strict=True))
     elems = np.ones(len(tile))
     for axis in projection.axes:
-        spanned = np.ones(len(tile))
-        for name, coefficient in axis.terms:
-            spanned += coefficient * (tile[:, DIM_NAMES.index(name)] - 1)
-        elems *= spanned
+        elems *= spanned_elems(axis.dims, axis.coefficients, range(len(axis.terms)), by_dim)
     return elems
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping as StringMapping
 from dataclasses import dataclass, replace
 
+from tvm_spm.tile import clip
 from tvm_spm.workload import Axis, Projection, Workload, dtype_bits
 
 Range = tuple[int, int]
@@ -145,9 +146,9 @@ def box_elems(box: Box) -> int:
 
 
 def _axis_range(axis: Axis, loops: StringMapping[str, Range]) -> Range:
-    first = axis.offset + sum(stride * loops[name][0] for name, stride in axis.terms)
-    stop = axis.offset + sum(stride * (loops[name][1] - 1) for name, stride in axis.terms) + 1
-    return max(0, first), min(axis.extent, stop)
+    first = axis.index_at({name: loops[name][0] for name in axis.dims})
+    last = axis.index_at({name: loops[name][1] - 1 for name in axis.dims})
+    return clip(axis.extent, first, last + 1)
 
 
 def retype(graph: LayerGraph, dtype: str) -> LayerGraph:

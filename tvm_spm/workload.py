@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from tvm_spm.errors import WorkloadError
+from tvm_spm.tile import clip, index_at, spanned_elems
 from tvm_spm.units import bits_to_bytes, shown
 
 DIM_NAMES = ("N", "G", "K", "C", "OY", "OX", "FY", "FX")
@@ -107,14 +108,29 @@ class Axis:
     extent: int
     offset: int = 0
 
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """Dim of each term."""
+        return tuple(name for name, _ in self.terms)
+
+    @property
+    def coefficients(self) -> tuple[int, ...]:
+        """Of each term."""
+        return tuple(coefficient for _, coefficient in self.terms)
+
+    def index_at(self, place: dict[str, int]) -> int:
+        """Index at given loop indices; below 0 and from ``extent`` on it is padding."""
+        return self.offset + int(index_at(self.dims, self.coefficients, range(len(self.terms)), place))
+
     def tile_elems(self, tile: Dims) -> int:
         """Elements of this axis that a tile spans, padding and holes of a stride included."""
-        return 1 + sum(coefficient * (tile[name] - 1) for name, coefficient in self.terms)
+        return int(spanned_elems(self.dims, self.coefficients, range(len(self.terms)), tile))
 
     def clipped_elems(self, first: dict[str, int], tile: Dims) -> int:
-        """Elements spanned inside the tensor by the tile that starts at loop indices ``first``."""
-        start = self.offset + sum(coefficient * first.get(name, 0) for name, coefficient in self.terms)
-        return max(0, min(self.extent, start + self.tile_elems(tile)) - max(0, start))
+        """Elements spanned inside the tensor by the tile that starts at loop indices ``first``; 0 if not given."""
+        start = self.index_at({name: first.get(name, 0) for name in self.dims})
+        low, high = clip(self.extent, start, start + self.tile_elems(tile))
+        return max(0, high - low)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

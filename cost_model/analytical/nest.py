@@ -200,18 +200,6 @@ def _place_loops(problem: Problem, batch: MappingBatch, row: int, nest: Nest) ->
 
 
 @small
-def tile_elems(problem: Problem, projection: int, size: Ints) -> int:
-    """Elements of the bounding box of a tile, padding included."""
-    elems = 1
-    for axis in range(problem.axis_start[projection], problem.axis_start[projection + 1]):
-        along = 1
-        for term in range(problem.term_start[axis], problem.term_start[axis + 1]):
-            along += problem.term_coefficient[term] * (size[problem.term_dim[term]] - 1)
-        elems *= along
-    return elems
-
-
-@small
 def clipped_range(problem: Problem, d: int, first: int, extent: int, tile: int) -> tuple[int, int]:
     """[low, high): the full tiles of a part of dim ``d`` that stay inside all tensors wherever the other dims are."""
     low = ceil_div(max(0, problem.clip_low[d] - first), tile)

@@ -13,7 +13,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cost_model.analytical.nest import ARRAY, CORE, PE, PIECE, Nest, floor_div, tile_elems
+from cost_model.analytical.nest import ARRAY, CORE, PE, PIECE, Nest, floor_div
+from tvm_spm.space.tensors import tile_elems
 from cost_model.analytical.problem import Ints, O, Problem
 from cost_model.arrays import UNBOUNDED
 from tvm_spm.jit import lean, small

@@ -16,6 +16,7 @@ from cost_model.analytical.passes import Loops
 from cost_model.analytical.problem import WHOLE, Floats, Ints, O, Problem
 from cost_model.transfer import transfer
 from tvm_spm.jit import lean, small
+from tvm_spm.space.tensors import elems_inside
 
 FINAL, SPILL_ENGINE, FINAL_ENGINE = 3, 4, 5
 """Rows of transfers after those of I, W and partial O: a final store, and how long stores keep the DMA engine."""
@@ -129,9 +130,7 @@ def _combine_axis(
                 spans[SPAN, kind * num + row] = spans[SPAN, row] + span
         num *= loops.num_kinds[loop]
     for row in range(num):
-        start = spans[START, row]
-        inside = min(problem.axis_extent[axis], start + spans[SPAN, row]) - max(0, start)
-        spans[SPAN, row] = max(0, inside)
+        spans[SPAN, row] = elems_inside(problem.axis_extent[axis], spans[START, row], spans[SPAN, row])
     return num
 
 

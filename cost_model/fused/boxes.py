@@ -16,6 +16,7 @@ from cost_model.fused.flat import (
 from cost_model.fused.state import Machine
 from cost_model.transfer import transfer
 from tvm_spm.jit import lean
+from tvm_spm.space.tensors import clip
 
 FAR = 1 << 40
 """Beyond every index."""
@@ -67,7 +68,7 @@ def out_box(flat: FlatGroup, layer: int, loops: Ints, box: Ints) -> None:
     """The part of the output that loops write."""
     for axis in range(flat.layer[layer, RANK]):
         low, high = axis_range(flat.out_axes[layer, axis], loops)
-        box[axis, 0], box[axis, 1] = max(0, low), min(flat.shape[layer, axis], high)
+        box[axis, 0], box[axis, 1] = clip(flat.shape[layer, axis], low, high)
 
 
 @lean
@@ -78,7 +79,8 @@ def read_box(flat: FlatGroup, read: int, loops: Ints, box: Ints) -> None:
         first, stop = FAR, -FAR
         for place in range(flat.read[read, FIRST_ACCESS], flat.read[read, STOP_ACCESS]):
             low, high = axis_range(flat.access[place, axis], loops)
-            first, stop = min(first, max(0, low)), max(stop, min(flat.shape[slot, axis], high))
+            low, high = clip(flat.shape[slot, axis], low, high)
+            first, stop = min(first, low), max(stop, high)
         box[axis, 0], box[axis, 1] = first, stop
 
 

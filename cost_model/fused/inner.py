@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cost_model.analytical.nest import tile_elems
+from tvm_spm.space.tensors import tile_elems
 from cost_model.analytical.problem import O, Problem
 from cost_model.fused.energy import CROSS_PJ, DELIVER_PJ, MAC_PJ
 from cost_model.fused.flat import Ints

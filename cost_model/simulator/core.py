@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from cost_model.simulator.passes import load, look_at, store, work
-from cost_model.simulator.state import BUSY_CYCLES, Core, Ledger, Nest, O, Problem, Tensors
+from cost_model.simulator.state import BUSY_CYCLES, Core, Ledger, Nest, O, Problem
 from tvm_spm.jit import kernel, part
+from tvm_spm.space.tensors import Tensors
 
 
 @kernel

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from cost_model.simulator.state import Ints, Problem, Tensors
+from cost_model.simulator.state import Ints, Problem
 from cost_model.transfer import transfer
 from tvm_spm.jit import kernel
+from tvm_spm.space.tensors import Tensors, inside_elems
 
 
 @kernel
@@ -21,21 +22,15 @@ def move(
         first: First loop index per dim.
         tile: Elements per dim.
     """
-    axes = tensors.axes
     elems, bursts, is_split = 1, 1, False
-    for axis in range(tensors.spans[projection, 1] - 1, tensors.spans[projection, 0] - 1, -1):
-        extent, start, span = axes[axis, 0], axes[axis, 1], 1
-        for term in range(3, 3 + 2 * axes[axis, 2], 2):
-            d, coefficient = axes[axis, term], axes[axis, term + 1]
-            start += coefficient * first[d]
-            span += coefficient * (tile[d] - 1)
-        inside = min(extent, start + span) - max(0, start)
-        if inside <= 0:
+    for axis in range(tensors.axis_start[projection + 1] - 1, tensors.axis_start[projection] - 1, -1):
+        inside = inside_elems(tensors, axis, first, tile)
+        if inside == 0:
             return 0, 0, 0
         elems *= inside
         if is_split:
             bursts *= inside
-        elif inside < extent:
+        elif inside < tensors.axis_extent[axis]:
             is_split = True
     cycles, moved_bits = transfer(
         elems, bursts, elem_bits, problem.burst_bits, problem.burst_startup_cycles, problem.dma_bytes_per_cycle

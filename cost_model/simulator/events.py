@@ -15,11 +15,11 @@ from cost_model.simulator.state import (
     Ledger,
     Nest,
     Problem,
-    Tensors,
 )
 from cost_model.simulator.undisturbed import run_undisturbed
 from tvm_spm.jit import entry, part
 from tvm_spm.space.mapping_batch import NUM_DIMS, MappingBatch
+from tvm_spm.space.tensors import Tensors
 
 CYCLES, MAC_CYCLES, PASS_CYCLES_SUM, TOTALS, COUNTS = 0, 1, 2, 3, 3 + TOTAL_FIELDS
 """Columns of a result: cycles, MAC and pass cycles of the core that finishes last, totals, and summed pass records."""

@@ -31,15 +31,14 @@ from cost_model.simulator.state import (
     MOVED,
     NEST_FIELDS,
     UNUSED_BITS,
-    Tensors,
     pack_problem,
-    pack_tensors,
 )
 from cost_model.vector import vector_cost
 from tvm_spm.arch import Arch
 from tvm_spm.cost import Cost, Energy
 from tvm_spm.mapping import Mapping
 from tvm_spm.space.mapping_batch import encode
+from tvm_spm.space.tensors import Tensors
 from tvm_spm.workload import REDUCTION_DIMS, Operand, VectorWork, Workload
 
 MODEL_NAME = "simulator"
@@ -148,7 +147,7 @@ def _run(
 @lru_cache(maxsize=32)
 def _pack(workload: Workload, arch: Arch) -> tuple[NDArray[np.void], Tensors]:
     arrays = WorkloadArrays.of(workload)
-    return pack_problem(arrays, ArchArrays.of(arch)), pack_tensors(arrays)
+    return pack_problem(arrays, ArchArrays.of(arch)), Tensors.of(workload)
 
 
 def _counts(result: list[int], extra_elems: list[int]) -> EventCounts:

@@ -13,10 +13,10 @@ from cost_model.simulator.state import (
     Ledger,
     Nest,
     Problem,
-    Tensors,
 )
 from tvm_spm.jit import kernel, part
 from tvm_spm.space.mapping_batch import NUM_DIMS, MappingBatch
+from tvm_spm.space.tensors import Tensors
 
 
 @part
@@ -69,7 +69,7 @@ def open_ledger(problem: Problem, tensors: Tensors, nest: Nest) -> Ledger:
         np.empty((num_kinds, PASS_FIELDS), dtype=np.int64),
         np.zeros(num_kinds, dtype=np.int64),
         np.zeros(TOTAL_FIELDS, dtype=np.int64),
-        np.zeros(len(tensors.spans) - FIRST_EXTRA, dtype=np.int64),
+        np.zeros(len(tensors.elem_bits) - FIRST_EXTRA, dtype=np.int64),
     )
 
 

@@ -17,10 +17,10 @@ from cost_model.simulator.state import (
     Nest,
     O,
     Problem,
-    Tensors,
 )
 from tvm_spm.jit import kernel
 from tvm_spm.space.mapping_batch import NUM_DIMS
+from tvm_spm.space.tensors import Tensors
 
 
 @kernel
@@ -57,7 +57,7 @@ def load(problem: Problem, tensors: Tensors, nest: Nest, core: Core, ledger: Led
     for operand in range(3):
         core.loads[operand] = 0
         if core.moved <= nest.spm_position[operand] and (operand != O or core.is_first_sum == 0):
-            elem_bits = tensors.spans[operand, 2]
+            elem_bits = tensors.elem_bits[operand]
             cycles, elems, moved_bits = move(problem, tensors, operand, elem_bits, core.first, core.tile)
             core.loads[operand] = cycles
             ledger.totals[MOVED + operand] += core.repeats * elems
@@ -103,7 +103,7 @@ def store(problem: Problem, tensors: Tensors, nest: Nest, core: Core, ledger: Le
     if core.moves > nest.spm_position[O]:
         return
     totals = ledger.totals
-    elem_bits = problem.out_bits if core.is_last_sum else tensors.spans[O, 2]
+    elem_bits = problem.out_bits if core.is_last_sum else tensors.elem_bits[O]
     cycles, elems, moved_bits = move(problem, tensors, O, elem_bits, core.first, core.tile)
     _count_bits(ledger, O, core.repeats, elems * elem_bits, moved_bits)
     core.store[0] = core.store[1] = cycles
@@ -111,8 +111,8 @@ def store(problem: Problem, tensors: Tensors, nest: Nest, core: Core, ledger: Le
         totals[MOVED + O] += core.repeats * elems
         return
     totals[FINAL_ELEMS] += core.repeats * elems
-    for projection in range(FIRST_EXTRA, len(tensors.spans)):
-        elem_bits = tensors.spans[projection, 2]
+    for projection in range(FIRST_EXTRA, len(tensors.elem_bits)):
+        elem_bits = tensors.elem_bits[projection]
         more, streamed, moved_bits = move(problem, tensors, projection, elem_bits, core.first, core.tile)
         core.store[0] += more
         ledger.extra_elems[projection - FIRST_EXTRA] += core.repeats * streamed

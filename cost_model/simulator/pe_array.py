@@ -12,9 +12,10 @@ import math
 import numpy as np
 
 from cost_model.arrays import UNBOUNDED
-from cost_model.simulator.state import I, Ints, Nest, O, Odometer, Problem, Tensors, W
+from cost_model.simulator.state import I, Ints, Nest, O, Odometer, Problem, W
 from tvm_spm.jit import kernel, part
 from tvm_spm.space.mapping_batch import NUM_DIMS
+from tvm_spm.space.tensors import Tensors, tile_elems
 
 LOADS_I, LOADS_W, READS_O, O_LEAVES = 1, 2, 4, 8
 """What happens at the edges of a pass: RF loads before its first step, O read back then, O gone after its last."""
@@ -81,18 +82,6 @@ def _loops_of(nest: Nest, tile: Ints) -> Odometer:
     return Odometer(num_loops, num_kinds, dim, count, np.zeros(NUM_DIMS, np.int64), edge_bit, position)
 
 
-@kernel
-def _tile_elems(tensors: Tensors, projection: int, size: Ints) -> int:
-    """Elements of the bounding box of a tile, padding included."""
-    elems = 1
-    for axis in range(tensors.spans[projection, 0], tensors.spans[projection, 1]):
-        along = 1
-        for term in range(3, 3 + 2 * tensors.axes[axis, 2], 2):
-            along += tensors.axes[axis, term + 1] * (size[tensors.axes[axis, term]] - 1)
-        elems *= along
-    return elems
-
-
 @part
 def _step_table(problem: Problem, tensors: Tensors, nest: Nest, tile: Ints, odometer: Odometer) -> Ints:
     """One record per combination of loops that are at their smaller last tile."""
@@ -109,13 +98,13 @@ def _step_table(problem: Problem, tensors: Tensors, nest: Nest, tile: Ints, odom
             macs *= min(nest.rf[d], size[d])
         steps[kind, _MACS] = macs
         for operand in range(3):
-            elems = _tile_elems(tensors, operand, size)
+            elems = tile_elems(tensors, operand, size)
             steps[kind, _IN_CYCLES + operand] = math.ceil(elems / problem.noc_elems_per_cycle)
             steps[kind, _ELEMS + operand] = elems
             steps[kind, _HEARD + operand] = (
                 elems if operand == O else _heard_elems(problem, tensors, operand, nest.rf, size)
             )
-            steps[kind, _BYTES + operand] = (elems * tensors.spans[operand, 2] + 7) >> 3
+            steps[kind, _BYTES + operand] = (elems * tensors.elem_bits[operand] + 7) >> 3
         steps[kind, _OUT_CYCLES] = steps[kind, _IN_CYCLES + O] + nest.hop_cycles
     return steps
 
@@ -127,14 +116,14 @@ def _heard_elems(problem: Problem, tensors: Tensors, operand: int, rf: Ints, siz
     for d in range(NUM_DIMS):
         if not problem.is_relevant[operand, d]:
             heard *= -(-size[d] // rf[d])
-    for axis in range(tensors.spans[operand, 0], tensors.spans[operand, 1]):
+    for axis in range(tensors.axis_start[operand], tensors.axis_start[operand + 1]):
         active = 1
-        for term in range(3, 3 + 2 * tensors.axes[axis, 2], 2):
-            d = tensors.axes[axis, term]
+        for term in range(tensors.term_start[axis], tensors.term_start[axis + 1]):
+            d = tensors.term_dim[term]
             active *= -(-size[d] // rf[d])
         elems = active
-        for term in range(3, 3 + 2 * tensors.axes[axis, 2], 2):
-            d, coefficient = tensors.axes[axis, term], tensors.axes[axis, term + 1]
+        for term in range(tensors.term_start[axis], tensors.term_start[axis + 1]):
+            d, coefficient = tensors.term_dim[term], tensors.term_coefficient[term]
             along = -(-size[d] // rf[d])
             # the pieces along d, less one element each, hold size - along elements together
             elems += coefficient * (size[d] - along) * (active // along)

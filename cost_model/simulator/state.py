@@ -74,18 +74,6 @@ PROBLEM_FIELDS = np.dtype(
 )
 
 
-class Tensors(NamedTuple):
-    """Projections ``I W O`` and the extras of the epilogue.
-
-    Attributes:
-        spans: Per projection: first axis, one beyond the last axis, bits of an element.
-        axes: Per axis, outermost first: extent, offset, number of terms, then dim and coefficient of each term.
-    """
-
-    spans: Ints
-    axes: Ints
-
-
 class Nest(Protocol):
     """A record of ``NEST_FIELDS``: one mapping, ready to walk.
 
@@ -252,16 +240,3 @@ def pack_problem(workload: WorkloadArrays, arch: ArchArrays) -> NDArray[np.void]
     for field, value in numbers.items():
         problem[field] = value
     return problem
-
-
-def pack_tensors(workload: WorkloadArrays) -> Tensors:
-    """The same projections as two tables."""
-    num_axes, num_terms = len(workload.axis_extent), np.diff(workload.term_start)
-    axes = np.zeros((num_axes, 3 + 2 * int(num_terms.max())), dtype=np.int64)
-    axes[:, 0], axes[:, 1], axes[:, 2] = workload.axis_extent, workload.axis_offset, num_terms
-    for axis, start in enumerate(workload.term_start[:-1]):
-        for term in range(int(num_terms[axis])):
-            axes[axis, 3 + 2 * term] = workload.term_dim[start + term]
-            axes[axis, 4 + 2 * term] = workload.term_coefficient[start + term]
-    spans = np.stack([workload.axis_start[:-1], workload.axis_start[1:], workload.elem_bits], axis=1)
-    return Tensors(spans=spans.astype(np.int64), axes=axes)

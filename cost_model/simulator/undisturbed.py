@@ -9,9 +9,10 @@ from __future__ import annotations
 import numpy as np
 
 from cost_model.simulator.passes import load, look_at, store, work
-from cost_model.simulator.state import BUSY_CYCLES, Core, Ints, Ledger, Nest, O, Problem, Tensors
+from cost_model.simulator.state import BUSY_CYCLES, Core, Ints, Ledger, Nest, O, Problem
 from tvm_spm.jit import kernel, part
 from tvm_spm.space.mapping_batch import NUM_DIMS
+from tvm_spm.space.tensors import Tensors
 
 
 @part
@@ -96,21 +97,21 @@ def _alike(tensors: Tensors, nest: Nest, core: Core, loop: int) -> tuple[int, in
     """First and last of the iterations of a DRAM loop that are alike; (-1, -1) if no two are."""
     d, count = nest.loops[loop], core.loop_count[loop]
     inside_first, inside_end = 0, core.chunk[d] // nest.spm[d]
-    for axis in range(len(tensors.axes)):
-        coefficient, low, high = 0, tensors.axes[axis, 1], tensors.axes[axis, 1]
-        for term in range(3, 3 + 2 * tensors.axes[axis, 2], 2):
-            other = tensors.axes[axis, term]
+    for axis in range(len(tensors.axis_extent)):
+        coefficient, low, high = 0, tensors.axis_offset[axis], tensors.axis_offset[axis]
+        for term in range(tensors.term_start[axis], tensors.term_start[axis + 1]):
+            other = tensors.term_dim[term]
             if other == d:
-                coefficient = tensors.axes[axis, term + 1]
+                coefficient = tensors.term_coefficient[term]
             else:
-                low += tensors.axes[axis, term + 1] * core.chunk_first[other]
-                high += tensors.axes[axis, term + 1] * (core.chunk_first[other] + core.chunk[other] - 1)
+                low += tensors.term_coefficient[term] * core.chunk_first[other]
+                high += tensors.term_coefficient[term] * (core.chunk_first[other] + core.chunk[other] - 1)
         if coefficient == 0:
             continue
         while inside_first < inside_end and low + coefficient * (core.chunk_first[d] + inside_first * nest.spm[d]) < 0:
             inside_first += 1
         while inside_end > inside_first and (
-            high + coefficient * (core.chunk_first[d] + inside_end * nest.spm[d] - 1) >= tensors.axes[axis, 0]
+            high + coefficient * (core.chunk_first[d] + inside_end * nest.spm[d] - 1) >= tensors.axis_extent[axis]
         ):
             inside_end -= 1
     first, last = inside_first + 1, min(inside_end, count) - 2

@@ -39,7 +39,15 @@ ROOMS = (
     # base
     ("tvm_spm.arguments", "tvm_spm.durable", "tvm_spm.input_file", "tvm_spm.progress"),
     ("tvm_spm.objective",),
-    ("tvm_spm.errors", "tvm_spm.interrupt", "tvm_spm.jit", "tvm_spm.terminal", "tvm_spm.transfer", "tvm_spm.units"),
+    (
+        "tvm_spm.errors",
+        "tvm_spm.interrupt",
+        "tvm_spm.jit",
+        "tvm_spm.terminal",
+        "tvm_spm.tile",
+        "tvm_spm.transfer",
+        "tvm_spm.units",
+    ),
 )
 
 # The same inside a package: its modules and folders, highest first.
@@ -66,8 +74,8 @@ INSIDE = {
     ),
     "tvm_spm.space": (
         ("mapspace",), ("rows",), ("conflict", "count", "default", "repair"), ("knobs",),
-        ("case", "constraints_batch", "legality_batch"),
-        ("constraints", "countable", "estimate", "legality", "mapping_batch", "tiles"),
+        ("case", "constraints_batch", "estimate", "legality_batch"),
+        ("constraints", "countable", "legality", "mapping_batch", "tensors", "tiles"),
     ),
     "tvm_spm.lowering": (("target",), ("tiles",), ("double",), ("host", "partial"), ("blocks", "root_block")),
 }  # fmt: skip

@@ -8,7 +8,6 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tvm_spm.exact.boxes import tile_elems
 from tvm_spm.exact.pass_time import (
     ALL_RF,
     COMPUTE,
@@ -30,6 +29,7 @@ from tvm_spm.exact.unrollings import divisors_of
 from tvm_spm.jit import entry, kernel, lean
 from tvm_spm.space.constraints_batch import ANY_BUFFERS
 from tvm_spm.space.mapping_batch import NUM_DIMS
+from tvm_spm.space.tensors import tile_elems
 from tvm_spm.units import ceil_div
 from tvm_spm.workload import Workload
 

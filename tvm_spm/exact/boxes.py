@@ -1,33 +1,9 @@
-"""Extents of tiles on the axes of a tensor (compiled; see ``Axis.tile_elems`` and ``Axis.clipped_elems``)."""
+"""Tiles that the border of a tensor cuts nowhere (compiled)."""
 
 from __future__ import annotations
 
 from cost_model.arrays import WorkloadArrays
-from tvm_spm.exact.pass_time import Ints
 from tvm_spm.jit import lean
-
-
-@lean
-def tile_elems(workload: WorkloadArrays, projection: int, tile: Ints) -> int:
-    """Elements of the bounding box of a tile, padding included."""
-    elems = 1
-    for axis in range(workload.axis_start[projection], workload.axis_start[projection + 1]):
-        span = 1
-        for term in range(workload.term_start[axis], workload.term_start[axis + 1]):
-            span += workload.term_coefficient[term] * (tile[workload.term_dim[term]] - 1)
-        elems *= span
-    return elems
-
-
-@lean
-def inside_elems(workload: WorkloadArrays, axis: int, first: Ints, tile: Ints) -> int:
-    """Elements inside the tensor that a tile spans on one axis."""
-    start, span = workload.axis_offset[axis], 1
-    for term in range(workload.term_start[axis], workload.term_start[axis + 1]):
-        d = workload.term_dim[term]
-        start += workload.term_coefficient[term] * first[d]
-        span += workload.term_coefficient[term] * (tile[d] - 1)
-    return max(0, min(workload.axis_extent[axis], start + span) - max(0, start))
 
 
 @lean

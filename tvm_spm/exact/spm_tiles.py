@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cost_model.transfer import transfer
-from tvm_spm.exact.boxes import inside_elems
 from tvm_spm.exact.pass_time import I, Ints, O, W
 from tvm_spm.exact.problem import Problem
 from tvm_spm.exact.timeline import store_cycles, tensor_cycles, transfer_cycles
 from tvm_spm.jit import entry, kernel, lean, part
 from tvm_spm.space.legality_batch import fits_spm
 from tvm_spm.space.mapping_batch import NUM_DIMS
+from tvm_spm.space.tensors import inside_elems
 
 KEEPS_I, KEEPS_W = 0, 1
 """Columns of the floors: orders whose innermost DRAM loops leave I, or W, in SPM. Every order is under one of them."""

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from cost_model.arrays import ArchArrays, WorkloadArrays
 from cost_model.transfer import transfer
-from tvm_spm.exact.boxes import inside_elems, unclipped_tiles
+from tvm_spm.exact.boxes import unclipped_tiles
 from tvm_spm.exact.pass_time import Ints, O
 from tvm_spm.jit import kernel, lean
 from tvm_spm.space.mapping_batch import NUM_DIMS
+from tvm_spm.space.tensors import inside_elems
 
 WEIGHT, FLAGS, BESIDE, BEHIND = 0, 1, 2, 3
 """Rows of a table. Flags: I, W enter before the pass; outputs are partial sums; outputs leave after it."""

@@ -11,6 +11,7 @@ from tvm_spm.arch import Arch
 from tvm_spm.jit import entry, kernel
 from tvm_spm.rejection import REASONS
 from tvm_spm.space.mapping_batch import NO_DIM, NUM_DIMS, MappingBatch
+from tvm_spm.space.tensors import Tensors, axis_elems
 from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Operand, Workload
 
 HUGE_ELEMS = 1 << 44
@@ -20,14 +21,13 @@ HUGE_ELEMS = 1 << 44
 class Limits(NamedTuple):
     """One workload on one arch as arrays: what the rules compare a mapping with.
 
-    Per-dim arrays follow ``DIM_NAMES``, per-operand arrays ``I W O``; ``coefficients`` is (operand, axis, dim).
+    Per-dim arrays follow ``DIM_NAMES``, per-operand arrays ``I W O``.
     """
 
     extents: NDArray[np.int64]
     is_reduction: NDArray[np.bool_]
     is_output: NDArray[np.bool_]
-    coefficients: NDArray[np.int64]
-    num_axes: NDArray[np.int64]
+    tensors: Tensors
     spm_bits: NDArray[np.int64]
     rf_bits: NDArray[np.int64]
     spm_bytes: NDArray[np.int64]
@@ -41,19 +41,12 @@ class Limits(NamedTuple):
 
 def limits_of(workload: Workload, arch: Arch) -> Limits:
     """The arrays for one workload on one arch."""
-    projections = [workload.projection(operand) for operand in Operand]
-    coefficients = np.zeros((len(projections), max(1, *(len(p.axes) for p in projections)), NUM_DIMS), dtype=np.int64)
-    for row, projection in enumerate(projections):
-        for col, axis in enumerate(projection.axes):
-            for name, coefficient in axis.terms:
-                coefficients[row, col, DIM_NAMES.index(name)] = coefficient
-    rf_bits = [projection.elem_bits for projection in projections]
+    rf_bits = [workload.projection(operand).elem_bits for operand in Operand]
     return Limits(
         extents=np.array(workload.dims.as_tuple(), dtype=np.int64),
         is_reduction=np.array([name in REDUCTION_DIMS for name in DIM_NAMES]),
         is_output=np.array([name in workload.O.relevant_dims for name in DIM_NAMES]),
-        coefficients=coefficients,
-        num_axes=np.array([len(projection.axes) for projection in projections], dtype=np.int64),
+        tensors=Tensors.of(workload),
         spm_bits=np.array([rf_bits[0], rf_bits[1], max(rf_bits[2], workload.out_bits)], dtype=np.int64),
         rf_bits=np.array(rf_bits, dtype=np.int64),
         spm_bytes=np.array([arch.levels.SPM.capacity_of(operand) for operand in Operand], dtype=np.int64),
@@ -85,13 +78,11 @@ def count_reasons(codes: NDArray[np.int8]) -> dict[str, int]:
 
 
 @kernel
-def tile_elems(limits: Limits, operand: int, tile: NDArray[np.int64]) -> int:
-    """Elements of the bounding box of one operand's tile, at most ``HUGE_ELEMS``."""
-    elems = 1
-    for axis in range(limits.num_axes[operand]):
-        spanned = 1
-        for d in range(NUM_DIMS):
-            spanned += limits.coefficients[operand, axis, d] * (tile[d] - 1)
+def _capped_elems(limits: Limits, operand: int, tile: NDArray[np.int64]) -> int:
+    """``tile_elems`` of a tile of any size, at most ``HUGE_ELEMS``."""
+    tensors, elems = limits.tensors, 1
+    for axis in range(tensors.axis_start[operand], tensors.axis_start[operand + 1]):
+        spanned = axis_elems(tensors, axis, tile)
         if spanned > HUGE_ELEMS // elems:
             return HUGE_ELEMS
         elems *= spanned
@@ -103,7 +94,7 @@ def fits_spm(limits: Limits, tile: NDArray[np.int64], doubled: int) -> bool:
     """Whether the tiles of all operands and their second buffers fit the scratchpad."""
     total = 0
     for operand in range(3):
-        tile_bytes = (tile_elems(limits, operand, tile) * limits.spm_bits[operand] + 7) // 8
+        tile_bytes = (_capped_elems(limits, operand, tile) * limits.spm_bits[operand] + 7) // 8
         needed = (1 + (doubled >> operand & 1)) * (-(-tile_bytes // limits.bank_bytes) * limits.bank_bytes)
         if limits.is_split and needed > limits.spm_bytes[operand]:
             return False
@@ -116,7 +107,7 @@ def fits_rf(limits: Limits, tile: NDArray[np.int64], doubled: int) -> bool:
     """Whether the tiles of all operands and their second buffers fit one PE."""
     total = 0
     for operand in range(3):
-        tile_bytes = (tile_elems(limits, operand, tile) * limits.rf_bits[operand] + 7) // 8
+        tile_bytes = (_capped_elems(limits, operand, tile) * limits.rf_bits[operand] + 7) // 8
         total += (1 + (doubled >> operand & 1)) * tile_bytes
     return total <= limits.rf_bytes
 

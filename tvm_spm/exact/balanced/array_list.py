@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 
 from tvm_spm.exact.balanced.arrays import allowed_buffers, bound_array, fitting_buffers
 from tvm_spm.exact.balanced.tables import ARRAY_FIELDS, LEAST_TIME, Tables
-from tvm_spm.exact.boxes import tile_elems
 from tvm_spm.exact.pass_time import NONE, I, Ints, O, W
 from tvm_spm.exact.problem import Problem
 from tvm_spm.jit import entry, lean
 from tvm_spm.space.mapping_batch import NUM_DIMS
+from tvm_spm.space.tensors import tile_elems
 
 BALANCED_ARRAY_FIELDS = np.dtype(
     [

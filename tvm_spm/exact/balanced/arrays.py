@@ -20,13 +20,13 @@ from tvm_spm.exact.balanced.tables import (
     MOST_STEPS,
     Tables,
 )
-from tvm_spm.exact.boxes import tile_elems
 from tvm_spm.exact.pass_time import ALL_RF, NONE, I, Ints, O, W
 from tvm_spm.exact.problem import Problem
 from tvm_spm.exact.spm_tiles import objective_of
 from tvm_spm.jit import lean
 from tvm_spm.space.constraints_batch import ANY_BUFFERS
 from tvm_spm.space.mapping_batch import NUM_DIMS
+from tvm_spm.space.tensors import tile_elems
 
 
 @lean

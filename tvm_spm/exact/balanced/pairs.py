@@ -26,13 +26,13 @@ from tvm_spm.exact.balanced.tables import (
     TIME,
     Tables,
 )
-from tvm_spm.exact.boxes import tile_elems
 from tvm_spm.exact.finish import SINGLE_STEP
 from tvm_spm.exact.pass_time import NONE, Ints, O
 from tvm_spm.exact.problem import Problem
 from tvm_spm.exact.spm_tiles import objective_of
 from tvm_spm.jit import kernel, lean
 from tvm_spm.space.mapping_batch import NUM_DIMS
+from tvm_spm.space.tensors import tile_elems
 
 Floats = NDArray[np.float64]
 

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cost_model.transfer import transfer
-from tvm_spm.exact.boxes import inside_elems
 from tvm_spm.exact.pass_time import Ints, O
 from tvm_spm.exact.problem import Problem
 from tvm_spm.jit import entry, kernel, lean
 from tvm_spm.space.constraints_batch import DRAM, RF, SPM, Rules
 from tvm_spm.space.mapping_batch import NUM_DIMS
+from tvm_spm.space.tensors import inside_elems
 from tvm_spm.space.tiles import num_tiles, tile_at
 
 PASSES, ALL_TILES = 0, 1

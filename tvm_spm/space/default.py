@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tvm_spm.arch import Arch
 from tvm_spm.mapping import Mapping
 from tvm_spm.space import legality
-from tvm_spm.space.estimate import rough_cycles
+from tvm_spm.space.estimate import Orders, rough_cycles
 from tvm_spm.space.knobs import Knobs
+from tvm_spm.space.legality_batch import check_rows
+from tvm_spm.space.mapping_batch import MappingBatch, concat, decode, encode
 from tvm_spm.space.tiles import snap_factor, snap_rf, snap_tile, tile_above
 from tvm_spm.units import ceil_div
 from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Dims, Operand, Workload
@@ -35,9 +41,30 @@ _BUFFERINGS = (
 """(SPM, RF) double buffers, the first that fits the smallest tiles is taken."""
 
 
+def _all_orders() -> tuple[Orders, Orders]:
+    """Pairs of orders (DRAM, SPM) that keep outputs in SPM until they are finished, each (1, pairs, dims)."""
+    dram, spm = [], []
+    for first, second in (GROUPS[:2], GROUPS[1::-1]):
+        for groups in itertools.permutations(GROUPS):
+            dram.append([DIM_NAMES.index(name) for name in ("N", "G", *first, *second, *GROUPS[2])])
+            spm.append([DIM_NAMES.index(name) for name in ("N", "G", *itertools.chain(*groups))])
+    return np.array([dram], dtype=np.int8), np.array([spm], dtype=np.int8)
+
+
+_DRAM_ORDERS, _SPM_ORDERS = _all_orders()
+
+Larger = Callable[[Knobs, MappingBatch], Iterator[MappingBatch]]
+"""Mappings with one tile larger than those of a batch of one."""
+
+
 def smallest_mapping(workload: Workload) -> Mapping:
     """One element at a time and single buffers: if this does not fit, nothing does."""
-    return next(_ordered(workload, Mapping()))
+    return _in_first_order(workload, Mapping())
+
+
+def _in_first_order(workload: Workload, mapping: Mapping) -> Mapping:
+    dram, spm = (tuple(DIM_NAMES[d] for d in orders[0, 0]) for orders in (_DRAM_ORDERS, _SPM_ORDERS))
+    return replace(mapping, dram_order=dram, spm_order=spm).canonical(workload)
 
 
 def default_mapping(workload: Workload, arch: Arch, knobs: Knobs) -> Mapping | None:
@@ -52,15 +79,20 @@ def default_mapping(workload: Workload, arch: Arch, knobs: Knobs) -> Mapping | N
         A legal mapping that keeps its outputs in SPM until they are finished; ``None`` if not even one element of
         each operand fits.
     """
-    found = []
-    for rows_first, cols_first in UNROLLINGS:
-        start = _double_buffered(workload, arch, _unrolled(workload, arch, knobs, rows_first, cols_first))
-        if start is not None:
-            found.append(_grow(workload, arch, knobs, start))
+    starts = [
+        _double_buffered(workload, arch, _unrolled(workload, arch, knobs, rows_first, cols_first))
+        for rows_first, cols_first in UNROLLINGS
+    ]
+    found = [start for start in starts if start is not None]
     if not found:
-        start = _double_buffered(workload, arch, smallest_mapping(workload))
-        return None if start is None else _grow(workload, arch, knobs, start)
-    return min(found, key=lambda mapping: rough_cycles(workload, arch, mapping))
+        smallest = _double_buffered(workload, arch, smallest_mapping(workload))
+        if smallest is None:
+            return None
+        found = [smallest]
+    growth = _Growth(workload, arch, knobs, encode(found))
+    growth.enlarge(_larger_spm)
+    growth.enlarge(_larger_rf)
+    return growth.best().canonical(workload)
 
 
 def _double_buffered(workload: Workload, arch: Arch, mapping: Mapping) -> Mapping | None:
@@ -69,19 +101,6 @@ def _double_buffered(workload: Workload, arch: Arch, mapping: Mapping) -> Mappin
         if legality.check(workload, arch, buffered) is None:
             return buffered
     return None
-
-
-def _ordered(workload: Workload, mapping: Mapping) -> Iterator[Mapping]:
-    """The mapping with each order of the groups that keeps outputs in SPM until they are finished."""
-    dram, inner = mapping.dram_factors(workload.dims), mapping.spm_factors()
-    seen = set()
-    for first, second in (GROUPS[:2], GROUPS[1::-1]):
-        for groups in itertools.permutations(GROUPS):
-            dram_order = tuple(d for d in ("N", "G", *first, *second, *GROUPS[2]) if dram[d] > 1)
-            spm_order = tuple(d for d in ("N", "G", *itertools.chain(*groups)) if inner[d] > 1)
-            if (dram_order, spm_order) not in seen:
-                seen.add((dram_order, spm_order))
-                yield replace(mapping, dram_order=dram_order, spm_order=spm_order)
 
 
 def _fill(extents: Dims, dims: list[str], available: int, *, perfect: bool) -> Dims:
@@ -109,46 +128,80 @@ def _unrolled(
     for name in DIM_NAMES:
         num_pes = rows[name] * cols[name]
         tiles.append(int(snap_tile(share[name], num_pes, num_pes, knobs.perfect)))
-    return next(_ordered(workload, Mapping(cores=cores, spm=Dims.of(tiles), rows=rows, cols=cols)))
+    return _in_first_order(workload, Mapping(cores=cores, spm=Dims.of(tiles), rows=rows, cols=cols))
 
 
-def _grow(workload: Workload, arch: Arch, knobs: Knobs, mapping: Mapping) -> Mapping:
-    """Enlarge the SPM tile and then the RF tile until nothing more fits."""
+class _Growth:
+    """Some mappings that grow side by side, each one tile at a time."""
 
-    def better(candidates: Iterator[Mapping]) -> Mapping | None:
-        legal = [m for m in candidates if legality.check(workload, arch, m) is None]
-        ordered = [candidate for larger in legal for candidate in _ordered(workload, larger)]
-        return min(ordered, key=lambda candidate: rough_cycles(workload, arch, candidate), default=None)
+    def __init__(self, workload: Workload, arch: Arch, knobs: Knobs, start: MappingBatch) -> None:
+        self._workload, self._arch, self._knobs = workload, arch, knobs
+        self._best = start
+        self._cycles = self._price(start, (start.dram_order[:, None], start.spm_order[:, None]))[:, 0]
 
-    grown: Callable[[Workload, Knobs, Mapping], Iterator[Mapping]]
-    for grown in (_larger_spm, _larger_rf):
-        best = mapping
-        while (larger := better(grown(workload, knobs, mapping))) is not None:
-            mapping = larger
-            if rough_cycles(workload, arch, mapping) <= rough_cycles(workload, arch, best):
-                best = mapping
-        mapping = best
-    return mapping
+    def best(self) -> Mapping:
+        """The one with the fewest cycles; of equal ones the first."""
+        return decode(self._best, int(np.argmin(self._cycles)))
+
+    def enlarge(self, larger: Larger) -> None:
+        """Take the larger tile with the fewest cycles until none fits; what had the fewest on the way stays."""
+        now = [self._best.take(slice(row, row + 1)) for row in range(self._best.num_mappings)]
+        best, growing = list(now), set(range(len(now)))
+        while growing:
+            choices = [(row, choice) for row in sorted(growing) for choice in larger(self._knobs, now[row])]
+            growing = set()
+            if not choices:
+                break
+            batch = concat([choice for _, choice in choices])
+            legal = np.flatnonzero(check_rows(self._knobs.limits, batch) == 0)
+            cycles = self._price(batch.take(legal), (_DRAM_ORDERS, _SPM_ORDERS))
+            owners = np.array([row for row, _ in choices])[legal]
+            for row in set(owners.tolist()):
+                own = np.flatnonzero(owners == row)
+                chosen, order = divmod(int(np.argmin(cycles[own])), cycles.shape[1])
+                now[row] = batch.take(legal[own[chosen : chosen + 1]])._replace(
+                    dram_order=_DRAM_ORDERS[:, order], spm_order=_SPM_ORDERS[:, order]
+                )
+                growing.add(row)
+                if cycles[own[chosen], order] <= self._cycles[row]:
+                    best[row], self._cycles[row] = now[row], cycles[own[chosen], order]
+        self._best = concat(best)
+
+    def _price(self, batch: MappingBatch, orders: tuple[Orders, Orders]) -> NDArray[np.float64]:
+        return rough_cycles(self._workload, self._arch, batch, orders)
 
 
-def _larger_spm(workload: Workload, knobs: Knobs, mapping: Mapping) -> Iterator[Mapping]:
-    share = mapping.core_tile(workload.dims)
-    for name in DIM_NAMES:
-        num_pes, tile = mapping.rows[name] * mapping.cols[name], mapping.spm[name]
-        larger = int(snap_tile(share[name], 2 * tile, num_pes, knobs.perfect))
-        if larger <= tile:
-            larger = int(tile_above(share[name], tile, num_pes, knobs.perfect))
+@functools.lru_cache(maxsize=4096)
+def _next_spm(share: int, tile: int, num_pes: int, perfect: bool) -> int:
+    """About twice an SPM tile, or the next larger one."""
+    larger = int(snap_tile(share, 2 * tile, num_pes, perfect))
+    return larger if larger > tile else int(tile_above(share, tile, num_pes, perfect))
+
+
+@functools.lru_cache(maxsize=4096)
+def _next_rf(spm: int, tile: int, num_pes: int, perfect: bool) -> int:
+    """About twice an RF tile, or the next larger one."""
+    larger = int(snap_rf(spm, num_pes, 2 * tile, perfect))
+    if larger > tile:
+        return larger
+    return int(snap_rf(spm, num_pes, int(tile_above(ceil_div(spm, num_pes), tile, 1, perfect)), perfect))
+
+
+def _larger_spm(knobs: Knobs, one: MappingBatch) -> Iterator[MappingBatch]:
+    for d, extent in enumerate(knobs.limits.extents.tolist()):
+        cores, num_pes, tile = int(one.cores[0, d]), int(one.rows[0, d] * one.cols[0, d]), int(one.spm[0, d])
+        larger = _next_spm(ceil_div(extent, cores), tile, num_pes, knobs.perfect)
         if larger > tile:
-            rf = mapping.rf.with_dim(name, int(snap_rf(larger, num_pes, mapping.rf[name], knobs.perfect)))
-            yield next(_ordered(workload, replace(mapping, spm=mapping.spm.with_dim(name, larger), rf=rf)))
+            spm, rf = one.spm.copy(), one.rf.copy()
+            spm[0, d], rf[0, d] = larger, snap_rf(larger, num_pes, int(rf[0, d]), knobs.perfect)
+            yield one._replace(spm=spm, rf=rf, dram_order=_DRAM_ORDERS[:, 0], spm_order=_SPM_ORDERS[:, 0])
 
 
-def _larger_rf(workload: Workload, knobs: Knobs, mapping: Mapping) -> Iterator[Mapping]:
-    for name in DIM_NAMES:
-        num_pes, tile = mapping.rows[name] * mapping.cols[name], mapping.rf[name]
-        larger = int(snap_rf(mapping.spm[name], num_pes, 2 * tile, knobs.perfect))
-        if larger <= tile:
-            above = tile_above(ceil_div(mapping.spm[name], num_pes), tile, 1, knobs.perfect)
-            larger = int(snap_rf(mapping.spm[name], num_pes, int(above), knobs.perfect))
+def _larger_rf(knobs: Knobs, one: MappingBatch) -> Iterator[MappingBatch]:
+    for d in range(len(DIM_NAMES)):
+        num_pes, tile = int(one.rows[0, d] * one.cols[0, d]), int(one.rf[0, d])
+        larger = _next_rf(int(one.spm[0, d]), tile, num_pes, knobs.perfect)
         if larger > tile:
-            yield next(_ordered(workload, replace(mapping, rf=mapping.rf.with_dim(name, larger))))
+            rf = one.rf.copy()
+            rf[0, d] = larger
+            yield one._replace(rf=rf, dram_order=_DRAM_ORDERS[:, 0], spm_order=_SPM_ORDERS[:, 0])

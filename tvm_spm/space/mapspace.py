@@ -248,9 +248,14 @@ class MapSpace:
         found = self._legal_points(concat([moved, self.sample(rng, _NUM_DRAWN)])) | {least}
         best = least
         for _ in range(_NUM_IMPROVEMENTS):
-            best = min(sorted(found, key=str), key=lambda m: rough_cycles(self.workload, self.arch, m))
+            best = self._fastest(sorted(found, key=str))
             found = {best} | self._legal_points(self.mutate(encode([best] * _NUM_DRAWN), rng))
         return best
+
+    def _fastest(self, mappings: list[Mapping]) -> Mapping:
+        batch = encode(mappings)
+        orders = batch.dram_order[:, None], batch.spm_order[:, None]
+        return mappings[int(np.argmin(rough_cycles(self.workload, self.arch, batch, orders)))]
 
     def _legal_points(self, batch: MappingBatch) -> set[Mapping]:
         return {decode(batch, int(row)) for row in np.flatnonzero(self.check(batch) == 0)}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping as StringMapping
 from dataclasses import dataclass, replace
 
-from tvm_spm.tile import clip
 from tvm_spm.workload import Axis, Projection, Workload, dtype_bits
 
 Range = tuple[int, int]
@@ -146,9 +145,10 @@ def box_elems(box: Box) -> int:
 
 
 def _axis_range(axis: Axis, loops: StringMapping[str, Range]) -> Range:
-    first = axis.index_at({name: loops[name][0] for name in axis.dims})
-    last = axis.index_at({name: loops[name][1] - 1 for name in axis.dims})
-    return clip(axis.extent, first, last + 1)
+    return axis.range_inside(
+        {name: loops[name][0] for name in axis.dims},
+        {name: loops[name][1] - loops[name][0] for name in axis.dims},
+    )
 
 
 def retype(graph: LayerGraph, dtype: str) -> LayerGraph:

@@ -27,19 +27,21 @@ def spanned_elems(dims: Any, coefficients: Any, terms: Iterable[int], tile: Any)
     return elems
 
 
-def index_at(dims: Any, coefficients: Any, terms: Iterable[int], place: Any) -> Any:
-    """Index on an axis at given loop indices, its offset left out.
+def span_at(dims: Any, coefficients: Any, terms: Iterable[int], first: Any, tile: Any) -> tuple[int, int]:
+    """(first index on the axis, its offset left out, and ``spanned_elems``) of a tile at given loop indices.
 
     Args:
         dims: Dim of each term.
         coefficients: Of each term.
         terms: Those of the axis.
-        place: Loop index per dim.
+        first: First loop index per dim.
+        tile: Elements per dim.
     """
-    index = 0
+    index, elems = 0, 1
     for term in terms:
-        index = index + coefficients[term] * place[dims[term]]
-    return index
+        index += coefficients[term] * first[dims[term]]
+        elems += coefficients[term] * (tile[dims[term]] - 1)
+    return index, elems
 
 
 def clip(extent: int, first: int, stop: int) -> tuple[int, int]:

@@ -2,166 +2,28 @@
 
 from __future__ import annotations
 
-import enum
-import math
-import re
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from tvm_spm.axes import (
+    DIM_NAMES,
+    MAX_DIM,
+    MAX_ELEM_BITS,
+    MAX_EXTENT,
+    MAX_MACS,
+    REDUCTION_DIMS,
+    Axis,
+    Dims,
+    Operand,
+    Projection,
+    Window,
+    check_axis,
+    dtype_bits,
+    grouped_axis,
+    require_positive,
+    sliding_axis,
+)
 from tvm_spm.errors import WorkloadError
-from tvm_spm.tile import clip, index_at, spanned_elems
-from tvm_spm.units import bits_to_bytes, shown
-
-DIM_NAMES = ("N", "G", "K", "C", "OY", "OX", "FY", "FX")
-"""Loop dims in canonical order. ``G`` counts independent groups; all three operands depend on it."""
-
-REDUCTION_DIMS = ("C", "FY", "FX")
-"""Dims that are summed over; the output does not depend on them."""
-
-MAX_DIM = 2**31 - 1
-"""Largest extent, tile or factor that a ``Dims`` holds, so that products of two fit 64 bits."""
-
-MAX_EXTENT = 2**24
-"""Largest extent of a loop dim of a ``Workload``: the searches keep tables of that length."""
-
-MAX_MACS = 2**50
-"""Most multiply-accumulates of one ``Workload``, and most elements of one of its tensors."""
-
-MAX_ELEM_BITS = 128
-"""Widest element."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dims:
-    """One positive integer per loop dim; used for extents, tiles and factors alike."""
-
-    N: int = 1
-    G: int = 1
-    K: int = 1
-    C: int = 1
-    OY: int = 1
-    OX: int = 1
-    FY: int = 1
-    FX: int = 1
-
-    def __post_init__(self) -> None:
-        for name in DIM_NAMES:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise WorkloadError(f"dim {name} = {shown(value)}: must be an integer >= 1")
-            if value > MAX_DIM:
-                raise WorkloadError(f"dim {name} = {shown(value)}: must be <= {MAX_DIM:,}")
-
-    def __getitem__(self, name: str) -> int:
-        if name not in DIM_NAMES:
-            raise KeyError(name)
-        return int(getattr(self, name))
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.as_tuple())
-
-    def as_tuple(self) -> tuple[int, ...]:
-        """Values in the order of ``DIM_NAMES``."""
-        return tuple(int(getattr(self, name)) for name in DIM_NAMES)
-
-    def as_dict(self) -> dict[str, int]:
-        """The seven dims of a plain convolution, and ``G`` only where it is not 1."""
-        return {name: self[name] for name in DIM_NAMES if name != "G" or self.G != 1}
-
-    @classmethod
-    def of(cls, values: Iterator[int] | list[int] | tuple[int, ...]) -> Dims:
-        """Dims from values in the order of ``DIM_NAMES``."""
-        return cls(**{name: int(value) for name, value in zip(DIM_NAMES, values, strict=True)})
-
-    def combine(self, other: Dims, operation: Callable[[int, int], int]) -> Dims:
-        """Apply ``operation`` dim by dim."""
-        return Dims.of([operation(a, b) for a, b in zip(self, other, strict=True)])
-
-    def product(self) -> int:
-        """Product over all dims."""
-        return math.prod(self.as_tuple())
-
-    def with_dim(self, name: str, value: int) -> Dims:
-        """A copy with one dim changed."""
-        return replace(self, **{name: value})
-
-    def __str__(self) -> str:
-        return " ".join(f"{name}={self[name]}" for name in DIM_NAMES if self[name] != 1) or "1"
-
-
-class Operand(enum.Enum):
-    """The three tensors of a multiply-accumulate nest: input, weight, output."""
-
-    I = 0  # noqa: E741 (the field's own letter)
-    W = 1
-    O = 2  # noqa: E741 (the field's own letter)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Axis:
-    """One axis of a tensor: ``index = offset + sum(coefficient * loop dim)``.
-
-    ``offset`` is minus the padding in front; indices outside ``0 <= index < extent`` are padding.
-    """
-
-    terms: tuple[tuple[str, int], ...]
-    extent: int
-    offset: int = 0
-
-    @property
-    def dims(self) -> tuple[str, ...]:
-        """Dim of each term."""
-        return tuple(name for name, _ in self.terms)
-
-    @property
-    def coefficients(self) -> tuple[int, ...]:
-        """Of each term."""
-        return tuple(coefficient for _, coefficient in self.terms)
-
-    def index_at(self, place: dict[str, int]) -> int:
-        """Index at given loop indices; below 0 and from ``extent`` on it is padding."""
-        return self.offset + int(index_at(self.dims, self.coefficients, range(len(self.terms)), place))
-
-    def tile_elems(self, tile: Dims) -> int:
-        """Elements of this axis that a tile spans, padding and holes of a stride included."""
-        return int(spanned_elems(self.dims, self.coefficients, range(len(self.terms)), tile))
-
-    def clipped_elems(self, first: dict[str, int], tile: Dims) -> int:
-        """Elements spanned inside the tensor by the tile that starts at loop indices ``first``; 0 if not given."""
-        start = self.index_at({name: first.get(name, 0) for name in self.dims})
-        low, high = clip(self.extent, start, start + self.tile_elems(tile))
-        return max(0, high - low)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Projection:
-    """How loop dims index one tensor; axes are in DRAM order, outermost first."""
-
-    axes: tuple[Axis, ...]
-    dtype: str
-
-    @property
-    def elem_bits(self) -> int:
-        """Width of one element."""
-        return dtype_bits(self.dtype)
-
-    @property
-    def relevant_dims(self) -> tuple[str, ...]:
-        """Dims the tensor depends on, in canonical order."""
-        used = {name for axis in self.axes for name, _ in axis.terms}
-        return tuple(name for name in DIM_NAMES if name in used)
-
-    def tile_elems(self, tile: Dims) -> int:
-        """Elements of the bounding box of a tile, padding included."""
-        return math.prod(axis.tile_elems(tile) for axis in self.axes)
-
-    def tile_bytes(self, tile: Dims) -> int:
-        """Bytes of the bounding box of a tile, padding included."""
-        return bits_to_bytes(self.tile_elems(tile) * self.elem_bits)
-
-    def tensor_elems(self) -> int:
-        """Elements of the tensor in DRAM, padding excluded."""
-        return math.prod(axis.extent for axis in self.axes)
+from tvm_spm.units import shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +57,7 @@ class Workload:
                 if seen & names:
                     raise WorkloadError(f"operand {operand.name}: dim {sorted(seen & names)[0]} indexes two axes")
                 seen |= names
-                _check_axis(f"operand {operand.name}", axis)
+                check_axis(f"operand {operand.name}", axis)
         for dtype in (*(self.projection(operand).dtype for operand in Operand), self.out_dtype):
             dtype_bits(dtype)
         for name in DIM_NAMES:
@@ -286,7 +148,7 @@ class Workload:
                 input is smaller than the outputs need.
         """
         for name, value in {"N": N, "K": K, "C": C, "OY": OY, "OX": OX, "FY": FY, "FX": FX, "groups": groups}.items():
-            _require_positive(f"conv2d: {name}", value)
+            require_positive(f"conv2d: {name}", value)
         for name, channels in (("K", K), ("C", C)):
             if channels % groups:
                 raise WorkloadError(f"conv2d: groups = {groups} does not divide {name} = {channels}")
@@ -296,11 +158,11 @@ class Workload:
         dilation_y, dilation_x = _pair("conv2d: dilation", dilation, 1)
         top, left, bottom, right = _padding(padding)
         k_group, c_group = K // groups, C // groups
-        rows = _input_axis("OY", OY, "FY", FY, stride_y, dilation_y, top, bottom, IY)
-        cols = _input_axis("OX", OX, "FX", FX, stride_x, dilation_x, left, right, IX)
+        rows = sliding_axis("OY", "FY", Window(OY, FY, stride_y, dilation_y, top, bottom), IY)
+        cols = sliding_axis("OX", "FX", Window(OX, FX, stride_x, dilation_x, left, right), IX)
         batch = Axis(terms=(("N", 1),), extent=N)
-        channel_in = _grouped_axis(groups, "C", c_group)
-        channel_out = _grouped_axis(groups, "K", k_group)
+        channel_in = grouped_axis(groups, "C", c_group)
+        channel_out = grouped_axis(groups, "K", k_group)
         filter_in = Axis(terms=(("C", 1),), extent=c_group)
         filter_y, filter_x = Axis(terms=(("FY", 1),), extent=FY), Axis(terms=(("FX", 1),), extent=FX)
         out_y, out_x = Axis(terms=(("OY", 1),), extent=OY), Axis(terms=(("OX", 1),), extent=OX)
@@ -349,7 +211,7 @@ class Workload:
             WorkloadError: An extent is not a positive integer.
         """
         for name, value in {"m": m, "k": k, "n": n, "batch": batch}.items():
-            _require_positive(f"matmul: {name}", value)
+            require_positive(f"matmul: {name}", value)
         outer = (Axis(terms=(("G", 1),), extent=batch),) if batch > 1 else ()
         row, inner, col = (Axis(terms=((d, 1),), extent=e) for d, e in (("OX", m), ("C", k), ("K", n)))
         accumulate = dtype if out_dtype is None else out_dtype
@@ -416,42 +278,6 @@ class TaskGraph:
     host_calls: tuple[HostCall, ...] = ()
 
 
-def dtype_bits(dtype: str) -> int:
-    """Width of a TVM dtype name such as ``int8`` or ``float32``.
-
-    Raises:
-        WorkloadError: The name is not a scalar type with a width.
-    """
-    if dtype == "bool":
-        return 8
-    match = re.fullmatch(r"(?:int|uint|float|bfloat)([0-9]{1,3})", dtype)
-    if match is None or not 1 <= int(match[1]) <= MAX_ELEM_BITS:
-        raise WorkloadError(
-            f"dtype {shown(dtype)}: expected a name like 'int8', 'int16', 'float16' or 'float32' "
-            f"of at most {MAX_ELEM_BITS} bits"
-        )
-    return int(match[1])
-
-
-def _check_axis(what: str, axis: Axis) -> None:
-    if axis.extent < 1:
-        raise WorkloadError(f"{what}: axis extent {shown(axis.extent)}: must be >= 1")
-    for name, value in (
-        ("extent", axis.extent),
-        ("offset", abs(axis.offset)),
-        *((f"step of {dim}", step) for dim, step in axis.terms),
-    ):
-        if value > MAX_DIM:
-            raise WorkloadError(f"{what}: axis {name} {shown(value)}: must be <= {MAX_DIM:,}")
-
-
-def _require_positive(what: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise WorkloadError(f"{what} = {shown(value)}: must be an integer >= 1")
-    if value > MAX_DIM:
-        raise WorkloadError(f"{what} = {shown(value)}: must be <= {MAX_DIM:,}")
-
-
 def _pair(what: str, value: int | tuple[int, ...], least: int) -> tuple[int, int]:
     pair = (value, value) if isinstance(value, int) else tuple(value)
     if len(pair) != 2 or not all(isinstance(v, int) and least <= v <= MAX_DIM for v in pair):
@@ -470,31 +296,12 @@ def _padding(value: int | tuple[int, ...]) -> tuple[int, int, int, int]:
     return sides[0], sides[1], sides[2], sides[3]
 
 
-def _grouped_axis(groups: int, inner: str, inner_extent: int) -> Axis:
-    terms: tuple[tuple[str, int], ...] = ((inner, 1),)
-    if groups > 1:
-        terms = (("G", inner_extent),) if inner_extent == 1 else (("G", inner_extent), (inner, 1))
-    return Axis(terms=terms, extent=groups * inner_extent)
-
-
-def _input_axis(
-    out: str, outputs: int, filt: str, taps: int, stride: int, dilation: int, before: int, after: int, given: int | None
-) -> Axis:
-    spanned = (outputs - 1) * stride + (taps - 1) * dilation + 1
-    name = "I" + out[1]
-    extent = max(1, spanned - before - after) if given is None else given
-    _require_positive(f"conv2d: {name}", extent)
-    if extent + before + after < spanned:
-        raise WorkloadError(
-            f"conv2d: {name} = {extent} with padding {before} + {after}: needs >= {spanned} padded elements for "
-            f"{out} = {outputs} at stride {stride} with {taps} taps; "
-            f"{out} <= {max(0, (extent + before + after - (taps - 1) * dilation - 1) // stride + 1)} fits"
-        )
-    return Axis(terms=((out, stride), (filt, dilation)), extent=extent, offset=-before)
-
-
 __all__ = [
     "DIM_NAMES",
+    "MAX_DIM",
+    "MAX_ELEM_BITS",
+    "MAX_EXTENT",
+    "MAX_MACS",
     "REDUCTION_DIMS",
     "Axis",
     "Dims",

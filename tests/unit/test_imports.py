@@ -36,6 +36,7 @@ ROOMS = (
     ("tvm_spm.graph", "tvm_spm.mapping"),
     ("tvm_spm.arch", "tvm_spm.rejection"),
     ("tvm_spm.workload",),
+    ("tvm_spm.axes",),
     # base
     ("tvm_spm.arguments", "tvm_spm.durable", "tvm_spm.input_file", "tvm_spm.progress"),
     ("tvm_spm.objective",),

@@ -72,7 +72,7 @@ class Tensors(NamedTuple):
 clip = small(rule.clip)
 """What of indices lies inside a tensor: ``(extent, first, stop)``."""
 
-_spanned_elems, _index_at = small(rule.spanned_elems), small(rule.index_at)
+_spanned_elems, _span_at = small(rule.spanned_elems), small(rule.span_at)
 
 
 @small
@@ -106,9 +106,8 @@ def tile_elems(tensors: Indexing, projection: int, tile: Ints) -> int:
 @lean
 def inside_elems(tensors: Indexing, axis: int, first: Ints, tile: Ints) -> int:
     """Elements of one axis inside the tensor that a tile spans which starts at loop indices ``first``."""
-    terms = terms_of(tensors, axis)
-    start = tensors.axis_offset[axis] + _index_at(tensors.term_dim, tensors.term_coefficient, terms, first)
-    return elems_inside(tensors.axis_extent[axis], start, axis_elems(tensors, axis, tile))
+    start, elems = _span_at(tensors.term_dim, tensors.term_coefficient, terms_of(tensors, axis), first, tile)
+    return elems_inside(tensors.axis_extent[axis], tensors.axis_offset[axis] + start, elems)
 
 
 def _ints(values: list[int]) -> Ints:

@@ -70,6 +70,11 @@ def part(function: Function) -> Function:
     return _compiled(function, _nrt=True, inline="always")
 
 
+def lean_part(function: Function) -> Function:
+    """A part of a lean kernel."""
+    return _compiled(function, _nrt=False, inline="always")
+
+
 def is_on_disk(function: Callable[..., Any]) -> bool:
     """Whether machine code of an entry point is there for the sources as they are."""
     cache: Any = cast(Any, function)._cache

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from tvm_spm.arch import Arch
 from tvm_spm.errors import SpmError
-from tvm_spm.jit import entry, kernel
+from tvm_spm.jit import entry, lean
 from tvm_spm.mapping import Mapping
 from tvm_spm.rejection import Rejection
 from tvm_spm.space import legality
 from tvm_spm.space.constraints import Constraint, Constraints
 from tvm_spm.space.constraints_batch import ANY_BUFFERS, COLS, CORES, DRAM, RF, ROWS, SPM
-from tvm_spm.space.knobs import Knobs, bound_rf, bound_tile, enforce_order, may_split
+from tvm_spm.space.knobs import Knobs, bound_rf, bound_tile, enforce_order, may_split, new_scratch
 from tvm_spm.space.mapping_batch import NUM_DIMS
 from tvm_spm.space.tiles import snap_factor, snap_tile, tile_above
 from tvm_spm.units import ceil_div
@@ -188,37 +188,46 @@ def _ordered(knobs: Knobs, loops: list[str], level: int) -> tuple[str, ...]:
     loops = sorted(loops, key=lambda name: name in REDUCTION_DIMS)
     order = np.full(NUM_DIMS, -1, dtype=np.int8)
     order[: len(loops)] = [DIM_NAMES.index(name) for name in loops]
-    enforce_order(knobs.rules.outside[level], knobs.limits.is_reduction, False, order, len(loops))
+    enforce_order(knobs.rules.outside[level], knobs.limits.is_reduction, False, order, len(loops), new_scratch())
     return tuple(DIM_NAMES[d] for d in order[: len(loops)])
 
 
 def _least_choices(knobs: Knobs, d: int) -> list[tuple[int, ...]]:
     """(cores, SPM tile, rows, cols, RF tile) of one dim that no other choice beats in everything that is scarce."""
-    found = np.empty((_MAX_CHOICES, _NUM_CRITERIA), dtype=np.int64)
-    num = _fill_least_choices(knobs, d, found)
+    found = np.ones((_MAX_CHOICES + 1, _NUM_CRITERIA), dtype=np.int64)
+    num = _fill_least_choices(knobs, d, found[:-1], found[-1])
     return [tuple(int(value) for value in row[:5]) for row in found[:num]]
 
 
-@kernel
+@lean
+def _is_least(choice: NDArray[np.int64], other: NDArray[np.int64]) -> bool:
+    for criterion in range(_NUM_CRITERIA):
+        if choice[criterion] > other[criterion]:
+            return False
+    return True
+
+
+@lean
 def _add_choice(found: NDArray[np.int64], num: int, choice: NDArray[np.int64]) -> int:
     for i in range(num):
-        if (found[i] <= choice).all():
+        if _is_least(found[i], choice):
             return num
     kept = 0
     for i in range(num):
-        if not (choice <= found[i]).all():
-            found[kept] = found[i]
+        if not _is_least(choice, found[i]):
+            for criterion in range(_NUM_CRITERIA):
+                found[kept, criterion] = found[i, criterion]
             kept += 1
-    found[kept] = choice
+    for criterion in range(_NUM_CRITERIA):
+        found[kept, criterion] = choice[criterion]
     return kept + 1
 
 
-@kernel
-def _fill_choices(knobs: Knobs, d: int, found: NDArray[np.int64]) -> int:
+@entry
+def _fill_least_choices(knobs: Knobs, d: int, found: NDArray[np.int64], choice: NDArray[np.int64]) -> int:
     """The sixth column is whether the dim loops at DRAM: an order may be impossible for two such loops."""
     rules, limits = knobs.rules, knobs.limits
     extent = limits.extents[d]
-    choice = np.ones(_NUM_CRITERIA, dtype=np.int64)
     num = 0
     if not knobs.is_bound[d]:
         choice[5] = extent > 1
@@ -234,7 +243,8 @@ def _fill_choices(knobs: Knobs, d: int, found: NDArray[np.int64]) -> int:
                 tile = bound_tile(rules, d, core_tile, rows * cols, 1, knobs.perfect)
                 while tile > 0:
                     rf = bound_rf(rules, d, tile, rows * cols, 1, knobs.perfect)
-                    choice[:] = (cores, tile, rows, cols, rf, int(tile < core_tile))
+                    choice[0], choice[1], choice[2], choice[3] = cores, tile, rows, cols
+                    choice[4], choice[5] = rf, int(tile < core_tile)
                     num = _add_choice(found, num, choice)
                     above = tile
                     tile = 0
@@ -247,8 +257,3 @@ def _fill_choices(knobs: Knobs, d: int, found: NDArray[np.int64]) -> int:
             if not knobs.is_bound[d]:
                 break
     return num
-
-
-@entry
-def _fill_least_choices(knobs: Knobs, d: int, found: NDArray[np.int64]) -> int:
-    return _fill_choices(knobs, d, found)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tvm_spm.jit import entry, kernel
+from tvm_spm.jit import entry, lean
 from tvm_spm.space.constraints import BUFFER_LEVELS, FACTOR_LEVELS, LOOP_LEVELS, UNLIMITED, Bound, Constraints
 from tvm_spm.space.mapping_batch import NO_DIM, NUM_DIMS, MappingBatch
 from tvm_spm.workload import DIM_NAMES, Workload
@@ -63,11 +63,12 @@ def allows_batch(constraints: Constraints, workload: Workload, batch: MappingBat
 def allows_rows(rules: Rules, batch: MappingBatch) -> NDArray[np.bool_]:
     """``allows_batch`` for callers that keep the ``Rules``."""
     allowed = np.empty(batch.num_mappings, dtype=np.bool_)
-    _allows_rows(rules, batch, allowed)
+    loops, numbers = np.empty((2, NUM_DIMS), dtype=np.bool_), np.empty(len(FACTOR_LEVELS), dtype=np.int64)
+    _allows_rows(rules, batch, loops, numbers, allowed)
     return allowed
 
 
-@kernel
+@lean
 def _is_ordered(outside: NDArray[np.bool_], order: NDArray[np.int8], is_loop: NDArray[np.bool_]) -> bool:
     for i in range(NUM_DIMS):
         if order[i] == NO_DIM:
@@ -78,9 +79,8 @@ def _is_ordered(outside: NDArray[np.bool_], order: NDArray[np.int8], is_loop: ND
     return True
 
 
-@kernel
-def _allows(rules: Rules, batch: MappingBatch, row: int, loops: NDArray[np.bool_]) -> bool:
-    numbers = np.empty(6, dtype=np.int64)
+@lean
+def _allows(rules: Rules, batch: MappingBatch, row: int, loops: NDArray[np.bool_], numbers: NDArray[np.int64]) -> bool:
     for d in range(NUM_DIMS):
         numbers[CORES], numbers[SPM], numbers[RF] = batch.cores[row, d], batch.spm[row, d], batch.rf[row, d]
         numbers[ROWS], numbers[COLS] = batch.rows[row, d], batch.cols[row, d]
@@ -101,7 +101,12 @@ def _allows(rules: Rules, batch: MappingBatch, row: int, loops: NDArray[np.bool_
 
 
 @entry
-def _allows_rows(rules: Rules, batch: MappingBatch, allowed: NDArray[np.bool_]) -> None:
-    loops = np.empty((2, NUM_DIMS), dtype=np.bool_)
+def _allows_rows(
+    rules: Rules,
+    batch: MappingBatch,
+    loops: NDArray[np.bool_],
+    numbers: NDArray[np.int64],
+    allowed: NDArray[np.bool_],
+) -> None:
     for row in range(allowed.shape[0]):
-        allowed[row] = _allows(rules, batch, row, loops)
+        allowed[row] = _allows(rules, batch, row, loops, numbers)

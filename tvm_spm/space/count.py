@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from tvm_spm.jit import entry, kernel
+from tvm_spm.jit import entry, lean
 from tvm_spm.space.constraints_batch import ANY_BUFFERS, COLS, CORES, DRAM, RF, ROWS, SPM
 from tvm_spm.space.knobs import Knobs
 from tvm_spm.space.mapping_batch import NUM_DIMS
@@ -116,11 +116,12 @@ def _choices(knobs: Knobs, d: int) -> NDArray[np.int64]:
         ),
         dtype=np.int64,
     )
-    _fill_choices(extent, knobs.perfect, knobs.rules.low[:, d].copy(), knobs.rules.high[:, d].copy(), table)
+    by_pes = np.empty((table.shape[1] * table.shape[2] + 1, 4), dtype=np.int64)
+    _fill_choices(extent, knobs.perfect, knobs.rules.low[:, d].copy(), knobs.rules.high[:, d].copy(), by_pes, table)
     return table
 
 
-@kernel
+@lean
 def _num_divisors(number: int) -> int:
     count, i = 0, 1
     while i * i <= number:
@@ -130,7 +131,7 @@ def _num_divisors(number: int) -> int:
     return count
 
 
-@kernel
+@lean
 def _add_rf_choices(spm: int, num_pes: int, perfect: bool, low: int, high: int, counts: NDArray[np.int64]) -> None:
     """Count RF tiles: ``counts[0]`` without and ``counts[1]`` with a loop at SPM."""
     share = -(-spm // num_pes)
@@ -147,12 +148,16 @@ def _add_rf_choices(spm: int, num_pes: int, perfect: bool, low: int, high: int, 
             counts[0] += 1
 
 
-@kernel
-def _fill_table(
-    extent: int, perfect: bool, low: NDArray[np.int64], high: NDArray[np.int64], table: NDArray[np.int64]
+@entry
+def _fill_choices(
+    extent: int,
+    perfect: bool,
+    low: NDArray[np.int64],
+    high: NDArray[np.int64],
+    by_pes: NDArray[np.int64],
+    table: NDArray[np.int64],
 ) -> None:
     num_cores, num_rows, num_cols, _ = table.shape
-    by_pes = np.empty((num_rows * num_cols + 1, 4), dtype=np.int64)
     for cores in range(low[CORES], min(high[CORES], num_cores) + 1):
         core_tile = -(-extent // cores)
         if -(-extent // core_tile) != cores or (perfect and extent % cores):
@@ -172,13 +177,6 @@ def _fill_table(
         for rows in range(low[ROWS], min(high[ROWS], num_rows) + 1):
             for cols in range(low[COLS], min(high[COLS], num_cols) + 1):
                 table[cores - 1, rows - 1, cols - 1] = by_pes[rows * cols]
-
-
-@entry
-def _fill_choices(
-    extent: int, perfect: bool, low: NDArray[np.int64], high: NDArray[np.int64], table: NDArray[np.int64]
-) -> None:
-    _fill_table(extent, perfect, low, high, table)
 
 
 def _collect(available: int, num_factors: int) -> tuple[list[int], NDArray[np.int64]]:

@@ -9,13 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tvm_spm.arch import Arch
-from tvm_spm.jit import entry, kernel
+from tvm_spm.jit import entry, lean
 from tvm_spm.space.constraints import Bound, Constraints
 from tvm_spm.space.constraints_batch import COLS, CORES, DRAM, RF, ROWS, SPM, Rules, rules_of
 from tvm_spm.space.legality_batch import Limits, limits_of
 from tvm_spm.space.mapping_batch import NUM_DIMS
 from tvm_spm.space.tiles import snap_factor, snap_rf, snap_tile, tile_above, tile_below
 from tvm_spm.workload import DIM_NAMES, Workload
+
+Ints = NDArray[np.int64]
+
+CORE_TILE, IS_DONE, KEPT, LOOPS, IS_WHOLE = range(5)
+"""Rows of ``new_scratch``."""
 
 
 class Knobs(NamedTuple):
@@ -30,6 +35,7 @@ class Knobs(NamedTuple):
         rules: The constraints; nothing but ``may_rows`` and ``may_cols`` if there are none.
         has_order: Whether ``rules`` say anything about orders.
         is_bound: Dims with a limit other than ``may_rows`` and ``may_cols``; the rest are as free as without limits.
+        has_bound: Whether there is such a dim.
         left: Of a bound dim, whether (dim, cores, PEs) leaves a choice of SPM and RF tiles; with 0 PEs, whether any
             number of PEs within its limits does.
         least_cores: Fewest cores each dim can do with.
@@ -43,6 +49,7 @@ class Knobs(NamedTuple):
     rules: Rules
     has_order: bool
     is_bound: NDArray[np.bool_]
+    has_bound: bool
     left: NDArray[np.bool_]
     least_cores: NDArray[np.int64]
 
@@ -74,12 +81,18 @@ def make_knobs(
         rules=rules,
         has_order=bool(rules.outside.any()),
         is_bound=is_bound,
+        has_bound=bool(is_bound.any()),
         left=np.zeros((NUM_DIMS, num_cores + 1, num_pes + 1), dtype=np.bool_),
         least_cores=np.ones(NUM_DIMS, dtype=np.int64),
     )
-    if is_bound.any():
+    if knobs.has_bound:
         _fill_left(knobs)
     return knobs
+
+
+def new_scratch() -> NDArray[np.int64]:
+    """Room for what compiled code keeps per dim while it works on one mapping."""
+    return np.zeros((5, NUM_DIMS), dtype=np.int64)
 
 
 def _axis_bounds(rows_dims: tuple[str, ...], cols_dims: tuple[str, ...]) -> Iterator[Bound]:
@@ -89,7 +102,7 @@ def _axis_bounds(rows_dims: tuple[str, ...], cols_dims: tuple[str, ...]) -> Iter
                 yield axis, name, 1, 1
 
 
-@kernel
+@lean
 def bound_rf(rules: Rules, d: int, spm: int, num_pes: int, wanted: int, perfect: bool) -> int:
     """The largest RF tile up to ``wanted`` within the limits of a dim, else the smallest one; 0 if there is none."""
     low, high = rules.low[RF, d], rules.high[RF, d]
@@ -106,7 +119,7 @@ def bound_rf(rules: Rules, d: int, spm: int, num_pes: int, wanted: int, perfect:
     return 0
 
 
-@kernel
+@lean
 def _admits(rules: Rules, d: int, core_tile: int, num_pes: int, tile: int, perfect: bool) -> bool:
     num_passes = -(-core_tile // tile)
     if not rules.low[SPM, d] <= tile <= rules.high[SPM, d]:
@@ -116,7 +129,7 @@ def _admits(rules: Rules, d: int, core_tile: int, num_pes: int, tile: int, perfe
     return bound_rf(rules, d, tile, num_pes, 1, perfect) > 0
 
 
-@kernel
+@lean
 def bound_below(rules: Rules, d: int, core_tile: int, num_pes: int, tile: int, perfect: bool) -> int:
     """The next smaller SPM tile within the limits of a dim; 0 if there is none."""
     while tile > 0:
@@ -126,7 +139,7 @@ def bound_below(rules: Rules, d: int, core_tile: int, num_pes: int, tile: int, p
     return 0
 
 
-@kernel
+@lean
 def bound_tile(rules: Rules, d: int, core_tile: int, num_pes: int, wanted: int, perfect: bool) -> int:
     """The largest SPM tile up to ``wanted`` within the limits of a dim, else the smallest one; 0 if there is none."""
     if num_pes > core_tile or (perfect and core_tile % num_pes):
@@ -147,7 +160,7 @@ def bound_tile(rules: Rules, d: int, core_tile: int, num_pes: int, wanted: int, 
     return 0
 
 
-@kernel
+@lean
 def may_split(knobs: Knobs, d: int, cores: int) -> bool:
     """Whether a dim can have a factor across cores."""
     if cores > 1 and knobs.limits.is_reduction[d]:
@@ -158,8 +171,8 @@ def may_split(knobs: Knobs, d: int, cores: int) -> bool:
     return cores <= extent and snap_factor(extent, cores, knobs.perfect) == cores
 
 
-@kernel
-def _fill_all_left(knobs: Knobs) -> None:
+@entry
+def _fill_left(knobs: Knobs) -> None:
     rules, limits = knobs.rules, knobs.limits
     for d in range(NUM_DIMS):
         if not knobs.is_bound[d]:
@@ -178,16 +191,12 @@ def _fill_all_left(knobs: Knobs) -> None:
                         knobs.least_cores[d] = cores
 
 
-@entry
-def _fill_left(knobs: Knobs) -> None:
-    _fill_all_left(knobs)
-
-
-@kernel
-def repair_bound_cores(knobs: Knobs, first: int, cores: NDArray[np.int64], core_tile: NDArray[np.int64]) -> None:
+@lean
+def repair_bound_cores(knobs: Knobs, first: int, cores: NDArray[np.int64], scratch: NDArray[np.int64]) -> None:
     """As ``_repair_cores`` where some dims have limits: each dim leaves the others what they cannot do without."""
-    limits = knobs.limits
-    is_done = np.zeros(NUM_DIMS, dtype=np.bool_)
+    limits, core_tile, is_done = knobs.limits, scratch[CORE_TILE], scratch[IS_DONE]
+    for d in range(NUM_DIMS):
+        is_done[d] = 0
     for i in range(NUM_DIMS):
         d = (first + i) % NUM_DIMS
         available = limits.num_cores
@@ -206,21 +215,22 @@ def repair_bound_cores(knobs: Knobs, first: int, cores: NDArray[np.int64], core_
         else:
             cores[d] = snap_factor(limits.extents[d], min(wanted, available), knobs.perfect)
         core_tile[d] = -(-limits.extents[d] // cores[d])
-        is_done[d] = True
+        is_done[d] = 1
 
 
-@kernel
+@lean
 def repair_bound_axes(
     knobs: Knobs,
     first: int,
     cores: NDArray[np.int64],
     rows: NDArray[np.int64],
     cols: NDArray[np.int64],
-    core_tile: NDArray[np.int64],
+    scratch: NDArray[np.int64],
 ) -> None:
     """As ``repair_axes`` where some dims have limits."""
-    rules, limits = knobs.rules, knobs.limits
-    is_done = np.zeros(NUM_DIMS, dtype=np.bool_)
+    rules, limits, core_tile, is_done = knobs.rules, knobs.limits, scratch[CORE_TILE], scratch[IS_DONE]
+    for d in range(NUM_DIMS):
+        is_done[d] = 0
     for i in range(NUM_DIMS):
         d = (first + i) % NUM_DIMS
         num_rows, num_cols = limits.num_rows, limits.num_cols
@@ -238,10 +248,10 @@ def repair_bound_axes(
             if knobs.perfect:
                 rows[d] = snap_factor(core_tile[d], rows[d], True)
                 cols[d] = snap_factor(core_tile[d] // rows[d], cols[d], True)
-        is_done[d] = True
+        is_done[d] = 1
 
 
-@kernel
+@lean
 def _pick_pair(
     knobs: Knobs, d: int, cores: int, rows: NDArray[np.int64], cols: NDArray[np.int64], num_rows: int, num_cols: int
 ) -> None:
@@ -257,14 +267,21 @@ def _pick_pair(
 
 @entry
 def enforce_order(
-    outside: NDArray[np.bool_], is_reduction: NDArray[np.bool_], grouped: bool, order: NDArray[np.int8], num_loops: int
+    outside: NDArray[np.bool_],
+    is_reduction: NDArray[np.bool_],
+    grouped: bool,
+    order: NDArray[np.int8],
+    num_loops: int,
+    scratch: NDArray[np.int64],
 ) -> None:
     """Move loops outward as little as the rules ask for; grouped: reduction loops stay inside all others.
 
     Where grouping and rules contradict each other, grouping wins.
     """
-    kept = order[:num_loops].copy()
-    is_placed = np.zeros(NUM_DIMS, dtype=np.bool_)
+    kept, is_placed = scratch[KEPT], scratch[IS_DONE]
+    for i in range(num_loops):
+        kept[i] = order[i]
+        is_placed[kept[i]] = 0
     for place in range(num_loops):
         chosen, fallback = -1, -1
         for i in range(num_loops):
@@ -283,4 +300,4 @@ def enforce_order(
                 chosen = i
                 break
         order[place] = kept[chosen if chosen >= 0 else fallback]
-        is_placed[order[place]] = True
+        is_placed[order[place]] = 1

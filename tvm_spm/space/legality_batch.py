@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tvm_spm.arch import Arch
-from tvm_spm.jit import entry, kernel
+from tvm_spm.jit import entry, lean
 from tvm_spm.rejection import REASONS
 from tvm_spm.space.mapping_batch import NO_DIM, NUM_DIMS, MappingBatch
 from tvm_spm.space.tensors import Tensors, axis_elems
@@ -67,7 +67,7 @@ def check_batch(workload: Workload, arch: Arch, batch: MappingBatch) -> NDArray[
 def check_rows(limits: Limits, batch: MappingBatch) -> NDArray[np.int8]:
     """``check_batch`` for callers that keep the ``Limits``."""
     codes = np.empty(batch.num_mappings, dtype=np.int8)
-    _check_rows(limits, batch, codes)
+    _check_rows(limits, batch, np.empty(NUM_DIMS, dtype=np.int64), codes)
     return codes
 
 
@@ -77,7 +77,7 @@ def count_reasons(codes: NDArray[np.int8]) -> dict[str, int]:
     return {reason: int(counts[1 + i]) for i, reason in enumerate(REASONS) if counts[1 + i]}
 
 
-@kernel
+@lean
 def _capped_elems(limits: Limits, operand: int, tile: NDArray[np.int64]) -> int:
     """``tile_elems`` of a tile of any size, at most ``HUGE_ELEMS``."""
     tensors, elems = limits.tensors, 1
@@ -89,7 +89,7 @@ def _capped_elems(limits: Limits, operand: int, tile: NDArray[np.int64]) -> int:
     return elems
 
 
-@kernel
+@lean
 def fits_spm(limits: Limits, tile: NDArray[np.int64], doubled: int) -> bool:
     """Whether the tiles of all operands and their second buffers fit the scratchpad."""
     total = 0
@@ -102,7 +102,7 @@ def fits_spm(limits: Limits, tile: NDArray[np.int64], doubled: int) -> bool:
     return limits.is_split or total <= limits.spm_bytes[0]
 
 
-@kernel
+@lean
 def fits_rf(limits: Limits, tile: NDArray[np.int64], doubled: int) -> bool:
     """Whether the tiles of all operands and their second buffers fit one PE."""
     total = 0
@@ -112,7 +112,7 @@ def fits_rf(limits: Limits, tile: NDArray[np.int64], doubled: int) -> bool:
     return total <= limits.rf_bytes
 
 
-@kernel
+@lean
 def spills(limits: Limits, core_tile: NDArray[np.int64], spm: NDArray[np.int64], order: NDArray[np.int8]) -> bool:
     """Whether some reduction loop at DRAM runs outside the innermost DRAM loop that moves the output tile."""
     reduction_outside = False
@@ -128,7 +128,7 @@ def spills(limits: Limits, core_tile: NDArray[np.int64], spm: NDArray[np.int64],
     return False
 
 
-@kernel
+@lean
 def _exceeds(factors: NDArray[np.int64], available: int) -> bool:
     product = 1
     for d in range(NUM_DIMS):
@@ -138,7 +138,7 @@ def _exceeds(factors: NDArray[np.int64], available: int) -> bool:
     return False
 
 
-@kernel
+@lean
 def _names(order: NDArray[np.int8], dim: int) -> bool:
     for position in range(NUM_DIMS):
         if order[position] == dim:
@@ -146,7 +146,7 @@ def _names(order: NDArray[np.int8], dim: int) -> bool:
     return False
 
 
-@kernel
+@lean
 def _idle_core(limits: Limits, cores: NDArray[np.int64], core_tile: NDArray[np.int64]) -> bool:
     for d in range(NUM_DIMS):
         if -(-limits.extents[d] // core_tile[d]) != cores[d]:
@@ -154,7 +154,7 @@ def _idle_core(limits: Limits, cores: NDArray[np.int64], core_tile: NDArray[np.i
     return False
 
 
-@kernel
+@lean
 def _order_code(batch: MappingBatch, row: int, core_tile: NDArray[np.int64]) -> bool:
     for d in range(NUM_DIMS):
         if core_tile[d] > batch.spm[row, d] and not _names(batch.dram_order[row], d):
@@ -165,7 +165,7 @@ def _order_code(batch: MappingBatch, row: int, core_tile: NDArray[np.int64]) -> 
     return False
 
 
-@kernel
+@lean
 def _first_broken(limits: Limits, batch: MappingBatch, row: int, core_tile: NDArray[np.int64]) -> int:
     cores, spm, rf = batch.cores[row], batch.spm[row], batch.rf[row]
     if _exceeds(cores, limits.num_cores):
@@ -198,7 +198,6 @@ def _first_broken(limits: Limits, batch: MappingBatch, row: int, core_tile: NDAr
 
 
 @entry
-def _check_rows(limits: Limits, batch: MappingBatch, codes: NDArray[np.int8]) -> None:
-    core_tile = np.empty(NUM_DIMS, dtype=np.int64)
+def _check_rows(limits: Limits, batch: MappingBatch, core_tile: NDArray[np.int64], codes: NDArray[np.int8]) -> None:
     for row in range(codes.shape[0]):
         codes[row] = _first_broken(limits, batch, row, core_tile)

@@ -22,11 +22,11 @@ from tvm_spm.space.constraints_batch import allows_rows
 from tvm_spm.space.count import count_mappings
 from tvm_spm.space.default import default_mapping, smallest_mapping
 from tvm_spm.space.estimate import rough_cycles
-from tvm_spm.space.knobs import Knobs, make_knobs
+from tvm_spm.space.knobs import Knobs, make_knobs, new_scratch
 from tvm_spm.space.legality_batch import check_rows, count_reasons
 from tvm_spm.space.mapping_batch import MappingBatch, concat, decode, encode
 from tvm_spm.space.repair import empty_batch
-from tvm_spm.space.rows import cross_rows, draw_rows, hash_rows, mutate_rows
+from tvm_spm.space.rows import CROSS, DRAW, MUTATE, hash_rows, vary_rows
 from tvm_spm.space.tiles import is_rf, is_tile, snap_factor
 from tvm_spm.units import ceil_div
 from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Dims, Operand, Workload
@@ -83,19 +83,19 @@ class MapSpace:
         constraints are hard to meet.
         """
         batch = empty_batch(num_mappings)
-        draw_rows(self.knobs(), batch, rng)
+        vary_rows(self.knobs(), DRAW, batch, batch, rng, new_scratch())
         return batch
 
     def mutate(self, batch: MappingBatch, rng: Generator) -> MappingBatch:
         """Each point changed in one or a few knobs; now and then a change comes to nothing."""
         changed = _copy(batch)
-        mutate_rows(self.knobs(), changed, rng)
+        vary_rows(self.knobs(), MUTATE, changed, changed, rng, new_scratch())
         return changed
 
     def cross(self, batch: MappingBatch, other: MappingBatch, rng: Generator) -> MappingBatch:
         """Row by row a point that takes each dim, the orders and the buffering from one of two points."""
         crossed = _copy(batch)
-        cross_rows(self.knobs(), crossed, other, rng)
+        vary_rows(self.knobs(), CROSS, crossed, other, rng, new_scratch())
         return crossed
 
     def neighbours(self, mapping: Mapping, rng: Generator, num_mappings: int) -> MappingBatch:

@@ -6,9 +6,15 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from tvm_spm.jit import kernel
+from tvm_spm.jit import lean, lean_part
 from tvm_spm.space.constraints_batch import ANY_BUFFERS, COLS, ROWS
 from tvm_spm.space.knobs import (
+    CORE_TILE,
+    IS_DONE,
+    IS_WHOLE,
+    KEPT,
+    LOOPS,
+    Ints,
     Knobs,
     bound_below,
     bound_rf,
@@ -36,13 +42,13 @@ def empty_batch(num_mappings: int) -> MappingBatch:
     return MappingBatch(ones(), ones(), ones(), ones(), ones(), orders(), orders(), flags, flags.copy(), spill)
 
 
-@kernel
+@lean
 def pick_below(rng: Generator, limit: int) -> int:
     """A random integer from 0 up to, not including, ``limit``."""
     return int(rng.random() * limit)
 
 
-@kernel
+@lean
 def _cap_product(rng: Generator, factors: NDArray[np.int64], available: int) -> None:
     """Give up random factors until the product is available."""
     first = pick_below(rng, NUM_DIMS)
@@ -57,7 +63,7 @@ def _cap_product(rng: Generator, factors: NDArray[np.int64], available: int) -> 
         factors[(first + i) % NUM_DIMS] = 1
 
 
-@kernel
+@lean_part
 def _repair_cores(knobs: Knobs, rng: Generator, cores: NDArray[np.int64], core_tile: NDArray[np.int64]) -> None:
     limits = knobs.limits
     for d in range(NUM_DIMS):
@@ -67,7 +73,7 @@ def _repair_cores(knobs: Knobs, rng: Generator, cores: NDArray[np.int64], core_t
         core_tile[d] = -(-limits.extents[d] // cores[d])
 
 
-@kernel
+@lean
 def repair_axes(
     knobs: Knobs, rng: Generator, rows: NDArray[np.int64], cols: NDArray[np.int64], core_tile: NDArray[np.int64]
 ) -> None:
@@ -85,7 +91,7 @@ def repair_axes(
             cols[d] = min(cols[d], core_tile[d] // rows[d])
 
 
-@kernel
+@lean
 def _snap_dim(knobs: Knobs, batch: MappingBatch, row: int, d: int, core_tile: int, wanted: int) -> None:
     num_pes = batch.rows[row, d] * batch.cols[row, d]
     if knobs.is_bound[d]:
@@ -98,7 +104,7 @@ def _snap_dim(knobs: Knobs, batch: MappingBatch, row: int, d: int, core_tile: in
     batch.rf[row, d] = snap_rf(batch.spm[row, d], num_pes, batch.rf[row, d], knobs.perfect)
 
 
-@kernel
+@lean_part
 def _shrink_rf(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator) -> None:
     rf = batch.rf[row]
     while not fits_rf(knobs.limits, rf, batch.rf_double[row]):
@@ -123,14 +129,14 @@ def _shrink_rf(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator) -> N
             batch.rf_double[row] &= batch.rf_double[row] - 1
 
 
-@kernel
+@lean_part
 def _choose_whole(
     knobs: Knobs,
     batch: MappingBatch,
     row: int,
     rng: Generator,
     core_tile: NDArray[np.int64],
-    is_whole: NDArray[np.bool_],
+    is_whole: Ints,
 ) -> None:
     """Give one of two dims all of a core's share where both may not loop at DRAM.
 
@@ -150,18 +156,18 @@ def _choose_whole(
             for d in (first, outer + inner - first):
                 _snap_dim(knobs, batch, row, d, core_tile[d], core_tile[d])
                 if spm[d] == core_tile[d]:
-                    is_whole[d] = True
+                    is_whole[d] = 1
                     break
 
 
-@kernel
+@lean_part
 def _shrink_spm_once(
     knobs: Knobs,
     batch: MappingBatch,
     row: int,
     rng: Generator,
     core_tile: NDArray[np.int64],
-    is_whole: NDArray[np.bool_],
+    is_whole: Ints,
 ) -> bool:
     first = pick_below(rng, NUM_DIMS)
     for i in range(NUM_DIMS):
@@ -197,23 +203,24 @@ def _shrink_spm_once(
     return False
 
 
-@kernel
+@lean_part
 def _repair_order(
     knobs: Knobs,
     rng: Generator,
     order: NDArray[np.int8],
-    loops: NDArray[np.bool_],
     grouped: bool,
     outside: NDArray[np.bool_],
+    scratch: Ints,
 ) -> None:
-    """Keep the loops that iterate, insert missing ones anywhere; grouped: reduction loops go inside all others."""
-    kept = np.empty(NUM_DIMS, dtype=np.int8)
-    seen = np.zeros(NUM_DIMS, dtype=np.bool_)
+    """Keep the ``LOOPS`` that iterate, insert missing ones anywhere; grouped: reduction loops go inside all others."""
+    kept, loops, seen = scratch[KEPT], scratch[LOOPS], scratch[IS_DONE]
+    for d in range(NUM_DIMS):
+        seen[d] = 0
     count = 0
     for i in range(NUM_DIMS):
         d = order[i]
         if d != NO_DIM and loops[d] and not seen[d]:
-            seen[d] = True
+            seen[d] = 1
             kept[count] = d
             count += 1
     for d in range(NUM_DIMS):
@@ -223,7 +230,8 @@ def _repair_order(
                 kept[i] = kept[i - 1]
             kept[place] = d
             count += 1
-    order[:] = NO_DIM
+    for i in range(NUM_DIMS):
+        order[i] = NO_DIM
     filled = 0
     for reduction in (False, True):
         for i in range(count):
@@ -233,17 +241,17 @@ def _repair_order(
         if not grouped:
             break
     if knobs.has_order:
-        enforce_order(outside, knobs.limits.is_reduction, grouped, order, count)
+        enforce_order(outside, knobs.limits.is_reduction, grouped, order, count, scratch)
 
 
-@kernel
-def repair_row(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator) -> None:
+@lean_part
+def repair_row(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator, scratch: Ints) -> None:
     """Move a row to a point of the space nearby, small enough for the memories if that is possible at all."""
-    core_tile = np.empty(NUM_DIMS, dtype=np.int64)
-    if knobs.is_bound.any():
-        repair_bound_cores(knobs, pick_below(rng, NUM_DIMS), batch.cores[row], core_tile)
+    core_tile, is_whole = scratch[CORE_TILE], scratch[IS_WHOLE]
+    if knobs.has_bound:
+        repair_bound_cores(knobs, pick_below(rng, NUM_DIMS), batch.cores[row], scratch)
         first = pick_below(rng, NUM_DIMS)
-        repair_bound_axes(knobs, first, batch.cores[row], batch.rows[row], batch.cols[row], core_tile)
+        repair_bound_axes(knobs, first, batch.cores[row], batch.rows[row], batch.cols[row], scratch)
     else:
         _repair_cores(knobs, rng, batch.cores[row], core_tile)
         repair_axes(knobs, rng, batch.rows[row], batch.cols[row], core_tile)
@@ -253,17 +261,17 @@ def repair_row(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator) -> N
         batch.rf_double[row] = knobs.rules.double[1]
     for d in range(NUM_DIMS):
         _snap_dim(knobs, batch, row, d, core_tile[d], batch.spm[row, d])
-    is_whole = np.zeros(NUM_DIMS, dtype=np.bool_)
+        is_whole[d] = 0
     if knobs.has_order and not knobs.allow_spill:
         _choose_whole(knobs, batch, row, rng, core_tile, is_whole)
     while not fits_spm(knobs.limits, batch.spm[row], batch.spm_double[row]):
         if not _shrink_spm_once(knobs, batch, row, rng, core_tile, is_whole):
             break
     _shrink_rf(knobs, batch, row, rng)
-    outer, inner = np.empty(NUM_DIMS, dtype=np.bool_), np.empty(NUM_DIMS, dtype=np.bool_)
-    for d in range(NUM_DIMS):
-        outer[d] = core_tile[d] > batch.spm[row, d]
-        inner[d] = batch.spm[row, d] > batch.rf[row, d] * batch.rows[row, d] * batch.cols[row, d]
-    _repair_order(knobs, rng, batch.dram_order[row], outer, not knobs.allow_spill, knobs.rules.outside[0])
-    _repair_order(knobs, rng, batch.spm_order[row], inner, False, knobs.rules.outside[1])
+    for level in range(2):
+        for d in range(NUM_DIMS):
+            array = batch.rf[row, d] * batch.rows[row, d] * batch.cols[row, d]
+            scratch[LOOPS, d] = core_tile[d] > batch.spm[row, d] if level == 0 else batch.spm[row, d] > array
+        order = batch.dram_order[row] if level == 0 else batch.spm_order[row]
+        _repair_order(knobs, rng, order, level == 0 and not knobs.allow_spill, knobs.rules.outside[level], scratch)
     batch.spill[row] = knobs.allow_spill and spills(knobs.limits, core_tile, batch.spm[row], batch.dram_order[row])

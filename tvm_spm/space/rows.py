@@ -6,18 +6,20 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from tvm_spm.jit import entry, kernel
-from tvm_spm.space.knobs import Knobs
+from tvm_spm.jit import entry, lean, lean_part
+from tvm_spm.space.knobs import CORE_TILE, Ints, Knobs
 from tvm_spm.space.mapping_batch import NO_DIM, NUM_DIMS, MappingBatch
 from tvm_spm.space.repair import pick_below, repair_axes, repair_row
 from tvm_spm.space.tiles import random_rf, random_tile, snap_factor, snap_tile, tile_above, tile_below
+
+DRAW, MUTATE, CROSS = range(3)
 
 NUM_MUTATIONS = 9
 BUFFERING = 7
 """The mutation that always has something to change."""
 
 
-@kernel
+@lean
 def _shuffle(rng: Generator, order: NDArray[np.int8]) -> None:
     for i in range(NUM_DIMS):
         order[i] = i
@@ -26,7 +28,7 @@ def _shuffle(rng: Generator, order: NDArray[np.int8]) -> None:
         order[i], order[j] = order[j], order[i]
 
 
-@kernel
+@lean
 def _draw_factor(rng: Generator, limit: int) -> int:
     """Often all that is left, so that samples fill an axis; any smaller factor now and then."""
     draw = rng.random()
@@ -35,10 +37,9 @@ def _draw_factor(rng: Generator, limit: int) -> int:
     return limit if draw < 0.75 else 1 + pick_below(rng, limit)
 
 
-@kernel
-def _draw_row(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator) -> None:
+@lean_part
+def _draw_row(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator, core_tile: NDArray[np.int64]) -> None:
     limits, order = knobs.limits, batch.dram_order[row]
-    core_tile = np.empty(NUM_DIMS, dtype=np.int64)
     cores, rows, cols = batch.cores[row], batch.rows[row], batch.cols[row]
     _shuffle(rng, order)
     budget = limits.num_cores
@@ -67,10 +68,9 @@ def _draw_row(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator) -> No
     _shuffle(rng, batch.spm_order[row])
     batch.spm_double[row] = pick_below(rng, 8)
     batch.rf_double[row] = pick_below(rng, 8)
-    repair_row(knobs, batch, row, rng)
 
 
-@kernel
+@lean
 def _random_dim(knobs: Knobs, rng: Generator) -> int:
     d = pick_below(rng, NUM_DIMS)
     while knobs.limits.extents[d] == 1:
@@ -78,7 +78,7 @@ def _random_dim(knobs: Knobs, rng: Generator) -> int:
     return d
 
 
-@kernel
+@lean
 def _mutate_axis(
     rng: Generator,
     factors: NDArray[np.int64],
@@ -89,7 +89,8 @@ def _mutate_axis(
 ) -> None:
     """Give one dim another factor along one axis; others make room, half of the time, where it needs some."""
     if rng.random() < 0.5:
-        factors[:] = 1
+        for e in range(NUM_DIMS):
+            factors[e] = 1
     budget = available
     for e in range(NUM_DIMS):
         if e != d:
@@ -97,7 +98,7 @@ def _mutate_axis(
     factors[d] = _draw_factor(rng, min(max(1, budget), core_tile[d] // others[d]))
 
 
-@kernel
+@lean
 def _swap(rng: Generator, order: NDArray[np.int8]) -> None:
     count = 0
     while count < NUM_DIMS and order[count] != NO_DIM:
@@ -108,7 +109,7 @@ def _swap(rng: Generator, order: NDArray[np.int8]) -> None:
         order[i], order[j] = order[j], order[i]
 
 
-@kernel
+@lean_part
 def _mutate_spm(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator, core_tile: NDArray[np.int64]) -> None:
     d, spm = _random_dim(knobs, rng), batch.spm[row]
     num_pes, draw = batch.rows[row, d] * batch.cols[row, d], rng.random()
@@ -128,7 +129,7 @@ def _mutate_spm(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator, cor
         )
 
 
-@kernel
+@lean_part
 def _mutate_rf(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator) -> None:
     d, rf = _random_dim(knobs, rng), batch.rf[row]
     share = -(-batch.spm[row, d] // (batch.rows[row, d] * batch.cols[row, d]))
@@ -143,13 +144,13 @@ def _mutate_rf(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator) -> N
         rf[d] = random_tile(rng, share, 1, knobs.perfect)
 
 
-@kernel
-def _mutate_row(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator) -> None:
-    limits = knobs.limits
-    kind = pick_below(rng, NUM_MUTATIONS) if limits.extents.max() > 1 else BUFFERING
-    core_tile = np.empty(NUM_DIMS, dtype=np.int64)
+@lean_part
+def _mutate_row(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator, core_tile: NDArray[np.int64]) -> None:
+    limits, largest = knobs.limits, 1
     for d in range(NUM_DIMS):
         core_tile[d] = -(-limits.extents[d] // batch.cores[row, d])
+        largest = max(largest, limits.extents[d])
+    kind = pick_below(rng, NUM_MUTATIONS) if largest > 1 else BUFFERING
     if kind <= 1:
         _mutate_spm(knobs, batch, row, rng, core_tile)
     elif kind <= 3:
@@ -172,11 +173,10 @@ def _mutate_row(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator) -> 
             batch.rf_double[row] ^= bit
     elif limits.num_cores > 1:
         batch.cores[row, _random_dim(knobs, rng)] = 1 + pick_below(rng, limits.num_cores)
-    repair_row(knobs, batch, row, rng)
 
 
-@kernel
-def _cross_row(knobs: Knobs, batch: MappingBatch, other: MappingBatch, row: int, rng: Generator) -> None:
+@lean_part
+def _cross_row(batch: MappingBatch, other: MappingBatch, row: int, rng: Generator) -> None:
     for d in range(NUM_DIMS):
         if rng.random() < 0.5:
             batch.cores[row, d] = other.cores[row, d]
@@ -185,39 +185,51 @@ def _cross_row(knobs: Knobs, batch: MappingBatch, other: MappingBatch, row: int,
             batch.cols[row, d] = other.cols[row, d]
             batch.rf[row, d] = other.rf[row, d]
     if rng.random() < 0.5:
-        batch.dram_order[row] = other.dram_order[row]
+        for i in range(NUM_DIMS):
+            batch.dram_order[row, i] = other.dram_order[row, i]
     if rng.random() < 0.5:
-        batch.spm_order[row] = other.spm_order[row]
+        for i in range(NUM_DIMS):
+            batch.spm_order[row, i] = other.spm_order[row, i]
     if rng.random() < 0.5:
         batch.spm_double[row] = other.spm_double[row]
         batch.rf_double[row] = other.rf_double[row]
-    repair_row(knobs, batch, row, rng)
+
+
+@lean
+def _vary_row(
+    knobs: Knobs, kind: int, batch: MappingBatch, other: MappingBatch, row: int, rng: Generator, scratch: Ints
+) -> None:
+    is_changing = True
+    while is_changing:
+        if kind == DRAW:
+            _draw_row(knobs, batch, row, rng, scratch[CORE_TILE])
+        elif kind == MUTATE:
+            _mutate_row(knobs, batch, row, rng, scratch[CORE_TILE])
+        else:
+            _cross_row(batch, other, row, rng)
+        repair_row(knobs, batch, row, rng, scratch)
+        is_changing = kind == MUTATE and rng.random() < 0.4
 
 
 @entry
-def draw_rows(knobs: Knobs, batch: MappingBatch, rng: Generator) -> None:
-    """Fill rows of ``empty_batch`` with random points of the space; each legal one can come up."""
+def vary_rows(knobs: Knobs, kind: int, batch: MappingBatch, other: MappingBatch, rng: Generator, scratch: Ints) -> None:
+    """Give each row another point of the space.
+
+    Args:
+        knobs: Of the space.
+        kind: ``DRAW`` fills rows of ``empty_batch`` with random points, each legal one can come up; ``MUTATE`` changes
+            each row in one or two ways, at times more; ``CROSS`` gives each row some dims, and at times the orders and
+            the buffering, of the same row of ``other``.
+        batch: What is changed.
+        other: Only read by ``CROSS``.
+        rng: Source of every random decision.
+        scratch: ``new_scratch``.
+    """
     for row in range(batch.spill.shape[0]):
-        _draw_row(knobs, batch, row, rng)
+        _vary_row(knobs, kind, batch, other, row, rng, scratch)
 
 
-@entry
-def mutate_rows(knobs: Knobs, batch: MappingBatch, rng: Generator) -> None:
-    """Change each row in one or two ways, at times more."""
-    for row in range(batch.spill.shape[0]):
-        _mutate_row(knobs, batch, row, rng)
-        while rng.random() < 0.4:
-            _mutate_row(knobs, batch, row, rng)
-
-
-@entry
-def cross_rows(knobs: Knobs, batch: MappingBatch, other: MappingBatch, rng: Generator) -> None:
-    """Give each row some dims, and at times the orders and the buffering, of the same row of ``other``."""
-    for row in range(batch.spill.shape[0]):
-        _cross_row(knobs, batch, other, row, rng)
-
-
-@kernel
+@lean
 def _mix(value: np.uint64, number: np.uint64) -> np.uint64:
     value = (value ^ number) * np.uint64(0x9E3779B97F4A7C15)
     return value ^ (value >> np.uint64(32))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.random import Generator
 
-from tvm_spm.jit import entry, kernel
+from tvm_spm.jit import entry, lean
 
 
-@kernel
+@lean
 def _root(n: int) -> int:
     root = int(np.sqrt(n))
     while root * root > n:
@@ -42,7 +42,7 @@ def tile_at(extent: int, index: int) -> int:
     return 1 + n // (num_tiles(extent) - index)
 
 
-@kernel
+@lean
 def _rank(extent: int, tile: int) -> int:
     n, v = extent - 1, tile - 1
     if v <= _root(n):
@@ -107,7 +107,7 @@ def tile_above(extent: int, tile: int, step: int, perfect: bool) -> int:
     return snap_tile(extent, tile, tile + 1, perfect)
 
 
-@kernel
+@lean
 def random_tile(rng: Generator, extent: int, step: int, perfect: bool) -> int:
     """One of the choices, each equally likely."""
     if not perfect:
@@ -158,7 +158,7 @@ def is_rf(spm: int, num_pes: int, tile: int, perfect: bool) -> bool:
     return is_tile(-(-spm // num_pes), tile, 1, perfect) and tile * (num_pes - 1) < spm
 
 
-@kernel
+@lean
 def random_rf(rng: Generator, spm: int, num_pes: int, perfect: bool) -> int:
     """One of the RF tiles."""
     return snap_rf(spm, num_pes, random_tile(rng, -(-spm // num_pes), 1, perfect), perfect)

@@ -31,7 +31,7 @@ from tvm_spm.group import Group
 from tvm_spm.jit import is_on_disk
 from tvm_spm.space.case import Case
 from tvm_spm.space.mapspace import MapSpace
-from tvm_spm.space.rows import cross_rows
+from tvm_spm.space.rows import vary_rows
 from tvm_spm.workload import Workload
 
 NOTICE = "the first run compiles, for about two minutes on two cores; what it compiles is kept"
@@ -50,7 +50,7 @@ class Part(Enum):
 _LAST_COMPILED: dict[Part, tuple[Callable[..., object], ...]] = {
     Part.EXACT: (join, evaluate_rows),
     Part.ANY_FACTORS: (any_factors.join,),
-    Part.SCREEN: (cross_rows, evaluate_rows),
+    Part.SCREEN: (vary_rows, evaluate_rows),
     Part.SIMULATOR: (simulate_rows,),
     Part.GROUPS: (run_cores,),
 }

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cost_model.analytical.nest import ARRAY, CORE, PE, PIECE, Nest, floor_div
-from tvm_spm.space.tensors import tile_elems
 from cost_model.analytical.problem import Ints, O, Problem
 from cost_model.arrays import UNBOUNDED
 from tvm_spm.jit import lean, small
 from tvm_spm.space.mapping_batch import NUM_DIMS
+from tvm_spm.space.tensors import tile_elems
 
 MAX_KINDS = 1 << NUM_DIMS
 """Combinations of loops that are at their edge tile."""

@@ -8,6 +8,7 @@ from cost_model.analytical.transfers import Scratch
 from cost_model.transfer import transfer
 from tvm_spm.jit import lean, small
 from tvm_spm.space.mapping_batch import NUM_DIMS
+from tvm_spm.space.tensors import elems_inside
 
 FINAL = 3
 """Column of moved elements after those of I, W and partial O: finished outputs."""
@@ -105,8 +106,7 @@ def _elems_once(problem: Problem, nest: Nest, projection: int, tiles: Ints) -> i
 @small
 def _part(problem: Problem, axis: int, tiles: Ints, tile: int) -> int:
     """Elements of a combined tile that lie in the tensor."""
-    start = tiles[COMBINED, FIRST, tile]
-    return max(0, min(problem.axis_extent[axis], start + tiles[COMBINED, SIZE, tile]) - max(0, start))
+    return elems_inside(problem.axis_extent[axis], tiles[COMBINED, FIRST, tile], tiles[COMBINED, SIZE, tile])
 
 
 @lean

@@ -230,7 +230,7 @@ def _add_extra(
                     offset = runs[KIND_FIRST, loop, kind] * nest.tile[HELD, d]
                 start += coefficient * (first[d] + offset)
                 span += coefficient * (min(nest.tile[HELD, d], extent[d] - offset) - 1)
-            inside = max(0, min(problem.axis_extent[axis], start + span) - max(0, start))
+            inside = elems_inside(problem.axis_extent[axis], start, span)
             elems *= inside
             bursts *= inside if is_split else 1
             is_split = is_split or inside < problem.axis_extent[axis]

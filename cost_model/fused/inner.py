@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tvm_spm.space.tensors import tile_elems
 from cost_model.analytical.problem import O, Problem
 from cost_model.fused.energy import CROSS_PJ, DELIVER_PJ, MAC_PJ
 from cost_model.fused.flat import Ints
@@ -18,6 +17,7 @@ from cost_model.objective import objective_value
 from tvm_spm.jit import entry, lean
 from tvm_spm.objective import LATENCY
 from tvm_spm.space.mapping_batch import NUM_DIMS
+from tvm_spm.space.tensors import tile_elems
 
 NUM_UNROLLINGS = 5
 """Unrollings that are grown."""

@@ -138,3 +138,29 @@ def test_key_covers_what_is_imported_from_a_package(tmp_path: Path):
     key = jit.source_key(ROOT / "cost_model" / "analytical" / "model.py")
     assert key == jit.source_key(ROOT / "cost_model" / "analytical" / "model.py")
     assert key != jit.source_key(ROOT / "cost_model" / "analytical" / "core.py")
+
+
+def test_only_entry_points_become_machine_code(monkeypatch: pytest.MonkeyPatch):
+    """Kernels are linked with their callers, however deep, and what they raise arrives."""
+    monkeypatch.setattr(jit, "cache_folder", lambda: None)
+
+    @jit.lean
+    def halved(value: int) -> int:
+        if value % 2 == 1:
+            raise ValueError("odd")
+        return value // 2
+
+    @jit.kernel
+    def quartered(value: int) -> int:
+        return halved(halved(value))
+
+    @jit.entry
+    def doubled_quarter(value: int) -> int:
+        return 2 * quartered(value)
+
+    assert doubled_quarter(12) == 6
+    with pytest.raises(ValueError, match="odd"):
+        doubled_quarter(6)
+    libraries = [f.overloads[f.signatures[0]].library for f in (halved, quartered, doubled_quarter)]  # type: ignore[attr-defined]
+    has_code = [any(lib.get_pointer_to_function(f.name) for f in lib.get_defined_functions()) for lib in libraries]
+    assert has_code == [False, False, True]

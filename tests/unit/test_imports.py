@@ -64,9 +64,9 @@ INSIDE = {
         ("timeline",), ("boxes", "problem", "unrollings"), ("pass_time",),
     ),
     "tvm_spm.tuning": (
-        ("network", "text"), ("groups", "result", "tasks"), ("task",), ("candidates",), ("screen", "search_path"),
-        ("run",), ("run_log",), ("measuring", "saved_run", "task_memory"),
-        ("agreement", "attention", "measurer", "options", "parts", "trial_log", "warm_up"), ("log_lines",),
+        ("network", "text"), ("groups", "result", "tasks"), ("task", "warm_up"), ("candidates",),
+        ("screen", "search_path"), ("run",), ("run_log",), ("measuring", "saved_run", "task_memory"),
+        ("agreement", "attention", "measurer", "options", "parts", "trial_log"), ("log_lines",),
     ),
     "tvm_spm.deploy": (("network",), ("groups",), ("verify",), ("database", "grouping", "runtime")),
     "tvm_spm.fusion": (

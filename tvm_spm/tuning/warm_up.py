@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -30,8 +31,8 @@ from tvm_spm.graph import Layer, LayerGraph, Read, Tensor
 from tvm_spm.group import Group
 from tvm_spm.jit import is_on_disk
 from tvm_spm.space.case import Case
-from tvm_spm.space.mapspace import MapSpace
 from tvm_spm.space.rows import vary_rows
+from tvm_spm.tuning.screen import space_of
 from tvm_spm.workload import Workload
 
 NOTICE = "the first run compiles, for about two minutes on two cores; what it compiles is kept"
@@ -154,21 +155,28 @@ def load(parts: Iterable[Part]) -> None:
         _COMPILE[part]()
 
 
+def _compile_exact(*, perfect: bool) -> None:
+    case = _toy_case()
+    exact_search(case, perfect=perfect)
+    space_of(case).require_default()
+
+
 def _compile_screen() -> None:
-    workload, arch = _toy(), load_arch("edge-256")
-    space, rng = MapSpace(workload=workload, arch=arch), np.random.default_rng(0)
+    case, rng = _toy_case(), np.random.default_rng(0)
+    space = space_of(case)
+    space.require_default()
     batch = space.sample(rng, 4)
     space.check(space.cross(space.mutate(batch, rng), batch, rng))
-    evaluate_batch(workload, arch, batch)
+    evaluate_batch(case.workload, case.arch, batch)
 
 
 def _compile_simulator() -> None:
-    workload, arch = _toy(), load_arch("edge-256")
-    simulate_batch(workload, arch, [MapSpace(workload=workload, arch=arch).require_default()])
+    case = _toy_case()
+    simulate_batch(case.workload, case.arch, [space_of(case).require_default()])
 
 
 def _compile_groups() -> None:
-    layer = _toy()
+    layer, arch = _toy_case().workload, _toy_case().arch
     shape = (1, 4, 4, 4)
     tensors = [Tensor(name="in", shape=shape, dtype="int16")]
     tensors += [Tensor(name=f"weight{i}", shape=(4, 4, 3, 3), dtype="int16", is_constant=True) for i in range(2)]
@@ -185,24 +193,21 @@ def _compile_groups() -> None:
         for i, source in enumerate((0, 3))
     )  # fmt: skip
     group = Group(graph=LayerGraph(tensors=tuple(tensors), layers=layers, outputs=(4,)), first=0, stop=2)
-    group_search(group, load_arch("edge-256"))
+    group_search(group, arch)
 
 
-def _toy() -> Workload:
-    return Workload.conv2d(K=4, C=4, OY=4, OX=4, FY=3, FX=3, padding=1)
+def _toy_case() -> Case:
+    layer = Workload.conv2d(K=4, C=4, OY=4, OX=4, FY=3, FX=3, padding=1)
+    return Case(workload=layer, arch=load_arch("edge-256"))
 
 
 _COMPILE: dict[Part, Callable[[], object]] = {
-    Part.EXACT: lambda: exact_search(_toy_case()),
-    Part.ANY_FACTORS: lambda: exact_search(_toy_case(), perfect=False),
+    Part.EXACT: partial(_compile_exact, perfect=True),
+    Part.ANY_FACTORS: partial(_compile_exact, perfect=False),
     Part.SCREEN: _compile_screen,
     Part.SIMULATOR: _compile_simulator,
     Part.GROUPS: _compile_groups,
 }
-
-
-def _toy_case() -> Case:
-    return Case(workload=_toy(), arch=load_arch("edge-256"))
 
 
 def _end_with_input() -> None:

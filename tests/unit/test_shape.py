@@ -36,7 +36,6 @@ TOO_LONG = {
     "tvm_spm.exact.timeline._emit",
     "tvm_spm.exact.timeline.fill_table",
     "tvm_spm.exact.timeline.tensor_cycles",
-    "tvm_spm.workload._input_axis",
 }
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

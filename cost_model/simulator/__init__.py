@@ -6,6 +6,6 @@ It follows the same lockstep rule as the analytical model, event by event, and a
 ``core`` and ``undisturbed`` are the timeline of one core, ``events`` that of all of them.
 """
 
-from cost_model.simulator.model import EventCounts, SimulatorModel, simulate_batch, simulate_events
+from cost_model.simulator.model import Account, EventCounts, SimulatorModel, account, record, simulate_batch
 
-__all__ = ["EventCounts", "SimulatorModel", "simulate_batch", "simulate_events"]
+__all__ = ["Account", "EventCounts", "SimulatorModel", "account", "record", "simulate_batch"]

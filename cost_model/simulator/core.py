@@ -2,71 +2,99 @@
 
 from __future__ import annotations
 
+from cost_model.simulator.ledger import BUSY_CYCLES, Ledger
+from cost_model.simulator.log import FIRST_LOAD, LAST_STORE, MOST_EVENTS, Log
+from cost_model.simulator.notes import note_pass, note_row, note_transfer
 from cost_model.simulator.passes import load, look_at, store, work
-from cost_model.simulator.state import BUSY_CYCLES, Core, Ledger, Nest, O, Problem
-from tvm_spm.jit import kernel, part
+from cost_model.simulator.state import (
+    CHANNEL_CYCLES,
+    ENGINE_CYCLES,
+    IN_CORE,
+    NUM_STORES,
+    STORES,
+    Core,
+    Nest,
+    O,
+    Problem,
+)
+from tvm_spm.jit import small
 from tvm_spm.space.tensors import Tensors
 
 
-@kernel
-def advance(problem: Problem, tensors: Tensors, nest: Nest, core: Core, ledger: Ledger) -> bool:
+@small
+def advance(problem: Problem, tensors: Tensors, nest: Nest, core: Core, ledger: Ledger, log: Log) -> bool:
     """Run a core until it asks for a DRAM channel at its ``clock``; False if it has finished instead."""
-    while core.num_served == core.num_transfers:
+    while core.num_served == core.num_queued:
         core.clock = max(core.clock, core.pass_end)
         if core.slots_left == 0:
             return False
-        _open_slot(problem, tensors, nest, core, ledger)
+        core.slots_left -= 1
+        core.pass_end = core.clock + core.pass_cycles
+        if core.pass_cycles > 0 and len(log.account) > 0:
+            note_pass(problem, tensors, nest, core, log)
+        running = core.pass_number
+        core.pass_number = running + 1
+        if core.passes_left > 0:
+            if running >= 0:
+                _step(nest, core)
+            core.passes_left -= 1
+            look_at(problem, nest, core, ledger)
+            load(problem, tensors, nest, core, ledger)
+            work(problem, tensors, nest, core, ledger, log)
+            store(problem, tensors, nest, core, ledger)
+            if log.at[MOST_EVENTS] > 0:
+                note_row(nest, core, log)
+        else:
+            core.pass_cycles = 0
+            forget(core)
+        queue_slot(nest, core, running)
     if core.num_served >= core.num_beside:
         core.clock = max(core.clock, core.pass_end)
     return True
 
 
-@kernel
-def serve(core: Core, ledger: Ledger, grant: int) -> int:
+@small
+def serve(core: Core, ledger: Ledger, log: Log, grant: int, channel: int) -> int:
     """Run the transfer that a core asked for, from ``grant`` on; returns when the channel is free again."""
-    served = core.num_served
-    core.num_served = served + 1
-    core.clock = grant + core.engine_cycles[served]
-    ledger.totals[BUSY_CYCLES] += core.engine_cycles[served]
-    return grant + core.channel_cycles[served]
+    transfer = core.transfer[core.queue[core.num_served]]
+    if len(log.account) > 0:
+        note_transfer(core, log, transfer, grant, channel)
+    core.num_served += 1
+    core.clock = grant + transfer[ENGINE_CYCLES]
+    ledger.totals[BUSY_CYCLES] += core.repeats * transfer[ENGINE_CYCLES]
+    return grant + transfer[CHANNEL_CYCLES]
 
 
-@part
-def _open_slot(problem: Problem, tensors: Tensors, nest: Nest, core: Core, ledger: Ledger) -> None:
-    """Queue the transfers of the next slot: beside the pass last entered, and after it."""
-    core.slots_left -= 1
-    core.num_transfers = core.num_served = 0
-    core.pass_end = core.clock + core.pass_cycles
-    _queue(core, core.pending[0], core.pending[1])
-    store_channel_cycles, store_engine_cycles = core.store[0], core.store[1]
-    is_prologue = core.pass_cycles == 0 and core.passes_left > 0
-    core.pass_cycles = core.store[0] = core.store[1] = 0
-    core.loads[0] = core.loads[1] = core.loads[2] = 0
-    if core.passes_left > 0:
-        if not is_prologue:
-            _step(nest, core)
-        core.passes_left -= 1
-        core.repeats = 1
-        look_at(problem, nest, core, ledger)
-        load(problem, tensors, nest, core, ledger)
-        work(problem, tensors, nest, core, ledger)
-        store(problem, tensors, nest, core, ledger)
-    if not is_prologue:
+@small
+def queue_slot(nest: Nest, core: Core, running: int) -> None:
+    """Queue what is prepared: beside pass ``running``, and after it; -1 stands before the first pass."""
+    core.num_queued = core.num_served = 0
+    if running < 0:
+        core.after_note = FIRST_LOAD
+    if nest.double[IN_CORE, O]:
+        _queue(core, STORES + (running - 1 & NUM_STORES - 1))
+    if running >= 0:
         for operand in range(3):
-            if nest.spm_double[operand]:
-                _queue(core, core.loads[operand], core.loads[operand])
-    core.num_beside = core.num_transfers
-    core.pending[0] = core.pending[1] = 0
-    if nest.spm_double[O]:
-        core.pending[0], core.pending[1] = store_channel_cycles, store_engine_cycles
-    else:
-        _queue(core, store_channel_cycles, store_engine_cycles)
+            if nest.double[IN_CORE, operand]:
+                _queue(core, operand)
+    core.num_beside = core.num_queued
+    if nest.double[IN_CORE, O] == 0:
+        _queue(core, STORES + (running & NUM_STORES - 1))
     for operand in range(3):
-        if is_prologue or not nest.spm_double[operand]:
-            _queue(core, core.loads[operand], core.loads[operand])
+        if running < 0 or not nest.double[IN_CORE, operand]:
+            _queue(core, operand)
 
 
-@part
+@small
+def forget(core: Core) -> None:
+    """Prepare no loads, and no store of the pass that would be next: there is none."""
+    core.after_note = LAST_STORE
+    for operand in range(3):
+        core.transfer[operand, ENGINE_CYCLES] = 0
+    core.transfer[STORES + (core.pass_number & NUM_STORES - 1), ENGINE_CYCLES] = 0
+
+
+@small
 def _step(nest: Nest, core: Core) -> None:
     """The next index of the DRAM loops."""
     loop = nest.num_dram_loops - 1
@@ -76,10 +104,9 @@ def _step(nest: Nest, core: Core) -> None:
     core.loop_index[loop] += 1
 
 
-@kernel
-def _queue(core: Core, channel_cycles: int, engine_cycles: int) -> None:
+@small
+def _queue(core: Core, row: int) -> None:
     """Add a transfer to the slot, if it moves anything."""
-    if channel_cycles > 0:
-        core.channel_cycles[core.num_transfers] = channel_cycles
-        core.engine_cycles[core.num_transfers] = engine_cycles
-        core.num_transfers += 1
+    if core.transfer[row, ENGINE_CYCLES] > 0:
+        core.queue[core.num_queued] = row
+        core.num_queued += 1

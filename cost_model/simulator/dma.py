@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from cost_model.simulator.state import Ints, Problem
 from cost_model.transfer import transfer
-from tvm_spm.jit import kernel
+from tvm_spm.jit import small
 from tvm_spm.space.tensors import Tensors, inside_elems
 
 
-@kernel
+@small
 def move(
     problem: Problem, tensors: Tensors, projection: int, elem_bits: int, first: Ints, tile: Ints
 ) -> tuple[int, int, int]:

@@ -16,23 +16,18 @@ from cost_model.arrays import ArchArrays, WorkloadArrays
 from cost_model.simulator.events import (
     COUNTS,
     CYCLES,
+    LAST_CORE,
     MAC_CYCLES,
     PASS_CYCLES_SUM,
     RESULT_FIELDS,
     TOTALS,
+    Room,
     simulate_rows,
 )
+from cost_model.simulator.ledger import BUSY_CYCLES, DRAM_BYTES, FINAL_ELEMS, MOVED, UNUSED_BITS
+from cost_model.simulator.log import NUM_EVENTS, NUM_PASSES, Log, new_log
 from cost_model.simulator.pe_array import CROSSED, DELIVERED, LEFT_ELEMS
-from cost_model.simulator.state import (
-    BUSY_CYCLES,
-    CORE_FIELDS,
-    DRAM_BYTES,
-    FINAL_ELEMS,
-    MOVED,
-    NEST_FIELDS,
-    UNUSED_BITS,
-    pack_problem,
-)
+from cost_model.simulator.state import CORE_FIELDS, NEST_FIELDS, Ints, pack_problem
 from cost_model.vector import vector_cost
 from tvm_spm.arch import Arch
 from tvm_spm.cost import Cost, Energy
@@ -45,6 +40,9 @@ MODEL_NAME = "simulator"
 
 _ROWS_PER_THREAD = 16
 """Fewer are not worth a thread."""
+
+_FIRST_EVENTS, _SPARE_EVENTS = 1 << 16, 1 << 10
+"""Room for events at first, and beyond twice what was asked for: other cores' events until the run ends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +66,23 @@ class EventCounts:
     final: int
     extras: tuple[int, ...]
     unused_bits: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Account:
+    """Where cycles and energy of one run go.
+
+    Attributes:
+        cost: Of the run.
+        counts: What its energy counts.
+        last_core: The one that finishes last.
+        notes: Of a ``Log``: per core and note, cycles and amount.
+    """
+
+    cost: Cost
+    counts: EventCounts
+    last_core: int
+    notes: Ints
 
 
 class SimulatorModel:
@@ -106,33 +121,56 @@ def simulate_batch(
     Returns:
         Costs in the order of ``mappings``.
     """
-    results, extra_elems = _run(workload, arch, mappings, num_threads=num_threads, fold=fold)
+    room = _run(workload, arch, mappings, num_threads=num_threads, fold=fold)
     return [
         _cost(workload, arch, mapping, result, _counts(result, extras))
-        for mapping, result, extras in zip(mappings, results.tolist(), extra_elems.tolist(), strict=True)
+        for mapping, result, extras in zip(mappings, room.results.tolist(), room.extra_elems.tolist(), strict=True)
     ]
 
 
-def simulate_events(workload: Workload, arch: Arch, mapping: Mapping) -> tuple[Cost, EventCounts]:
-    """Cost of a legal mapping, and the events that its energy counts."""
-    results, extra_elems = _run(workload, arch, [mapping], num_threads=1, fold=True)
-    counts = _counts(results[0].tolist(), extra_elems[0].tolist())
-    return _cost(workload, arch, mapping, results[0].tolist(), counts), counts
+def account(workload: Workload, arch: Arch, mapping: Mapping, *, fold: bool = True) -> Account:
+    """Simulate a legal mapping and count what its cycles and its energy go into; ``fold`` as for ``simulate_batch``."""
+    room, log = _room(workload, [mapping]), new_log(mapping.cores.product())
+    simulate_rows(*_pack(workload, arch), encode([mapping]), fold, room, log)
+    result = room.results[0].tolist()
+    counts = _counts(result, room.extra_elems[0].tolist())
+    cost = _cost(workload, arch, mapping, result, counts)
+    return Account(cost=cost, counts=counts, last_core=result[LAST_CORE], notes=log.account)
 
 
-def _run(
-    workload: Workload, arch: Arch, mappings: Sequence[Mapping], *, num_threads: int | None, fold: bool
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def record(workload: Workload, arch: Arch, mapping: Mapping, *, most_events: int) -> tuple[int, Log]:
+    """Cycles of a legal mapping and its events, in a log cut to what there is.
+
+    Args:
+        workload: What is computed.
+        arch: The accelerator.
+        mapping: Legal; not checked again here.
+        most_events: The run ends when there are about as many; then cycles are those of the part that ran.
+    """
+    batch, packed, num_cores = encode([mapping]), _pack(workload, arch), mapping.cores.product()
+    room_for = min(2 * most_events + _SPARE_EVENTS, _FIRST_EVENTS)
+    while True:
+        room, log = _room(workload, [mapping]), new_log(num_cores, most_events=most_events, room=room_for)
+        simulate_rows(*packed, batch, True, room, log)
+        num_events, num_passes = int(log.at[NUM_EVENTS]), int(log.at[NUM_PASSES])
+        if max(num_events, num_passes) <= room_for:
+            return int(room.results[0, CYCLES]), log._replace(
+                events=log.events[:num_events], passes=log.passes[:num_passes]
+            )
+        room_for = max(num_events, num_passes)
+
+
+def _run(workload: Workload, arch: Arch, mappings: Sequence[Mapping], *, num_threads: int | None, fold: bool) -> Room:
     """Results of the engine and elements per extra, one row per mapping."""
-    batch = encode(mappings)
-    problem, tensors = _pack(workload, arch)
-    results = np.zeros((len(mappings), RESULT_FIELDS), dtype=np.int64)
-    extra_elems = np.zeros((len(mappings), len(workload.epilogue.extras)), dtype=np.int64)
-    most_cores = int(batch.cores.prod(axis=1).max(initial=1))
+    batch, packed, log = encode(mappings), _pack(workload, arch), new_log()
+    room = _room(workload, mappings)
 
     def run(rows: slice) -> None:
-        nests, cores = np.zeros(1, dtype=NEST_FIELDS), np.zeros(most_cores, dtype=CORE_FIELDS)
-        simulate_rows(problem, tensors, batch.take(rows), fold, nests, cores, results[rows], extra_elems[rows])
+        own = Room(
+            np.zeros(1, dtype=NEST_FIELDS), np.zeros(len(room.cores), dtype=CORE_FIELDS), room.results[rows],
+            room.extra_elems[rows],
+        )  # fmt: skip
+        simulate_rows(*packed, batch.take(rows), fold, own, log)
 
     threads = min(num_threads or os.cpu_count() or 1, len(mappings) // _ROWS_PER_THREAD)
     if threads > 1:
@@ -141,7 +179,17 @@ def _run(
             list(pool.map(run, parts))
     elif mappings:
         run(slice(None))
-    return results, extra_elems
+    return room
+
+
+def _room(workload: Workload, mappings: Sequence[Mapping]) -> Room:
+    most_cores = max((mapping.cores.product() for mapping in mappings), default=1)
+    return Room(
+        nests=np.zeros(1, dtype=NEST_FIELDS),
+        cores=np.zeros(most_cores, dtype=CORE_FIELDS),
+        results=np.zeros((len(mappings), RESULT_FIELDS), dtype=np.int64),
+        extra_elems=np.zeros((len(mappings), len(workload.epilogue.extras)), dtype=np.int64),
+    )
 
 
 @lru_cache(maxsize=32)

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from cost_model.simulator.pe_array import PASS_FIELDS
 from cost_model.simulator.state import (
-    EDGE_FLAGS,
-    FIRST_EXTRA,
-    TOTAL_FIELDS,
+    ENGINE_CYCLES,
+    IN_CORE,
+    IN_PE,
+    KIND,
+    NUM_STORES,
+    STORES,
+    VECTOR_CYCLES,
     Core,
-    Ledger,
     Nest,
     Problem,
 )
-from tvm_spm.jit import kernel, part
+from tvm_spm.jit import kernel
 from tvm_spm.space.mapping_batch import NUM_DIMS, MappingBatch
-from tvm_spm.space.tensors import Tensors
 
 
-@part
+@kernel
 def build_nest(problem: Problem, batch: MappingBatch, row: int, nest: Nest) -> None:
     """Fill ``nest`` from one row of a batch."""
     red_rows, red_cols = 1, 1
@@ -45,41 +44,26 @@ def build_nest(problem: Problem, batch: MappingBatch, row: int, nest: Nest) -> N
             num_loops += 1
     nest.num_loops = num_loops
     for operand in range(3):
-        nest.spm_position[operand] = nest.rf_position[operand] = -1
+        nest.position[IN_CORE, operand] = nest.position[IN_PE, operand] = -1
         for loop in range(num_loops):
             if problem.is_relevant[operand, nest.loops[loop]]:
-                nest.rf_position[operand] = loop
+                nest.position[IN_PE, operand] = loop
                 if loop < nest.num_dram_loops:
-                    nest.spm_position[operand] = loop
-        nest.spm_double[operand] = batch.spm_double[row] >> operand & 1
-        nest.rf_double[operand] = batch.rf_double[row] >> operand & 1
-
-
-@part
-def open_ledger(problem: Problem, tensors: Tensors, nest: Nest) -> Ledger:
-    """An empty ledger: per dim, SPM tiles are full, the last of a full chunk, or the last of the last chunk."""
-    kind_stride = np.zeros(NUM_DIMS, dtype=np.int64)
-    num_kinds = EDGE_FLAGS
-    for d in range(NUM_DIMS):
-        kind_stride[d] = num_kinds
-        last_chunk = problem.dims[d] - (nest.cores[d] - 1) * nest.core_tile[d]
-        num_kinds *= 1 + (nest.core_tile[d] % nest.spm[d] != 0) + (last_chunk % nest.spm[d] != 0)
-    return Ledger(
-        kind_stride,
-        np.empty((num_kinds, PASS_FIELDS), dtype=np.int64),
-        np.zeros(num_kinds, dtype=np.int64),
-        np.zeros(TOTAL_FIELDS, dtype=np.int64),
-        np.zeros(len(tensors.elem_bits) - FIRST_EXTRA, dtype=np.int64),
-    )
+                    nest.position[IN_CORE, operand] = loop
+        nest.double[IN_CORE, operand] = batch.spm_double[row] >> operand & 1
+        nest.double[IN_PE, operand] = batch.rf_double[row] >> operand & 1
 
 
 @kernel
 def place_core(problem: Problem, nest: Nest, number: int, core: Core) -> None:
     """Put a core before its first slot; numbers count row-major over the dims."""
+    core.number, core.pass_number, core.repeats, core.row = number, -1, 1, -1
     core.clock = core.pass_end = problem.launch_cycles
-    core.pass_cycles = core.num_beside = core.num_transfers = core.num_served = 0
+    core.pass_cycles = core.num_beside = core.num_queued = core.num_served = 0
     core.sum_pass_cycles = core.sum_mac_cycles = 0
-    core.store[0] = core.store[1] = core.pending[0] = core.pending[1] = 0
+    for row in range(STORES + NUM_STORES):
+        core.transfer[row, ENGINE_CYCLES] = core.transfer[row, VECTOR_CYCLES] = 0
+        core.transfer[row, KIND] = row
     core.passes_left = 1
     for d in range(NUM_DIMS - 1, -1, -1):
         core.chunk_first[d] = number % nest.cores[d] * nest.core_tile[d]

@@ -5,15 +5,22 @@ from __future__ import annotations
 import math
 
 from cost_model.simulator.dma import move
+from cost_model.simulator.ledger import DRAM_BYTES, FINAL_ELEMS, MOVED, UNUSED_BITS, Ledger
+from cost_model.simulator.log import BETWEEN, SPILL, STORE, Log
 from cost_model.simulator.pe_array import MAC_CYCLES, O_LEAVES, PASS_CYCLES, READS_O, pass_record
 from cost_model.simulator.state import (
-    DRAM_BYTES,
-    FINAL_ELEMS,
+    CHANNEL_CYCLES,
+    ENGINE_CYCLES,
     FIRST_EXTRA,
-    MOVED,
-    UNUSED_BITS,
+    IN_CORE,
+    IN_PE,
+    KIND,
+    NUM_BYTES,
+    NUM_STORES,
+    OF_PASS,
+    STORES,
+    VECTOR_CYCLES,
     Core,
-    Ledger,
     Nest,
     O,
     Problem,
@@ -53,13 +60,16 @@ def look_at(problem: Problem, nest: Nest, core: Core, ledger: Ledger) -> None:
 
 @kernel
 def load(problem: Problem, tensors: Tensors, nest: Nest, core: Core, ledger: Ledger) -> None:
-    """Set the DMA cycles of the loads before the pass looked at."""
+    """Prepare the loads before the pass looked at."""
+    core.after_note = BETWEEN
     for operand in range(3):
-        core.loads[operand] = 0
-        if core.moved <= nest.spm_position[operand] and (operand != O or core.is_first_sum == 0):
+        transfer = core.transfer[operand]
+        transfer[ENGINE_CYCLES] = 0
+        if core.moved <= nest.position[IN_CORE, operand] and (operand != O or core.is_first_sum == 0):
             elem_bits = tensors.elem_bits[operand]
             cycles, elems, moved_bits = move(problem, tensors, operand, elem_bits, core.first, core.tile)
-            core.loads[operand] = cycles
+            transfer[CHANNEL_CYCLES] = transfer[ENGINE_CYCLES] = cycles
+            transfer[NUM_BYTES], transfer[OF_PASS] = (moved_bits + 7) >> 3, core.pass_number
             ledger.totals[MOVED + operand] += core.repeats * elems
             _count_bits(ledger, operand, core.repeats, elems * elem_bits, moved_bits)
 
@@ -72,20 +82,21 @@ def _count_bits(ledger: Ledger, column: int, repeats: int, elem_bits: int, moved
 
 
 @kernel
-def work(problem: Problem, tensors: Tensors, nest: Nest, core: Core, ledger: Ledger) -> None:
+def work(problem: Problem, tensors: Tensors, nest: Nest, core: Core, ledger: Ledger, log: Log) -> None:
     """Set the array's cycles of the pass looked at."""
-    flags = 0
+    flags, outside, num_dram_loops = 0, nest.position, nest.num_dram_loops
     for operand in range(3):
-        is_loaded = core.moved <= nest.spm_position[operand] or nest.rf_position[operand] >= nest.num_dram_loops
+        is_loaded = core.moved <= outside[IN_CORE, operand] or outside[IN_PE, operand] >= num_dram_loops
         if is_loaded and operand != O:
             flags += 1 << operand
         if is_loaded and operand == O and core.is_first_sum == 0:
             flags += READS_O
-    if core.moves <= nest.spm_position[O] or nest.rf_position[O] >= nest.num_dram_loops:
+    if core.moves <= outside[IN_CORE, O] or outside[IN_PE, O] >= num_dram_loops:
         flags += O_LEAVES
     kind = core.size_kind + flags
     if ledger.num_passes[kind] == 0:
-        pass_record(problem, tensors, nest, core.tile, flags, ledger.records[kind])
+        pass_record(problem, tensors, nest, core.tile, flags, ledger.records[kind], log)
+    core.edges = flags
     ledger.num_passes[kind] += core.repeats
     core.pass_cycles = ledger.records[kind, PASS_CYCLES]
     core.sum_pass_cycles += core.repeats * ledger.records[kind, PASS_CYCLES]
@@ -94,28 +105,33 @@ def work(problem: Problem, tensors: Tensors, nest: Nest, core: Core, ledger: Led
 
 @kernel
 def store(problem: Problem, tensors: Tensors, nest: Nest, core: Core, ledger: Ledger) -> None:
-    """Set the DMA cycles of the store after the pass looked at.
+    """Prepare the store after the pass looked at.
 
     A finished tile passes the vector unit on its way while the extras stream by, so the slower of DMA and vector unit
     counts; an unfinished one spills as partial sums.
     """
-    core.store[0] = core.store[1] = 0
-    if core.moves > nest.spm_position[O]:
+    transfer = core.transfer[STORES + (core.pass_number & NUM_STORES - 1)]
+    transfer[ENGINE_CYCLES] = 0
+    if core.moves > nest.position[IN_CORE, O]:
         return
     totals = ledger.totals
     elem_bits = problem.out_bits if core.is_last_sum else tensors.elem_bits[O]
     cycles, elems, moved_bits = move(problem, tensors, O, elem_bits, core.first, core.tile)
     _count_bits(ledger, O, core.repeats, elems * elem_bits, moved_bits)
-    core.store[0] = core.store[1] = cycles
+    transfer[CHANNEL_CYCLES] = transfer[ENGINE_CYCLES] = cycles
+    transfer[NUM_BYTES], transfer[OF_PASS] = (moved_bits + 7) >> 3, core.pass_number
     if core.is_last_sum == 0:
+        transfer[KIND], transfer[VECTOR_CYCLES] = SPILL, 0
         totals[MOVED + O] += core.repeats * elems
         return
     totals[FINAL_ELEMS] += core.repeats * elems
     for projection in range(FIRST_EXTRA, len(tensors.elem_bits)):
         elem_bits = tensors.elem_bits[projection]
         more, streamed, moved_bits = move(problem, tensors, projection, elem_bits, core.first, core.tile)
-        core.store[0] += more
+        transfer[CHANNEL_CYCLES] += more
+        transfer[NUM_BYTES] += (moved_bits + 7) >> 3
         ledger.extra_elems[projection - FIRST_EXTRA] += core.repeats * streamed
         _count_bits(ledger, FIRST_EXTRA, core.repeats, streamed * elem_bits, moved_bits)
     vector_cycles = int(math.ceil(elems * problem.num_ops_per_elem / problem.vector_ops_per_cycle))
-    core.store[1] = max(core.store[0], vector_cycles)
+    transfer[KIND], transfer[VECTOR_CYCLES] = STORE, vector_cycles
+    transfer[ENGINE_CYCLES] = max(transfer[CHANNEL_CYCLES], vector_cycles)

@@ -12,8 +12,24 @@ import math
 import numpy as np
 
 from cost_model.arrays import UNBOUNDED
-from cost_model.simulator.state import I, Ints, Nest, O, Odometer, Problem, W
-from tvm_spm.jit import kernel, part
+from cost_model.simulator.log import (
+    AT_REPEATS,
+    AT_TIME,
+    CROSSING,
+    DRAIN,
+    FILL,
+    IS_FULL,
+    MULTIPLY,
+    NETWORK,
+    PASS_REPEATS,
+    PIPELINE,
+    PORT,
+    REGISTERS,
+    Log,
+    note,
+)
+from cost_model.simulator.state import IN_PE, I, Ints, Nest, O, Odometer, Problem, W
+from tvm_spm.jit import kernel, part, small
 from tvm_spm.space.mapping_batch import NUM_DIMS
 from tvm_spm.space.tensors import Tensors, tile_elems
 
@@ -24,13 +40,24 @@ PASS_FIELDS = 9
 PASS_CYCLES, MAC_CYCLES, LEFT_ELEMS, CROSSED, DELIVERED = 0, 1, 2, 3, 6
 """Columns of a pass record; ``CROSSED`` and ``DELIVERED`` are three columns each, in the order I W O."""
 
-_STEP_FIELDS = 14
-_MACS, _IN_CYCLES, _OUT_CYCLES, _ELEMS, _HEARD, _BYTES = 0, 1, 4, 5, 8, 11
-"""Columns of a step record; all but the first and the out cycles are three columns each."""
+_KIND_FIELDS = 15
+_MACS, _IN_CYCLES, _OUT_CYCLES, _ELEMS, _HEARD, _BYTES, _ALL_MACS = 0, 1, 4, 5, 8, 11, 14
+"""Columns of a step record, for a tile that leaves fewer elements to it: MACs of a PE and of all PEs, and three columns
+each in the order I W O; cycles of O are for the way in and the way out."""
+
+(
+    _THIS, _BEFORE, _AFTER, _TIMES, _HIDDEN, _HIDDEN_BY, _HIDDEN_BITS, _HIDDEN_PORT, _SHOWN, _SHOWN_BY, _SHOWN_BITS,
+    _SHOWN_PORT, STEP_FIELDS,
+) = range(13)  # fmt: skip
+"""What a log is told of a step: kinds of its tile and its neighbours', how often it happens; beside the work and after
+it, cycles of the slowest crossing, which it is, the networks in use and cycles of the port."""
+
+_O_OUT = 3
+"""Number of the network for outputs that leave, behind those of I W O on their way in."""
 
 
-@part
-def pass_record(problem: Problem, tensors: Tensors, nest: Nest, tile: Ints, flags: int, record: Ints) -> None:
+@kernel
+def pass_record(problem: Problem, tensors: Tensors, nest: Nest, tile: Ints, flags: int, record: Ints, log: Log) -> None:
     """Fill ``record`` with the cycles and counts of a pass over an SPM ``tile``.
 
     Args:
@@ -40,15 +67,20 @@ def pass_record(problem: Problem, tensors: Tensors, nest: Nest, tile: Ints, flag
         tile: Elements per dim.
         flags: What happens at the edges of the pass.
         record: ``PASS_FIELDS`` numbers, overwritten.
+        log: Told what happens, if it is to note anything.
     """
     odometer = _loops_of(nest, tile)
     steps = _step_table(problem, tensors, nest, tile, odometer)
-    last = odometer.num_kinds - 1
+    last, drain_cycles = odometer.num_kinds - 1, 0
     for column in range(PASS_FIELDS):
         record[column] = 0
     record[PASS_CYCLES] = problem.mac_stages - 1 + _fill_cycles(problem, steps, flags, record)
+    if log.at[AT_REPEATS] > 0:
+        _note_fill(steps, flags, record[PASS_CYCLES] - (problem.mac_stages - 1), log)
     while True:
-        _add_slot(problem, nest, odometer, steps, flags, record)
+        _add_step(problem, nest, odometer, steps, flags, record, log)
+        if log.at[IS_FULL]:
+            break
         loop = odometer.num_loops - 1
         while loop >= 0 and odometer.loop_index[loop] == odometer.loop_count[loop] - 1:
             odometer.loop_index[loop] = 0
@@ -57,7 +89,10 @@ def pass_record(problem: Problem, tensors: Tensors, nest: Nest, tile: Ints, flag
             break
         odometer.loop_index[loop] += _repeats(nest, odometer, loop)
     if flags & O_LEAVES:
-        record[PASS_CYCLES] += max(steps[last, _OUT_CYCLES], _port_cycles(problem, steps[last, _BYTES + O]))
+        drain_cycles = max(steps[last, _OUT_CYCLES], _port_cycles(problem, steps[last, _BYTES + O]))
+        record[PASS_CYCLES] += drain_cycles
+    if log.at[AT_REPEATS] > 0:
+        _note_end(problem.mac_stages - 1, drain_cycles, steps[last, _OUT_CYCLES], steps[last, _BYTES + O], log)
 
 
 @part
@@ -71,7 +106,7 @@ def _loops_of(nest: Nest, tile: Ints) -> Odometer:
         if tile[d] <= nest.array[d]:
             continue
         for operand in range(3):
-            if loop <= nest.rf_position[operand]:
+            if loop <= nest.position[IN_PE, operand]:
                 position[operand] = num_loops
         dim[num_loops] = d
         count[num_loops] = -(-tile[d] // nest.array[d])
@@ -79,13 +114,14 @@ def _loops_of(nest: Nest, tile: Ints) -> Odometer:
             edge_bit[num_loops] = num_kinds
             num_kinds *= 2
         num_loops += 1
-    return Odometer(num_loops, num_kinds, dim, count, np.zeros(NUM_DIMS, np.int64), edge_bit, position)
+    index, step = np.zeros(NUM_DIMS, np.int64), np.empty(STEP_FIELDS, np.int64)
+    return Odometer(num_loops, num_kinds, dim, count, index, edge_bit, position, step)
 
 
 @part
 def _step_table(problem: Problem, tensors: Tensors, nest: Nest, tile: Ints, odometer: Odometer) -> Ints:
     """One record per combination of loops that are at their smaller last tile."""
-    steps = np.empty((odometer.num_kinds, _STEP_FIELDS), dtype=np.int64)
+    steps = np.empty((odometer.num_kinds, _KIND_FIELDS), dtype=np.int64)
     size = np.empty(NUM_DIMS, dtype=np.int64)
     for d in range(NUM_DIMS):
         size[d] = min(nest.array[d], tile[d])
@@ -93,10 +129,11 @@ def _step_table(problem: Problem, tensors: Tensors, nest: Nest, tile: Ints, odom
         for loop in range(odometer.num_loops):
             d = odometer.dim[loop]
             size[d] = tile[d] % nest.array[d] if kind & odometer.edge_bit[loop] else nest.array[d]
-        macs = 1
+        macs = all_macs = 1
         for d in range(NUM_DIMS):
             macs *= min(nest.rf[d], size[d])
-        steps[kind, _MACS] = macs
+            all_macs *= size[d]
+        steps[kind, _MACS], steps[kind, _ALL_MACS] = macs, all_macs
         for operand in range(3):
             elems = tile_elems(tensors, operand, size)
             steps[kind, _IN_CYCLES + operand] = math.ceil(elems / problem.noc_elems_per_cycle)
@@ -131,7 +168,7 @@ def _heard_elems(problem: Problem, tensors: Tensors, operand: int, rf: Ints, siz
     return heard
 
 
-@kernel
+@small
 def _port_cycles(problem: Problem, num_bytes: int) -> int:
     """Cycles that the SPM port needs for a group of simultaneous transfers."""
     if problem.port_bytes_per_cycle == UNBOUNDED:
@@ -139,7 +176,7 @@ def _port_cycles(problem: Problem, num_bytes: int) -> int:
     return int(math.ceil(num_bytes / problem.port_bytes_per_cycle))
 
 
-@part
+@small
 def _fill_cycles(problem: Problem, steps: Ints, flags: int, record: Ints) -> int:
     """Cycles before the first step, and its loads added to the record."""
     cycles, num_bytes = 0, 0
@@ -152,7 +189,7 @@ def _fill_cycles(problem: Problem, steps: Ints, flags: int, record: Ints) -> int
     return max(cycles, _port_cycles(problem, num_bytes))
 
 
-@kernel
+@small
 def _repeats(nest: Nest, odometer: Odometer, loop: int) -> int:
     """Iterations of a loop, from the one it is at, that are alike.
 
@@ -163,9 +200,11 @@ def _repeats(nest: Nest, odometer: Odometer, loop: int) -> int:
     return 1
 
 
-@part
-def _add_slot(problem: Problem, nest: Nest, odometer: Odometer, steps: Ints, flags: int, record: Ints) -> None:
-    """Add the slots of all steps that the index stands for."""
+@small
+def _add_step(
+    problem: Problem, nest: Nest, odometer: Odometer, steps: Ints, flags: int, record: Ints, log: Log
+) -> None:
+    """Add all steps that the index stands for, and what crosses the networks beside and after each."""
     index, count, edge_bit, position = odometer.loop_index, odometer.loop_count, odometer.edge_bit, odometer.position
     repeats, kind, moves, moved, reduced = 1, 0, -1, -1, False
     for loop in range(odometer.num_loops):
@@ -188,18 +227,23 @@ def _add_slot(problem: Problem, nest: Nest, odometer: Odometer, steps: Ints, fla
         if (loop < moved and at_last) or loop > moved:
             kind_before |= edge_bit[loop]
 
-    hidden, hidden_bytes, shown, shown_bytes = steps[kind, _MACS], 0, 0, 0
+    # beside the work, and after it: the slowest crossing and which it is, bytes, and which networks are in use (bits)
+    hidden, hidden_by, hidden_bytes, hidden_bits = steps[kind, _MACS], 0, 0, 0
+    shown, shown_by, shown_bytes, shown_bits = 0, 0, 0, 0
     if moves >= 0:
         for operand in (I, W):
             if moves <= position[operand]:
                 record[CROSSED + operand] += repeats * steps[kind_after, _ELEMS + operand]
                 record[DELIVERED + operand] += repeats * steps[kind_after, _HEARD + operand]
-                if nest.rf_double[operand]:
-                    hidden = max(hidden, steps[kind_after, _IN_CYCLES + operand])
-                    hidden_bytes += steps[kind_after, _BYTES + operand]
+                cycles, num_bytes = steps[kind_after, _IN_CYCLES + operand], steps[kind_after, _BYTES + operand]
+                if nest.double[IN_PE, operand]:
+                    hidden_bytes, hidden_bits = hidden_bytes + num_bytes, hidden_bits | 1 << operand
+                    if cycles > hidden:
+                        hidden, hidden_by = cycles, operand
                 else:
-                    shown = max(shown, steps[kind_after, _IN_CYCLES + operand])
-                    shown_bytes += steps[kind_after, _BYTES + operand]
+                    shown_bytes, shown_bits = shown_bytes + num_bytes, shown_bits | 1 << operand
+                    if cycles > shown:
+                        shown, shown_by = cycles, operand
     leaves = moves <= position[O] if moves >= 0 else flags & O_LEAVES != 0
     reads = 0 <= moves <= position[O] and (reduced or flags & READS_O != 0)
     if reads:
@@ -209,23 +253,80 @@ def _add_slot(problem: Problem, nest: Nest, odometer: Odometer, steps: Ints, fla
         record[LEFT_ELEMS] += repeats * steps[kind, _ELEMS + O]
         record[CROSSED + O] += repeats * steps[kind, _ELEMS + O]
         record[DELIVERED + O] += repeats * steps[kind, _HEARD + O]
-    if nest.rf_double[O]:
-        if reads:
-            hidden = max(hidden, steps[kind_after, _IN_CYCLES + O])
-            hidden_bytes += steps[kind_after, _BYTES + O]
+    if nest.double[IN_PE, O]:
         if 0 <= moved <= position[O]:
-            hidden = max(hidden, steps[kind_before, _OUT_CYCLES])
-            hidden_bytes += steps[kind_before, _BYTES + O]
+            hidden_bytes, hidden_bits = hidden_bytes + steps[kind_before, _BYTES + O], hidden_bits | 1 << _O_OUT
+            if steps[kind_before, _OUT_CYCLES] > hidden:
+                hidden, hidden_by = steps[kind_before, _OUT_CYCLES], _O_OUT
+        if reads:
+            hidden_bytes, hidden_bits = hidden_bytes + steps[kind_after, _BYTES + O], hidden_bits | 1 << O
+            if steps[kind_after, _IN_CYCLES + O] > hidden:
+                hidden, hidden_by = steps[kind_after, _IN_CYCLES + O], O
     else:
         turn = 0
         if leaves and moves >= 0:
             turn += steps[kind, _OUT_CYCLES]
-            shown_bytes += steps[kind, _BYTES + O]
+            shown_bytes, shown_bits = shown_bytes + steps[kind, _BYTES + O], shown_bits | 1 << _O_OUT
         if reads:
             turn += steps[kind_after, _IN_CYCLES + O]
-            shown_bytes += steps[kind_after, _BYTES + O]
-        shown = max(shown, turn)
-    hidden = max(hidden, _port_cycles(problem, hidden_bytes))
-    shown = max(shown, _port_cycles(problem, shown_bytes))
-    record[PASS_CYCLES] += repeats * (hidden + shown)
+            shown_bytes, shown_bits = shown_bytes + steps[kind_after, _BYTES + O], shown_bits | 1 << O
+        if turn > shown:
+            shown, shown_by = turn, O
+    hidden_port, shown_port = _port_cycles(problem, hidden_bytes), _port_cycles(problem, shown_bytes)
+    record[PASS_CYCLES] += repeats * (max(hidden, hidden_port) + max(shown, shown_port))
     record[MAC_CYCLES] += repeats * steps[kind, _MACS]
+    if log.at[AT_REPEATS] > 0:
+        step = odometer.step
+        step[_THIS], step[_BEFORE], step[_AFTER], step[_TIMES] = kind, kind_before, kind_after, repeats
+        step[_HIDDEN], step[_HIDDEN_BY], step[_HIDDEN_BITS] = hidden, hidden_by, hidden_bits
+        step[_SHOWN], step[_SHOWN_BY], step[_SHOWN_BITS] = shown, shown_by, shown_bits
+        step[_HIDDEN_PORT], step[_SHOWN_PORT] = hidden_port, shown_port
+        _note_step(steps, step, log)
+
+
+@kernel
+def _note_fill(steps: Ints, flags: int, cycles: int, log: Log) -> None:
+    """Note what crosses before the first step."""
+    time = log.at[AT_TIME]
+    for operand in range(3):
+        if flags & (1 << operand):
+            note(log, CROSSING + operand, time, time + steps[0, _IN_CYCLES + operand], steps[0, _BYTES + operand], 0)
+    note(log, FILL, time, time + cycles, 0, 0)
+    log.at[AT_TIME] += cycles
+
+
+@kernel
+def _note_step(steps: Ints, step: Ints, log: Log) -> None:
+    """Note a step, what crosses beside it and after it, and what the array waits for meanwhile."""
+    at, kind = log.at, step[_THIS]
+    at[AT_REPEATS] = at[PASS_REPEATS] * step[_TIMES]
+    start, macs, hidden, shown = at[AT_TIME], steps[kind, _MACS], step[_HIDDEN], step[_SHOWN]
+    turn = start + max(hidden, step[_HIDDEN_PORT])
+    end = turn + max(shown, step[_SHOWN_PORT])
+    note(log, MULTIPLY, start, start + macs, steps[kind, _ALL_MACS], 0)
+    # in the order of their starts: a full log misses nothing that starts earlier; outputs leave before others come
+    for bits, before, begin in ((step[_HIDDEN_BITS], step[_BEFORE], start), (step[_SHOWN_BITS], kind, turn)):
+        out_end = begin
+        for network in (I, W, _O_OUT, O):
+            if bits >> network & 1:
+                which = before if network == _O_OUT else step[_AFTER]
+                cycles, num_bytes = steps[which, _IN_CYCLES + network], steps[which, _BYTES + min(network, O)]
+                first = out_end if network == O else begin
+                note(log, CROSSING + network, first, first + cycles, num_bytes, 0)
+                if network == _O_OUT and begin == turn:
+                    out_end = turn + cycles
+    note(log, NETWORK + step[_HIDDEN_BY], start + macs, start + hidden, 0, 0)
+    note(log, PORT, start + hidden, turn, 0, 0)
+    note(log, REGISTERS + step[_SHOWN_BY], turn, turn + shown, 0, 0)
+    note(log, PORT, turn + shown, end, 0, 0)
+    at[AT_TIME], at[AT_REPEATS] = end, at[PASS_REPEATS]
+
+
+@kernel
+def _note_end(pipeline_cycles: int, drain_cycles: int, out_cycles: int, num_bytes: int, log: Log) -> None:
+    """Note what happens after the last step."""
+    time = log.at[AT_TIME] + pipeline_cycles
+    note(log, PIPELINE, log.at[AT_TIME], time, 0, 0)
+    if drain_cycles > 0:
+        note(log, CROSSING + _O_OUT, time, time + out_cycles, num_bytes, 0)
+        note(log, DRAIN, time, time + drain_cycles, 0, 0)

@@ -12,32 +12,23 @@ from tvm_spm.space.mapping_batch import NUM_DIMS
 
 I, W, O, FIRST_EXTRA = 0, 1, 2, 3  # noqa: E741 (the operands' own letters)
 
+IN_CORE, IN_PE, NUM_LEVELS = range(3)
+"""Memories that tiles are loaded into, by who has one each, outermost first."""
+
 Ints = NDArray[np.int64]
 
-MAX_TRANSFERS = 8
-"""A slot has at most a store, a load of each operand beside the pass, and the same after it."""
+CHANNEL_CYCLES, ENGINE_CYCLES, VECTOR_CYCLES, NUM_BYTES, KIND, OF_PASS, TRANSFER_FIELDS = range(7)
+"""Columns of a transfer: how long it holds a DRAM channel, the DMA engine (0 if it moves nothing) and the vector unit;
+bytes in whole bursts; its number among ``log.TRANSFERS`` and its pass, for a log only."""
 
-EDGE_FLAGS = 16
-"""Kinds of pass with equal tiles: what is loaded before the first step and what leaves after the last."""
-
-MOVED, FINAL_ELEMS, DRAM_BYTES, UNUSED_BITS, BUSY_CYCLES, TOTAL_FIELDS = 0, 3, 4, 8, 12, 13
-"""Columns of the totals over all cores: elements of I W O moved as operands, finished outputs, DRAM bytes of I W O and
-extras, bits of those that whole bursts bring along, DMA time."""
-
-_NUMBERS = {
-    "problem": ("launch_cycles", "mac_stages", "num_channels", "out_bits", "num_ops_per_elem", "burst_bits"),
-    "nest": ("num_dram_loops", "num_loops", "hop_cycles", "fold"),
-    "core": (
-        "repeats", "moved", "moves", "is_first_sum", "is_last_sum", "size_kind",
-        "clock", "pass_end", "pass_cycles", "num_beside", "num_transfers", "num_served", "passes_left", "slots_left",
-        "sum_pass_cycles", "sum_mac_cycles",
-    ),
-}  # fmt: skip
+STORES, NUM_STORES, MAX_QUEUED = 3, 4, 8
+"""Transfers of a core: the loads of I W O before the next pass, then the stores of passes in turn, a power of two."""
 
 
-def _record(name: str, **arrays: int | tuple[int, ...]) -> np.dtype[np.void]:
-    fields = [(field, np.int64) for field in _NUMBERS[name]]
-    return np.dtype([*fields, *((field, np.int64, shape) for field, shape in arrays.items())])
+def _record(of: type, **shapes: int | tuple[int, ...]) -> np.dtype[np.void]:
+    """A record with the fields of a protocol, arrays in these shapes."""
+    kinds = {"int": np.int64, "Ints": np.int64, "float": np.float64}
+    return np.dtype([(name, kinds[kind], shapes.get(name, ())) for name, kind in of.__annotations__.items()])
 
 
 class Problem(Protocol):
@@ -62,24 +53,15 @@ class Problem(Protocol):
     vector_ops_per_cycle: float
 
 
-_RATES = (
-    "noc_elems_per_cycle", "port_bytes_per_cycle", "burst_startup_cycles", "dma_bytes_per_cycle",
-    "vector_ops_per_cycle",
-)  # fmt: skip
-PROBLEM_FIELDS = np.dtype(
-    [
-        *_record("problem", dims=NUM_DIMS, is_reduction=NUM_DIMS, is_relevant=(3, NUM_DIMS)).descr,
-        *((rate, np.float64) for rate in _RATES),
-    ]
-)
+PROBLEM_FIELDS = _record(Problem, dims=NUM_DIMS, is_reduction=NUM_DIMS, is_relevant=(3, NUM_DIMS))
 
 
 class Nest(Protocol):
     """A record of ``NEST_FIELDS``: one mapping, ready to walk.
 
-    ``loops`` holds the DRAM loops, then the SPM loops, outer to inner, only those that iterate in a full tile;
-    ``spm_position`` and ``rf_position`` are the innermost loop an operand depends on, -1 for none. With ``fold``,
-    repetition is counted instead of walked.
+    ``loops`` holds the DRAM loops, then the SPM loops, outer to inner, only those that iterate in a full tile. Per
+    memory and operand, ``position`` is the innermost loop outside of it that the operand depends on, -1 for none, and
+    ``double`` says whether it has two buffers there. With ``fold``, repetition is counted instead of walked.
     """
 
     num_dram_loops: int
@@ -92,15 +74,13 @@ class Nest(Protocol):
     array: Ints
     rf: Ints
     loops: Ints
-    spm_position: Ints
-    rf_position: Ints
-    spm_double: Ints
-    rf_double: Ints
+    position: Ints
+    double: Ints
 
 
 NEST_FIELDS = _record(
-    "nest", cores=NUM_DIMS, core_tile=NUM_DIMS, spm=NUM_DIMS, array=NUM_DIMS, rf=NUM_DIMS, loops=2 * NUM_DIMS,
-    spm_position=3, rf_position=3, spm_double=3, rf_double=3,
+    Nest, cores=NUM_DIMS, core_tile=NUM_DIMS, spm=NUM_DIMS, array=NUM_DIMS, rf=NUM_DIMS, loops=2 * NUM_DIMS,
+    position=(NUM_LEVELS, 3), double=(NUM_LEVELS, 3),
 )  # fmt: skip
 
 
@@ -115,6 +95,7 @@ class Odometer(NamedTuple):
         loop_index: Per loop.
         edge_bit: Per loop, its bit in the number of a kind, 0 if the last tile is full.
         position: Per operand, the innermost of these loops that is not inside its load position.
+        step: Room for what a log is told of a step.
     """
 
     num_loops: int
@@ -124,98 +105,84 @@ class Odometer(NamedTuple):
     loop_index: Ints
     edge_bit: Ints
     position: Ints
+    step: Ints
 
 
 class Core(Protocol):
     """A record of ``CORE_FIELDS``: where one core stands.
 
-    A slot is a pass and the transfers that belong to it: the first ``num_beside`` of ``num_transfers`` run beside the
+    A slot is a pass and the transfers that belong to it: the first ``num_beside`` of ``num_queued`` run beside the
     pass, the others after both. The slot before the first pass and the one after the last have no pass.
 
     Attributes:
+        number: Of the core.
         repeats: Passes that the one looked at stands for.
+        pass_number: Of the one looked at.
         moved: Innermost DRAM loop that is not at its first index, -1 for none.
         moves: Innermost DRAM loop that is not at its last index, -1 for none.
         is_first_sum: No reduction loop has moved yet: there are no partial sums to read.
         is_last_sum: All reduction loops are at their last index: the outputs are finished.
         size_kind: Which tiles are smaller than a full one, as a multiple of ``EDGE_FLAGS``.
+        edges: What happens before and after the pass last worked on, bits as in ``pe_array``.
         clock: When the last thing finished.
         pass_end: When the pass of this slot finishes.
         pass_cycles: Of the pass last entered.
         num_beside: Transfers that run beside the pass.
-        num_transfers: Transfers of the slot.
+        num_queued: Transfers of the slot.
         num_served: Transfers finished.
         passes_left: Not yet entered.
         slots_left: Not yet opened.
-        sum_pass_cycles: Over all passes so far.
-        sum_mac_cycles: Over all passes so far.
-        first: First loop index per dim of the pass looked at.
-        tile: Elements per dim of that pass.
-        loads: DMA cycles of that pass's loads of I W O, 0 for none.
-        store: Channel and engine cycles of that pass's store, 0 if the outputs stay.
-        pending: Those of a finished double-buffered tile.
-        chunk_first: First loop index per dim of the core's share.
-        chunk: Elements per dim of the core's share.
-        edge_kind: Per dim, which size of tile the last one is: 0 if it is full.
-        loop_index: Per DRAM loop, of the pass looked at.
+        after_note: What the array waits for while transfers run after the pass.
+        row: Of the pass last looked at in the log.
+        sum_pass_cycles: Of all passes entered.
+        sum_mac_cycles: Of them, cycles in which PEs multiply.
+        first: First loop index of the tile looked at, per dim.
+        tile: Its elements, per dim.
+        chunk_first: First loop index of the core's share, per dim.
+        chunk: Its elements, per dim.
+        edge_kind: Per dim, which of the sizes of a smaller last tile occurs here, 0 for none.
+        loop_index: Per DRAM loop.
         loop_count: Per DRAM loop.
-        channel_cycles: Per transfer of the slot.
-        engine_cycles: Per transfer of the slot.
+        transfer: One row per transfer that is prepared, see ``STORES``.
+        queue: Rows of the transfers of the slot.
     """
 
+    number: int
     repeats: int
+    pass_number: int
     moved: int
     moves: int
     is_first_sum: int
     is_last_sum: int
     size_kind: int
+    edges: int
     clock: int
     pass_end: int
     pass_cycles: int
     num_beside: int
-    num_transfers: int
+    num_queued: int
     num_served: int
     passes_left: int
     slots_left: int
+    after_note: int
+    row: int
     sum_pass_cycles: int
     sum_mac_cycles: int
     first: Ints
     tile: Ints
-    loads: Ints
-    store: Ints
-    pending: Ints
     chunk_first: Ints
     chunk: Ints
     edge_kind: Ints
     loop_index: Ints
     loop_count: Ints
-    channel_cycles: Ints
-    engine_cycles: Ints
+    transfer: Ints
+    queue: Ints
 
 
 CORE_FIELDS = _record(
-    "core", first=NUM_DIMS, tile=NUM_DIMS, loads=3, store=2, pending=2, chunk_first=NUM_DIMS, chunk=NUM_DIMS,
-    edge_kind=NUM_DIMS, loop_index=NUM_DIMS, loop_count=NUM_DIMS, channel_cycles=MAX_TRANSFERS,
-    engine_cycles=MAX_TRANSFERS,
+    Core, first=NUM_DIMS, tile=NUM_DIMS, chunk_first=NUM_DIMS, chunk=NUM_DIMS, edge_kind=NUM_DIMS,
+    loop_index=NUM_DIMS, loop_count=NUM_DIMS, transfer=(STORES + NUM_STORES, TRANSFER_FIELDS), queue=MAX_QUEUED,
 )  # fmt: skip
-
-
-class Ledger(NamedTuple):
-    """What all cores share.
-
-    Attributes:
-        kind_stride: Per dim, what a smaller tile adds to the kind of a pass.
-        records: One record per kind of pass.
-        num_passes: Passes of each kind.
-        totals: What was moved, ``TOTAL_FIELDS`` numbers.
-        extra_elems: Elements moved per extra.
-    """
-
-    kind_stride: Ints
-    records: Ints
-    num_passes: Ints
-    totals: Ints
-    extra_elems: Ints
 
 
 def pack_problem(workload: WorkloadArrays, arch: ArchArrays) -> NDArray[np.void]:

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import numpy as np
 
+from cost_model.simulator.core import forget, queue_slot, serve
+from cost_model.simulator.ledger import Ledger
+from cost_model.simulator.log import Log
+from cost_model.simulator.notes import note_pass
 from cost_model.simulator.passes import load, look_at, store, work
-from cost_model.simulator.state import BUSY_CYCLES, Core, Ints, Ledger, Nest, O, Problem
-from tvm_spm.jit import kernel, part
+from cost_model.simulator.state import IN_CORE, Core, Ints, Nest, O, Problem
+from tvm_spm.jit import kernel, small
 from tvm_spm.space.mapping_batch import NUM_DIMS
 from tvm_spm.space.tensors import Tensors
 
 
-@part
-def run_undisturbed(problem: Problem, tensors: Tensors, nest: Nest, core: Core, ledger: Ledger) -> None:
+@kernel
+def run_undisturbed(problem: Problem, tensors: Tensors, nest: Nest, core: Core, ledger: Ledger, log: Log) -> None:
     """Run a core from its first slot to its last."""
     num_loops = nest.num_dram_loops
     like_first = np.zeros(NUM_DIMS, dtype=np.int64)
@@ -25,58 +29,60 @@ def run_undisturbed(problem: Problem, tensors: Tensors, nest: Nest, core: Core, 
         like_first[loop], like_last[loop] = _alike(tensors, nest, core, loop)
     index = np.zeros(NUM_DIMS, dtype=np.int64)
 
-    core.repeats = 1
     look_at(problem, nest, core, ledger)
     load(problem, tensors, nest, core, ledger)
-    _spend(core, ledger, core.loads[0] + core.loads[1] + core.loads[2], 0)
-    core.pass_cycles = 0
+    queue_slot(nest, core, -1)
+    _run_slot(core, ledger, log)
     is_last = False
     while not is_last:
-        beside_cycles = after_cycles = 0
-        if nest.spm_double[O] and _go_to(core, index, num_loops, -1):
+        # stores of the pass before, and of this one: passes number 0 and 1 here
+        core.pass_number = 0
+        forget(core)
+        if nest.double[IN_CORE, O] and _go_to(core, index, num_loops, -1):
             core.repeats = 0
             look_at(problem, nest, core, ledger)
             store(problem, tensors, nest, core, ledger)
-            beside_cycles += core.store[1]
-        core.repeats = 1
+        core.pass_number = core.repeats = 1
         for loop in range(num_loops):
             if index[loop] == like_first[loop]:
                 core.repeats *= like_last[loop] - like_first[loop] + 1
         _go_to(core, index, num_loops, 0)
         look_at(problem, nest, core, ledger)
-        work(problem, tensors, nest, core, ledger)
+        work(problem, tensors, nest, core, ledger, log)
         store(problem, tensors, nest, core, ledger)
-        if nest.spm_double[O] == 0:
-            after_cycles += core.store[1]
+        if len(log.account) > 0:
+            note_pass(problem, tensors, nest, core, log)
         is_last = not _go_to(core, index, num_loops, 1)
         if not is_last:
             look_at(problem, nest, core, ledger)
             load(problem, tensors, nest, core, ledger)
-            for operand in range(3):
-                if nest.spm_double[operand]:
-                    beside_cycles += core.loads[operand]
-                else:
-                    after_cycles += core.loads[operand]
-        _spend(core, ledger, beside_cycles, after_cycles)
+        queue_slot(nest, core, 1)
+        _run_slot(core, ledger, log)
         loop = num_loops - 1
         while loop >= 0 and index[loop] == core.loop_count[loop] - 1:
             index[loop] = 0
             loop -= 1
         if loop >= 0:
             index[loop] = like_last[loop] + 1 if index[loop] == like_first[loop] else index[loop] + 1
-    if nest.spm_double[O]:
-        core.pass_cycles = 0
-        _spend(core, ledger, core.store[1], 0)
+    core.pass_cycles = core.slots_left = 0
+    queue_slot(nest, core, 2)
+    if nest.double[IN_CORE, O]:
+        _run_slot(core, ledger, log)
 
 
-@kernel
-def _spend(core: Core, ledger: Ledger, beside_cycles: int, after_cycles: int) -> None:
-    """Let the slots of equal kind go by: transfers beside the pass, and after both."""
-    core.clock += core.repeats * (max(beside_cycles, core.pass_cycles) + after_cycles)
-    ledger.totals[BUSY_CYCLES] += core.repeats * (beside_cycles + after_cycles)
+@small
+def _run_slot(core: Core, ledger: Ledger, log: Log) -> None:
+    """Let the slots of equal kind go by; every transfer gets a channel at once."""
+    start = core.clock
+    core.pass_end = start + core.pass_cycles
+    while core.num_served < core.num_queued:
+        if core.num_served >= core.num_beside:
+            core.clock = max(core.clock, core.pass_end)
+        serve(core, ledger, log, core.clock, 0)
+    core.clock = start + core.repeats * (max(core.clock, core.pass_end) - start)
 
 
-@kernel
+@small
 def _go_to(core: Core, index: Ints, num_loops: int, offset: int) -> bool:
     """Let a core look ``offset`` passes (-1, 0 or 1) beyond ``index``; False if no such pass exists."""
     for loop in range(num_loops):
@@ -92,7 +98,7 @@ def _go_to(core: Core, index: Ints, num_loops: int, offset: int) -> bool:
     return False
 
 
-@part
+@kernel
 def _alike(tensors: Tensors, nest: Nest, core: Core, loop: int) -> tuple[int, int]:
     """First and last of the iterations of a DRAM loop that are alike; (-1, -1) if no two are."""
     d, count = nest.loops[loop], core.loop_count[loop]

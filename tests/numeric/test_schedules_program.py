@@ -10,12 +10,13 @@ import tvm_ffi
 from tvm import s_tir, tirx
 
 from cost_model.simulator import SimulatorModel
-from cost_model.simulator.program import program_of, simulate_program
+from cost_model.simulator.program import program_of
 from schedules.layer import check_timed_is_executed, schedule
 from schedules.layer.program import program_from_tir
 from tests.numeric.fused import NETWORKS, functions, fuse
 from tests.numeric.plain import nest, prim_func
 from tests.numeric.sampled import LAYERS, sample_mapping
+from tests.program_mapping import simulate_program
 from tvm_spm.arch import load_arch
 from tvm_spm.errors import ScheduleError
 from tvm_spm.frontend.tir.nest import Nest, read_nest

@@ -6,9 +6,10 @@ import random
 
 import pytest
 
-from cost_model.simulator import SimulatorModel, simulate_events
-from cost_model.simulator.program import mapping_of, program_of, simulate_program
+from cost_model.simulator import SimulatorModel, account
+from cost_model.simulator.program import program_of
 from tests.oracle.program import count_moves
+from tests.program_mapping import mapping_of, simulate_program
 from tests.simulator_cases import random_case
 from tvm_spm.mapping import Mapping
 from tvm_spm.workload import Dims, Operand, Workload
@@ -18,7 +19,7 @@ from tvm_spm.workload import Dims, Operand, Workload
 def test_a_program_moves_what_the_simulator_counts(seed: int):
     rng = random.Random(f"program {seed}")
     workload, arch, mapping = random_case(rng, num_cores=rng.choice([1, 4]), num_channels=rng.choice([1, 2]))
-    _, events = simulate_events(workload, arch, mapping)
+    events = account(workload, arch, mapping).counts
     moves = count_moves(workload, program_of(workload, mapping))
     for operand, name in ((Operand.I, "I"), (Operand.W, "W"), (Operand.O, "O")):
         assert moves[f"DMA {name}"] == events.moved[operand.value]

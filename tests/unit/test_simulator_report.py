@@ -196,7 +196,23 @@ def test_scratchpad_with_two_buffers():
 def test_a_cut_timeline_says_so():
     recorded = timeline(column(9), TOY, Mapping(dram_order=("OX",)), max_events=10)
     assert not recorded.is_complete
-    assert all(event.start < recorded.cycles for event in recorded.events)
+    # two loads and a store, each on engine and channel; I, W, MAC and O of a pass: 10 events until the next load at 36
+    assert (recorded.cycles, len(recorded.events)) == (22 + 3 + 11, 10)
+    assert max(event.start for event in recorded.events) == 22 + 3
+
+
+def test_wherever_a_timeline_is_cut_nothing_before_is_missing():
+    # outputs leave beside the next step, inputs come after it: what starts first must be known first
+    mapping = Mapping(spm=Dims(OX=4), spm_order=("OX",), rf_double=(O,))
+    whole = timeline(column(4), TOY, mapping)
+    assert whole.is_complete
+    # of the third step: MAC and O of the second beside it at 30, the fourth's I at 31
+    assert [(e.resource, e.start) for e in whole.events if 30 <= e.start < 32] == [
+        ("NoC O out", 30), ("PE array", 30), ("NoC I", 31),
+    ]  # fmt: skip
+    for max_events in range(1, len(whole.events)):
+        cut = timeline(column(4), TOY, mapping, max_events=max_events)
+        assert cut.events == tuple(e for e in whole.events if e.start < cut.cycles), max_events
 
 
 def test_trace_opens_in_a_viewer(tmp_path: Path):

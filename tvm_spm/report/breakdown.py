@@ -6,13 +6,14 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from cost_model.simulator import EventCounts, simulate_events
+import numpy as np
+from numpy.typing import NDArray
+
+from cost_model.simulator import Account, EventCounts, account, log
 from tvm_spm.arch import Arch, load_arch
 from tvm_spm.cost import Cost
 from tvm_spm.mapping import Mapping
-from tvm_spm.report.nest import Nest
-from tvm_spm.report.steps import NETWORKS
-from tvm_spm.report.walk import Accelerator, CoreAccount
+from tvm_spm.space import legality
 from tvm_spm.workload import REDUCTION_DIMS, Operand, Workload
 
 REASONS = (
@@ -24,7 +25,7 @@ REASONS = (
 - ``launch``: the task is configured.
 - ``compute``: it works.
 - ``first load``: the transfers before the first pass.
-- ``DMA``: a double-buffered transfer still runs when the pass is done.
+- ``log.DMA``: a double-buffered transfer still runs when the pass is done.
 - ``SPM buffer``: an operand with one SPM buffer moves between two passes.
 - ``DRAM arbitration``: a transfer that it waits for waits itself, for a channel that serves another core.
 - ``vector unit``: a store that it waits for is held back by the element-wise operations on it.
@@ -37,7 +38,16 @@ REASONS = (
 - ``drain``: the last outputs of a pass leave the registers.
 """
 
-_MOVED = ("", "I", "W", "O in", "O out", "O")
+_MOVED = ("I", "W", "O in", "O out")
+
+_NOTES = (
+    (log.MULTIPLY, "compute", ("",)), (log.FIRST_LOAD, "first load", _MOVED), (log.BESIDE, "DMA", _MOVED),
+    (log.BETWEEN, "SPM buffer", _MOVED), (log.ARBITRATION, "DRAM arbitration", ("",)),
+    (log.VECTOR_UNIT, "vector unit", ("",)), (log.LAST_STORE, "last store", _MOVED), (log.FILL, "fill", ("",)),
+    (log.NETWORK, "network", _MOVED), (log.REGISTERS, "RF buffer", ("I", "W", "O")), (log.PORT, "SPM port", ("",)),
+    (log.PIPELINE, "MAC pipeline", ("",)), (log.DRAIN, "drain", ("",)),
+)  # fmt: skip
+"""Where the simulator counts each reason but the launch: a first note, and one per operand from there on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +175,7 @@ class Breakdown:
         core: The core that finishes last; ``reasons``, ``resources`` but for the DRAM channels, and ``pe`` are its own.
         num_cores: Cores in use.
         reasons: Add up to ``cost.cycles``; in the order of ``REASONS``.
-        resources: DMA engine, networks, PE array, vector unit, and the DRAM channels of all cores together.
+        resources: log.DMA engine, networks, PE array, vector unit, and the DRAM channels of all cores together.
         pe: What the PEs do.
         levels: Bytes and energy per level and operand; their energy adds up to that of ``cost`` but for MACs and
             vector unit.
@@ -194,9 +204,6 @@ class Breakdown:
 def explain(workload: Workload, arch: Arch | str | Path, mapping: Mapping) -> Breakdown:
     """Take the cost of a mapping apart.
 
-    Where cores share DRAM channels, every pass of every core is walked (about 10,000 in a second); otherwise equal ones
-    are counted.
-
     Args:
         workload: What runs.
         arch: An accelerator, the name of one, or the path of its file.
@@ -206,56 +213,70 @@ def explain(workload: Workload, arch: Arch | str | Path, mapping: Mapping) -> Br
         MappingError: The mapping is not legal; says which rule it breaks.
     """
     accelerator = load_arch(arch)
-    return explain_nest(Nest.of(workload, accelerator, mapping))
+    legality.require(workload, accelerator, mapping)
+    return breakdown_of(workload, accelerator, mapping)
 
 
-def explain_nest(nest: Nest) -> Breakdown:
-    """``explain`` for a nest."""
-    workload, arch, mapping = nest.workload, nest.arch, nest.mapping
-    cost, counts = simulate_events(workload, arch, mapping)
-    accounts = Accelerator(nest).account()
-    last = max(accounts, key=lambda account: account.cycles)
-    if (last.cycles, last.reasons.total()) != (cost.cycles, cost.cycles):
-        raise AssertionError(f"the walk takes {last.cycles} cycles, the simulator says {cost.cycles}")
-    reasons = sorted(last.reasons.items(), key=lambda item: (REASONS.index(item[0][0]), _MOVED.index(item[0][1])))
+def breakdown_of(workload: Workload, arch: Arch, mapping: Mapping) -> Breakdown:
+    """``explain`` for a mapping that is legal but perhaps for capacities; not checked again here."""
+    run = account(workload, arch, mapping)
+    own = run.notes[run.last_core]
     return Breakdown(
-        cost=cost,
-        core=last.core,
-        num_cores=len(accounts),
-        reasons=tuple(Reason(reason=name, operand=operand, cycles=n) for (name, operand), n in reasons),
-        resources=_resources(arch, accounts, last, cost.cycles),
-        pe=_pe_use(nest, last),
-        levels=_levels(workload, arch, mapping, cost, counts),
-        roofline=_roofline(arch, cost),
+        cost=run.cost,
+        core=run.last_core,
+        num_cores=len(run.notes),
+        reasons=_reasons(arch, own),
+        resources=_resources(arch, run, own),
+        pe=_pe_use(arch, mapping, own, run.cost.cycles),
+        levels=_levels(workload, arch, mapping, run.cost, run.counts),
+        roofline=_roofline(arch, run.cost),
     )
 
 
-def _resources(arch: Arch, accounts: list[CoreAccount], last: CoreAccount, cycles: int) -> tuple[ResourceUse, ...]:
-    channels = arch.levels.DRAM.channels
-    stalled = {"DMA": last.waiting_cycles, "PE array": cycles - last.busy["PE array"]}
-    own = [
+def _reasons(arch: Arch, own: NDArray[np.int64]) -> tuple[Reason, ...]:
+    found = [Reason(reason="launch", operand="", cycles=arch.cores.launch_cycles)]
+    for first, reason, operands in _NOTES:
+        for note, operand in enumerate(operands, first):
+            found.append(Reason(reason=reason, operand=operand, cycles=int(own[note, log.CYCLES])))
+    return tuple(reason for reason in found if reason.cycles)
+
+
+def _resources(arch: Arch, run: Account, own: NDArray[np.int64]) -> tuple[ResourceUse, ...]:
+    channels, of_transfers, cycles = arch.levels.DRAM.channels, len(log.TRANSFERS), run.cost.cycles
+
+    def sum_transfers(first: int) -> int:
+        return int(own[first : first + of_transfers, log.CYCLES].sum())
+
+    working = int(own[log.MULTIPLY, log.CYCLES])
+    used = [
+        ("DMA", sum_transfers(log.DMA), sum_transfers(log.WAIT)),
+        *((name, int(own[log.CROSSING + at, log.CYCLES]), 0) for at, name in enumerate(log.NETWORKS)),
+        ("PE array", working, cycles - working),
+        ("vector unit", sum_transfers(log.VECTOR), 0),
+    ]
+    held = int(run.notes[:, log.CHANNEL : log.CHANNEL + of_transfers, log.CYCLES].sum())
+    return (
+        *(
+            ResourceUse(
+                resource=name, count=1, busy_cycles=busy, stalled_cycles=stalled, idle_cycles=cycles - busy - stalled
+            )
+            for name, busy, stalled in used
+        ),
         ResourceUse(
-            resource=name, count=1, busy_cycles=last.busy[name], stalled_cycles=stalled.get(name, 0),
-            idle_cycles=cycles - last.busy[name] - stalled.get(name, 0),
-        )
-        for name in ("DMA", *NETWORKS, "PE array", "vector unit")
-    ]  # fmt: skip
-    held = sum(account.channel_cycles for account in accounts)
-    shared = ResourceUse(
-        resource="DRAM channels", count=channels, busy_cycles=held, stalled_cycles=0,
-        idle_cycles=channels * cycles - held,
+            resource="DRAM channels", count=channels, busy_cycles=held, stalled_cycles=0,
+            idle_cycles=channels * cycles - held,
+        ),
     )  # fmt: skip
-    return (*own, shared)
 
 
-def _pe_use(nest: Nest, last: CoreAccount) -> PeUse:
-    working = last.busy["PE array"]
-    mapped = nest.mapping.rows.product() * nest.mapping.cols.product()
+def _pe_use(arch: Arch, mapping: Mapping, own: NDArray[np.int64], cycles: int) -> PeUse:
+    working, macs = int(own[log.MULTIPLY, log.CYCLES]), int(own[log.MULTIPLY, log.AMOUNT])
+    mapped = mapping.rows.product() * mapping.cols.product()
     return PeUse(
-        macs=last.macs,
-        edge=mapped * working - last.macs,
-        unmapped=(nest.arch.num_pes - mapped) * working,
-        stalled=nest.arch.num_pes * (last.cycles - working),
+        macs=macs,
+        edge=mapped * working - macs,
+        unmapped=(arch.num_pes - mapped) * working,
+        stalled=arch.num_pes * (cycles - working),
     )
 
 
@@ -307,5 +328,5 @@ def _roofline(arch: Arch, cost: Cost) -> Roofline:
 
 
 __all__ = [
-    "REASONS", "Breakdown", "LevelUse", "PeUse", "Reason", "ResourceUse", "Roofline", "explain", "explain_nest",
+    "REASONS", "Breakdown", "LevelUse", "PeUse", "Reason", "ResourceUse", "Roofline", "breakdown_of", "explain",
 ]  # fmt: skip

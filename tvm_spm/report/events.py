@@ -1,15 +1,16 @@
-"""Writes down what a walk reports: events of every resource, and tiles that take room in SPM."""
+"""The events that the simulator wrote down, with names: of every resource, and of tiles that take room in SPM."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import groupby
 
-from tvm_spm.report.nest import Nest, Pass
-from tvm_spm.report.steps import Crossing, PassWalk
-from tvm_spm.report.transfers import Transfer
+from cost_model.simulator import log
 from tvm_spm.units import bits_to_bytes, ceil_div
-from tvm_spm.workload import Dims, Operand
+from tvm_spm.workload import DIM_NAMES, Dims, Operand, Workload
+
+Row = list[int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,120 +51,94 @@ class Residency:
     num_bytes: int
 
 
-class Recorder:
-    """Events until there are enough of them; nothing that starts before ``horizon`` is missing."""
-
-    def __init__(self, nest: Nest, max_events: int) -> None:
-        """Prepare for a run of ``nest``."""
-        self._nest, self._max_events = nest, max_events
-        self.events: list[Event] = []
-        self.horizon: int | None = None
-        self._open: dict[tuple[int, Operand], list[Residency]] = {}
-        self._closed: list[Residency] = []
-        self._entered: dict[tuple[int, Operand], int] = {}
-        self._outputs_left: dict[int, bool] = {}
-
-    def should_stop(self, time: int) -> bool:
-        """Whether a run that has come to ``time`` need not go on."""
-        if len(self.events) >= self._max_events and time > self._nest.arch.cores.launch_cycles:
-            self._end_at(time)
-        return self.horizon is not None and time >= self.horizon
-
-    def residencies(self, cycles: int) -> Iterator[Residency]:
-        """All tiles that come before ``cycles``; those that stay end there."""
-        still = [tile for tiles in self._open.values() for tile in tiles]
-        for tile in self._closed + still:
-            if tile.start < cycles:
-                yield replace(tile, end=min(tile.end, cycles) if tile.end else cycles)
-
-    def on_transfer(self, core: int, channel: int, transfer: Transfer, request: int, grant: int) -> None:
-        """Events of the DMA engine, its channel and the vector unit; room for what comes, and after what went."""
-        label = transfer.label
-        event = Event(
-            start=request, end=grant, resource="DMA", core=core, label=f"wait for a channel: {label}",
-            operand=transfer.operand.name, pass_number=transfer.pass_number, is_waiting=True,
-        )  # fmt: skip
-        moved, finished = grant + transfer.channel_cycles, grant + transfer.vector_cycles
-        self._add(event)
-        event = replace(event, start=grant, is_waiting=False, num_bytes=transfer.num_bytes)
-        self._add(replace(event, end=grant + transfer.engine_cycles, label=label))
-        self._add(replace(event, end=moved, resource=f"DRAM channel {channel}", label=f"{label}, core {core}"))
-        self._add(replace(event, end=finished, resource="vector unit", label=f"epilogue of {label}", num_bytes=0))
-        if transfer.kind in ("store", "spill"):
-            self._leave(core, Operand.O, grant + transfer.engine_cycles)
+def events_of(workload: Workload, run: log.Log) -> Iterator[Event]:
+    """Everything that is drawn, in the order of the log."""
+    passes = {(row[log.PASS_CORE], row[log.PASS_NUMBER]): row for row in run.passes.tolist()}
+    for start, end, note, core, number, moved, channel in run.events.tolist():
+        num_bytes, is_waiting = moved, False
+        if note >= log.MULTIPLY:
+            resource, operand, num_bytes = "PE array", "", 0
+            label = f"{moved:,} MACs" if note == log.MULTIPLY else "MAC pipeline"
+        elif note >= log.CROSSING:
+            resource = log.NETWORKS[note - log.CROSSING]
+            operand = resource[4]
+            label = f"{'take' if resource == 'NoC O out' else 'give'} {operand} {moved:,} B"
         else:
-            self._enter(core, transfer.operand, transfer.pass_number, transfer.tile, request)
-
-    def on_pass(self, core: int, one: Pass, following: Pass | None, start: int, end: int) -> None:
-        """Events of the array and its networks; room for new outputs, and after inputs that are not used again."""
-        if self.horizon is not None and start >= self.horizon:
-            return
-        new: set[Operand] = {Operand.I, Operand.W} & set(one.loads)
-        if self._outputs_left.get(core, True):
-            new.add(Operand.O)
-        for operand in new:
-            if self._entered.get((core, operand)) != one.number:
-                self._enter(core, operand, one.number, one.shape.tile, start)
-        self._outputs_left[core] = one.leaves
-        for event in self._array_events(core, one, start):
-            self._add(event)
-            if len(self.events) > 2 * self._max_events:
-                self._end_at(event.start)
-                break
-        for operand in (Operand.I, Operand.W):
-            if following is None or operand in following.loads:
-                self._leave(core, operand, end)
-
-    def _array_events(self, core: int, one: Pass, start: int) -> Iterator[Event]:
-        walk = PassWalk(self._nest, one.shape)
-        array = Event(
-            start=0, end=0, resource="PE array", core=core, label="multiply", operand="", pass_number=one.number
-        )
-        time = start
-        yield from _crossing_events(array, walk.fill, time)
-        time += walk.fill_cycles
-        for step in walk.steps(fold=False):
-            yield replace(array, start=time, end=time + step.mac_cycles, label=f"{step.macs:,} MACs")
-            yield from _crossing_events(array, step.hidden, time)
-            time += step.hidden_cycles
-            yield from _crossing_events(array, step.shown, time, in_turn=True)
-            time += step.shown_cycles
-        yield replace(array, start=time, end=time + walk.pipeline_cycles, label="MAC pipeline")
-        time += walk.pipeline_cycles
-        yield from _crossing_events(array, walk.drain, time)
-
-    def _add(self, event: Event) -> None:
-        if event.end > event.start:
-            self.events.append(event)
-
-    def _end_at(self, time: int) -> None:
-        self.horizon = time if self.horizon is None else min(time, self.horizon)
-
-    def _enter(self, core: int, operand: Operand, number: int, tile: Dims, start: int) -> None:
-        workload, bank = self._nest.workload, self._nest.arch.levels.SPM.bank_bytes
-        projection = workload.projection(operand)
-        bits = max(projection.elem_bits, workload.out_bits) if operand is Operand.O else projection.elem_bits
-        num_bytes = ceil_div(bits_to_bytes(projection.tile_elems(tile) * bits), bank) * bank
-        self._entered[core, operand] = number
-        self._open.setdefault((core, operand), []).append(
-            Residency(start=start, end=0, core=core, operand=operand.name, num_bytes=num_bytes)
-        )
-
-    def _leave(self, core: int, operand: Operand, end: int) -> None:
-        self._closed.append(replace(self._open[core, operand].pop(0), end=end))
-
-
-def _crossing_events(
-    like: Event, crossings: tuple[Crossing, ...], start: int, *, in_turn: bool = False
-) -> Iterator[Event]:
-    """Crossings that start together, but those of O with ``in_turn``: the old outputs leave, then others come."""
-    time = {crossing.operand: start for crossing in crossings}
-    for crossing in crossings:
-        begin = time[crossing.operand]
-        verb = "take" if crossing.network == "NoC O out" else "give"
-        yield replace(
-            like, start=begin, end=begin + crossing.cycles, resource=crossing.network, operand=crossing.operand.name,
-            label=f"{verb} {crossing.operand.name} {crossing.num_bytes:,} B", num_bytes=crossing.num_bytes,
+            kind = note % len(log.TRANSFERS)
+            label, operand = _label(workload, kind, passes[core, number]), log.TRANSFERS[kind][-1]
+            resource, label, is_waiting = {
+                log.DMA: ("DMA", label, False),
+                log.WAIT: ("DMA", f"wait for a channel: {label}", True),
+                log.CHANNEL: (f"DRAM channel {channel}", f"{label}, core {core}", False),
+                log.VECTOR: ("vector unit", f"epilogue of {label}", False),
+            }[note - kind]
+        yield Event(
+            start=start, end=end, resource=resource, core=core, label=label, operand=operand, pass_number=number,
+            num_bytes=num_bytes, is_waiting=is_waiting,
         )  # fmt: skip
-        if in_turn:
-            time[crossing.operand] += crossing.cycles
+
+
+def _label(workload: Workload, kind: int, row: Row) -> str:
+    """Such as ``load W 3x64x16``: the box that moves, padding excluded; axes of one element are left out."""
+    projection = workload.final_projection() if kind == log.STORE else workload.projection(_operand(kind))
+    first, tile = dict(zip(DIM_NAMES, row[log.PASS_FIRST : log.PASS_TILE], strict=True)), Dims.of(row[log.PASS_TILE :])
+    box = [axis.clipped_elems(first, tile) for axis in projection.axes]
+    return f"{log.TRANSFERS[kind]} {'x'.join(str(elems) for elems in box if elems > 1) or '1'}"
+
+
+def _operand(kind: int) -> Operand:
+    return Operand(min(kind, log.READ_BACK))
+
+
+def residencies_of(workload: Workload, bank_bytes: int, run: log.Log, cycles: int) -> Iterator[Residency]:
+    """All tiles that come before ``cycles``; those that stay end there.
+
+    A tile takes room from the request of its load, or without one from the start of its pass; inputs until the last
+    pass that uses them ends, outputs until they are stored.
+    """
+    requests: dict[tuple[int, int, int], int] = {}
+    stored: dict[tuple[int, int], int] = {}
+    for start, end, note, core, number, _, _ in run.events.tolist():
+        if note < log.CHANNEL:
+            kind = note % len(log.TRANSFERS)
+            requests.setdefault((core, number, kind), start)
+            if kind in (log.SPILL, log.STORE) and note < log.WAIT:
+                stored[core, number] = end
+    # a core's passes are in their order, but mixed with those of the others
+    rows = sorted(run.passes.tolist(), key=lambda row: row[log.PASS_CORE])
+    for core, own in groupby(rows, key=lambda row: row[log.PASS_CORE]):
+        passes = list(own)
+        for operand in Operand:
+            for first, last in _stays(passes, operand):
+                load = requests.get((core, first[log.PASS_NUMBER], operand.value))
+                start = first[log.PASS_START] if load is None else load
+                if operand is Operand.O:
+                    end = stored.get((core, last[log.PASS_NUMBER]), cycles) if last[log.LEAVES] else cycles
+                else:
+                    end = last[log.PASS_END] if last[log.PASS_END] >= 0 else cycles
+                if 0 <= start < cycles:
+                    num_bytes = _room_bytes(workload, operand, Dims.of(first[log.PASS_TILE :]), bank_bytes)
+                    yield Residency(
+                        start=start, end=min(end, cycles), core=core, operand=operand.name, num_bytes=num_bytes
+                    )
+
+
+def _stays(passes: list[Row], operand: Operand) -> Iterator[tuple[Row, Row]]:
+    """First and last pass that share a tile of an operand."""
+    first = None
+    for before, row in zip([None, *passes], passes, strict=False):
+        is_new = before is None or (
+            before[log.LEAVES] if operand is Operand.O else row[log.ENTERS] >> operand.value & 1
+        )
+        if is_new:
+            if first is not None and before is not None:
+                yield first, before
+            first = row
+    if first is not None:
+        yield first, passes[-1]
+
+
+def _room_bytes(workload: Workload, operand: Operand, tile: Dims, bank_bytes: int) -> int:
+    projection = workload.projection(operand)
+    bits = max(projection.elem_bits, workload.out_bits) if operand is Operand.O else projection.elem_bits
+    return ceil_div(bits_to_bytes(projection.tile_elems(tile) * bits), bank_bytes) * bank_bytes

@@ -81,7 +81,7 @@ def _draw_events(axes: Axes, timeline: Timeline, rows: list[tuple[int, str]], la
     places = {row: at for at, row in enumerate(rows)}
     for event_row, at in places.items():
         events = [e for e in timeline.events if (e.core, e.resource) == event_row and e.start < last]
-        for kind in {(event.operand, event.is_waiting) for event in events}:
+        for kind in sorted({(event.operand, event.is_waiting) for event in events}):
             bars = _merge([e for e in events if (e.operand, e.is_waiting) == kind], last)
             operand, is_waiting = kind
             colour = _WAITING if is_waiting else _COLOURS[operand]

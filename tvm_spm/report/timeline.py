@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from cost_model.simulator import record
+from cost_model.simulator.log import HORIZON, NETWORKS
 from tvm_spm.arch import Arch, load_arch
 from tvm_spm.errors import SpmError
 from tvm_spm.mapping import Mapping
-from tvm_spm.report.events import Event, Recorder, Residency
-from tvm_spm.report.nest import Nest
-from tvm_spm.report.steps import NETWORKS
-from tvm_spm.report.walk import Accelerator
+from tvm_spm.report.events import Event, Residency, events_of, residencies_of
+from tvm_spm.space import legality
 from tvm_spm.workload import Operand, Workload
 
 RESOURCES = ("DMA", *NETWORKS, "PE array", "vector unit")
@@ -127,26 +127,25 @@ def timeline(
     """
     if max_events < 1:
         raise SpmError(f"max_events = {max_events}: must be >= 1")
-    return timeline_of(Nest.of(workload, load_arch(arch), mapping), max_events=max_events)
+    accelerator = load_arch(arch)
+    legality.require(workload, accelerator, mapping)
+    return timeline_of(workload, accelerator, mapping, max_events=max_events)
 
 
-def timeline_of(nest: Nest, *, max_events: int = MAX_EVENTS) -> Timeline:
-    """``timeline`` for a nest."""
-    recorder = Recorder(nest, max_events)
-    accounts = Accelerator(nest).run(recorder, should_stop=recorder.should_stop)
-    cycles = max(account.cycles for account in accounts)
-    is_complete = recorder.horizon is None
-    if recorder.horizon is not None:
-        cycles = recorder.horizon
-    events = [event for event in recorder.events if event.start < cycles]
-    spm = nest.arch.levels.SPM
+def timeline_of(workload: Workload, arch: Arch, mapping: Mapping, *, max_events: int = MAX_EVENTS) -> Timeline:
+    """``timeline`` of a mapping that is legal but perhaps for capacities; not checked again here."""
+    cycles, log = record(workload, arch, mapping, most_events=max_events)
+    horizon, spm = int(log.at[HORIZON]), arch.levels.SPM
+    if horizon >= 0:
+        cycles = horizon
+    events = [event for event in events_of(workload, log) if event.start < cycles]
     return Timeline(
         events=tuple(sorted(events, key=lambda event: (event.start, event.core, event.resource, event.end))),
-        residencies=tuple(recorder.residencies(cycles)),
+        residencies=tuple(residencies_of(workload, spm.bank_bytes, log, cycles)),
         cycles=cycles,
-        is_complete=is_complete,
-        num_cores=len(accounts),
-        clock_hz=nest.arch.clock_hz,
+        is_complete=horizon < 0,
+        num_cores=mapping.cores.product(),
+        clock_hz=arch.clock_hz,
         spm_bytes=sum(spm.capacity_of(o) for o in Operand) if spm.is_split else spm.capacity_of(Operand.I),
     )
 

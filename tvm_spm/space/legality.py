@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 
 from tvm_spm.arch import Arch
+from tvm_spm.errors import MappingError
 from tvm_spm.mapping import Mapping
 from tvm_spm.rejection import Rejection
 from tvm_spm.units import bits_to_bytes, ceil_div
@@ -21,6 +22,17 @@ def check(workload: Workload, arch: Arch, mapping: Mapping) -> Rejection | None:
         if rejection is not None:
             return rejection
     return None
+
+
+def require(workload: Workload, arch: Arch, mapping: Mapping) -> None:
+    """Refuse an illegal mapping.
+
+    Raises:
+        MappingError: Says which rule it breaks.
+    """
+    rejection = check(workload, arch, mapping)
+    if rejection is not None:
+        raise MappingError(f"illegal mapping for {workload} on {arch.name}: {rejection}")
 
 
 def refuse_cores(workload: Workload, arch: Arch, mapping: Mapping) -> Rejection | None:

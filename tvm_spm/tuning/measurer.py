@@ -30,7 +30,7 @@ from cost_model.analytical.model import AnalyticalModel
 from cost_model.simulator import simulate_batch
 from tvm_spm.arch import Arch, load_arch
 from tvm_spm.cost import Cost, Energy
-from tvm_spm.errors import MappingError, SpmError
+from tvm_spm.errors import SpmError
 from tvm_spm.mapping import Mapping
 from tvm_spm.space import legality
 from tvm_spm.workload import Operand, Workload
@@ -222,9 +222,7 @@ def measure(workload: Workload, arch: Arch | str | Path, mappings: Sequence[Mapp
     """
     accelerator = load_arch(arch)
     for mapping in mappings:
-        rejection = legality.check(workload, accelerator, mapping)
-        if rejection is not None:
-            raise MappingError(f"illegal mapping for {workload} on {accelerator.name}: {rejection}")
+        legality.require(workload, accelerator, mapping)
     return costs_of([MeasureRequest(workload=workload, arch=accelerator, mapping=each) for each in mappings], measurer)
 
 

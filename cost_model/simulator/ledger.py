@@ -1,0 +1,56 @@
+"""What the cores of a run add up together."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from cost_model.simulator.pe_array import PASS_FIELDS
+from cost_model.simulator.state import FIRST_EXTRA, Ints, Nest, Problem
+from tvm_spm.jit import kernel
+from tvm_spm.space.mapping_batch import NUM_DIMS
+from tvm_spm.space.tensors import Tensors
+
+EDGE_FLAGS = 16
+"""Kinds of pass with equal tiles: what is loaded before the first step and what leaves after the last."""
+
+MOVED, FINAL_ELEMS, DRAM_BYTES, UNUSED_BITS, BUSY_CYCLES, TOTAL_FIELDS = 0, 3, 4, 8, 12, 13
+"""Columns of the totals over all cores: elements of I W O moved as operands, finished outputs, DRAM bytes of I W O and
+extras, bits of those that whole bursts bring along, DMA time."""
+
+
+class Ledger(NamedTuple):
+    """What all cores share.
+
+    Attributes:
+        kind_stride: Per dim, what a smaller tile adds to the kind of a pass.
+        records: One record per kind of pass.
+        num_passes: Passes of each kind.
+        totals: What was moved, ``TOTAL_FIELDS`` numbers.
+        extra_elems: Elements moved per extra.
+    """
+
+    kind_stride: Ints
+    records: Ints
+    num_passes: Ints
+    totals: Ints
+    extra_elems: Ints
+
+
+@kernel
+def open_ledger(problem: Problem, tensors: Tensors, nest: Nest) -> Ledger:
+    """An empty ledger: per dim, SPM tiles are full, the last of a full chunk, or the last of the last chunk."""
+    kind_stride = np.zeros(NUM_DIMS, dtype=np.int64)
+    num_kinds = EDGE_FLAGS
+    for d in range(NUM_DIMS):
+        kind_stride[d] = num_kinds
+        last_chunk = problem.dims[d] - (nest.cores[d] - 1) * nest.core_tile[d]
+        num_kinds *= 1 + (nest.core_tile[d] % nest.spm[d] != 0) + (last_chunk % nest.spm[d] != 0)
+    return Ledger(
+        kind_stride,
+        np.empty((num_kinds, PASS_FIELDS), dtype=np.int64),
+        np.zeros(num_kinds, dtype=np.int64),
+        np.zeros(TOTAL_FIELDS, dtype=np.int64),
+        np.zeros(len(tensors.elem_bits) - FIRST_EXTRA, dtype=np.int64),
+    )

@@ -15,7 +15,7 @@ from tvm_spm.attention import AttentionMapping
 from tvm_spm.deploy.grouping import group_calls
 from tvm_spm.frontend.attention import find_attention
 from tvm_spm.frontend.extract import extract
-from tvm_spm.frontend.layers import layer_graph
+from tvm_spm.frontend.layers.graph import layer_graph
 from tvm_spm.group import Group, GroupMapping
 from tvm_spm.mapping import Mapping
 

@@ -13,7 +13,7 @@ from schedules.group.code import FusedFunction
 from tests.numeric.fused import network
 from tvm_spm.deploy.grouping import GroupedModule, group_calls
 from tvm_spm.frontend.extract import extract
-from tvm_spm.frontend.layers import layer_graph
+from tvm_spm.frontend.layers.graph import layer_graph
 from tvm_spm.group import Group, GroupMapping
 from tvm_spm.mapping import Mapping
 from tvm_spm.units import ceil_div

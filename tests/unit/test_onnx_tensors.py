@@ -12,8 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tvm_spm.errors import ModelError
 from tvm_spm.frontend import load_model
-from tvm_spm.frontend.onnx_import import read_onnx
-from tvm_spm.frontend.onnx_tensors import load_tensors
+from tvm_spm.frontend.onnx.load import read_onnx
+from tvm_spm.frontend.onnx.tensors import load_tensors
 
 BUDGET = 2**30
 HUGE = 27_000_000_000

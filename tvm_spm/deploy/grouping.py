@@ -16,7 +16,7 @@ from tvm_spm.frontend.fuse import TVM_ERRORS, first_line
 from tvm_spm.frontend.tir.blocks import read_blocks
 
 if TYPE_CHECKING:
-    from tvm_spm.frontend.layers import NetworkLayers
+    from tvm_spm.frontend.layers.graph import NetworkLayers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

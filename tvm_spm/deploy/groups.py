@@ -25,7 +25,7 @@ from tvm_spm.lowering.root_block import with_root_block
 
 if TYPE_CHECKING:
     from tvm_spm.frontend import Extraction
-    from tvm_spm.frontend.layers import NetworkLayers
+    from tvm_spm.frontend.layers.graph import NetworkLayers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

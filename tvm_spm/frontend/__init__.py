@@ -8,7 +8,7 @@ graph that the planner cuts. A function that is no task is named with the reason
 from tvm_spm.frontend.extract import ENTRY, Extraction, extract
 from tvm_spm.frontend.fuse import fuse
 from tvm_spm.frontend.inputs import random_inputs
-from tvm_spm.frontend.layers import NetworkLayers, layer_graph
+from tvm_spm.frontend.layers.graph import NetworkLayers, layer_graph
 from tvm_spm.frontend.load import check_model, load_model
 
 __all__ = [

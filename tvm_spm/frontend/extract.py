@@ -10,7 +10,7 @@ from tvm import relax
 
 from tvm_spm.errors import ModelError
 from tvm_spm.frontend.fuse import fuse
-from tvm_spm.frontend.onnx_host import FUNCTION, operator_of
+from tvm_spm.frontend.onnx.host import FUNCTION, operator_of
 from tvm_spm.frontend.tir.nest import Nest, read_nest
 from tvm_spm.frontend.vector_work import vector_work
 from tvm_spm.lowering.root_block import has_root_block

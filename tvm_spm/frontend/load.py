@@ -14,8 +14,8 @@ from tvm_spm.errors import ModelError, did_you_mean
 from tvm_spm.frontend.extract import ENTRY, require_entry
 from tvm_spm.frontend.memory import default_memory_bytes, module_bytes, require_memory
 from tvm_spm.frontend.models import DEFAULT_DTYPE, build_model, models
-from tvm_spm.frontend.onnx_import import Shapes, choose_shapes, import_onnx, read_onnx
-from tvm_spm.frontend.onnx_tensors import load_tensors
+from tvm_spm.frontend.onnx.load import Shapes, choose_shapes, import_onnx, read_onnx
+from tvm_spm.frontend.onnx.tensors import load_tensors
 from tvm_spm.frontend.relay import ParamsLike, RelayModule, import_relay, relay_text
 
 

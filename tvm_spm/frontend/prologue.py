@@ -8,7 +8,7 @@ import tvm
 from tvm import relax, s_tir, tirx
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
-from tvm_spm.frontend.layers_loads import block_loads
+from tvm_spm.frontend.layers.loads import block_loads
 from tvm_spm.frontend.tir.blocks import Block, read_blocks
 from tvm_spm.frontend.tir.nest import Nest, read_nest
 

@@ -17,7 +17,7 @@ from tvm_spm.group import Group
 from tvm_spm.objective import Objective
 
 if TYPE_CHECKING:
-    from tvm_spm.frontend.layers import NetworkLayers
+    from tvm_spm.frontend.layers.graph import NetworkLayers
 
 
 class PlannedAttention(NamedTuple):

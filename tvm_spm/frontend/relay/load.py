@@ -98,7 +98,7 @@ def _declared(source: Source, main: tree.Function, shapes: Shapes) -> dict[str, 
             source.refuse(param.at, f"parameter %{param.name} is declared twice")
         found[param.name] = param.type
     if shapes:
-        from tvm_spm.frontend.onnx_import import choose_shapes
+        from tvm_spm.frontend.onnx.load import choose_shapes
 
         dims = {name: tuple("?" if dim is None else dim for dim in ty.shape) for name, ty in found.items()}
         asked = {name: dims.get(name) for name in found if name in shapes}

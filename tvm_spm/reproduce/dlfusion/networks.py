@@ -8,7 +8,7 @@ import onnx
 from onnx import numpy_helper
 
 from tvm_spm.frontend import extract, load_model
-from tvm_spm.frontend.layers import layer_graph
+from tvm_spm.frontend.layers.graph import layer_graph
 from tvm_spm.graph import LayerGraph, retype
 
 MOST_BYTES = 1 << 35

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import helper
 
-from tvm_spm.frontend.onnx_writer import with_nodes
+from tvm_spm.frontend.onnx.writer import with_nodes
 
 _SUBGRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 

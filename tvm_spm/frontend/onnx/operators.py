@@ -17,8 +17,8 @@ from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter, _get_conver
 
 from tvm_spm.errors import ModelError
 from tvm_spm.frontend.fuse import TVM_ERRORS, first_line
-from tvm_spm.frontend.onnx_host import HostNodes, host_nodes
-from tvm_spm.frontend.onnx_writer import opset_of
+from tvm_spm.frontend.onnx.host import HostNodes, host_nodes
+from tvm_spm.frontend.onnx.writer import opset_of
 from tvm_spm.frontend.relay.operators.convolution import conv_attrs
 from tvm_spm.frontend.relay.operators.data_movement import known
 from tvm_spm.frontend.relay.operators.quantised_layers import convolve_integers, multiply_integers

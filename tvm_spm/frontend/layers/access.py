@@ -10,7 +10,7 @@ import tvm
 import tvm_ffi
 
 from tvm_spm.errors import ModelError
-from tvm_spm.frontend.layers_loads import block_loads, expr_loads
+from tvm_spm.frontend.layers.loads import block_loads, expr_loads
 from tvm_spm.frontend.tir.affine import Affine, Piece, affine_of
 from tvm_spm.frontend.tir.blocks import Block, constant, read_blocks
 from tvm_spm.frontend.tir.nest import Nest

@@ -6,7 +6,7 @@ loop. Each step then multiplies its state by the recurrent weights, once for all
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,14 @@ import onnx
 from onnx import helper
 
 from tvm_spm.errors import ModelError, did_you_mean
-from tvm_spm.frontend.onnx_writer import Array, Writer, known_arrays, require_opset, with_nodes
+from tvm_spm.frontend.onnx.activations import (
+    ACTIVATIONS,
+    DEFAULT_ALPHA,
+    DEFAULT_BETA,
+    TAKES_ALPHA,
+    TAKES_BETA,
+)
+from tvm_spm.frontend.onnx.writer import Array, Writer, known_arrays, require_opset, with_nodes
 from tvm_spm.units import shown
 
 _GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
@@ -24,9 +31,6 @@ _DEFAULT_ACTIVATIONS = {"RNN": ["Tanh"], "GRU": ["Sigmoid", "Tanh"], "LSTM": ["S
 
 _QUANTISED = "DynamicQuantize"
 """Start of the name of the layer of onnxruntime whose weights are bytes."""
-
-_DEFAULT_ALPHA = {"LeakyRelu": 0.01, "ThresholdedRelu": 1.0, "Elu": 1.0, "HardSigmoid": 0.2}
-_DEFAULT_BETA = {"HardSigmoid": 0.5}
 
 MAX_STEPS = 2_000
 """Steps of one direction that are written out; each takes a dozen operators."""
@@ -106,12 +110,12 @@ class _Layer:
         betas = iter(self.attributes.get("activation_beta", ()))
         found = []
         for name in names:
-            known = next((one for one in _ACTIVATIONS if one.lower() == name.lower()), None)
+            known = next((one for one in ACTIVATIONS if one.lower() == name.lower()), None)
             if known is None:
-                raise ModelError(f"{self.what}: activation {shown(name)}: {did_you_mean(name, _ACTIVATIONS)}")
-            takes_alpha, takes_beta = known in _TAKES_ALPHA, known in _TAKES_BETA
-            alpha = next(alphas, _DEFAULT_ALPHA.get(known)) if takes_alpha else None
-            beta = next(betas, _DEFAULT_BETA.get(known)) if takes_beta else None
+                raise ModelError(f"{self.what}: activation {shown(name)}: {did_you_mean(name, ACTIVATIONS)}")
+            takes_alpha, takes_beta = known in TAKES_ALPHA, known in TAKES_BETA
+            alpha = next(alphas, DEFAULT_ALPHA.get(known)) if takes_alpha else None
+            beta = next(betas, DEFAULT_BETA.get(known)) if takes_beta else None
             if (takes_alpha and alpha is None) or (takes_beta and beta is None):
                 raise ModelError(f"{self.what}: activation {known}: needs activation_alpha and activation_beta")
             found.append((known, alpha, beta))
@@ -322,7 +326,7 @@ class _Direction:
         if clip is not None and which < 2:
             tensor = self._writer.clipped(tensor, -float(clip), float(clip), self._layer.dtype)
         name, alpha, beta = self._activations[which]
-        return _ACTIVATIONS[name](self._writer, tensor, self._number_of(alpha), self._number_of(beta))
+        return ACTIVATIONS[name](self._writer, tensor, self._number_of(alpha), self._number_of(beta))
 
     def _number_of(self, value: float | None) -> Array | None:
         return None if value is None else np.array(value, self._layer.dtype)
@@ -365,56 +369,6 @@ class _Direction:
         new = self._activate(1, writer.emit("Add", new_in, new))
         rest = writer.emit("Sub", self._one, update)
         return writer.emit("Add", writer.emit("Mul", rest, new), writer.emit("Mul", update, state))
-
-
-_Activation = Callable[[Writer, str, "Array | None", "Array | None"], str]
-
-
-def _plain(operator: str) -> _Activation:
-    return lambda writer, tensor, alpha, beta: writer.emit(operator, tensor)
-
-
-def _with_alpha(operator: str) -> _Activation:
-    return lambda writer, tensor, alpha, beta: writer.emit(operator, tensor, alpha=_plain_number(alpha))
-
-
-def _plain_number(value: Array | None) -> float:
-    assert value is not None
-    return float(value)
-
-
-def _affine(writer: Writer, tensor: str, alpha: Array | None, beta: Array | None) -> str:
-    assert alpha is not None
-    assert beta is not None
-    return writer.emit("Add", writer.emit("Mul", tensor, writer.constant(alpha)), writer.constant(beta))
-
-
-def _scaled_tanh(writer: Writer, tensor: str, alpha: Array | None, beta: Array | None) -> str:
-    assert alpha is not None
-    assert beta is not None
-    inner = writer.emit("Tanh", writer.emit("Mul", tensor, writer.constant(beta)))
-    return writer.emit("Mul", inner, writer.constant(alpha))
-
-
-def _hard_sigmoid(writer: Writer, tensor: str, alpha: Array | None, beta: Array | None) -> str:
-    return writer.emit("HardSigmoid", tensor, alpha=_plain_number(alpha), beta=_plain_number(beta))
-
-
-_ACTIVATIONS: dict[str, _Activation] = {
-    "Relu": _plain("Relu"),
-    "Tanh": _plain("Tanh"),
-    "Sigmoid": _plain("Sigmoid"),
-    "Softsign": _plain("Softsign"),
-    "Softplus": _plain("Softplus"),
-    "LeakyRelu": _with_alpha("LeakyRelu"),
-    "ThresholdedRelu": _with_alpha("ThresholdedRelu"),
-    "Elu": _with_alpha("Elu"),
-    "HardSigmoid": _hard_sigmoid,
-    "Affine": _affine,
-    "ScaledTanh": _scaled_tanh,
-}
-_TAKES_ALPHA = ("Affine", "Elu", "HardSigmoid", "LeakyRelu", "ScaledTanh", "ThresholdedRelu")
-_TAKES_BETA = ("Affine", "HardSigmoid", "ScaledTanh")
 
 
 def _decoded(value: object) -> str:

@@ -17,8 +17,8 @@ from onnx.reference import ReferenceEvaluator
 
 from tvm_spm.errors import ModelError
 from tvm_spm.frontend.fuse import TVM_ERRORS
-from tvm_spm.frontend.onnx_branches import branch_of
-from tvm_spm.frontend.onnx_check import LARGEST_KNOWN, checked_skeleton, infer_shapes
+from tvm_spm.frontend.onnx.branches import branch_of
+from tvm_spm.frontend.onnx.check import LARGEST_KNOWN, checked_skeleton, infer_shapes
 
 Array = NDArray[np.generic]
 

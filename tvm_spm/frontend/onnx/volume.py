@@ -12,7 +12,7 @@ import onnx
 from onnx import helper
 
 from tvm_spm.errors import ModelError
-from tvm_spm.frontend.onnx_writer import Array, Writer, known_arrays, require_opset, with_nodes
+from tvm_spm.frontend.onnx.writer import Array, Writer, known_arrays, require_opset, with_nodes
 
 
 def has_volumes(model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]]) -> bool:

@@ -22,7 +22,7 @@ from tvm import relax
 
 from tvm_spm.errors import ModelError
 from tvm_spm.frontend.fuse import TVM_ERRORS, first_line
-from tvm_spm.frontend.onnx_check import checked_skeleton
+from tvm_spm.frontend.onnx.check import checked_skeleton
 
 FUNCTION = "tvm_spm.onnx_node"
 """The packed function that evaluates a node: its text, then its inputs."""

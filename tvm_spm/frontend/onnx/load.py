@@ -16,16 +16,17 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from tvm_spm.errors import ModelError, did_you_mean
 from tvm_spm.frontend.fuse import TVM_ERRORS, first_line
-from tvm_spm.frontend.onnx_branches import choose_by_where, has_branches
-from tvm_spm.frontend.onnx_check import checked_skeleton, infer_shapes
-from tvm_spm.frontend.onnx_fold import fold_constants
-from tvm_spm.frontend.onnx_host import tensor_kinds
-from tvm_spm.frontend.onnx_operators import expand_functions, import_graph
-from tvm_spm.frontend.onnx_quantised import expand_quantised, take_integers
-from tvm_spm.frontend.onnx_recurrent import has_recurrent, unroll_recurrent
-from tvm_spm.frontend.onnx_simplify import is_weightless, simplify
-from tvm_spm.frontend.onnx_tensors import load_tensors
-from tvm_spm.frontend.onnx_volume import has_volumes, stack_planes
+from tvm_spm.frontend.onnx.branches import choose_by_where, has_branches
+from tvm_spm.frontend.onnx.check import checked_skeleton, infer_shapes
+from tvm_spm.frontend.onnx.dequantised import take_integers
+from tvm_spm.frontend.onnx.fold import fold_constants
+from tvm_spm.frontend.onnx.host import tensor_kinds
+from tvm_spm.frontend.onnx.operators import expand_functions, import_graph
+from tvm_spm.frontend.onnx.quantised import expand_quantised
+from tvm_spm.frontend.onnx.recurrent import has_recurrent, unroll_recurrent
+from tvm_spm.frontend.onnx.simplify import is_weightless, simplify
+from tvm_spm.frontend.onnx.tensors import load_tensors
+from tvm_spm.frontend.onnx.volume import has_volumes, stack_planes
 from tvm_spm.input_file import read_regular
 
 _log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from onnx import checker, defs, helper, shape_inference
 
 from tvm_spm.errors import ModelError
 from tvm_spm.frontend.memory import require_memory
-from tvm_spm.frontend.onnx_tensors import tensors_bytes, value_bytes
+from tvm_spm.frontend.onnx.tensors import tensors_bytes, value_bytes
 
 LARGEST_KNOWN = 1 << 14
 """Elements up to which a constant counts as known, as what shapes are computed from; larger ones are data."""

@@ -11,7 +11,7 @@ from tvm import relax
 
 from tvm_spm.errors import ModelError
 from tvm_spm.frontend.extract import ENTRY, Extraction
-from tvm_spm.frontend.layers_access import FunctionAccess, function_access, whole_access
+from tvm_spm.frontend.layers.access import FunctionAccess, function_access, whole_access
 from tvm_spm.graph import Layer, LayerGraph, Read, Tensor, retype
 from tvm_spm.units import ceil_div
 from tvm_spm.workload import DIM_NAMES, VectorWork, Workload

@@ -53,7 +53,7 @@ ROOMS = (
 
 # The same inside a package: its modules and folders, highest first.
 INSIDE = {
-    "tvm_spm.cli": (("app",), ("search",), ("options", "output")),
+    "tvm_spm.cli": (("commands",), ("search",), ("options", "output")),
     "cost_model": (
         ("attention",), ("fused",), ("analytical", "learned", "published", "simulator"),
         ("arrays", "bounds", "features", "objective", "transfer", "vector"),

@@ -130,16 +130,13 @@ def _cost(workload: Workload, arch: Arch, cycles: int, parts_pj: list[float], co
 def _evaluate(
     workload: Workload, arch: Arch, batch: MappingBatch, breakdown: Breakdown, num_threads: int | None
 ) -> BatchCost:
-    problem = problem_of(workload, arch)
     columns: list[NDArray[Any]] = [np.require(column, requirements=("C", "W")) for column in batch]
     rows = MappingBatch(*columns)
     count = batch.num_mappings
     result = BatchCost(np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.float64))
 
     def run(begin: int, end: int) -> None:
-        scratch = _scratch(workload, arch)
-        nest = np.zeros(1, dtype=NEST_FIELDS)
-        evaluate_rows(problem, rows, (begin, end), nest, scratch, result, breakdown)
+        evaluate_rows(formula_of(workload, arch), rows, (begin, end), result, breakdown)
 
     threads = max(1, min(num_threads or os.cpu_count() or 1, count // _MIN_ROWS_PER_THREAD))
     # threads take turns: mappings differ in work, and later rows of a search tend to be alike
@@ -235,24 +232,38 @@ def _contended_cycles(problem: Problem, nest: Nest, scratch: Scratch, counts: In
     return max(late_start, problem.launch_cycles + -(-held // problem.channels))
 
 
+class Formula(NamedTuple):
+    """What compiled code needs to price mappings: arrays of one record of the question and of a nest, and scratch."""
+
+    problems: NDArray[np.void]
+    nests: NDArray[np.void]
+    scratch: Scratch
+
+
+def formula_of(workload: Workload, arch: Arch) -> Formula:
+    """For one workload on one arch; not to be shared between threads."""
+    return Formula(problem_of(workload, arch), np.zeros(1, dtype=NEST_FIELDS), _scratch(workload, arch))
+
+
+@lean
+def price_row(formula: Formula, batch: MappingBatch, row: int) -> tuple[int, float]:
+    """(cycles, pJ) of one legal mapping of a batch; its breakdown is left in the scratch."""
+    problem, nest, scratch = formula.problems[0], formula.nests[0], formula.scratch
+    build_nest(problem, batch, row, nest)
+    total_pj = energy_pj(problem, nest, scratch)
+    return _contended_cycles(problem, nest, scratch, scratch.counts), total_pj
+
+
 @entry
 def evaluate_rows(
-    problems: NDArray[np.void],
-    batch: MappingBatch,
-    rows: tuple[int, int],
-    nests: NDArray[np.void],
-    scratch: Scratch,
-    cost: BatchCost,
-    breakdown: Breakdown,
+    formula: Formula, batch: MappingBatch, rows: tuple[int, int], cost: BatchCost, breakdown: Breakdown
 ) -> None:
-    """Fills the last two arguments for the rows from the first to before the second; ``nests`` is room for a record."""
-    problem, nest, counts, parts_pj = problems[0], nests[0], scratch.counts, scratch.parts_pj
+    """Fills the last two arguments for the rows from the first to before the second."""
+    counts, parts_pj = formula.scratch.counts, formula.scratch.parts_pj
     for row in range(rows[0], rows[1]):
-        build_nest(problem, batch, row, nest)
-        cost.energy_pj[row] = energy_pj(problem, nest, scratch)
-        cost.cycles[row] = _contended_cycles(problem, nest, scratch, counts)
+        cost.cycles[row], cost.energy_pj[row] = price_row(formula, batch, row)
         if len(breakdown.counts) > 0:
-            counts[MAC_CYCLES] = mac_cycles(nest, scratch.places[5])
+            counts[MAC_CYCLES] = mac_cycles(formula.nests[0], formula.scratch.places[5])
             for column in range(NUM_PARTS):
                 breakdown.energy_pj[row, column] = parts_pj[column]
             for column in range(NUM_COUNTS):

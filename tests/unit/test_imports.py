@@ -60,8 +60,7 @@ INSIDE = {
     ),
     "schedules": (("group",), ("attention", "host", "layer")),
     "tvm_spm.exact": (
-        ("search",), ("balanced", "join"), ("finish",), ("array_tiles", "relaxed"), ("contention", "spm_tiles"),
-        ("timeline",), ("boxes", "problem", "unrollings"), ("pass_time",),
+        ("search",), ("any_factors", "perfect"), ("boxes", "orders"), ("case_arrays", "stops"),
     ),
     "tvm_spm.tuning": (
         ("network", "text"), ("groups", "result", "tasks"), ("task", "warm_up"), ("candidates",),

@@ -64,10 +64,6 @@ def test_an_oracle_asks_the_product_for_no_answer(path: Path):
     assert asked == set()
 
 
-NOT_YET = ("tests/property/test_exact.py", "tests/property/test_exact_balanced.py")
-"""They look into a search half-way. Names leave this list and never enter it."""
-
-
 def test_tests_use_public_names():
     """What starts with an underscore may change without a test that knows it."""
     private = set()
@@ -78,4 +74,4 @@ def test_tests_use_public_names():
         own |= {node.attr for node in attributes if ast.unparse(node.value) in ("self", "os")}
         used = {name for _, name in product_imports(path)} | {node.attr for node in attributes} - own
         private |= {f"{name_of(path)}: {name}" for name in used if name[:1] == "_" and name[:2] != "__"}
-    assert {text for text in private if not text.startswith(NOT_YET)} == set()
+    assert private == set()

@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from tvm_spm.arch import Arch
-from tvm_spm.exact.pass_time import Ints
+from tvm_spm.exact.case_arrays import Ints
 from tvm_spm.space.constraints_batch import COLS, ROWS, Rules
 from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Workload
 

@@ -1,4 +1,7 @@
-"""All balanced SPM tiles that fit, with a floor under everything that uses them (see ``spm_tiles``)."""
+"""All SPM tiles that fit, with a floor under everything that uses them.
+
+Bounds ``_moved_elems`` and ``_unused_once`` of ``cost_model.analytical.energy``, and the transfers of ``core_times``.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tvm_spm.exact.balanced.tables import ALL_TILES, PASSES, Tables
-from tvm_spm.exact.pass_time import I, Ints, O, W
-from tvm_spm.exact.problem import Problem
-from tvm_spm.exact.spm_tiles import objective_of
-from tvm_spm.exact.timeline import store_cycles, transfer_cycles
+from tvm_spm.exact.any_factors.tables import ALL_TILES, PASSES, CoreTables
+from tvm_spm.exact.boxes import store_cycles, transfer_cycles
+from tvm_spm.exact.case_arrays import CaseArrays, Floats, I, Ints, O, W, objective_of
 from tvm_spm.jit import entry, kernel, lean
 from tvm_spm.space.legality_batch import fits_spm
 from tvm_spm.space.mapping_batch import NUM_DIMS
@@ -20,7 +21,7 @@ from tvm_spm.space.mapping_batch import NUM_DIMS
 SLACK = 1e-6
 """Sums of fractions of a cycle may be so far off before they are rounded up."""
 
-BALANCED_FLOOR_FIELDS = np.dtype(
+FLOOR_FIELDS = np.dtype(
     [
         ("at", np.int64, NUM_DIMS),
         ("spm", np.int64, NUM_DIMS),
@@ -37,16 +38,16 @@ BALANCED_FLOOR_FIELDS = np.dtype(
 )
 
 
-class BalancedFloor(Protocol):
-    """A record of ``BALANCED_FLOOR_FIELDS``.
+class Floor(Protocol):
+    """A record of ``FLOOR_FIELDS``.
 
     Attributes:
-        at: Index per dim of the SPM tile in the tables.
+        at: Index per dim of the SPM tile in the counts.
         spm: Elements in one core's SPM.
         fitting: Bit ``b`` is set if the operands with the bits ``b`` may have two SPM buffers.
         num_passes: Of the first core.
         once: Cycles before the first and after the last pass.
-        dma: Cycles of the DMA, by column ``KEEPS_I`` and ``KEEPS_W`` (see ``spm_tiles``).
+        dma: Cycles of the DMA, by column: orders whose innermost DRAM loops leave I, or W, in SPM; every order is one.
         stays: By the same columns, whether I and W are loaded only once for all loops that they do not depend on.
         energy_pj: Of all but the traffic of the RFs, by the same columns.
         elems_pj: Energy of moving each tensor between DRAM and SPM once, outputs with all that is streamed with them.
@@ -61,16 +62,16 @@ class BalancedFloor(Protocol):
     once: int
     dma: Ints
     stays: Ints
-    energy_pj: NDArray[np.float64]
-    elems_pj: NDArray[np.float64]
-    elem_cycles: NDArray[np.float64]
+    energy_pj: Floats
+    elems_pj: Floats
+    elem_cycles: Floats
     bound: float
 
 
 @lean
-def _sum_tensor(problem: Problem, tables: Tables, projection: int, at: Ints) -> tuple[float, float, float]:
+def _sum_tensor(case: CaseArrays, tables: CoreTables, projection: int, at: Ints) -> tuple[float, float, float]:
     """(elements inside the tensor, bursts, bits in whole bursts) of all SPM tiles of a tensor, each moved once."""
-    workload = problem.workload
+    workload = case.workload
     elems, whole, parts, moved = 1.0, 1.0, 0.0, 0.0
     for axis in range(workload.axis_start[projection + 1] - 1, workload.axis_start[projection] - 1, -1):
         row = 0
@@ -87,15 +88,15 @@ def _sum_tensor(problem: Problem, tables: Tables, projection: int, at: Ints) -> 
 
 
 @lean
-def dma_cycles(problem: Problem, bursts: float, moved_bits: float) -> float:
+def dma_cycles(case: CaseArrays, bursts: float, moved_bits: float) -> float:
     """Cycles of all transfers of a tensor; bounds the sum of ``transfer``, as fractions are not rounded up."""
-    return bursts * problem.arch.burst_startup_cycles + moved_bits / 8 / problem.arch.dma_bytes_per_cycle
+    return bursts * case.arch.burst_startup_cycles + moved_bits / 8 / case.arch.dma_bytes_per_cycle
 
 
 @lean
-def _fill_floor(problem: Problem, tables: Tables, floor: BalancedFloor) -> None:
+def _fill_floor(case: CaseArrays, tables: CoreTables, floor: Floor) -> None:
     """All but what comes before the first and after the last pass, and the bound."""
-    workload, arch, words = problem.workload, problem.arch, problem.words
+    workload, arch, words = case.workload, case.arch, case.words
     floor.num_passes = 1
     is_reduced = False
     full_i, full_w, split_i, split_w = 1, 1, 1, 1
@@ -108,9 +109,9 @@ def _fill_floor(problem: Problem, tables: Tables, floor: BalancedFloor) -> None:
             full_i, split_i = full_i * tiles[ALL_TILES], split_i * tables.cores[d]
         if not workload.is_relevant[W, d]:
             full_w, split_w = full_w * tiles[ALL_TILES], split_w * tables.cores[d]
-    elems_i, bursts_i, moved_i = _sum_tensor(problem, tables, I, floor.at)
-    elems_w, bursts_w, moved_w = _sum_tensor(problem, tables, W, floor.at)
-    elems_o, bursts_o, moved_o = _sum_tensor(problem, tables, O, floor.at)
+    elems_i, bursts_i, moved_i = _sum_tensor(case, tables, I, floor.at)
+    elems_w, bursts_w, moved_w = _sum_tensor(case, tables, W, floor.at)
+    elems_o, bursts_o, moved_o = _sum_tensor(case, tables, O, floor.at)
     floor.elems_pj[I] = elems_i * words[I] * (arch.spm_access_pj + arch.dram_access_pj)
     floor.elems_pj[W] = elems_w * words[W] * (arch.spm_access_pj + arch.dram_access_pj)
     floor.elems_pj[O] = elems_o * (words[O] * arch.spm_access_pj + words[3] * arch.dram_access_pj)
@@ -118,18 +119,18 @@ def _fill_floor(problem: Problem, tables: Tables, floor: BalancedFloor) -> None:
     floor.elems_pj[I] += (moved_i - elems_i * workload.elem_bits[I]) * unused_pj
     floor.elems_pj[W] += (moved_w - elems_w * workload.elem_bits[W]) * unused_pj
     floor.elems_pj[O] += (moved_o - elems_o * workload.out_bits) * unused_pj
-    cycles_i = dma_cycles(problem, bursts_i, moved_i)
-    cycles_w = dma_cycles(problem, bursts_w, moved_w)
-    cycles_o = dma_cycles(problem, bursts_o, moved_o)
+    cycles_i = dma_cycles(case, bursts_i, moved_i)
+    cycles_w = dma_cycles(case, bursts_w, moved_w)
+    cycles_o = dma_cycles(case, bursts_o, moved_o)
     for extra in range(3, len(workload.elem_bits)):
         streams = 1
         for d in range(NUM_DIMS):
             if workload.is_relevant[O, d] and not workload.is_relevant[extra, d]:
                 streams *= tables.tiles[d, floor.at[d], ALL_TILES]
-        elems, bursts, moved = _sum_tensor(problem, tables, extra, floor.at)
+        elems, bursts, moved = _sum_tensor(case, tables, extra, floor.at)
         floor.elems_pj[O] += elems * streams * words[extra + 1] * arch.dram_access_pj
         floor.elems_pj[O] += streams * (moved - elems * workload.elem_bits[extra]) * unused_pj
-        cycles_o += streams * dma_cycles(problem, bursts, moved)
+        cycles_o += streams * dma_cycles(case, bursts, moved)
     floor.elem_cycles[I], floor.elem_cycles[W], floor.elem_cycles[O] = cycles_i, cycles_w, cycles_o
     for keeps in range(2):
         floor.stays[keeps, I] = 1 if keeps == I and not is_reduced else 0
@@ -137,77 +138,64 @@ def _fill_floor(problem: Problem, tables: Tables, floor: BalancedFloor) -> None:
         repeats_i = split_i if floor.stays[keeps, I] == 1 else full_i
         repeats_w = split_w if floor.stays[keeps, W] == 1 else full_w
         floor.energy_pj[keeps] = (
-            problem.constant_pj + floor.elems_pj[O] + repeats_i * floor.elems_pj[I] + repeats_w * floor.elems_pj[W]
+            case.constant_pj + floor.elems_pj[O] + repeats_i * floor.elems_pj[I] + repeats_w * floor.elems_pj[W]
         )
-        floor.dma[keeps] = dma_limit(problem, tables, cycles_o + repeats_i * cycles_i + repeats_w * cycles_w)
+        floor.dma[keeps] = dma_limit(case, tables, cycles_o + repeats_i * cycles_i + repeats_w * cycles_w)
 
 
 @lean
-def dma_limit(problem: Problem, tables: Tables, cycles: float) -> int:
+def dma_limit(case: CaseArrays, tables: CoreTables, cycles: float) -> int:
     """Cycles until all channels in use are done, if they share the work evenly."""
-    at_once = min(tables.num_cores, problem.arch.dram_channels)
-    return problem.arch.launch_cycles + int(math.ceil(cycles / at_once * (1.0 - 1e-12) - SLACK))
+    at_once = min(tables.num_cores, case.arch.dram_channels)
+    return case.arch.launch_cycles + int(math.ceil(cycles / at_once * (1.0 - 1e-12) - SLACK))
 
 
 @kernel
-def _once_cycles(problem: Problem, tables: Tables, spm: Ints) -> int:
-    """Cycles of the first core before its first and after its last pass."""
-    workload, arch = problem.workload, problem.arch
+def _once_cycles(case: CaseArrays, tables: CoreTables, spm: Ints) -> int:
+    """Cycles of the first core before its first and after its last pass: ``PROLOGUE``, and the last store."""
     first, tile = np.zeros(NUM_DIMS, dtype=np.int64), spm.copy()
-    cycles = arch.launch_cycles
+    cycles = case.arch.launch_cycles
     for operand in range(2):
-        cycles += transfer_cycles(workload, arch, operand, workload.elem_bits[operand], first, tile)
+        cycles += transfer_cycles(case, operand, case.workload.elem_bits[operand], first, tile)[0]
     for d in range(NUM_DIMS):
         first[d] = (tables.share[d] - 1) // tile[d] * tile[d]
         tile[d] = tables.share[d] - first[d]
-    return cycles + store_cycles(workload, arch, first, tile)[1]
+    return cycles + store_cycles(case, first, tile)[1]
 
 
 @entry
-def list_floors(
-    problem: Problem,
-    tables: Tables,
-    least_moved_pj: float,
-    least_time: int,
-    limit: float,
-    floors: NDArray[np.void],
-    least: NDArray[np.float64],
-) -> int:
+def list_floors(case: CaseArrays, tables: CoreTables, least_time: int, limit: float, floors: NDArray[np.void]) -> int:
     """Fill ``floors`` with all SPM tiles that fit, single buffers at least, and that the bound leaves.
 
     Args:
-        problem: What is searched.
+        case: What is searched.
         tables: For the factors across cores.
-        least_moved_pj: No array tile moves less between SPM and RF.
         least_time: No unrolling multiplies in fewer cycles.
         limit: Leave out SPM tiles whose bound is not below.
         floors: Filled.
-        least: Set to the least energy of any SPM tile, all but the traffic of the RFs.
 
     Returns:
         How many, or -1 if there is no room.
     """
     num, at, tile = 0, np.zeros(NUM_DIMS, dtype=np.int64), np.empty(NUM_DIMS, dtype=np.int64)
-    least[0] = np.inf
     while True:
         for d in range(NUM_DIMS):
             tile[d] = tables.spm[d, at[d]]
-        fits = fits_spm(problem.limits, tile, 0)
+        fits = fits_spm(case.limits, tile, 0)
         d = NUM_DIMS - 1
         if fits:
             if num == len(floors):
                 return -1
             floor = floors[num]
-            floor.at[:] = at
-            floor.spm[:] = tile
-            _fill_floor(problem, tables, floor)
-            least[0] = min(least[0], floor.energy_pj[0], floor.energy_pj[1])
-            if bound_floor(problem, floor, 0, least_moved_pj, least_time) < limit:
-                floor.once = _once_cycles(problem, tables, tile)
-                floor.bound = bound_floor(problem, floor, floor.once, least_moved_pj, least_time)
+            for dim in range(NUM_DIMS):
+                floor.at[dim], floor.spm[dim] = at[dim], tile[dim]
+            _fill_floor(case, tables, floor)
+            if bound_floor(case, floor, 0, least_time) < limit:
+                floor.once = _once_cycles(case, tables, tile)
+                floor.bound = bound_floor(case, floor, floor.once, least_time)
                 floor.fitting = 0
                 for double in range(8):
-                    if fits_spm(problem.limits, tile, double):
+                    if fits_spm(case.limits, tile, double):
                         floor.fitting |= 1 << double
                 if floor.bound < limit:
                     num += 1
@@ -230,11 +218,11 @@ def list_floors(
 
 
 @lean
-def bound_floor(problem: Problem, floor: BalancedFloor, once: int, least_moved_pj: float, least_time: int) -> float:
+def bound_floor(case: CaseArrays, floor: Floor, once: int, least_time: int) -> float:
     """A floor under the objective of all mappings with an SPM tile."""
-    cycles = max(least_time, floor.num_passes) + floor.num_passes * (problem.arch.mac_stages - 1)
+    cycles = max(least_time, floor.num_passes) + floor.num_passes * (case.arch.mac_stages - 1)
     bound = np.inf
     for keeps in range(2):
         all_cycles = max(floor.dma[keeps], once + cycles)
-        bound = min(bound, objective_of(problem, floor.energy_pj[keeps] + least_moved_pj, all_cycles))
+        bound = min(bound, objective_of(case, floor.energy_pj[keeps], all_cycles))
     return bound

@@ -1,30 +1,23 @@
 """Cycles of one pass when all tiles divide: exactly for an order of the SPM loops, from below for a class of orders.
 
 A pass is described by its loops alone: how often each iterates, and which operand does not depend on it. All steps of
-a pass are of one size, so only the loop that ticks between two steps matters (see ``cost_model.analytical.passes``).
+a pass are of one size, so only the loop that ticks between two steps matters.
+
+Bounds ``_slot_cycles`` and ``_sum_slots`` of ``cost_model.analytical.passes``, with fill and drain: without edge tiles,
+and for a class of orders the least of all.
 """
 
 from __future__ import annotations
 
 import math
 
-import numpy as np
-from numpy.typing import NDArray
-
+from tvm_spm.exact.case_arrays import ALL_DOUBLE, NONE, I, Ints, O, W
 from tvm_spm.jit import lean
-
-Ints = NDArray[np.int64]
-
-I, W, O, NONE = 0, 1, 2, 3  # noqa: E741 (the operands' own letters)
-"""The one operand that does not depend on a dim; ``NONE`` if all do."""
 
 COMPUTE, IN, OUT, NUM_BYTES = 0, 1, 4, 5
 """Entries of a step: cycles of the MACs, of I, W, O coming in, of O going out; bytes of I, W, O."""
 
 STEP_FIELDS = 8
-
-ALL_RF = 7
-"""Bits of the operands with two RF buffers: all."""
 
 
 @lean
@@ -166,8 +159,8 @@ def least_slot_cycles(step: Ints, rate: float, fitting: int, kept: int) -> int:
     """
     loads = 3 & ~(1 << kept)
     swaps = kept != O
-    if fitting >> ALL_RF & 1:
-        return slot_cycles(step, rate, ALL_RF, loads, swaps, False, swaps)
+    if fitting >> ALL_DOUBLE & 1:
+        return slot_cycles(step, rate, ALL_DOUBLE, loads, swaps, False, swaps)
     least = -1
     for double in range(8):
         if fitting >> double & 1:

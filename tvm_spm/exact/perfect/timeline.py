@@ -2,67 +2,35 @@
 
 What the PEs do inside a pass enters only as the pass's cycles, so one table serves every array tile: the core's cycles
 are ``base + sum(weight * (max(pass cycles, beside) + behind))``.
+
+Bounds ``core_times`` of ``cost_model.analytical.core``: of one core without edge tiles, however it waits for others.
 """
 
 from __future__ import annotations
 
-import math
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from cost_model.arrays import ArchArrays, WorkloadArrays
-from cost_model.transfer import transfer
-from tvm_spm.exact.boxes import unclipped_tiles
-from tvm_spm.exact.pass_time import Ints, O
+from tvm_spm.exact.boxes import store_cycles, transfer_cycles, unclipped_tiles
+from tvm_spm.exact.case_arrays import CaseArrays, Ints, O
 from tvm_spm.jit import kernel, lean
 from tvm_spm.space.mapping_batch import NUM_DIMS
-from tvm_spm.space.tensors import inside_elems
 
 WEIGHT, FLAGS, BESIDE, BEHIND = 0, 1, 2, 3
 """Rows of a table. Flags: I, W enter before the pass; outputs are partial sums; outputs leave after it."""
 
 
 @lean
-def transfer_cycles(
-    workload: WorkloadArrays, arch: ArchArrays, projection: int, bits: int, first: Ints, tile: Ints
-) -> int:
-    """DMA cycles of one tile."""
-    elems, bursts, is_whole = 1, 1, True
-    for axis in range(workload.axis_start[projection + 1] - 1, workload.axis_start[projection] - 1, -1):
-        inside = inside_elems(workload, axis, first, tile)
-        elems *= inside
-        if not is_whole:
-            bursts *= inside
-        if inside < workload.axis_extent[axis]:
-            is_whole = False
-    return transfer(elems, bursts, bits, arch.burst_bits, arch.burst_startup_cycles, arch.dma_bytes_per_cycle)[0]
-
-
-@lean
-def store_cycles(workload: WorkloadArrays, arch: ArchArrays, first: Ints, tile: Ints) -> tuple[int, int]:
-    """(channel cycles, engine cycles) of storing finished outputs."""
-    cycles = transfer_cycles(workload, arch, O, workload.out_bits, first, tile)
-    for extra in range(3, len(workload.elem_bits)):
-        cycles += transfer_cycles(workload, arch, extra, workload.elem_bits[extra], first, tile)
-    elems = 1
-    for axis in range(workload.axis_start[O], workload.axis_start[O + 1]):
-        elems *= inside_elems(workload, axis, first, tile)
-    return cycles, max(cycles, int(math.ceil(elems * workload.num_ops_per_elem / arch.vector_ops_per_cycle)))
-
-
-@lean
-def fill_runs(
-    workload: WorkloadArrays, is_clipped: NDArray[np.bool_], d: int, first: int, extent: int, tile: int, starts: Ints
-) -> int:
+def fill_runs(case: CaseArrays, d: int, first: int, extent: int, tile: int, starts: Ints) -> int:
     """Cut the tiles of a dim into runs that are clipped alike, and accumulate alike; returns their number.
 
     ``starts[r]`` is the first index of run ``r``, and the number of tiles ends the last one.
     """
-    count = extent // tile
+    workload, count = case.workload, extent // tile
     low, high = 0, count
-    for axis in range(len(is_clipped)):
-        if is_clipped[axis]:
+    for axis in range(len(case.is_clipped)):
+        if case.is_clipped[axis]:
             for term in range(workload.term_start[axis], workload.term_start[axis + 1]):
                 if workload.term_dim[term] == d:
                     lowest, highest = unclipped_tiles(workload, axis, d, first, extent, tile)
@@ -81,9 +49,7 @@ def fill_runs(
 
 @kernel
 def tensor_cycles(
-    workload: WorkloadArrays,
-    arch: ArchArrays,
-    is_clipped: NDArray[np.bool_],
+    case: CaseArrays,
     projection: int,
     part_first: Ints,
     part: Ints,
@@ -92,6 +58,7 @@ def tensor_cycles(
     engine: int,
 ) -> int:
     """Cycles to move all tiles of a part of a tensor once: of a channel, or of the DMA engine if ``engine`` is 1."""
+    workload = case.workload
     num_runs, digit = np.ones(NUM_DIMS, dtype=np.int64), np.zeros(NUM_DIMS, dtype=np.int64)
     first, is_needed = part_first.copy(), workload.is_relevant[projection].copy()
     if projection == O:
@@ -99,7 +66,7 @@ def tensor_cycles(
             is_needed |= workload.is_relevant[extra]
     for d in range(NUM_DIMS):
         if is_needed[d]:
-            num_runs[d] = fill_runs(workload, is_clipped, d, part_first[d], part[d], tile[d], runs[d])
+            num_runs[d] = fill_runs(case, d, part_first[d], part[d], tile[d], runs[d])
     total = 0
     while True:
         weight = 1
@@ -108,9 +75,9 @@ def tensor_cycles(
                 first[d] = part_first[d] + runs[d, digit[d]] * tile[d]
                 weight *= runs[d, digit[d] + 1] - runs[d, digit[d]]
         if projection == O:
-            total += weight * store_cycles(workload, arch, first, tile)[engine]
+            total += weight * store_cycles(case, first, tile)[engine]
         else:
-            total += weight * transfer_cycles(workload, arch, projection, workload.elem_bits[projection], first, tile)
+            total += weight * transfer_cycles(case, projection, workload.elem_bits[projection], first, tile)[0]
         d = NUM_DIMS - 1
         while d >= 0:
             digit[d] += 1
@@ -141,29 +108,38 @@ def _is_still(index: Ints, order: Ints, position: int, num_loops: int) -> bool:
     return True
 
 
+class Core(NamedTuple):
+    """One core's passes: where its part begins, the tiles in SPM, and the DRAM loops that iterate.
+
+    Attributes:
+        first: Where the part begins.
+        tile: Elements in SPM.
+        counts: Iterations per dim.
+        order: Dims of the loops, outer to inner.
+        positions: Per operand the innermost loop it depends on, or -1.
+        double: Bits of the operands with two SPM buffers.
+    """
+
+    first: Ints
+    tile: Ints
+    counts: Ints
+    order: Ints
+    positions: Ints
+    double: int
+
+
 @kernel
 def _emit(
-    workload: WorkloadArrays,
-    arch: ArchArrays,
-    core_first: Ints,
-    tile: Ints,
-    count: Ints,
-    order: Ints,
-    num_loops: int,
-    positions: Ints,
-    double: int,
-    at: Ints,
-    before: int,
-    after: int,
-    weight: int,
-    table: Ints,
-    num_entries: int,
+    case: CaseArrays, core: Core, at: Ints, ticks: tuple[int, int], weight: int, table: Ints, num_entries: int
 ) -> int:
-    """Add passes like the one ``at``; ``before`` and ``after`` are the loops that tick around it, -1 if none does.
+    """Add passes like the one ``at``; ``ticks`` are the loops that tick before and after it, -1 if none does.
 
     Returns:
         Entries of the table, -1 if it is full.
     """
+    workload, (before, after) = case.workload, ticks
+    tile, count, order, positions, double = core.tile, core.counts, core.order, core.positions, core.double
+    num_loops, core_first = len(order), core.first
     first, index = np.empty(NUM_DIMS, dtype=np.int64), np.empty(NUM_DIMS, dtype=np.int64)
     flags = 0
     for operand in range(2):
@@ -182,7 +158,7 @@ def _emit(
     if leaves:
         flags |= 8
         if double >> O & 1 == 0:
-            behind += store_cycles(workload, arch, first, tile)[1]
+            behind += store_cycles(case, first, tile)[1]
     if before >= 0 and double >> O & 1 and before <= positions[O]:
         # the pass before: the ticking loop one less, all loops inside it at their last
         index[:] = at
@@ -191,7 +167,7 @@ def _emit(
             index[order[loop]] = count[order[loop]] - 1
         for d in range(NUM_DIMS):
             first[d] = core_first[d] + index[d] * tile[d]
-        beside += store_cycles(workload, arch, first, tile)[1]
+        beside += store_cycles(case, first, tile)[1]
     if after >= 0:
         index[:] = at
         index[order[after]] += 1
@@ -201,7 +177,7 @@ def _emit(
             first[d] = core_first[d] + index[d] * tile[d]
         for operand in range(2):
             if after <= positions[operand]:
-                cycles = transfer_cycles(workload, arch, operand, workload.elem_bits[operand], first, tile)
+                cycles = transfer_cycles(case, operand, workload.elem_bits[operand], first, tile)[0]
                 if double >> operand & 1:
                     beside += cycles
                 else:
@@ -219,14 +195,11 @@ def _emit(
 
 @kernel
 def fill_table(
-    workload: WorkloadArrays,
-    arch: ArchArrays,
-    is_clipped: NDArray[np.bool_],
+    case: CaseArrays,
     core_first: Ints,
     core_tile: Ints,
     tile: Ints,
     order: Ints,
-    num_loops: int,
     double: int,
     runs: Ints,
     table: Ints,
@@ -234,14 +207,11 @@ def fill_table(
     """Gather the passes of the core that starts at ``core_first``.
 
     Args:
-        workload: Its arrays.
-        arch: Its arrays.
-        is_clipped: Per axis, whether any tile reaches out of the tensor.
+        case: What is searched.
         core_first: Where the core's part begins.
         core_tile: Elements of the core's part.
         tile: Elements in SPM.
         order: Dims of the DRAM loops that iterate, outer to inner.
-        num_loops: Entries of ``order`` in use.
         double: Bits of the operands with two SPM buffers.
         runs: Scratch of 8 rows.
         table: Overwritten.
@@ -249,19 +219,21 @@ def fill_table(
     Returns:
         Entries of the table, -1 if it has no room.
     """
-    count, num_runs = core_tile // tile, np.ones(NUM_DIMS, dtype=np.int64)
-    positions = np.full(3, -1, dtype=np.int64)
+    workload, num_loops, num_runs = case.workload, len(order), np.ones(NUM_DIMS, dtype=np.int64)
+    count, positions = np.empty(NUM_DIMS, dtype=np.int64), np.full(3, -1, dtype=np.int64)
+    for d in range(NUM_DIMS):
+        count[d] = core_tile[d] // tile[d]
+    core = Core(core_first, tile, count, order, positions, double)
     for loop in range(num_loops):
         d = order[loop]
-        num_runs[loop] = fill_runs(workload, is_clipped, d, core_first[d], core_tile[d], tile[d], runs[loop])
+        num_runs[loop] = fill_runs(case, d, core_first[d], core_tile[d], tile[d], runs[loop])
         for operand in range(3):
             if workload.is_relevant[operand, d]:
                 positions[operand] = loop
     at = np.zeros(NUM_DIMS, dtype=np.int64)
     digit = np.zeros(NUM_DIMS, dtype=np.int64)
     inner = num_loops - 1
-    entries = _emit(workload, arch, core_first, tile, count, order, num_loops, positions, double, at, -1,
-                    inner, 1, table, 0)  # fmt: skip
+    entries = _emit(case, core, at, (-1, inner), 1, table, 0)
     if inner < 0:
         return entries
     for ticking in range(num_loops):
@@ -289,8 +261,7 @@ def fill_table(
                         if pairs <= 0 or (is_link and pairs < 1):
                             continue
                         at[d] = index
-                        entries = _emit(workload, arch, core_first, tile, count, order, num_loops, positions, double,
-                                        at, inner, inner, standing * pairs, table, entries)  # fmt: skip
+                        entries = _emit(case, core, at, (inner, inner), standing * pairs, table, entries)
                         if entries < 0:
                             return -1
                         continue
@@ -299,15 +270,13 @@ def fill_table(
                     at[d] = index
                     for loop in range(ticking + 1, num_loops):
                         at[order[loop]] = count[order[loop]] - 1
-                    entries = _emit(workload, arch, core_first, tile, count, order, num_loops, positions, double, at,
-                                    inner, ticking, standing * pairs, table, entries)  # fmt: skip
+                    entries = _emit(case, core, at, (inner, ticking), standing * pairs, table, entries)
                     if entries < 0:
                         return -1
                     at[d] = index + 1
                     for loop in range(ticking + 1, num_loops):
                         at[order[loop]] = 0
-                    entries = _emit(workload, arch, core_first, tile, count, order, num_loops, positions, double, at,
-                                    ticking, inner, standing * pairs, table, entries)  # fmt: skip
+                    entries = _emit(case, core, at, (ticking, inner), standing * pairs, table, entries)
                     if entries < 0:
                         return -1
             loop = ticking - 1
@@ -321,5 +290,4 @@ def fill_table(
                 break
     for loop in range(num_loops):
         at[order[loop]] = count[order[loop]] - 1
-    return _emit(workload, arch, core_first, tile, count, order, num_loops, positions, double, at, inner, -1, 1,
-                 table, entries)  # fmt: skip
+    return _emit(case, core, at, (inner, -1), 1, table, entries)

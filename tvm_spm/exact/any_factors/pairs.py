@@ -1,4 +1,7 @@
-"""Floors under one SPM tile with one array tile, both balanced, by the operand that the innermost SPM loop leaves."""
+"""Floors under one SPM tile with one array tile, by the operand that the innermost SPM loop leaves in place.
+
+Bounds ``_sum_slots`` of ``cost_model.analytical.passes`` by sums over steps, and what ``energy`` counts for the RFs.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,10 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tvm_spm.exact.balanced.arrays import irrelevant_product, rf_prices, spanned, spanned_whole
-from tvm_spm.exact.balanced.floors import SLACK, BalancedFloor
-from tvm_spm.exact.balanced.tables import (
+from tvm_spm.exact.any_factors.arrays import irrelevant_product, rf_prices, spanned, spanned_whole
+from tvm_spm.exact.any_factors.floors import SLACK, Floor
+from tvm_spm.exact.any_factors.tables import (
     ALL_STEPS,
     ALL_TILES,
     CUT_FIELDS,
@@ -24,17 +26,12 @@ from tvm_spm.exact.balanced.tables import (
     PIECES_ONCE,
     STEPS,
     TIME,
-    Tables,
+    CoreTables,
 )
-from tvm_spm.exact.finish import SINGLE_STEP
-from tvm_spm.exact.pass_time import NONE, Ints, O
-from tvm_spm.exact.problem import Problem
-from tvm_spm.exact.spm_tiles import objective_of
+from tvm_spm.exact.case_arrays import NONE, SINGLE_STEP, CaseArrays, Floats, Ints, O, objective_of
 from tvm_spm.jit import kernel, lean
 from tvm_spm.space.mapping_batch import NUM_DIMS
 from tvm_spm.space.tensors import tile_elems
-
-Floats = NDArray[np.float64]
 
 (
     FULL_PJ,
@@ -67,7 +64,7 @@ class Pair(NamedTuple):
     """Scratch: one SPM tile with one array tile.
 
     Attributes:
-        cuts: ``(CUT_FIELDS, 8)``, see ``Tables.cuts``.
+        cuts: ``(CUT_FIELDS, 8)``, see ``CoreTables.cuts``.
         passes: SPM tiles of the first core per dim.
         tiles: SPM tiles of all cores per dim.
         loops: Iterations of the SPM loops in a full tile per dim.
@@ -92,16 +89,16 @@ class Pair(NamedTuple):
 @kernel
 def make_pair() -> Pair:
     """Scratch for one pair."""
+    ints, floats = np.ones((CUT_FIELDS + 5, NUM_DIMS), dtype=np.int64), np.zeros((SINGLE_STEP + 2, 8), dtype=np.float64)
     return Pair(
-        np.ones((CUT_FIELDS, NUM_DIMS), np.int64), np.ones(NUM_DIMS, np.int64), np.ones(NUM_DIMS, np.int64),
-        np.ones(NUM_DIMS, np.int64), np.ones(NUM_DIMS, np.int64), np.ones(NUM_DIMS, np.int64),
-        np.zeros((PAIR_FIELDS, 3), np.float64), np.zeros(3, np.float64),
-        np.zeros((SINGLE_STEP + 1, 8), np.float64),
+        ints[:CUT_FIELDS], ints[CUT_FIELDS], ints[CUT_FIELDS + 1], ints[CUT_FIELDS + 2], ints[CUT_FIELDS + 3],
+        ints[CUT_FIELDS + 4], np.zeros((PAIR_FIELDS, 3), dtype=np.float64), floats[SINGLE_STEP + 1],
+        floats[: SINGLE_STEP + 1],
     )  # fmt: skip
 
 
 @lean
-def set_pair(problem: Problem, tables: Tables, floor: BalancedFloor, pes: Ints, pair: Pair) -> bool:
+def set_pair(tables: CoreTables, floor: Floor, pes: Ints, pair: Pair) -> bool:
     """Look the counts of a pair up, ``pair.rf`` given; False if an RF tile is not balanced in this SPM tile."""
     for d in range(NUM_DIMS):
         start = tables.cut_start[d, floor.at[d], pes[d]]
@@ -119,11 +116,9 @@ def set_pair(problem: Problem, tables: Tables, floor: BalancedFloor, pes: Ints, 
 
 
 @lean
-def measure_pair(
-    problem: Problem, tables: Tables, floor: BalancedFloor, hops: int, reduction_pes: int, pair: Pair
-) -> None:
+def measure_pair(case: CaseArrays, tables: CoreTables, floor: Floor, hops: int, reduction_pes: int, pair: Pair) -> None:
     """Energy and time of all that the pair may move."""
-    workload, arch, cuts = problem.workload, problem.arch, pair.cuts
+    workload, arch, cuts = case.workload, case.arch, pair.cuts
     time, last_time, steps, full_steps, most = 1.0, 1.0, 1.0, 1.0, 1.0
     accumulates = False
     for d in range(NUM_DIMS):
@@ -138,33 +133,33 @@ def measure_pair(
     pair.times[MOST_TIME] = most
     rate = arch.noc_elems_per_cycle
     for operand in range(3):
-        elem_pj, delivery_pj = rf_prices(problem, operand)
-        elems = spanned_whole(problem, tables, operand, cuts[ALL_STEPS], cuts[ALL_STEPS])
-        repeats = irrelevant_product(problem, operand, cuts[ALL_STEPS])
-        repeats_dram = irrelevant_product(problem, operand, pair.tiles)
-        repeats_once = irrelevant_product(problem, operand, tables.cores)
+        elem_pj, delivery_pj = rf_prices(case, operand)
+        elems = spanned_whole(case, tables, operand, cuts[ALL_STEPS], cuts[ALL_STEPS])
+        repeats = irrelevant_product(case, operand, cuts[ALL_STEPS])
+        repeats_dram = irrelevant_product(case, operand, pair.tiles)
+        repeats_once = irrelevant_product(case, operand, tables.cores)
         numbers = pair.operands[:, operand]
         if operand == O:
             price = elem_pj + delivery_pj
-            hop_pj = problem.words[O] * (reduction_pes - 1) * arch.noc_reduction_hop_pj
+            hop_pj = case.words[O] * (reduction_pes - 1) * arch.noc_reduction_hop_pj
             numbers[STEP_PJ], numbers[PIECE_PJ] = elems * (2 * price + hop_pj), elems * price
             numbers[FULL_PJ] = repeats * numbers[STEP_PJ] - numbers[PIECE_PJ]
             numbers[DRAM_PJ] = repeats_dram * numbers[STEP_PJ] - numbers[PIECE_PJ]
             numbers[ONCE_PJ] = repeats_once * numbers[STEP_PJ] - numbers[PIECE_PJ]
         else:
-            pieces = spanned_whole(problem, tables, operand, cuts[PIECES], cuts[PIECES])
+            pieces = spanned_whole(case, tables, operand, cuts[PIECES], cuts[PIECES])
             step, piece = elem_pj * elems, delivery_pj * pieces
             numbers[STEP_PJ], numbers[PIECE_PJ] = step, piece
-            numbers[FULL_PJ] = step * repeats + piece * irrelevant_product(problem, operand, cuts[PIECES])
-            numbers[DRAM_PJ] = step * repeats_dram + piece * irrelevant_product(problem, operand, cuts[PIECES_DRAM])
-            numbers[ONCE_PJ] = step * repeats_once + piece * irrelevant_product(problem, operand, cuts[PIECES_ONCE])
+            numbers[FULL_PJ] = step * repeats + piece * irrelevant_product(case, operand, cuts[PIECES])
+            numbers[DRAM_PJ] = step * repeats_dram + piece * irrelevant_product(case, operand, cuts[PIECES_DRAM])
+            numbers[ONCE_PJ] = step * repeats_once + piece * irrelevant_product(case, operand, cuts[PIECES_ONCE])
         if tables.num_cores == 1:
             once, own = elems, elems * repeats
         else:
-            once = spanned(problem, tables, operand, tables.share, cuts[STEPS], cuts[STEPS])
-            own = once * irrelevant_product(problem, operand, cuts[STEPS])
+            once = spanned(case, tables, operand, tables.share, cuts[STEPS], cuts[STEPS])
+            own = once * irrelevant_product(case, operand, cuts[STEPS])
         width = workload.elem_bits[operand] / 8.0
-        passes = irrelevant_product(problem, operand, pair.passes)
+        passes = irrelevant_product(case, operand, pair.passes)
         kept_tiles = passes
         for d in range(NUM_DIMS):
             if workload.is_relevant[operand, d]:
@@ -172,7 +167,7 @@ def measure_pair(
         numbers[KEPT_TILES], numbers[KEPT_LOADS] = kept_tiles, once * passes / rate
         largest = tile_elems(workload, operand, pair.array)
         edges = FIRST if operand != O else LAST
-        ends = spanned(problem, tables, operand, cuts[edges], pair.passes, pair.passes)
+        ends = spanned(case, tables, operand, cuts[edges], pair.passes, pair.passes)
         ends *= passes
         numbers[MOST_LOAD] = math.ceil(largest / rate)
         numbers[MOST_BYTES] = largest * width
@@ -182,8 +177,8 @@ def measure_pair(
         reads = own - once
         if operand == O and accumulates:
             # what comes in before a pass is not among its steps
-            reads -= spanned(problem, tables, O, cuts[FIRST], pair.passes, pair.passes) * irrelevant_product(
-                problem, O, pair.passes
+            reads -= spanned(case, tables, O, cuts[FIRST], pair.passes, pair.passes) * irrelevant_product(
+                case, O, pair.passes
             )
         numbers[READS], numbers[READ_BYTES] = max(0.0, reads) / rate, max(0.0, reads) * width
         if operand == O:
@@ -203,7 +198,7 @@ def is_single_step(pair: Pair) -> bool:
 
 
 @lean
-def bound_pair(problem: Problem, floor: BalancedFloor, pair: Pair, fitting: int, kept: int) -> float:
+def bound_pair(case: CaseArrays, floor: Floor, pair: Pair, fitting: int, kept: int) -> float:
     """A floor under the objective of all mappings whose innermost SPM loop leaves operand ``kept``; sets its cycles.
 
     Infinite if there are none.
@@ -211,7 +206,7 @@ def bound_pair(problem: Problem, floor: BalancedFloor, pair: Pair, fitting: int,
     is_resident, is_possible = kept != NONE, kept == SINGLE_STEP
     for d in range(NUM_DIMS):
         if pair.loops[d] > 1:
-            if problem.kind[d] == kept:
+            if case.kind[d] == kept:
                 is_possible = True
             else:
                 is_resident = False
@@ -221,7 +216,7 @@ def bound_pair(problem: Problem, floor: BalancedFloor, pair: Pair, fitting: int,
     for double in range(8):
         pair.cycles[kept, double] = np.inf
         if fitting >> double & 1:
-            cycles = _passes_cycles(problem, floor, pair, kept, double, is_resident)
+            cycles = _passes_cycles(case, floor, pair, kept, double, is_resident)
             pair.cycles[kept, double] = cycles
             least = min(least, cycles)
     bound = np.inf
@@ -230,7 +225,7 @@ def bound_pair(problem: Problem, floor: BalancedFloor, pair: Pair, fitting: int,
         for operand in range(3):
             energy_pj += pair.operands[_moves(floor, keeps, kept, is_resident, operand), operand]
         cycles = max(float(floor.dma[keeps]), whole_cycles(floor.once, least))
-        bound = min(bound, objective_of(problem, energy_pj, cycles))
+        bound = min(bound, objective_of(case, energy_pj, cycles))
     return bound
 
 
@@ -241,7 +236,7 @@ def whole_cycles(once: int, cycles: float) -> float:
 
 
 @lean
-def _moves(floor: BalancedFloor, keeps: int, kept: int, is_resident: bool, operand: int) -> int:
+def _moves(floor: Floor, keeps: int, kept: int, is_resident: bool, operand: int) -> int:
     """How often an operand moves at least, as the index of an energy."""
     if kept != SINGLE_STEP and operand != kept:
         return FULL_PJ
@@ -253,21 +248,19 @@ def _moves(floor: BalancedFloor, keeps: int, kept: int, is_resident: bool, opera
 
 
 @lean
-def _passes_cycles(
-    problem: Problem, floor: BalancedFloor, pair: Pair, kept: int, double: int, is_resident: bool
-) -> float:
+def _passes_cycles(case: CaseArrays, floor: Floor, pair: Pair, kept: int, double: int, is_resident: bool) -> float:
     """A floor under the cycles of all passes of the first core, with these RF buffers.
 
     In a pass the sum of maxima over its steps is at least the maximum of sums. What is summed of an operand leaves out
     the first tile of each pass, which comes in before it, and the last outputs, which leave behind it.
     """
     times, operands = pair.times, pair.operands
-    stages = floor.num_passes * (problem.arch.mac_stages - 1.0)
+    stages = floor.num_passes * (case.arch.mac_stages - 1.0)
     if kept == SINGLE_STEP:
         return times[PASS_TIME] + stages
-    port = problem.arch.spm_bytes_per_cycle
+    port = case.arch.spm_bytes_per_cycle
     # rounding up each of these adds less than a cycle
-    rounding = 0.0 if problem.arch.noc_elems_per_cycle == 1.0 else float(floor.num_passes)
+    rounding = 0.0 if case.arch.noc_elems_per_cycle == 1.0 else float(floor.num_passes)
     hidden, shown, hidden_bytes, shown_bytes, fill, fill_bytes = times[PASS_TIME], 0.0, 0.0, 0.0, 0.0, 0.0
     slot, slot_bytes, behind, behind_bytes = times[MOST_TIME], 0.0, 0.0, 0.0
     for operand in range(2):
@@ -320,21 +313,19 @@ def _passes_cycles(
     return total
 
 
+class Loops(NamedTuple):
+    """Dims of the loops that iterate at DRAM and at SPM, outer to inner; those in use fill the arrays."""
+
+    outer: Ints
+    inner: Ints
+
+
 @lean
-def order_pj(
-    problem: Problem,
-    tables: Tables,
-    pair: Pair,
-    outer: Ints,
-    num_outer: int,
-    inner: Ints,
-    num_inner: int,
-    operand: int,
-) -> float:
+def order_pj(case: CaseArrays, tables: CoreTables, pair: Pair, loops: Loops, operand: int) -> float:
     """Energy of all that moves of an operand between SPM and RF, with the loops in this order."""
-    workload, position = problem.workload, -1
-    for loop in range(num_outer + num_inner):
-        d = outer[loop] if loop < num_outer else inner[loop - num_outer]
+    workload, position, num_outer = case.workload, -1, len(loops.outer)
+    for loop in range(num_outer + len(loops.inner)):
+        d = loops.outer[loop] if loop < num_outer else loops.inner[loop - num_outer]
         if workload.is_relevant[operand, d]:
             position = loop
     steps, pieces = 1.0, 1.0
@@ -343,9 +334,9 @@ def order_pj(
             continue
         all_dram, all_spm = pair.passes[d] == 1, pair.loops[d] == 1
         for loop in range(position):
-            if loop < num_outer and outer[loop] == d:
+            if loop < num_outer and loops.outer[loop] == d:
                 all_dram = True
-            if loop >= num_outer and inner[loop - num_outer] == d:
+            if loop >= num_outer and loops.inner[loop - num_outer] == d:
                 all_spm = True
         if all_dram and all_spm:
             steps, pieces = steps * pair.cuts[ALL_STEPS, d], pieces * pair.cuts[PIECES, d]
@@ -356,3 +347,21 @@ def order_pj(
     if operand == O:
         return pair.operands[STEP_PJ, O] * steps - pair.operands[PIECE_PJ, O]
     return pair.operands[STEP_PJ, operand] * steps + pair.operands[PIECE_PJ, operand] * pieces
+
+
+@lean
+def dram_repeats(case: CaseArrays, tables: CoreTables, floor: Floor, loops: Loops, operand: int) -> float:
+    """How often each tile of an operand passes between DRAM and SPM."""
+    workload, position, repeats = case.workload, -1, 1.0
+    for loop in range(len(loops.outer)):
+        if workload.is_relevant[operand, loops.outer[loop]]:
+            position = loop
+    for d in range(NUM_DIMS):
+        if not workload.is_relevant[operand, d]:
+            repeats *= tables.cores[d]
+    for loop in range(position):
+        d = loops.outer[loop]
+        if not workload.is_relevant[operand, d]:
+            # exact: the product over all such loops is a whole number
+            repeats *= tables.tiles[d, floor.at[d], ALL_TILES] / tables.cores[d]
+    return repeats

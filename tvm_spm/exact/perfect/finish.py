@@ -7,17 +7,27 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tvm_spm.exact.array_tiles import ArrayTile
-from tvm_spm.exact.contention import contended_cycles
-from tvm_spm.exact.pass_time import ALL_RF, NONE, I, Ints, O, W, pass_cycles
-from tvm_spm.exact.problem import Problem
-from tvm_spm.exact.spm_tiles import TOLERANCE, Floor, objective_of, order_repeats
-from tvm_spm.exact.timeline import fill_table, passes_cycles
+from cost_model.analytical.model import Formula, price_row
+from tvm_spm.exact.case_arrays import (
+    ALL_DOUBLE,
+    NONE,
+    SINGLE_STEP,
+    TOLERANCE,
+    CaseArrays,
+    Floats,
+    I,
+    Ints,
+    O,
+    W,
+    objective_of,
+)
+from tvm_spm.exact.orders import is_maximal, is_ordered, next_order
+from tvm_spm.exact.perfect.array_tiles import ArrayTile
+from tvm_spm.exact.perfect.pass_time import pass_cycles
+from tvm_spm.exact.perfect.spm_tiles import Floor, order_repeats
+from tvm_spm.exact.perfect.timeline import fill_table, passes_cycles
 from tvm_spm.jit import kernel, lean, part
 from tvm_spm.space.mapping_batch import NO_DIM, NUM_DIMS, MappingBatch
-
-SINGLE_STEP = 4
-"""Kind of a candidate whose passes are a single step: all operands stay."""
 
 NUM_FLAGS = 16
 
@@ -32,56 +42,41 @@ class Tables(NamedTuple):
     order: Ints
     double: Ints
     repeats: Ints
-    energy_pj: NDArray[np.float64]
+    energy_pj: Floats
     base: Ints
     passes: Ints
     num: Ints
 
 
 class Best(NamedTuple):
-    """The best mapping so far, what it achieves, and counts of mappings priced and of tile pairs left out."""
+    """The best mapping so far, and what it takes to find a better one.
+
+    Attributes:
+        row: The best mapping.
+        trial: Room for one that may be better.
+        formula: What prices it.
+        objective: Of the best.
+        bound: The same with the energy as the bounds add it up, which may differ in the last bits.
+        num_evaluated: Mappings judged by their timelines, or priced.
+        num_bounded: Pairs of tiles that were judged by a bound.
+    """
 
     row: MappingBatch
-    objective: NDArray[np.float64]
+    trial: MappingBatch
+    formula: Formula
+    objective: Floats
+    bound: Floats
     num_evaluated: Ints
     num_bounded: Ints
 
 
-@lean
-def next_order(order: Ints, low: int, high: int) -> bool:
-    """The next permutation of ``order[low:high]`` in lexicographic order; after the last one the first."""
-    pivot = high - 2
-    while pivot >= low and order[pivot] >= order[pivot + 1]:
-        pivot -= 1
-    if pivot >= low:
-        other = high - 1
-        while order[other] <= order[pivot]:
-            other -= 1
-        order[pivot], order[other] = order[other], order[pivot]
-    left, right = pivot + 1 if pivot >= low else low, high - 1
-    while left < right:
-        order[left], order[right] = order[right], order[left]
-        left, right = left + 1, right - 1
-    return pivot >= low
-
-
-@lean
-def is_ordered(outside: NDArray[np.bool_], order: Ints, num_loops: int) -> bool:
-    """Whether an order, outer to inner, is as the constraints ask."""
-    for inner in range(1, num_loops):
-        for outer in range(inner):
-            if outside[order[inner], order[outer]]:
-                return False
-    return True
-
-
 @kernel
-def make_tables(problem: Problem, floor: Floor, runs: Ints, room: int) -> Tables:
+def make_tables(case: CaseArrays, floor: Floor, runs: Ints, room: int) -> Tables:
     """Timelines of all orders that finish outputs before they leave SPM, with as many SPM buffers as fit.
 
     An entry of ``num`` is -1 if ``room`` is too little for one timeline.
     """
-    workload = problem.workload
+    workload = case.workload
     cores, tile = floor.cores.copy(), floor.spm.copy()
     core_tile = workload.dims // cores
     counts = core_tile // tile
@@ -96,7 +91,7 @@ def make_tables(problem: Problem, floor: Floor, runs: Ints, room: int) -> Tables
             num_outer = num_loops
     num_orders = 0
     while True:
-        if is_ordered(problem.wanted.outside[0], loops, num_loops):
+        if is_ordered(case.outside[0], loops, num_loops):
             num_orders += 1
         if not next_order(loops, num_outer, num_loops) and not next_order(loops, 0, num_outer):
             break
@@ -114,18 +109,17 @@ def make_tables(problem: Problem, floor: Floor, runs: Ints, room: int) -> Tables
     core_first = cores // 2 * core_tile
     row = 0
     while True:
-        for choice in range(num_doubles if is_ordered(problem.wanted.outside[0], loops, num_loops) else 0):
+        for choice in range(num_doubles if is_ordered(case.outside[0], loops, num_loops) else 0):
             tables.order[row, :num_loops] = loops[:num_loops]
             tables.double[row] = doubles[choice]
             for operand in range(3):
-                tables.repeats[row, operand] = order_repeats(problem, cores, counts, loops, num_loops, operand)
+                tables.repeats[row, operand] = order_repeats(case, cores, counts, loops, num_loops, operand)
             tables.energy_pj[row] = (
-                problem.constant_pj + floor.elems_pj[O]
+                case.constant_pj + floor.elems_pj[O]
                 + tables.repeats[row, I] * floor.elems_pj[I] + tables.repeats[row, W] * floor.elems_pj[W]
             )  # fmt: skip
             tables.num[row] = fill_table(
-                workload, problem.arch, problem.is_clipped, core_first, core_tile, tile, loops, num_loops,
-                doubles[choice], runs, tables.passes[row],
+                case, core_first, core_tile, tile, loops[:num_loops], doubles[choice], runs, tables.passes[row],
             )  # fmt: skip
             if tables.num[row] < 0:
                 return tables
@@ -136,23 +130,9 @@ def make_tables(problem: Problem, floor: Floor, runs: Ints, room: int) -> Tables
             return tables
 
 
-@lean
-def is_maximal(fitting: int, double: int) -> bool:
-    """Whether no further operand can have two buffers.
-
-    On one core a second SPM buffer never costs cycles: a pass's slot is ``max(pass, beside) + behind``, a load that
-    moves from behind to beside adds at most itself to the maximum, and a store moves to the next pass's beside alike.
-    """
-    for operand in range(3):
-        more = double | 1 << operand
-        if more != double and fitting >> more & 1:
-            return False
-    return True
-
-
 @part
 def finish(
-    problem: Problem,
+    case: CaseArrays,
     pairs: Ints,
     floor: Floor,
     array: ArrayTile,
@@ -160,12 +140,11 @@ def finish(
     least_pass: int,
     tables: Tables,
     best: Best,
-    runs: Ints,
 ) -> None:
     """Try all mappings of a candidate whose innermost SPM loop leaves operand ``kept`` in place.
 
     Args:
-        problem: What is searched.
+        case: What is searched.
         pairs: Rows and columns of each unrolling.
         floor: The SPM tile.
         array: The array tile.
@@ -173,9 +152,8 @@ def finish(
         least_pass: A floor under the cycles of a pass.
         tables: Of the SPM tile.
         best: Updated.
-        runs: Scratch.
     """
-    num_tables, arch = len(tables.num), problem.arch
+    num_tables, arch = len(tables.num), case.arch
     times = np.full(NUM_FLAGS, least_pass, dtype=np.int64)
     least_cycles = np.empty(num_tables, dtype=np.int64)
     for row in range(num_tables):
@@ -190,15 +168,14 @@ def finish(
     while True:
         for loop in range(num_loops):
             count[loop] = floor.spm[order[loop]] // array.array[order[loop]]
-            kind[loop] = problem.kind[order[loop]]
-        if _is_wanted(problem.wanted.outside[1], order, kind, num_loops, kept):
+            kind[loop] = case.kind[order[loop]]
+        if _is_wanted(case.outside[1], order, kind, num_loops, kept):
             resident = _price_order(array, kept, count, kind, num_loops, tables, moved_pj)
-            if _any_better(problem, tables, moved_pj, least_cycles, best):
-                for double in range(ALL_RF, -1, -1):
+            if _any_better(case, tables, moved_pj, least_cycles, best):
+                for double in range(ALL_DOUBLE, -1, -1):
                     if array.fitting >> double & 1:
-                        at_least = _fill_times(array.step, arch.spm_bytes_per_cycle, arch.mac_stages, double, count,
-                                               kind, num_loops, resident, times)  # fmt: skip
-                        _try_tables(problem, pairs, floor, array, order, double, times, moved_pj, tables, best, runs)
+                        at_least = _fill_times(case, array.step, double, count, kind, num_loops, resident, times)
+                        _try_tables(case, pairs, floor, array, Inside(order, double, times, moved_pj), tables, best)
                         if at_least <= least_pass and arch.num_cores == 1:
                             break
         if not next_order(order, 0, num_loops):
@@ -227,7 +204,7 @@ def _price_order(
     kind: Ints,
     num_loops: int,
     tables: Tables,
-    moved_pj: NDArray[np.float64],
+    moved_pj: Floats,
 ) -> bool:
     """Energy of the traffic of the RFs per table; returns whether the kept operand stays from pass to pass."""
     if kept == SINGLE_STEP:
@@ -254,21 +231,18 @@ def _price_order(
 
 
 @lean
-def _any_better(
-    problem: Problem, tables: Tables, moved_pj: NDArray[np.float64], least_cycles: Ints, best: Best
-) -> bool:
+def _any_better(case: CaseArrays, tables: Tables, moved_pj: Floats, least_cycles: Ints, best: Best) -> bool:
     limit = best.objective[0] * (1.0 - TOLERANCE)
     for row in range(len(moved_pj)):
-        if objective_of(problem, tables.energy_pj[row] + moved_pj[row], least_cycles[row]) < limit:
+        if objective_of(case, tables.energy_pj[row] + moved_pj[row], least_cycles[row]) < limit:
             return True
     return False
 
 
 @lean
 def _fill_times(
+    case: CaseArrays,
     step: Ints,
-    rate: float,
-    stages: int,
     double: int,
     count: Ints,
     kind: Ints,
@@ -277,7 +251,7 @@ def _fill_times(
     times: Ints,
 ) -> int:
     """Cycles of a pass for all flags; returns the most. Only operands that stay from pass to pass regard all flags."""
-    most = 0
+    most, rate, stages = 0, case.arch.spm_bytes_per_cycle, case.arch.mac_stages
     for flags in range(NUM_FLAGS):
         if resident or flags == 0 or flags == 4:
             times[flags] = pass_cycles(step, rate, stages, double, count, kind, num_loops, flags)
@@ -287,44 +261,42 @@ def _fill_times(
     return most
 
 
+class Inside(NamedTuple):
+    """What a mapping does inside its passes.
+
+    Attributes:
+        order: Of the SPM loops.
+        double: Bits of the operands with two RF buffers.
+        times: Cycles of a pass by its flags.
+        moved_pj: Energy of the traffic of the RFs, per timeline.
+    """
+
+    order: Ints
+    double: int
+    times: Ints
+    moved_pj: Floats
+
+
 @part
 def _try_tables(
-    problem: Problem,
-    pairs: Ints,
-    floor: Floor,
-    array: ArrayTile,
-    order: Ints,
-    double: int,
-    times: Ints,
-    moved_pj: NDArray[np.float64],
-    tables: Tables,
-    best: Best,
-    runs: Ints,
+    case: CaseArrays, pairs: Ints, floor: Floor, array: ArrayTile, inside: Inside, tables: Tables, best: Best
 ) -> None:
-    for row in range(len(moved_pj)):
-        energy_pj = tables.energy_pj[row] + moved_pj[row]
+    """Judge a mapping per timeline, of one core alone; what that leaves is written out and priced by the formula."""
+    for row in range(len(inside.moved_pj)):
+        energy_pj = tables.energy_pj[row] + inside.moved_pj[row]
         limit = best.objective[0] * (1.0 - TOLERANCE)
-        if objective_of(problem, energy_pj, 0.0) >= limit:
+        if objective_of(case, energy_pj, 0.0) >= limit:
             continue
-        objective = objective_of(
-            problem, energy_pj, tables.base[row] + passes_cycles(tables.passes[row], tables.num[row], times)
-        )
+        cycles = tables.base[row] + passes_cycles(tables.passes[row], tables.num[row], inside.times)
         best.num_evaluated[0] += 1
-        if objective >= limit:
+        if objective_of(case, energy_pj, cycles) >= limit:
             continue
-        if floor.num_cores > 1:
-            num_loops = 0
-            while num_loops < NUM_DIMS and tables.order[row, num_loops] != NO_DIM:
-                num_loops += 1
-            cycles = contended_cycles(
-                problem, floor.cores.copy(), floor.spm.copy(), tables.order[row], num_loops, tables.double[row],
-                tables.repeats[row], times, runs,
-            )  # fmt: skip
-            objective = objective_of(problem, energy_pj, cycles)
-            if objective >= limit:
-                continue
-        best.objective[0] = objective
-        _write(pairs, floor, array, order, double, tables, row, best.row)
+        _write(pairs, floor, array, inside, tables, row, best.trial)
+        priced_cycles, priced_pj = price_row(best.formula, best.trial, 0)
+        objective = objective_of(case, priced_pj, priced_cycles)
+        if objective < limit:
+            best.objective[0], best.bound[0] = objective, objective_of(case, energy_pj, priced_cycles)
+            _write(pairs, floor, array, inside, tables, row, best.row)
 
 
 @lean
@@ -332,8 +304,7 @@ def _write(
     pairs: Ints,
     floor: Floor,
     array: ArrayTile,
-    order: Ints,
-    double: int,
+    inside: Inside,
     tables: Tables,
     table: int,
     row: MappingBatch,
@@ -344,6 +315,6 @@ def _write(
         row.rows[0, d], row.cols[0, d] = pairs[array.unrolling, 0, d], pairs[array.unrolling, 1, d]
         row.rf[0, d] = array.array[d] // (row.rows[0, d] * row.cols[0, d])
         row.dram_order[0, d] = tables.order[table, d]
-        row.spm_order[0, d] = order[d]
-    row.spm_double[0], row.rf_double[0] = tables.double[table], double
+        row.spm_order[0, d] = inside.order[d]
+    row.spm_double[0], row.rf_double[0] = tables.double[table], inside.double
     row.spill[0] = False

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
-from numpy.typing import NDArray
 
 from cost_model.analytical.model import BatchCost, evaluate_batch
-from tvm_spm.arch import Arch
-from tvm_spm.exact.spm_tiles import TOLERANCE
-from tvm_spm.space.constraints import Constraints
+from tvm_spm.exact.case_arrays import TOLERANCE, Floats
+from tvm_spm.exact.stops import Stops
+from tvm_spm.space.case import Case
 from tvm_spm.space.mapping_batch import MappingBatch, concat
 from tvm_spm.space.mapspace import MapSpace, fingerprints
-from tvm_spm.workload import Workload
 
 NUM_PARENTS = 64
 NUM_CHILDREN = 2048
@@ -22,32 +18,25 @@ NUM_IDLE_GENERATIONS = 15
 """Generations without any progress before the search gives up."""
 
 
-def improve(
-    workload: Workload,
-    arch: Arch,
-    start: MappingBatch,
-    *,
-    constraints: Constraints,
-    objective: str,
-    energy_cap_pj: float,
-    stop: Callable[[], bool],
-) -> tuple[MappingBatch, float, int]:
+def improve(case: Case, start: MappingBatch, energy_cap_pj: float, stops: Stops) -> tuple[MappingBatch, float, int]:
     """Change one or a few knobs of the best mappings again and again; repeatable unless stopped.
 
     Returns:
         The best mapping, at least as good as ``start``, its objective, and how many were priced.
     """
-    space, rng = MapSpace(workload=workload, arch=arch, constraints=constraints), np.random.default_rng(0)
+    workload, arch = case.workload, case.arch
+    space = MapSpace(workload=workload, arch=arch, constraints=case.constraints)
+    rng = np.random.default_rng(0)
 
-    def objectives(cost: BatchCost) -> NDArray[np.float64]:
-        values = {"edp": cost.energy_pj * cost.cycles, "energy": cost.energy_pj, "latency": cost.cycles.astype(float)}
-        return np.where(cost.energy_pj <= energy_cap_pj * (1.0 + TOLERANCE), values[objective], np.inf)
+    def objectives(cost: BatchCost) -> Floats:
+        values = case.objective.value_of(cost.cycles.astype(np.float64), cost.energy_pj)
+        return np.where(cost.energy_pj <= energy_cap_pj * (1.0 + TOLERANCE), values, np.inf)
 
     parents = start
     values = objectives(evaluate_batch(workload, arch, parents))
     num_evaluated, num_idle = 1, 0
     for _ in range(NUM_GENERATIONS):
-        if stop() or num_idle == NUM_IDLE_GENERATIONS:
+        if stops.ends_step() or num_idle == NUM_IDLE_GENERATIONS:
             break
         children = space.mutate(parents.take(rng.integers(0, parents.num_mappings, NUM_CHILDREN)), rng)
         children = children.take(space.check(children) == 0)

@@ -1,4 +1,8 @@
-"""All perfect array tiles: unrollings that fit the PEs times RF tiles that fit a PE, without the dominated ones."""
+"""All perfect array tiles: unrollings that fit the PEs times RF tiles that fit a PE, without the dominated ones.
+
+Energies of a tile bound what ``cost_model.analytical.energy`` counts for the RFs; its cycles and bytes, ``_fill_steps``
+of ``passes``; all without edge tiles.
+"""
 
 from __future__ import annotations
 
@@ -8,25 +12,11 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tvm_spm.exact.pass_time import (
-    ALL_RF,
-    COMPUTE,
-    IN,
-    NONE,
-    NUM_BYTES,
-    OUT,
-    STEP_FIELDS,
-    I,
-    Ints,
-    O,
-    W,
-    least_slot_cycles,
-    slot_cycles,
-)
-from tvm_spm.exact.problem import ENERGY, LATENCY, Problem
-from tvm_spm.exact.spm_tiles import objective_of
-from tvm_spm.exact.unrollings import divisors_of
-from tvm_spm.jit import entry, kernel, lean
+from tvm_spm.exact.case_arrays import ALL_DOUBLE, NONE, CaseArrays, Floats, I, Ints, O, W, objective_of
+from tvm_spm.exact.perfect.pass_time import COMPUTE, IN, NUM_BYTES, OUT, STEP_FIELDS, least_slot_cycles, slot_cycles
+from tvm_spm.exact.perfect.unrollings import divisors_of
+from tvm_spm.jit import entry, small
+from tvm_spm.objective import ENERGY, LATENCY
 from tvm_spm.space.constraints_batch import ANY_BUFFERS
 from tvm_spm.space.mapping_batch import NUM_DIMS
 from tvm_spm.space.tensors import tile_elems
@@ -86,12 +76,12 @@ class ArrayTile(Protocol):
     fitting: int
     step: Ints
     slot: Ints
-    in_pj: NDArray[np.float64]
+    in_pj: Floats
     out_pj: float
     num_steps: int
     num_tiles: Ints
-    moved_pj: NDArray[np.float64]
-    kept_pj: NDArray[np.float64]
+    moved_pj: Floats
+    kept_pj: Floats
     least_pj: float
     bound: float
 
@@ -119,12 +109,12 @@ def make_shapes(workload: Workload) -> Shapes:
     return Shapes(table, row, np.array([len(divisors) for divisors in lists], dtype=np.int64))
 
 
-@lean
-def shape_of(problem: Problem, shapes: Shapes, tile: Ints) -> int:
+@small
+def shape_of(case: CaseArrays, shapes: Shapes, tile: Ints) -> int:
     """Number of a tile among all tuples of divisors of the extents."""
     shape = 0
     for d in range(NUM_DIMS):
-        row = shapes.row[problem.workload.dims[d]]
+        row = shapes.row[case.workload.dims[d]]
         low, high = 0, shapes.num[row] - 1
         while low < high:
             middle = (low + high) // 2
@@ -137,38 +127,38 @@ def shape_of(problem: Problem, shapes: Shapes, tile: Ints) -> int:
 
 
 @entry
-def single_energies(problem: Problem, shapes: Shapes, floors: NDArray[np.void], single_pj: NDArray[np.float64]) -> None:
+def single_energies(case: CaseArrays, shapes: Shapes, floors: NDArray[np.void], single_pj: Floats) -> None:
     """Per shape the least energy of the SPM tiles of this shape; shapes without one keep what they have."""
     for index in range(len(floors)):
         floor = floors[index]
-        shape = shape_of(problem, shapes, floor.spm)
+        shape = shape_of(case, shapes, floor.spm)
         for keeps in range(2):
             single_pj[shape] = min(single_pj[shape], floor.energy_pj[keeps])
 
 
-@lean
-def _fits(problem: Problem, rf: Ints, num_bytes: Ints) -> bool:
+@small
+def _fits(case: CaseArrays, rf: Ints, num_bytes: Ints) -> bool:
     """Whether single buffers fit a PE; sets the bytes of each."""
     total = 0
     for operand in range(3):
-        elems = tile_elems(problem.workload, operand, rf)
-        num_bytes[operand] = (elems * problem.limits.rf_bits[operand] + 7) // 8
+        elems = tile_elems(case.workload, operand, rf)
+        num_bytes[operand] = (elems * case.limits.rf_bits[operand] + 7) // 8
         total += num_bytes[operand]
-    return total <= problem.limits.rf_bytes
+    return total <= case.limits.rf_bytes
 
 
-@lean
-def _is_wanted(problem: Problem, rf: Ints) -> bool:
+@small
+def _is_wanted(case: CaseArrays, rf: Ints) -> bool:
     """Whether the constraints allow an RF tile."""
     for d in range(NUM_DIMS):
-        if rf[d] < problem.wanted.least_rf[d] or rf[d] > problem.wanted.most_rf[d]:
+        if rf[d] < case.least_rf[d] or rf[d] > case.most_rf[d]:
             return False
     return True
 
 
-@lean
-def _fill_array(problem: Problem, pes: Ints, hops: int, rf: Ints, num_bytes: Ints, entry: ArrayTile) -> None:
-    workload, arch, words = problem.workload, problem.arch, problem.words
+@small
+def _fill_array(case: CaseArrays, pes: Ints, hops: int, rf: Ints, num_bytes: Ints, entry: ArrayTile) -> None:
+    workload, arch, words = case.workload, case.arch, case.words
     entry.num_pes, entry.reduction_pes, entry.num_steps = 1, 1, 1
     entry.num_tiles[:] = 1
     entry.step[COMPUTE] = 1
@@ -195,58 +185,57 @@ def _fill_array(problem: Problem, pes: Ints, hops: int, rf: Ints, num_bytes: Int
             entry.out_pj = words[O] * (pj + elems * (entry.reduction_pes - 1) * arch.noc_reduction_hop_pj)
     entry.step[OUT] = entry.step[IN + O] + hops
     entry.fitting = 0
-    single, room = num_bytes[0] + num_bytes[1] + num_bytes[2], problem.limits.rf_bytes
+    single, room = num_bytes[0] + num_bytes[1] + num_bytes[2], case.limits.rf_bytes
     for double in range(8):
         extra = (double & 1) * num_bytes[0] + (double >> 1 & 1) * num_bytes[1] + (double >> 2 & 1) * num_bytes[2]
         if single + extra <= room:
             entry.fitting |= 1 << double
-    if problem.wanted.rf_double != ANY_BUFFERS:
-        entry.fitting &= 1 << problem.wanted.rf_double
-    if problem.objective == ENERGY:
+    if case.rf_double != ANY_BUFFERS:
+        entry.fitting &= 1 << case.rf_double
+    if case.objective == ENERGY:
         # cycles do not matter, so neither does what they depend on beside the array tile
         entry.step[COMPUTE], entry.step[OUT] = 1, 1
-        if problem.wanted.rf_double == ANY_BUFFERS:
+        if case.rf_double == ANY_BUFFERS:
             entry.fitting = 1
 
 
-@kernel
-def _price_array(problem: Problem, entry: ArrayTile, least_energy_pj: float, single_energy_pj: float) -> None:
+@small
+def _price_array(case: CaseArrays, entry: ArrayTile, least_energy_pj: float, single_energy_pj: float) -> None:
     """What follows from the tile prices: energy by the operand that stays, and a bound under any SPM tile.
 
     Args:
-        problem: What is searched.
+        case: What is searched.
         entry: Completed.
         least_energy_pj: Of all but the RFs' traffic, with any SPM tile.
         single_energy_pj: The same with an SPM tile equal to this array tile.
     """
-    all_pj = np.empty(4, dtype=np.float64)
     for operand in range(2):
-        all_pj[operand] = entry.num_steps * entry.in_pj[operand]
         entry.kept_pj[operand] = entry.num_tiles[operand] * entry.in_pj[operand]
-    all_pj[O] = entry.num_steps * (entry.in_pj[O] + entry.out_pj) - entry.num_tiles[O] * entry.in_pj[O]
+    all_i_pj, all_w_pj = entry.num_steps * entry.in_pj[I], entry.num_steps * entry.in_pj[W]
+    all_o_pj = entry.num_steps * (entry.in_pj[O] + entry.out_pj) - entry.num_tiles[O] * entry.in_pj[O]
     # an output tile that stays is written each time but read back one time less; the rest is constant
     entry.kept_pj[O] = entry.num_tiles[O] * (entry.in_pj[O] + entry.out_pj)
     entry.kept_pj[NONE] = 0.0
-    entry.moved_pj[I] = all_pj[W] + all_pj[O]
-    entry.moved_pj[W] = all_pj[I] + all_pj[O]
-    entry.moved_pj[O] = all_pj[I] + all_pj[W] - entry.num_tiles[O] * entry.in_pj[O]
-    entry.moved_pj[NONE] = all_pj[I] + all_pj[W] + all_pj[O]
+    entry.moved_pj[I] = all_w_pj + all_o_pj
+    entry.moved_pj[W] = all_i_pj + all_o_pj
+    entry.moved_pj[O] = all_i_pj + all_w_pj - entry.num_tiles[O] * entry.in_pj[O]
+    entry.moved_pj[NONE] = all_i_pj + all_w_pj + all_o_pj
     # if a pass is a single step, all three stay: no order moves less than every tile once
     entry.least_pj = entry.kept_pj[I] + entry.kept_pj[W] + entry.num_tiles[O] * entry.out_pj
-    steps, launch = entry.num_steps // problem.arch.num_cores, problem.arch.launch_cycles
+    steps, launch = entry.num_steps // case.arch.num_cores, case.arch.launch_cycles
     entry.bound = np.inf
     for kept in range(4):
         # n steps take n slots at least: the fill and the drain make up for the first and the last, which lack a part
         slot = slot_cycles(
-            entry.step, problem.arch.spm_bytes_per_cycle, ALL_RF, 3 & ~(1 << kept), False, False, kept != O
+            entry.step, case.arch.spm_bytes_per_cycle, ALL_DOUBLE, 3 & ~(1 << kept), False, False, kept != O
         )
         energy_pj = least_energy_pj + entry.moved_pj[kept] + entry.kept_pj[kept]
-        entry.bound = min(entry.bound, objective_of(problem, energy_pj, launch + steps * slot))
+        entry.bound = min(entry.bound, objective_of(case, energy_pj, launch + steps * slot))
     single_pj = single_energy_pj + entry.least_pj
-    entry.bound = min(entry.bound, objective_of(problem, single_pj, launch + steps * entry.step[COMPUTE]))
+    entry.bound = min(entry.bound, objective_of(case, single_pj, launch + steps * entry.step[COMPUTE]))
 
 
-@lean
+@small
 def _dominates(a: ArrayTile, b: ArrayTile, by_hops: bool) -> bool:
     """Whether ``a`` is as good as ``b``, both with the same array tile, in every respect."""
     if a.reduction_pes > b.reduction_pes or a.in_pj[I] > b.in_pj[I] or a.in_pj[W] > b.in_pj[W]:
@@ -258,43 +247,56 @@ def _dominates(a: ArrayTile, b: ArrayTile, by_hops: bool) -> bool:
     return a.step[COMPUTE] == b.step[COMPUTE] and a.step[OUT] == b.step[OUT]
 
 
+class Unrolled(NamedTuple):
+    """Rows and columns ``(n, 2, 8)`` and hops of each unrolling; those over fewer than ``least_pes`` are left out."""
+
+    pairs: Ints
+    hops: Ints
+    least_pes: int
+
+
+class Prices(NamedTuple):
+    """What bounds an array tile.
+
+    Attributes:
+        single_pj: Per shape the least energy of all but the RFs' traffic with an SPM tile of this shape.
+        least_pj: The least of ``single_pj``.
+        limit: Array tiles whose bound is not below are left out.
+    """
+
+    single_pj: Floats
+    least_pj: float
+    limit: float
+
+
+class ArrayRoom(NamedTuple):
+    """Where array tiles are listed.
+
+    Attributes:
+        entries: Filled.
+        links: Scratch, as long as ``entries``.
+        heads: Scratch, -1 for each shape.
+        place: Where to go on: entries in use, unrolling, and the numbers of the RF tile's divisors; starts as zeros.
+    """
+
+    entries: NDArray[np.void]
+    links: Ints
+    heads: Ints
+    place: Ints
+
+
 @entry
-def list_arrays(
-    problem: Problem,
-    pairs: Ints,
-    hops: Ints,
-    least_pes: int,
-    shapes: Shapes,
-    single_pj: NDArray[np.float64],
-    least_energy_pj: float,
-    limit: float,
-    heads: Ints,
-    links: Ints,
-    entries: NDArray[np.void],
-    place: Ints,
-) -> bool:
-    """Fill ``entries`` with the array tiles that no other of the same shape dominates, ``ARRAYS_AT_ONCE`` at a time.
+def list_arrays(case: CaseArrays, unrolled: Unrolled, shapes: Shapes, prices: Prices, room: ArrayRoom) -> bool:
+    """List the array tiles that no other of the same shape dominates, ``ARRAYS_AT_ONCE`` at a time.
 
     What is dominated by a later one stays, without an unrolling; ``keep_arrays`` removes it at the end.
-
-    Args:
-        problem: What is searched.
-        pairs: Rows and columns of each unrolling.
-        hops: Of each unrolling.
-        least_pes: Leave out unrollings over fewer PEs.
-        shapes: Numbers the tiles.
-        single_pj: Per shape the least energy of all but the RFs' traffic with an SPM tile of this shape.
-        least_energy_pj: The least of ``single_pj``.
-        limit: Leave out array tiles whose bound is not below.
-        heads: Scratch, -1 for each shape.
-        links: Scratch, as long as ``entries``.
-        entries: Filled.
-        place: Where to go on: entries in use, unrolling, and the numbers of the RF tile's divisors; starts as zeros.
 
     Returns:
         Whether all were judged. If not, call again, with more room if all entries are in use.
     """
-    workload = problem.workload
+    pairs, hops, single_pj = unrolled.pairs, unrolled.hops, prices.single_pj
+    entries, links, heads, place = room.entries, room.links, room.heads, room.place
+    workload = case.workload
     num, digit, num_judged = place[0], place[2:].copy(), 0
     rf, pes, row = np.empty(NUM_DIMS, np.int64), np.empty(NUM_DIMS, np.int64), np.empty(NUM_DIMS, np.int64)
     num_bytes = np.empty(3, dtype=np.int64)
@@ -304,7 +306,7 @@ def list_arrays(
             pes[d] = pairs[unrolling, 0, d] * pairs[unrolling, 1, d]
             num_pes *= pes[d]
             row[d] = shapes.row[workload.dims[d] // pes[d]]
-        if num_pes < least_pes:
+        if num_pes < unrolled.least_pes:
             continue
         while True:
             if num == len(entries) or num_judged == ARRAYS_AT_ONCE:
@@ -314,15 +316,15 @@ def list_arrays(
             num_judged += 1
             for d in range(NUM_DIMS):
                 rf[d] = shapes.divisors[row[d], digit[d]]
-            fits = _fits(problem, rf, num_bytes)
+            fits = _fits(case, rf, num_bytes)
             if fits:
                 entry = entries[num]
-                _fill_array(problem, pes, hops[unrolling], rf, num_bytes, entry)
-                shape = shape_of(problem, shapes, entry.array)
-                _price_array(problem, entry, least_energy_pj, single_pj[shape])
-                if entry.bound < limit and entry.fitting != 0 and _is_wanted(problem, rf):
+                _fill_array(case, pes, hops[unrolling], rf, num_bytes, entry)
+                shape = shape_of(case, shapes, entry.array)
+                _price_array(case, entry, prices.least_pj, single_pj[shape])
+                if entry.bound < prices.limit and entry.fitting != 0 and _is_wanted(case, rf):
                     entry.unrolling = unrolling
-                    num = _insert(problem, entries, num, shape, heads, links)
+                    num = _insert(case, entries, num, shape, heads, links)
             d = NUM_DIMS - 1
             if not fits:
                 while d >= 0 and digit[d] == 0:
@@ -345,7 +347,7 @@ def list_arrays(
 
 
 @entry
-def keep_arrays(problem: Problem, entries: NDArray[np.void], num: int) -> int:
+def keep_arrays(case: CaseArrays, entries: NDArray[np.void], num: int) -> int:
     """Move those of the first ``num`` entries that nothing dominates to the front, and complete them; how many."""
     kept = 0
     for index in range(num):
@@ -355,16 +357,16 @@ def keep_arrays(problem: Problem, entries: NDArray[np.void], num: int) -> int:
             entry = entries[kept]
             for operand in range(4):
                 entry.slot[operand] = least_slot_cycles(
-                    entry.step, problem.arch.spm_bytes_per_cycle, entry.fitting, operand
+                    entry.step, case.arch.spm_bytes_per_cycle, entry.fitting, operand
                 )
             kept += 1
     return kept
 
 
-@lean
-def _insert(problem: Problem, entries: NDArray[np.void], num: int, shape: int, heads: Ints, links: Ints) -> int:
+@small
+def _insert(case: CaseArrays, entries: NDArray[np.void], num: int, shape: int, heads: Ints, links: Ints) -> int:
     """Keep the entry at ``num`` unless one of its shape dominates it; unmark those that it dominates."""
-    entry, by_hops = entries[num], problem.arch.num_cores == 1
+    entry, by_hops = entries[num], case.arch.num_cores == 1
     other = heads[shape]
     while other >= 0:
         if entries[other].unrolling >= 0 and _dominates(entries[other], entry, by_hops):
@@ -380,12 +382,12 @@ def _insert(problem: Problem, entries: NDArray[np.void], num: int, shape: int, h
     return num + 1
 
 
-def least_pes(problem: Problem, objective: float, least_energy_pj: float) -> int:
+def least_pes(case: CaseArrays, objective: float, least_energy_pj: float) -> int:
     """Fewest PEs with which less than ``objective`` is possible."""
-    if problem.objective == ENERGY or math.isinf(objective):
+    if case.objective == ENERGY or math.isinf(objective):
         return 1
-    if problem.objective != LATENCY and least_energy_pj == 0:
+    if case.objective != LATENCY and least_energy_pj == 0:
         # Some mapping needs no energy, so any number of cycles has an EDP of 0.
         return 1
-    cycles = objective if problem.objective == LATENCY else objective / least_energy_pj
-    return max(1, ceil_div(problem.workload.macs, (math.floor(cycles) + 1) * problem.arch.num_cores))
+    cycles = objective if case.objective == LATENCY else objective / least_energy_pj
+    return max(1, ceil_div(case.workload.macs, (math.floor(cycles) + 1) * case.arch.num_cores))

@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cost_model.transfer import transfer
-from tvm_spm.exact.pass_time import Ints, O
-from tvm_spm.exact.problem import Problem
+from tvm_spm.exact.case_arrays import CaseArrays, Floats, Ints, O
 from tvm_spm.jit import entry, kernel, lean
 from tvm_spm.space.constraints_batch import DRAM, RF, SPM, Rules
 from tvm_spm.space.mapping_batch import NUM_DIMS
@@ -38,7 +37,7 @@ LEAST_TIME, LEAST_STEPS, MOST_STEPS, LEAST_ALL, MOST_ALL, LEAST_PIECES, MOST_PIE
 ARRAY_FIELDS = 8
 
 
-class Tables(NamedTuple):
+class CoreTables(NamedTuple):
     """Counts for one choice of factors across cores.
 
     Attributes:
@@ -75,9 +74,9 @@ class Tables(NamedTuple):
     arrays: Ints
     arrays_upto: Ints
     axis_start: Ints
-    inside: NDArray[np.float64]
-    tensor_bits: NDArray[np.float64]
-    elems: NDArray[np.float64]
+    inside: Floats
+    tensor_bits: Floats
+    elems: Floats
     is_strided: NDArray[np.bool_]
 
 
@@ -132,9 +131,9 @@ def is_balanced(extent: int, tile: int) -> bool:
 
 
 @entry
-def make_tables(problem: Problem, rules: Rules, cores: Ints, most_pes: int) -> Tables:
+def make_tables(case: CaseArrays, rules: Rules, cores: Ints, most_pes: int) -> CoreTables:
     """Count everything for one choice of factors across cores."""
-    dims = problem.workload.dims
+    dims = case.workload.dims
     share, num_spm = np.empty(NUM_DIMS, dtype=np.int64), np.zeros(NUM_DIMS, dtype=np.int64)
     most_spm = 0
     for d in range(NUM_DIMS):
@@ -184,19 +183,19 @@ def make_tables(problem: Problem, rules: Rules, cores: Ints, most_pes: int) -> T
                 if rf > 1:
                     arrays_upto[row] = arrays_upto[row - 1]
                 _lower(arrays[row], arrays_upto[row])
-    axis_start, inside, tensor_bits = _sum_axes(problem, cores, share, num_spm, spm)
+    axis_start, inside, tensor_bits = _sum_axes(case, cores, share, num_spm, spm)
     is_strided = np.zeros(len(axis_start), dtype=np.bool_)
     for axis in range(len(axis_start)):
-        for term in range(problem.workload.term_start[axis], problem.workload.term_start[axis + 1]):
-            if problem.workload.term_coefficient[term] != 1:
+        for term in range(case.workload.term_start[axis], case.workload.term_start[axis + 1]):
+            if case.workload.term_coefficient[term] != 1:
                 is_strided[axis] = True
     elems = np.ones(3, dtype=np.float64)
     for operand in range(3):
-        for axis in range(problem.workload.axis_start[operand], problem.workload.axis_start[operand + 1]):
-            first = problem.workload.term_start[axis]
-            is_apart = problem.workload.term_start[axis + 1] - first == 1 and not is_strided[axis]
-            elems[operand] *= dims[problem.workload.term_dim[first]] if is_apart else 0
-    return Tables(
+        for axis in range(case.workload.axis_start[operand], case.workload.axis_start[operand + 1]):
+            first = case.workload.term_start[axis]
+            is_apart = case.workload.term_start[axis + 1] - first == 1 and not is_strided[axis]
+            elems[operand] *= dims[case.workload.term_dim[first]] if is_apart else 0
+    return CoreTables(
         cores, int(cores.prod()), share, num_spm, spm, tiles, cut_start, cuts, least_time, array_start, arrays,
         arrays_upto, axis_start, inside, tensor_bits, elems, is_strided,
     )  # fmt: skip
@@ -228,9 +227,9 @@ def _lower(array: Ints, least: Ints) -> None:
 
 
 @kernel
-def _burst_axes(problem: Problem) -> tuple[Ints, Ints, NDArray[np.float64]]:
+def _burst_axes(case: CaseArrays) -> tuple[Ints, Ints, Floats]:
     """Per axis the elements of all inner axes together, and bits of an element as it moves; and ``tensor_bits``."""
-    workload = problem.workload
+    workload = case.workload
     num_axes = len(workload.axis_extent)
     inner, bits = np.ones(num_axes, dtype=np.int64), np.zeros(num_axes, dtype=np.int64)
     tensor_bits = np.zeros(len(workload.elem_bits), dtype=np.float64)
@@ -241,18 +240,16 @@ def _burst_axes(problem: Problem) -> tuple[Ints, Ints, NDArray[np.float64]]:
         for axis in range(workload.axis_start[projection + 1] - 1, workload.axis_start[projection] - 1, -1):
             inner[axis], bits[axis] = elems, width
             elems *= workload.axis_extent[axis]
-        tensor_bits[projection] = transfer(elems, 1, width, problem.arch.burst_bits, 0.0, 1.0)[1]
+        tensor_bits[projection] = transfer(elems, 1, width, case.arch.burst_bits, 0.0, 1.0)[1]
     return inner, bits, tensor_bits
 
 
 @kernel
-def _sum_axes(
-    problem: Problem, cores: Ints, share: Ints, num_spm: Ints, spm: Ints
-) -> tuple[Ints, NDArray[np.float64], NDArray[np.float64]]:
+def _sum_axes(case: CaseArrays, cores: Ints, share: Ints, num_spm: Ints, spm: Ints) -> tuple[Ints, Floats, Floats]:
     """``axis_start``, ``inside`` and ``tensor_bits``."""
-    workload = problem.workload
+    workload = case.workload
     num_axes = len(workload.axis_extent)
-    inner, bits, tensor_bits = _burst_axes(problem)
+    inner, bits, tensor_bits = _burst_axes(case)
     axis_start, rows = np.zeros(num_axes, dtype=np.int64), 0
     for axis in range(num_axes):
         axis_start[axis] = rows
@@ -281,7 +278,7 @@ def _sum_axes(
                     inside[row, 1] += 1
                 elif elems > 0:
                     inside[row, 2] += 1
-                    inside[row, 3] += transfer(elems * inner[axis], 1, bits[axis], problem.arch.burst_bits, 0.0, 1.0)[1]
+                    inside[row, 3] += transfer(elems * inner[axis], 1, bits[axis], case.arch.burst_bits, 0.0, 1.0)[1]
                 term = high - 1
                 while term >= low:
                     d = workload.term_dim[term]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from tvm_spm.exact.array_tiles import ArrayTile
-from tvm_spm.exact.finish import SINGLE_STEP, Best, Tables, finish, make_tables
-from tvm_spm.exact.pass_time import COMPUTE, NONE, I, Ints, O, W, least_pass_cycles
-from tvm_spm.exact.problem import Problem
-from tvm_spm.exact.spm_tiles import TOLERANCE, Floor, objective_of
+from tvm_spm.exact.case_arrays import NONE, SINGLE_STEP, TOLERANCE, CaseArrays, I, Ints, O, W, objective_of
+from tvm_spm.exact.perfect.array_tiles import ArrayTile
+from tvm_spm.exact.perfect.finish import Best, Tables, finish, make_tables
+from tvm_spm.exact.perfect.pass_time import COMPUTE, least_pass_cycles
+from tvm_spm.exact.perfect.spm_tiles import Floor
 from tvm_spm.jit import entry, lean
 from tvm_spm.space.mapping_batch import NUM_DIMS
 
@@ -18,21 +18,21 @@ CANDIDATE_FIELDS = np.dtype([("bound", np.float64), ("array", np.int64), ("kept"
 
 
 @entry
-def bound_floors(problem: Problem, floors: NDArray[np.void], least_moved_pj: float, most_pes: int) -> None:
+def bound_floors(case: CaseArrays, floors: NDArray[np.void], least_moved_pj: float, most_pes: int) -> None:
     """Set the bound of every SPM tile: no array tile moves less or multiplies faster than given."""
     for index in range(len(floors)):
         floor = floors[index]
-        steps = problem.workload.macs // (floor.num_cores * most_pes)
-        cycles = max(steps, floor.num_passes) + floor.num_passes * (problem.arch.mac_stages - 1)
+        steps = case.workload.macs // (floor.num_cores * most_pes)
+        cycles = max(steps, floor.num_passes) + floor.num_passes * (case.arch.mac_stages - 1)
         floor.bound = np.inf
         for keeps in range(2):
             all_cycles = max(floor.dma[keeps], floor.first_cycles + floor.last_cycles + cycles)
-            objective = objective_of(problem, floor.energy_pj[keeps] + least_moved_pj, all_cycles)
+            objective = objective_of(case, floor.energy_pj[keeps] + least_moved_pj, all_cycles)
             floor.bound = min(floor.bound, objective)
 
 
 @lean
-def pair_bound(problem: Problem, floor: Floor, array: ArrayTile, kept: int, limit: float) -> tuple[float, int]:
+def pair_bound(case: CaseArrays, floor: Floor, array: ArrayTile, kept: int, limit: float) -> tuple[float, int]:
     """(bound, floor under the cycles of a pass) of a class of mappings; infinite if it is empty.
 
     The class has these two tiles, and an innermost SPM loop that leaves operand ``kept`` in place. A bound not below
@@ -42,8 +42,8 @@ def pair_bound(problem: Problem, floor: Floor, array: ArrayTile, kept: int, limi
     for d in range(NUM_DIMS):
         count = floor.spm[d] // array.array[d]
         num_steps *= count
-        if problem.kind[d] == kept:
-            outer_kept *= problem.workload.dims[d] // floor.spm[d]
+        if case.kind[d] == kept:
+            outer_kept *= case.workload.dims[d] // floor.spm[d]
             if count > 1:
                 is_possible = True
         elif count > 1:
@@ -51,21 +51,21 @@ def pair_bound(problem: Problem, floor: Floor, array: ArrayTile, kept: int, limi
             num_swaps *= count
     if (kept == SINGLE_STEP) != (num_steps == 1) or not is_possible:
         return np.inf, 0
-    once, rate = floor.first_cycles + floor.last_cycles, problem.arch.spm_bytes_per_cycle
+    once, rate = floor.first_cycles + floor.last_cycles, case.arch.spm_bytes_per_cycle
     if kept == SINGLE_STEP:
-        least_pass = array.step[COMPUTE] + problem.arch.mac_stages - 1
+        least_pass = array.step[COMPUTE] + case.arch.mac_stages - 1
     else:
         least_pass = num_steps * array.step[COMPUTE]
-        if _bound(problem, floor, array, kept, outer_kept, is_resident, once, least_pass) < limit:
+        if _bound(case, floor, array, kept, outer_kept, is_resident, once, least_pass) < limit:
             least_pass = least_pass_cycles(
-                array.step, rate, problem.arch.mac_stages, array.slot[kept], kept, num_steps, num_swaps, is_resident
+                array.step, rate, case.arch.mac_stages, array.slot[kept], kept, num_steps, num_swaps, is_resident
             )
-    return _bound(problem, floor, array, kept, outer_kept, is_resident, once, least_pass), least_pass
+    return _bound(case, floor, array, kept, outer_kept, is_resident, once, least_pass), least_pass
 
 
 @lean
 def _bound(
-    problem: Problem,
+    case: CaseArrays,
     floor: Floor,
     array: ArrayTile,
     kept: int,
@@ -88,13 +88,13 @@ def _bound(
                 repeats = repeats_i if kept == I else repeats_w if kept == W else 1
             moved_pj = array.moved_pj[kept] + repeats * array.kept_pj[kept]
         cycles = max(floor.dma[keeps], once + floor.num_passes * least_pass)
-        bound = min(bound, objective_of(problem, floor.energy_pj[keeps] + moved_pj, cycles))
+        bound = min(bound, objective_of(case, floor.energy_pj[keeps] + moved_pj, cycles))
     return bound
 
 
 @lean
 def _list_candidates(
-    problem: Problem, floor: Floor, arrays: NDArray[np.void], limit: float, found: NDArray[np.void]
+    case: CaseArrays, floor: Floor, arrays: NDArray[np.void], limit: float, found: NDArray[np.void]
 ) -> int:
     """Classes of mappings under one SPM tile with a bound below ``limit``; arrays are in order of their bounds."""
     num = 0
@@ -107,7 +107,7 @@ def _list_candidates(
         cycles = once + array.num_steps // floor.num_cores * array.step[COMPUTE]
         for keeps in range(2):
             energy_pj = floor.energy_pj[keeps] + array.least_pj
-            least = min(least, objective_of(problem, energy_pj, max(floor.dma[keeps], cycles)))
+            least = min(least, objective_of(case, energy_pj, max(floor.dma[keeps], cycles)))
         if least >= limit:
             continue
         divides = True
@@ -118,7 +118,7 @@ def _list_candidates(
         if not divides:
             continue
         for kept in range(SINGLE_STEP + 1):
-            bound, least_pass = pair_bound(problem, floor, array, kept, limit)
+            bound, least_pass = pair_bound(case, floor, array, kept, limit)
             if bound < limit and num < len(found):
                 found[num].bound, found[num].array = bound, index
                 found[num].kept, found[num].least_pass = kept, least_pass
@@ -151,26 +151,22 @@ def _is_filled(tables: Tables) -> bool:
 
 @entry
 def join(
-    problem: Problem,
+    case: CaseArrays,
     pairs: Ints,
     floors: NDArray[np.void],
     arrays: NDArray[np.void],
-    start: int,
-    stop: int,
     most_candidates: int,
     runs: Ints,
     found: NDArray[np.void],
     best: Best,
-) -> int:
-    """Search the SPM tiles ``start`` to ``stop``, which are in order of their bounds.
+) -> bool:
+    """Search SPM tiles that are in order of their bounds.
 
     Args:
-        problem: What is searched.
+        case: What is searched.
         pairs: Rows and columns of each unrolling.
         floors: SPM tiles.
         arrays: Array tiles in order of their bounds.
-        start: First SPM tile.
-        stop: Behind the last.
         most_candidates: Finish only so many per SPM tile; the search is exhaustive only if it is not below the room
             in ``found``.
         runs: Scratch.
@@ -178,15 +174,15 @@ def join(
         best: Updated.
 
     Returns:
-        The first SPM tile not searched; the number of all if no other can be better.
+        Whether an SPM tile of a larger bound than these may be better still.
     """
     heap = np.empty(len(found), dtype=np.int64)
-    for index in range(start, min(stop, len(floors))):
+    for index in range(len(floors)):
         floor = floors[index]
         limit = best.objective[0] * (1.0 - TOLERANCE)
         if floor.bound >= limit:
-            return len(floors)
-        num = _list_candidates(problem, floor, arrays, limit, found)
+            return False
+        num = _list_candidates(case, floor, arrays, limit, found)
         best.num_bounded[0] += len(arrays)
         if num == 0:
             continue
@@ -195,17 +191,15 @@ def join(
         for place in range(num // 2 - 1, -1, -1):
             _sink(found, heap, place, num)
         room = 64
-        tables = make_tables(problem, floor, runs, room)
+        tables = make_tables(case, floor, runs, room)
         while not _is_filled(tables):
             room *= 2
-            tables = make_tables(problem, floor, runs, room)
+            tables = make_tables(case, floor, runs, room)
         for rank in range(min(num, most_candidates)):
             candidate = found[heap[0]]
             heap[0] = heap[num - 1 - rank]
             _sink(found, heap, 0, num - 1 - rank)
             if candidate.bound >= best.objective[0] * (1.0 - TOLERANCE):
                 break
-            finish(
-                problem, pairs, floor, arrays[candidate.array], candidate.kept, candidate.least_pass, tables, best, runs
-            )
-    return min(stop, len(floors))
+            finish(case, pairs, floor, arrays[candidate.array], candidate.kept, candidate.least_pass, tables, best)
+    return True

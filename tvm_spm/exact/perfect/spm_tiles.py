@@ -1,4 +1,8 @@
-"""All perfect SPM tiles that fit, with what they cost at DRAM and a floor under everything that uses them."""
+"""All perfect SPM tiles that fit, with what they cost at DRAM and a floor under everything that uses them.
+
+Energies bound ``_moved_elems`` and ``_unused_once`` of ``cost_model.analytical.energy``; cycles, what ``core_times``
+and ``_contended_cycles`` of the formula count for a core in the middle and for the channels.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cost_model.transfer import transfer
-from tvm_spm.exact.pass_time import I, Ints, O, W
-from tvm_spm.exact.problem import Problem
-from tvm_spm.exact.timeline import store_cycles, tensor_cycles, transfer_cycles
+from tvm_spm.exact.boxes import store_cycles, transfer_cycles
+from tvm_spm.exact.case_arrays import CaseArrays, I, Ints, O, W
+from tvm_spm.exact.perfect.timeline import tensor_cycles
 from tvm_spm.jit import entry, kernel, lean, part
 from tvm_spm.space.legality_batch import fits_spm
 from tvm_spm.space.mapping_batch import NUM_DIMS
@@ -69,18 +73,14 @@ class Floor(Protocol):
     bound: float
 
 
-TOLERANCE = 1e-12
-"""Energies that differ by less than this share are equal: they are sums that may be added up in any order."""
-
-
 @kernel
-def moved_total(problem: Problem, projection: int, bits: int, tile: Ints) -> tuple[float, float]:
+def moved_total(case: CaseArrays, projection: int, bits: int, tile: Ints) -> tuple[float, float]:
     """(elements, unused bits of whole bursts) if every SPM tile of a projection, over all cores, moves once.
 
     Exact: sums over tiles of ``transfer``, as a product over axes. A burst goes on from the innermost axis out as long
     as tiles cover the axes, and ends on the first one of which a tile leaves out a part.
     """
-    workload, burst_bits = problem.workload, problem.arch.burst_bits
+    workload, burst_bits = case.workload, case.arch.burst_bits
     first = np.zeros(NUM_DIMS, dtype=np.int64)
     elems, moved, whole, inner = 1.0, 0.0, 1.0, 1
     for axis in range(workload.axis_start[projection + 1] - 1, workload.axis_start[projection] - 1, -1):
@@ -111,19 +111,9 @@ def moved_total(problem: Problem, projection: int, bits: int, tile: Ints) -> tup
 
 
 @lean
-def objective_of(problem: Problem, energy_pj: float, cycles: float) -> float:
-    """What is minimised; infinite above the energy cap, but for rounding."""
-    if energy_pj > problem.energy_cap_pj * (1.0 + TOLERANCE):
-        return np.inf
-    if problem.objective == 0:
-        return energy_pj * cycles
-    return energy_pj if problem.objective == 1 else float(cycles)
-
-
-@lean
-def order_repeats(problem: Problem, cores: Ints, counts: Ints, order: Ints, num_loops: int, operand: int) -> int:
+def order_repeats(case: CaseArrays, cores: Ints, counts: Ints, order: Ints, num_loops: int, operand: int) -> int:
     """How often each tile of an operand passes between DRAM and SPM."""
-    workload = problem.workload
+    workload = case.workload
     position = -1
     for loop in range(num_loops):
         if workload.is_relevant[operand, order[loop]]:
@@ -139,9 +129,9 @@ def order_repeats(problem: Problem, cores: Ints, counts: Ints, order: Ints, num_
 
 
 @part
-def fill_floor(problem: Problem, core_tile: Ints, runs: Ints, floor: Floor) -> None:
+def fill_floor(case: CaseArrays, core_tile: Ints, runs: Ints, floor: Floor) -> None:
     """What all mappings with ``floor.cores`` and ``floor.spm`` have in common."""
-    workload, arch, words = problem.workload, problem.arch, problem.words
+    workload, arch, words = case.workload, case.arch, case.words
     # a copy has the type of any array, so that what takes it is compiled once
     tile = floor.spm.copy()
     floor.num_cores, floor.num_passes = 1, 1
@@ -162,26 +152,26 @@ def fill_floor(problem: Problem, core_tile: Ints, runs: Ints, floor: Floor) -> N
         # a core in the middle: no other core bounds the time of all from below any better without looking at all
         core_first[d] = floor.cores[d] // 2 * core_tile[d]
         last[d] = core_first[d] + core_tile[d] - tile[d]
-    load_i = transfer_cycles(workload, arch, I, workload.elem_bits[I], core_first, tile)
-    load_w = transfer_cycles(workload, arch, W, workload.elem_bits[W], core_first, tile)
+    load_i = transfer_cycles(case, I, workload.elem_bits[I], core_first, tile)[0]
+    load_w = transfer_cycles(case, W, workload.elem_bits[W], core_first, tile)[0]
     floor.first_cycles = arch.launch_cycles + load_i + load_w
-    floor.last_cycles = store_cycles(workload, arch, last, tile)[1]
-    cycles_i = tensor_cycles(workload, arch, problem.is_clipped, I, core_first, core_tile, tile, runs, 1)
-    cycles_w = tensor_cycles(workload, arch, problem.is_clipped, W, core_first, core_tile, tile, runs, 1)
-    cycles_o = tensor_cycles(workload, arch, problem.is_clipped, O, core_first, core_tile, tile, runs, 1)
+    floor.last_cycles = store_cycles(case, last, tile)[1]
+    cycles_i = tensor_cycles(case, I, core_first, core_tile, tile, runs, 1)
+    cycles_w = tensor_cycles(case, W, core_first, core_tile, tile, runs, 1)
+    cycles_o = tensor_cycles(case, O, core_first, core_tile, tile, runs, 1)
     unused_pj = arch.dram_access_pj / arch.word_bits
     for operand in range(2):
-        elems, unused = moved_total(problem, operand, workload.elem_bits[operand], tile)
+        elems, unused = moved_total(case, operand, workload.elem_bits[operand], tile)
         floor.elems_pj[operand] = elems * words[operand] * (arch.spm_access_pj + arch.dram_access_pj)
         floor.elems_pj[operand] += unused * unused_pj
-    elems, unused = moved_total(problem, O, workload.out_bits, tile)
+    elems, unused = moved_total(case, O, workload.out_bits, tile)
     floor.elems_pj[O] = elems * (words[O] * arch.spm_access_pj + words[3] * arch.dram_access_pj) + unused * unused_pj
     for extra in range(3, len(workload.elem_bits)):
         streams = 1
         for d in range(NUM_DIMS):
             if workload.is_relevant[O, d] and not workload.is_relevant[extra, d]:
                 streams *= workload.dims[d] // tile[d]
-        elems, unused = moved_total(problem, extra, workload.elem_bits[extra], tile)
+        elems, unused = moved_total(case, extra, workload.elem_bits[extra], tile)
         floor.elems_pj[O] += elems * streams * words[extra + 1] * arch.dram_access_pj + streams * unused * unused_pj
     floor.bound = np.inf
     for keeps in range(2):
@@ -190,23 +180,23 @@ def fill_floor(problem: Problem, core_tile: Ints, runs: Ints, floor: Floor) -> N
             floor.repeats[keeps, operand] = split[operand] if kept else full[operand]
         repeats_i, repeats_w = floor.repeats[keeps, 0], floor.repeats[keeps, 1]
         floor.energy_pj[keeps] = (
-            problem.constant_pj + floor.elems_pj[O] + repeats_i * floor.elems_pj[I] + repeats_w * floor.elems_pj[W]
+            case.constant_pj + floor.elems_pj[O] + repeats_i * floor.elems_pj[I] + repeats_w * floor.elems_pj[W]
         )
         floor.dma[keeps] = (
             arch.launch_cycles + cycles_o + repeats_i // split[I] * cycles_i + repeats_w // split[W] * cycles_w
         )
     if floor.num_cores > arch.dram_channels:
-        _share_channels(problem, core_tile, runs, floor)
+        _share_channels(case, core_tile, runs, floor)
 
 
 @kernel
-def _share_channels(problem: Problem, core_tile: Ints, runs: Ints, floor: Floor) -> None:
+def _share_channels(case: CaseArrays, core_tile: Ints, runs: Ints, floor: Floor) -> None:
     """Raise the floors to what the channels need for all cores, and for the first tiles of all."""
-    workload, arch, tile = problem.workload, problem.arch, floor.spm.copy()
+    workload, arch, tile = case.workload, case.arch, floor.spm.copy()
     first = np.zeros(NUM_DIMS, dtype=np.int64)
-    cycles_i = tensor_cycles(workload, arch, problem.is_clipped, I, first, workload.dims, tile, runs, 0)
-    cycles_w = tensor_cycles(workload, arch, problem.is_clipped, W, first, workload.dims, tile, runs, 0)
-    cycles_o = tensor_cycles(workload, arch, problem.is_clipped, O, first, workload.dims, tile, runs, 0)
+    cycles_i = tensor_cycles(case, I, first, workload.dims, tile, runs, 0)
+    cycles_w = tensor_cycles(case, W, first, workload.dims, tile, runs, 0)
+    cycles_o = tensor_cycles(case, O, first, workload.dims, tile, runs, 0)
     for keeps in range(2):
         held = cycles_o + floor.repeats[keeps, I] * cycles_i + floor.repeats[keeps, W] * cycles_w
         floor.dma[keeps] = max(floor.dma[keeps], arch.launch_cycles + -(-held // arch.dram_channels))
@@ -214,8 +204,8 @@ def _share_channels(problem: Problem, core_tile: Ints, runs: Ints, floor: Floor)
     while True:
         for d in range(NUM_DIMS):
             first[d] = at[d] * core_tile[d]
-        prologue = transfer_cycles(workload, arch, I, workload.elem_bits[I], first, tile)
-        prologue += transfer_cycles(workload, arch, W, workload.elem_bits[W], first, tile)
+        prologue = transfer_cycles(case, I, workload.elem_bits[I], first, tile)[0]
+        prologue += transfer_cycles(case, W, workload.elem_bits[W], first, tile)[0]
         total, most = total + prologue, max(most, prologue)
         d = NUM_DIMS - 1
         while d >= 0:
@@ -232,12 +222,12 @@ def _share_channels(problem: Problem, core_tile: Ints, runs: Ints, floor: Floor)
 
 @entry
 def list_tiles(
-    problem: Problem, core_choices: Ints, divisors: Ints, num_divisors: Ints, runs: Ints, floors: NDArray[np.void]
+    case: CaseArrays, core_choices: Ints, divisors: Ints, num_divisors: Ints, runs: Ints, floors: NDArray[np.void]
 ) -> int:
     """Fill ``floors`` with all tiles that fit, single buffers at least; returns how many.
 
     Args:
-        problem: What is searched.
+        case: What is searched.
         core_choices: ``(n, 8)`` factors across cores.
         divisors: ``(n, 8, m)`` ascending divisors of each core's share.
         num_divisors: ``(n, 8)``.
@@ -248,21 +238,21 @@ def list_tiles(
     tile, core_tile = np.empty(NUM_DIMS, dtype=np.int64), np.empty(NUM_DIMS, dtype=np.int64)
     for choice in range(len(core_choices)):
         for d in range(NUM_DIMS):
-            core_tile[d] = problem.workload.dims[d] // core_choices[choice, d]
+            core_tile[d] = case.workload.dims[d] // core_choices[choice, d]
         digit[:] = 0
         while True:
             for d in range(NUM_DIMS):
                 tile[d] = divisors[choice, d, digit[d]]
-            fits = fits_spm(problem.limits, tile, 0)
+            fits = fits_spm(case.limits, tile, 0)
             if fits:
                 floor = floors[num]
                 floor.cores[:] = core_choices[choice]
                 floor.spm[:] = tile
                 floor.fitting = 0
                 for double in range(8):
-                    if fits_spm(problem.limits, tile, double):
+                    if fits_spm(case.limits, tile, double):
                         floor.fitting |= 1 << double
-                fill_floor(problem, core_tile, runs, floor)
+                fill_floor(case, core_tile, runs, floor)
                 num += 1
             # a larger tile along the last dim does not fit either
             d = NUM_DIMS - 1

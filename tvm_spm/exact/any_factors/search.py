@@ -1,0 +1,222 @@
+"""Branch and bound over any factors: SPM tiles, array tiles under them, then loop orders and buffers."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cost_model.analytical.model import evaluate_batch
+from cost_model.bounds import lower_bound
+from tvm_spm.exact.any_factors.array_list import ARRAY_TILE_FIELDS, Unrollings, list_arrays
+from tvm_spm.exact.any_factors.floors import FLOOR_FIELDS, list_floors
+from tvm_spm.exact.any_factors.join import CANDIDATE_FIELDS, join, list_mappings
+from tvm_spm.exact.any_factors.tables import CoreTables, make_tables
+from tvm_spm.exact.any_factors.unrollings import core_factors, list_unrollings
+from tvm_spm.exact.case_arrays import TOLERANCE, Floats, arrays_of
+from tvm_spm.exact.stops import Stops
+from tvm_spm.objective import Objective
+from tvm_spm.space.case import Case
+from tvm_spm.space.constraints_batch import ANY_BUFFERS, rules_of
+from tvm_spm.space.mapping_batch import MappingBatch
+from tvm_spm.space.repair import empty_batch
+from tvm_spm.units import ceil_div
+
+CHUNK_FLOORS = 64
+"""SPM tiles between two looks at the clock."""
+
+THREAD_FLOORS = 8
+"""SPM tiles that a thread takes at a time."""
+
+BLOCK_PES, ENERGY_PES = 2048, 256
+"""Unrollings whose array tiles are listed at once; fewer if cycles do not matter, so that hardly any is left out."""
+
+CHUNKS_PER_BLOCK = 16
+"""Parts of a block, one per thread at a time."""
+
+NUM_GROUPS = 8
+"""Groups of SPM tiles that bound an array tile."""
+
+Result = TypeVar("Result")
+
+
+class Place(NamedTuple):
+    """Factors across cores, and SPM tiles below them in order of their bounds."""
+
+    tables: CoreTables
+    floors: NDArray[np.void]
+
+
+class AnyFactorsSearch:
+    """Finds the best mapping below a known one, or the best of all.
+
+    Args:
+        case: What is searched.
+        energy_cap_pj: No mapping may need more energy.
+        stops: Asked whether to go on.
+        start: A mapping, one row, and its objective; None and infinity if none is known.
+
+    Attributes:
+        best: The best mapping so far, one row; None if none is known.
+        value: Its objective, infinite if none is known.
+        num_evaluated: Mappings priced.
+        num_bounded: Pairs of an SPM tile and an array tile that were judged by a bound.
+    """
+
+    def __init__(
+        self, case: Case, energy_cap_pj: float, stops: Stops, start: tuple[MappingBatch | None, float]
+    ) -> None:
+        self.case, self.energy_cap_pj, self.stops = case, energy_cap_pj, stops
+        self.best, self.value = start
+        self.arrays, self.rules = arrays_of(case, energy_cap_pj), rules_of(case.constraints, case.workload)
+        self.num_evaluated = self.num_bounded = 0
+        self._batch = empty_batch(1 << 12)
+
+    def run(self) -> float:
+        """Search until done or told to stop; returns a lower bound of the space."""
+        bound = self.value
+        physical = lower_bound(self.case.workload, self.case.arch, self.case.objective)
+        for cores in core_factors(self.case, self.rules):
+            if self.stops.ends_step():
+                return min(bound, self.value, physical)
+            factors = np.array(cores, dtype=np.int64)
+            tables = make_tables(self.arrays, self.rules, factors, self.case.arch.num_pes)
+            left = self._search_place(Place(tables, self._list_floors(tables)))
+            bound = min(bound, max(physical, left))
+        return min(bound, self.value)
+
+    def _limit(self) -> float:
+        return self.value * (1.0 - TOLERANCE)
+
+    def _search_place(self, place: Place) -> float:
+        """Search some SPM tiles; a lower bound of the mappings left, infinite if none is better than the best."""
+        if len(place.floors) == 0:
+            return math.inf
+        around = _groups_of(place.floors)
+        limits = self._limit(), float(around[:, 0].min()), float(around[:, 2].min())
+        unrollings = list_unrollings(self.case, self.rules, place.tables.share, limits)
+        num = len(unrollings.hops)
+        size = ENERGY_PES if self.case.objective is Objective.ENERGY else BLOCK_PES
+        for first in range(0, num, size):
+            block = Unrollings._make(column[first : first + size] for column in unrollings)
+            left = self._search_block(place, around, block)
+            if left < len(place.floors):
+                # what comes before was searched with all unrollings only if these are the last
+                return float(place.floors["bound"][left if first + size >= num else 0])
+        return math.inf
+
+    def _search_block(self, place: Place, around: Floats, unrollings: Unrollings) -> int:
+        """Search some SPM tiles with some unrollings; how many of the tiles are done."""
+        if self.stops.ends_step():
+            return 0
+        arrays = self._list_arrays(place.tables, unrollings, around)
+        if self.stops.is_late():
+            return 0
+        for at in range(0, len(place.floors), CHUNK_FLOORS):
+            if self.stops.ends_step():
+                return at
+            self._price(place, unrollings, self._join(place, unrollings, arrays, at))
+            if self.stops.is_late():
+                return at
+        return len(place.floors)
+
+    def _list_floors(self, tables: CoreTables) -> NDArray[np.void]:
+        """SPM tiles that the bound leaves, best bound first."""
+        if (tables.num_spm == 0).any():
+            return np.zeros(0, dtype=FLOOR_FIELDS)
+        num_macs = math.prod(tables.share.tolist())
+        least_time, room = ceil_div(num_macs, min(self.case.arch.num_pes, num_macs)), 1 << 12
+        while True:
+            floors = np.zeros(room, dtype=FLOOR_FIELDS)
+            num = list_floors(self.arrays, tables, least_time, self._limit(), floors)
+            if num >= 0:
+                floors = floors[:num]
+                if self.rules.double[0] != ANY_BUFFERS:
+                    floors["fitting"] &= 1 << int(self.rules.double[0])
+                floors = floors[floors["fitting"] != 0]
+                return floors[np.argsort(floors["bound"], kind="stable")]
+            room *= 4
+
+    def _list_arrays(self, tables: CoreTables, unrollings: Unrollings, around: Floats) -> NDArray[np.void]:
+        """Array tiles that the bound leaves, best bound first."""
+        limit, num_all = self._limit(), len(unrollings.hops)
+        size = ceil_div(num_all, CHUNKS_PER_BLOCK)
+
+        def part(first: int) -> NDArray[np.void]:
+            end, parts = min(num_all, first + size), [np.zeros(0, dtype=ARRAY_TILE_FIELDS)]
+            found = np.zeros(1 << 10, dtype=ARRAY_TILE_FIELDS)
+            own = Unrollings._make(column[:end] for column in unrollings)
+            while first < end and not self.stops.is_late():
+                num, left = list_arrays(self.arrays, tables, own, around, limit, first, found)
+                parts.append(found[:num].copy())
+                if left == first:
+                    found = np.zeros(4 * len(found), dtype=ARRAY_TILE_FIELDS)
+                first = left
+            return np.concatenate(parts)
+
+        arrays = np.concatenate(_in_threads(part, range(0, num_all, size)))
+        return arrays[np.argsort(arrays["bound"], kind="stable")]
+
+    def _join(self, place: Place, unrollings: Unrollings, arrays: NDArray[np.void], at: int) -> NDArray[np.void]:
+        """Classes of mappings that the bound leaves below a chunk of SPM tiles, best bound first."""
+        limit, end = self._limit(), min(len(place.floors), at + CHUNK_FLOORS)
+
+        def part(first: int) -> tuple[NDArray[np.void], int]:
+            room, floors = 1 << 10, place.floors[first : min(end, first + THREAD_FLOORS)]
+            while True:
+                found = np.zeros(room, dtype=CANDIDATE_FIELDS)
+                num, num_bounded = join(self.arrays, place.tables, unrollings, floors, arrays, limit, found)
+                if num >= 0:
+                    found = found[:num].copy()
+                    found["floor"] += first
+                    return found, num_bounded
+                room *= 8
+
+        parts = _in_threads(part, range(at, end, THREAD_FLOORS))
+        self.num_bounded += sum(num_bounded for _, num_bounded in parts)
+        found = np.concatenate([found for found, _ in parts])
+        return found[np.argsort(found["bound"], kind="stable")]
+
+    def _price(self, place: Place, unrollings: Unrollings, candidates: NDArray[np.void]) -> None:
+        """Price what is left, best bound first."""
+        while len(candidates) > 0 and not self.stops.is_late():
+            num, done = list_mappings(
+                self.arrays, place.tables, unrollings, place.floors, candidates, self._limit(), self._batch
+            )
+            if num == 0 and done == 0:
+                self._batch = empty_batch(4 * self._batch.num_mappings)
+            candidates = candidates[done:]
+            if num > 0:
+                self._try(self._batch.take(slice(0, num)))
+
+    def _try(self, rows: MappingBatch) -> None:
+        """Let the best of some mappings be the best of all, if it is better than the best so far."""
+        cost = evaluate_batch(self.case.workload, self.case.arch, rows)
+        values = self.case.objective.value_of(cost.cycles.astype(np.float64), cost.energy_pj)
+        values = np.where(cost.energy_pj <= self.energy_cap_pj * (1.0 + TOLERANCE), values, np.inf)
+        self.num_evaluated += rows.num_mappings
+        best = int(np.argmin(values))
+        if values[best] < self.value * (1.0 - TOLERANCE):
+            self.value = float(values[best])
+            self.best = MappingBatch._make(column[best : best + 1].copy() for column in rows)
+
+
+def _in_threads(part: Callable[[int], Result], starts: range) -> list[Result]:
+    """In order; without threads if there is a single part."""
+    if len(starts) == 1:
+        return [part(starts[0])]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(part, starts))
+
+
+def _groups_of(floors: NDArray[np.void]) -> Floats:
+    """The least energy, DMA cycles, and cycles around all passes of a few groups of SPM tiles."""
+    energy_pj, dma = floors["energy_pj"].reshape(-1), floors["dma"].reshape(-1).astype(np.float64)
+    numbers = np.stack([energy_pj, dma, np.repeat(floors["once"], 2).astype(np.float64)], axis=1)
+    parts = np.array_split(numbers[np.argsort(energy_pj, kind="stable")], min(NUM_GROUPS, len(numbers)))
+    return np.stack([part.min(axis=0) for part in parts])

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from tvm_spm.jit import kernel
+from tvm_spm.jit import lean
 
 
-@kernel
+@lean
 def sift_down(heap: NDArray[np.int64], size: int) -> None:
     """Restore the order of a binary heap whose root has grown."""
     item, at = heap[0], 0
@@ -23,7 +23,7 @@ def sift_down(heap: NDArray[np.int64], size: int) -> None:
     heap[at] = item
 
 
-@kernel
+@lean
 def push(heap: NDArray[np.int64], size: int, item: int) -> None:
     """Add an item behind the first ``size``, and restore the order."""
     at = size
@@ -33,7 +33,7 @@ def push(heap: NDArray[np.int64], size: int, item: int) -> None:
     heap[at] = item
 
 
-@kernel
+@lean
 def grant(free: NDArray[np.int64], time: int, channel_cycles: int) -> int:
     """When a request of ``time`` runs: on the channel that is free first, which it then holds for so long.
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tvm_spm.jit import kernel, small
+from tvm_spm.jit import lean, small
 from tvm_spm.space.mapping_batch import NUM_DIMS
 
 Ints = NDArray[np.int64]
@@ -94,7 +94,7 @@ def new_log(num_cores: int = 0, *, most_events: int = 0, room: int = 0) -> Log:
     )
 
 
-@kernel
+@lean
 def note(log: Log, what: int, start: int, end: int, amount: int, channel: int) -> None:
     """Count what takes from ``start`` to ``end``, and write it down if events are wanted and it takes any time."""
     at = log.at
@@ -113,7 +113,7 @@ def note(log: Log, what: int, start: int, end: int, amount: int, channel: int) -
         end_at(log, start)
 
 
-@kernel
+@lean
 def end_at(log: Log, time: int) -> None:
     """What starts from ``time`` on may be missing."""
     log.at[HORIZON] = time if log.at[HORIZON] < 0 else min(time, log.at[HORIZON])

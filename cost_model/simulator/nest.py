@@ -14,11 +14,11 @@ from cost_model.simulator.state import (
     Nest,
     Problem,
 )
-from tvm_spm.jit import kernel
+from tvm_spm.jit import lean
 from tvm_spm.space.mapping_batch import NUM_DIMS, MappingBatch
 
 
-@kernel
+@lean
 def build_nest(problem: Problem, batch: MappingBatch, row: int, nest: Nest) -> None:
     """Fill ``nest`` from one row of a batch."""
     red_rows, red_cols = 1, 1
@@ -54,7 +54,7 @@ def build_nest(problem: Problem, batch: MappingBatch, row: int, nest: Nest) -> N
         nest.double[IN_PE, operand] = batch.rf_double[row] >> operand & 1
 
 
-@kernel
+@lean
 def place_core(problem: Problem, nest: Nest, number: int, core: Core) -> None:
     """Put a core before its first slot; numbers count row-major over the dims."""
     core.number, core.pass_number, core.repeats, core.row = number, -1, 1, -1

@@ -50,12 +50,12 @@ from cost_model.simulator.state import (
     Problem,
     W,
 )
-from tvm_spm.jit import kernel
+from tvm_spm.jit import kernel, lean
 from tvm_spm.space.mapping_batch import NUM_DIMS
 from tvm_spm.space.tensors import Tensors
 
 
-@kernel
+@lean
 def note_transfer(core: Core, log: Log, transfer: Ints, grant: int, channel: int) -> None:
     """Note a transfer that a core asked for at its ``clock``, and the array's wait for it."""
     at, kind, request = log.at, transfer[KIND], core.clock
@@ -93,7 +93,7 @@ def note_pass(problem: Problem, tensors: Tensors, nest: Nest, core: Core, log: L
     at[AT_REPEATS], at[IS_FULL], nest.fold = 0, 0, fold
 
 
-@kernel
+@lean
 def note_row(nest: Nest, core: Core, log: Log) -> None:
     """Note the pass looked at: its tile and what of it is new."""
     core.row = log.at[NUM_PASSES]

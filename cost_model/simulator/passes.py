@@ -25,12 +25,12 @@ from cost_model.simulator.state import (
     O,
     Problem,
 )
-from tvm_spm.jit import kernel
+from tvm_spm.jit import lean, small
 from tvm_spm.space.mapping_batch import NUM_DIMS
 from tvm_spm.space.tensors import Tensors
 
 
-@kernel
+@lean
 def look_at(problem: Problem, nest: Nest, core: Core, ledger: Ledger) -> None:
     """Let a core look at the pass at its loop index: the tile and the state of the loops."""
     core.moved = core.moves = -1
@@ -58,7 +58,7 @@ def look_at(problem: Problem, nest: Nest, core: Core, ledger: Ledger) -> None:
                 core.is_last_sum = 0
 
 
-@kernel
+@lean
 def load(problem: Problem, tensors: Tensors, nest: Nest, core: Core, ledger: Ledger) -> None:
     """Prepare the loads before the pass looked at."""
     core.after_note = BETWEEN
@@ -74,14 +74,14 @@ def load(problem: Problem, tensors: Tensors, nest: Nest, core: Core, ledger: Led
             _count_bits(ledger, operand, core.repeats, elems * elem_bits, moved_bits)
 
 
-@kernel
+@small
 def _count_bits(ledger: Ledger, column: int, repeats: int, elem_bits: int, moved_bits: int) -> None:
     """Add transfers that move ``moved_bits`` for the sake of ``elem_bits``."""
     ledger.totals[DRAM_BYTES + column] += repeats * ((moved_bits + 7) >> 3)
     ledger.totals[UNUSED_BITS + column] += repeats * (moved_bits - elem_bits)
 
 
-@kernel
+@lean
 def work(problem: Problem, tensors: Tensors, nest: Nest, core: Core, ledger: Ledger, log: Log) -> None:
     """Set the array's cycles of the pass looked at."""
     flags, outside, num_dram_loops = 0, nest.position, nest.num_dram_loops
@@ -103,7 +103,7 @@ def work(problem: Problem, tensors: Tensors, nest: Nest, core: Core, ledger: Led
     core.sum_mac_cycles += core.repeats * ledger.records[kind, MAC_CYCLES]
 
 
-@kernel
+@lean
 def store(problem: Problem, tensors: Tensors, nest: Nest, core: Core, ledger: Ledger) -> None:
     """Prepare the store after the pass looked at.
 

@@ -28,8 +28,8 @@ from cost_model.simulator.log import (
     Log,
     note,
 )
-from cost_model.simulator.state import IN_PE, I, Ints, Nest, O, Odometer, Problem, W
-from tvm_spm.jit import kernel, part, small
+from cost_model.simulator.state import IN_PE, STEP_FIELDS, I, Ints, Nest, O, Odometer, Problem, W
+from tvm_spm.jit import kernel, lean, small
 from tvm_spm.space.mapping_batch import NUM_DIMS
 from tvm_spm.space.tensors import Tensors, tile_elems
 
@@ -47,8 +47,8 @@ each in the order I W O; cycles of O are for the way in and the way out."""
 
 (
     _THIS, _BEFORE, _AFTER, _TIMES, _HIDDEN, _HIDDEN_BY, _HIDDEN_BITS, _HIDDEN_PORT, _SHOWN, _SHOWN_BY, _SHOWN_BITS,
-    _SHOWN_PORT, STEP_FIELDS,
-) = range(13)  # fmt: skip
+    _SHOWN_PORT,
+) = range(STEP_FIELDS)  # fmt: skip
 """What a log is told of a step: kinds of its tile and its neighbours', how often it happens; beside the work and after
 it, cycles of the slowest crossing, which it is, the networks in use and cycles of the port."""
 
@@ -69,8 +69,10 @@ def pass_record(problem: Problem, tensors: Tensors, nest: Nest, tile: Ints, flag
         record: ``PASS_FIELDS`` numbers, overwritten.
         log: Told what happens, if it is to note anything.
     """
-    odometer = _loops_of(nest, tile)
-    steps = _step_table(problem, tensors, nest, tile, odometer)
+    odometer = nest.odometer
+    _find_loops(nest, tile, odometer)
+    steps = np.empty((odometer.num_kinds, _KIND_FIELDS), dtype=np.int64)
+    _fill_table(problem, tensors, nest, tile, steps)
     last, drain_cycles = odometer.num_kinds - 1, 0
     for column in range(PASS_FIELDS):
         record[column] = 0
@@ -95,34 +97,34 @@ def pass_record(problem: Problem, tensors: Tensors, nest: Nest, tile: Ints, flag
         _note_end(problem.mac_stages - 1, drain_cycles, steps[last, _OUT_CYCLES], steps[last, _BYTES + O], log)
 
 
-@part
-def _loops_of(nest: Nest, tile: Ints) -> Odometer:
+@small
+def _find_loops(nest: Nest, tile: Ints, odometer: Odometer) -> None:
     """Find the SPM loops that iterate over this tile."""
-    dim, count, edge_bit = np.empty(NUM_DIMS, np.int64), np.empty(NUM_DIMS, np.int64), np.zeros(NUM_DIMS, np.int64)
-    position = np.full(3, -1, np.int64)
+    dim, count, edge_bit = odometer.dim, odometer.loop_count, odometer.edge_bit
     num_loops, num_kinds = 0, 1
+    for operand in range(3):
+        odometer.position[operand] = -1
     for loop in range(nest.num_dram_loops, nest.num_loops):
         d = nest.loops[loop]
         if tile[d] <= nest.array[d]:
             continue
         for operand in range(3):
             if loop <= nest.position[IN_PE, operand]:
-                position[operand] = num_loops
+                odometer.position[operand] = num_loops
         dim[num_loops] = d
+        odometer.loop_index[num_loops] = edge_bit[num_loops] = 0
         count[num_loops] = -(-tile[d] // nest.array[d])
         if tile[d] % nest.array[d] != 0:
             edge_bit[num_loops] = num_kinds
             num_kinds *= 2
         num_loops += 1
-    index, step = np.zeros(NUM_DIMS, np.int64), np.empty(STEP_FIELDS, np.int64)
-    return Odometer(num_loops, num_kinds, dim, count, index, edge_bit, position, step)
+    odometer.num_loops, odometer.num_kinds = num_loops, num_kinds
 
 
-@part
-def _step_table(problem: Problem, tensors: Tensors, nest: Nest, tile: Ints, odometer: Odometer) -> Ints:
-    """One record per combination of loops that are at their smaller last tile."""
-    steps = np.empty((odometer.num_kinds, _KIND_FIELDS), dtype=np.int64)
-    size = np.empty(NUM_DIMS, dtype=np.int64)
+@small
+def _fill_table(problem: Problem, tensors: Tensors, nest: Nest, tile: Ints, steps: Ints) -> None:
+    """Write one record per combination of loops that are at their smaller last tile."""
+    odometer, size = nest.odometer, nest.odometer.size
     for d in range(NUM_DIMS):
         size[d] = min(nest.array[d], tile[d])
     for kind in range(odometer.num_kinds):
@@ -143,10 +145,9 @@ def _step_table(problem: Problem, tensors: Tensors, nest: Nest, tile: Ints, odom
             )
             steps[kind, _BYTES + operand] = (elems * tensors.elem_bits[operand] + 7) >> 3
         steps[kind, _OUT_CYCLES] = steps[kind, _IN_CYCLES + O] + nest.hop_cycles
-    return steps
 
 
-@kernel
+@lean
 def _heard_elems(problem: Problem, tensors: Tensors, operand: int, rf: Ints, size: Ints) -> int:
     """Elements that arrive in all active PEs together, each hearing the bounding box of its own piece."""
     heard = 1
@@ -284,7 +285,7 @@ def _add_step(
         _note_step(steps, step, log)
 
 
-@kernel
+@lean
 def _note_fill(steps: Ints, flags: int, cycles: int, log: Log) -> None:
     """Note what crosses before the first step."""
     time = log.at[AT_TIME]
@@ -295,7 +296,7 @@ def _note_fill(steps: Ints, flags: int, cycles: int, log: Log) -> None:
     log.at[AT_TIME] += cycles
 
 
-@kernel
+@lean
 def _note_step(steps: Ints, step: Ints, log: Log) -> None:
     """Note a step, what crosses beside it and after it, and what the array waits for meanwhile."""
     at, kind = log.at, step[_THIS]
@@ -322,7 +323,7 @@ def _note_step(steps: Ints, step: Ints, log: Log) -> None:
     at[AT_TIME], at[AT_REPEATS] = end, at[PASS_REPEATS]
 
 
-@kernel
+@lean
 def _note_end(pipeline_cycles: int, drain_cycles: int, out_cycles: int, num_bytes: int, log: Log) -> None:
     """Note what happens after the last step."""
     time = log.at[AT_TIME] + pipeline_cycles

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,10 +25,18 @@ STORES, NUM_STORES, MAX_QUEUED = 3, 4, 8
 """Transfers of a core: the loads of I W O before the next pass, then the stores of passes in turn, a power of two."""
 
 
-def _record(of: type, **shapes: int | tuple[int, ...]) -> np.dtype[np.void]:
-    """A record with the fields of a protocol, arrays in these shapes."""
+STEP_FIELDS = 12
+"""Columns of what a log is told of a step, see ``pe_array``."""
+
+
+def _record(of: type, **shapes: int | tuple[int, ...] | np.dtype[np.void]) -> np.dtype[np.void]:
+    """A record with the fields of a protocol, arrays in these shapes, and records of these kinds."""
     kinds = {"int": np.int64, "Ints": np.int64, "float": np.float64}
-    return np.dtype([(name, kinds[kind], shapes.get(name, ())) for name, kind in of.__annotations__.items()])
+    fields: list[tuple[object, ...]] = []
+    for name, kind in of.__annotations__.items():
+        shape = shapes.get(name, ())
+        fields.append((name, shape) if isinstance(shape, np.dtype) else (name, kinds[kind], shape))
+    return np.dtype(fields)
 
 
 class Problem(Protocol):
@@ -56,12 +64,45 @@ class Problem(Protocol):
 PROBLEM_FIELDS = _record(Problem, dims=NUM_DIMS, is_reduction=NUM_DIMS, is_relevant=(3, NUM_DIMS))
 
 
+class Odometer(Protocol):
+    """A record of ``ODOMETER_FIELDS``: the SPM loops that iterate in one pass, outer to inner.
+
+    Attributes:
+        num_loops: Of them.
+        num_kinds: Combinations of loops at a smaller last tile.
+        dim: Per loop.
+        loop_count: Per loop.
+        loop_index: Per loop.
+        edge_bit: Per loop, its bit in the number of a kind, 0 if the last tile is full.
+        position: Per operand, the innermost of these loops that is not inside its load position.
+        size: Room for the tile of a step, per dim.
+        step: Room for what a log is told of a step.
+    """
+
+    num_loops: int
+    num_kinds: int
+    dim: Ints
+    loop_count: Ints
+    loop_index: Ints
+    edge_bit: Ints
+    position: Ints
+    size: Ints
+    step: Ints
+
+
+ODOMETER_FIELDS = _record(
+    Odometer, dim=NUM_DIMS, loop_count=NUM_DIMS, loop_index=NUM_DIMS, edge_bit=NUM_DIMS, position=3, size=NUM_DIMS,
+    step=STEP_FIELDS,
+)  # fmt: skip
+
+
 class Nest(Protocol):
     """A record of ``NEST_FIELDS``: one mapping, ready to walk.
 
     ``loops`` holds the DRAM loops, then the SPM loops, outer to inner, only those that iterate in a full tile. Per
     memory and operand, ``position`` is the innermost loop outside of it that the operand depends on, -1 for none, and
     ``double`` says whether it has two buffers there. With ``fold``, repetition is counted instead of walked.
+    ``odometer`` is room for the loops of one pass.
     """
 
     num_dram_loops: int
@@ -76,36 +117,13 @@ class Nest(Protocol):
     loops: Ints
     position: Ints
     double: Ints
+    odometer: Odometer
 
 
 NEST_FIELDS = _record(
     Nest, cores=NUM_DIMS, core_tile=NUM_DIMS, spm=NUM_DIMS, array=NUM_DIMS, rf=NUM_DIMS, loops=2 * NUM_DIMS,
-    position=(NUM_LEVELS, 3), double=(NUM_LEVELS, 3),
+    position=(NUM_LEVELS, 3), double=(NUM_LEVELS, 3), odometer=ODOMETER_FIELDS,
 )  # fmt: skip
-
-
-class Odometer(NamedTuple):
-    """The SPM loops that iterate in one pass, outer to inner.
-
-    Attributes:
-        num_loops: Of them.
-        num_kinds: Combinations of loops at a smaller last tile.
-        dim: Per loop.
-        loop_count: Per loop.
-        loop_index: Per loop.
-        edge_bit: Per loop, its bit in the number of a kind, 0 if the last tile is full.
-        position: Per operand, the innermost of these loops that is not inside its load position.
-        step: Room for what a log is told of a step.
-    """
-
-    num_loops: int
-    num_kinds: int
-    dim: Ints
-    loop_count: Ints
-    loop_index: Ints
-    edge_bit: Ints
-    position: Ints
-    step: Ints
 
 
 class Core(Protocol):
@@ -143,6 +161,9 @@ class Core(Protocol):
         edge_kind: Per dim, which of the sizes of a smaller last tile occurs here, 0 for none.
         loop_index: Per DRAM loop.
         loop_count: Per DRAM loop.
+        like_first: Per DRAM loop, the first of its iterations that are alike, see ``undisturbed``.
+        like_last: The last.
+        slot_index: Per DRAM loop, where slots stand that are counted instead of walked.
         transfer: One row per transfer that is prepared, see ``STORES``.
         queue: Rows of the transfers of the slot.
     """
@@ -175,13 +196,17 @@ class Core(Protocol):
     edge_kind: Ints
     loop_index: Ints
     loop_count: Ints
+    like_first: Ints
+    like_last: Ints
+    slot_index: Ints
     transfer: Ints
     queue: Ints
 
 
 CORE_FIELDS = _record(
     Core, first=NUM_DIMS, tile=NUM_DIMS, chunk_first=NUM_DIMS, chunk=NUM_DIMS, edge_kind=NUM_DIMS,
-    loop_index=NUM_DIMS, loop_count=NUM_DIMS, transfer=(STORES + NUM_STORES, TRANSFER_FIELDS), queue=MAX_QUEUED,
+    loop_index=NUM_DIMS, loop_count=NUM_DIMS, like_first=NUM_DIMS, like_last=NUM_DIMS, slot_index=NUM_DIMS,
+    transfer=(STORES + NUM_STORES, TRANSFER_FIELDS), queue=MAX_QUEUED,
 )  # fmt: skip
 
 

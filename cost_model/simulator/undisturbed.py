@@ -6,28 +6,23 @@ tile and whose neighbours' tiles are full and lie inside every tensor are alike,
 
 from __future__ import annotations
 
-import numpy as np
-
 from cost_model.simulator.core import forget, queue_slot, serve
 from cost_model.simulator.ledger import Ledger
 from cost_model.simulator.log import Log
 from cost_model.simulator.notes import note_pass
 from cost_model.simulator.passes import load, look_at, store, work
 from cost_model.simulator.state import IN_CORE, Core, Ints, Nest, O, Problem
-from tvm_spm.jit import kernel, small
-from tvm_spm.space.mapping_batch import NUM_DIMS
+from tvm_spm.jit import lean, small
 from tvm_spm.space.tensors import Tensors
 
 
-@kernel
+@lean
 def run_undisturbed(problem: Problem, tensors: Tensors, nest: Nest, core: Core, ledger: Ledger, log: Log) -> None:
     """Run a core from its first slot to its last."""
-    num_loops = nest.num_dram_loops
-    like_first = np.zeros(NUM_DIMS, dtype=np.int64)
-    like_last = np.zeros(NUM_DIMS, dtype=np.int64)
+    num_loops, index, like_first, like_last = nest.num_dram_loops, core.slot_index, core.like_first, core.like_last
     for loop in range(num_loops):
         like_first[loop], like_last[loop] = _alike(tensors, nest, core, loop)
-    index = np.zeros(NUM_DIMS, dtype=np.int64)
+        index[loop] = 0
 
     look_at(problem, nest, core, ledger)
     load(problem, tensors, nest, core, ledger)
@@ -98,7 +93,7 @@ def _go_to(core: Core, index: Ints, num_loops: int, offset: int) -> bool:
     return False
 
 
-@kernel
+@lean
 def _alike(tensors: Tensors, nest: Nest, core: Core, loop: int) -> tuple[int, int]:
     """First and last of the iterations of a DRAM loop that are alike; (-1, -1) if no two are."""
     d, count = nest.loops[loop], core.loop_count[loop]

@@ -25,7 +25,7 @@ from cost_model.analytical.transfers import (
     cut_runs,
     fill_transfers,
 )
-from tvm_spm.jit import lean, small
+from tvm_spm.jit import small
 from tvm_spm.space.mapping_batch import NUM_DIMS
 
 
@@ -53,7 +53,7 @@ _START, _END = -1, -1
 """Positions of the tick before the first and after the last pass: outside every loop, so that everything moves."""
 
 
-@lean
+@small
 def core_times(problem: Problem, nest: Nest, first: Ints, extent: Ints, scratch: Scratch) -> tuple[CoreTimes, int]:
     """Times of the core that owns ``extent`` elements from ``first`` on along each dim, and of its first loads."""
     loops = scratch.loops[0]
@@ -224,7 +224,7 @@ def _pair(scratch: Scratch, loop: int, num_runs: int, number: int) -> tuple[int,
     return 1, first + length - 1, run, min(run + 1, num_runs - 1)
 
 
-@lean
+@small
 def _with_passes(problem: Problem, nest: Nest, loops: Loops, scratch: Scratch, times: CoreTimes) -> CoreTimes:
     """Add all passes, and the transfers between them, to the times of a core.
 

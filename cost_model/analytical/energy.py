@@ -13,7 +13,7 @@ MAC, RF, NOC, SPM, DRAM, VECTOR, NUM_PARTS = 0, 1, 2, 3, 4, 5, 6
 """Parts of the energy, in the order of ``Energy``."""
 
 
-@lean
+@small
 def energy_pj(problem: Problem, nest: Nest, scratch: Scratch) -> float:
     """Fill ``scratch.parts_pj`` and what ``count_traffic`` fills; return the sum of the parts.
 

@@ -34,7 +34,7 @@ from cost_model.analytical.transfers import Scratch
 from cost_model.vector import vector_cost
 from tvm_spm.arch import Arch
 from tvm_spm.cost import Cost, Energy
-from tvm_spm.jit import entry, lean
+from tvm_spm.jit import entry, small
 from tvm_spm.mapping import Mapping
 from tvm_spm.space.mapping_batch import NUM_DIMS, MappingBatch, encode
 from tvm_spm.units import ceil_div
@@ -183,7 +183,7 @@ def _scratch(workload: Workload, arch: Arch) -> Scratch:
     )
 
 
-@lean
+@small
 def _contended_cycles(problem: Problem, nest: Nest, scratch: Scratch, counts: Ints) -> int:
     """Cycles until the last core is done, from all kinds of cores.
 
@@ -245,7 +245,7 @@ def formula_of(workload: Workload, arch: Arch) -> Formula:
     return Formula(problem_of(workload, arch), np.zeros(1, dtype=NEST_FIELDS), _scratch(workload, arch))
 
 
-@lean
+@small
 def price_row(formula: Formula, batch: MappingBatch, row: int) -> tuple[int, float]:
     """(cycles, pJ) of one legal mapping of a batch; its breakdown is left in the scratch."""
     problem, nest, scratch = formula.problems[0], formula.nests[0], formula.scratch

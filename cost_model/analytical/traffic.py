@@ -25,7 +25,7 @@ ALONG, COMBINED, REMAINDERS = 0, 1, 2
 each number of elements modulo 8."""
 
 
-@lean
+@small
 def count_traffic(problem: Problem, nest: Nest, scratch: Scratch) -> tuple[float, int]:
     """Fill ``scratch.moved_elems`` and the last columns of ``scratch.counts``.
 

@@ -175,7 +175,7 @@ def _transfer_cycles(problem: Problem, elems: int, bursts: int, elem_bits: int) 
     )[0]
 
 
-@lean
+@small
 def fill_transfers(
     problem: Problem, nest: Nest, loops: Loops, first: Ints, extent: Ints, operand: int, scratch: Scratch
 ) -> None:

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from tvm_spm.space.mapping_batch import MappingBatch
 
-OBJECTIVES = ("edp", "energy", "latency")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Energy:

@@ -61,7 +61,8 @@ def check_optimum(seed: int, most_mappings: int, least_mappings: int = 128, *, p
         bound, value, mapping = optimum_of(case, cap_pj, perfect=perfect)
         is_wanted = is_allowed & (costs.energy_pj <= cap_pj * (1 + 1e-12))
         assert value == pytest.approx(objectives(costs, objective)[is_wanted].min(), rel=1e-9)
-        assert bound == value
+        # One is a sum of table entries, the other the formula's: the same numbers in another order.
+        assert bound == pytest.approx(value, rel=1e-12)
         assert space.contains(mapping)
         assert AnalyticalModel().cost(workload, arch, mapping).objective(objective) == pytest.approx(value)
 

@@ -182,7 +182,7 @@ def matmuls(path: Path, extents: tuple[int, ...]) -> str:
 
 
 def test_a_time_limit_ends_the_search_and_says_what_it_left_out(tmp_path: Path):
-    """Layers with so many divisors that one exact search takes minutes; compiling, which no limit cuts, is done before."""
+    """Layers with so many divisors that one exact search takes minutes; no limit cuts compilation, done before."""
     load(Part)
     model = matmuls(tmp_path / "matmuls.onnx", (720, 720, 1440))
     options = ("--target", "spm/mlu100-32", "--trials", "100000", "--time-limit", "4", "--json")

@@ -174,7 +174,7 @@ class PerfectSearch:
                     np.concatenate([part, np.zeros(3 * len(part), part.dtype)]) for part in (room.entries, room.links)
                 )
                 room = room._replace(entries=entries, links=links)
-            elif room.place[0] > 0 and self._is_late():
+            elif room.place[0] > 0 and self.stops.is_late():
                 self.is_complete = False
                 break
         num = keep_arrays(self.arrays, room.entries, int(room.place[0]))

@@ -1,4 +1,4 @@
-"""Branch and bound over any factors: SPM tiles, array tiles under them, then loop orders and buffers."""
+"""Branch and bound over any factors across cores and PEs, with the smallest tiles for their numbers of iterations."""
 
 from __future__ import annotations
 

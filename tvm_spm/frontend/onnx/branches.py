@@ -11,9 +11,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import helper
 
-from tvm_spm.frontend.onnx.writer import with_nodes
-
-_SUBGRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+from tvm_spm.frontend.onnx.writer import SUBGRAPHS, with_nodes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +48,7 @@ def _rename(node: onnx.NodeProto, names: dict[str, str]) -> None:
     node.input[:] = [names.get(name, name) for name in node.input]
     node.output[:] = [names.get(name, name) for name in node.output]
     for attr in node.attribute:
-        for graph in [attr.g, *attr.graphs] if attr.type in _SUBGRAPHS else []:
+        for graph in [attr.g, *attr.graphs] if attr.type in SUBGRAPHS else []:
             shadowed = {value.name for value in graph.input}
             visible = {old: new for old, new in names.items() if old not in shadowed}
             for inner in graph.node:

@@ -10,6 +10,7 @@ from onnx import checker, defs, helper, shape_inference
 from tvm_spm.errors import ModelError
 from tvm_spm.frontend.memory import require_memory
 from tvm_spm.frontend.onnx.tensors import tensors_bytes, value_bytes
+from tvm_spm.frontend.onnx.writer import opset_of
 
 LARGEST_KNOWN = 1 << 14
 """Elements up to which a constant counts as known, as what shapes are computed from; larger ones are data."""
@@ -104,7 +105,7 @@ def _check(skeleton: onnx.ModelProto, origin: str) -> None:
 
 def _refuse_missing_inputs(skeleton: onnx.ModelProto, origin: str) -> None:
     """An empty name leaves an optional input out; TVM's importer dies of one where the operator needs a tensor."""
-    opset = max((entry.version for entry in skeleton.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+    opset = opset_of(skeleton)
     nodes = list(skeleton.graph.node)
     while nodes:
         node = nodes.pop()

@@ -19,6 +19,7 @@ from tvm_spm.errors import ModelError
 from tvm_spm.frontend.fuse import TVM_ERRORS
 from tvm_spm.frontend.onnx.branches import branch_of
 from tvm_spm.frontend.onnx.check import LARGEST_KNOWN, checked_skeleton, infer_shapes
+from tvm_spm.frontend.onnx.writer import SUBGRAPHS
 
 Array = NDArray[np.generic]
 
@@ -33,8 +34,6 @@ _MAX_ROUNDS = 32
 
 _LARGEST_MASK = 1 << 26
 """Elements of a mask that is written out."""
-
-_SUBGRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -161,7 +160,7 @@ def _values(folding: _Folding, node: onnx.NodeProto) -> list[Array] | None:
     if node.op_type in ("Shape", "Size") and node.input[0] in folding.shapes:
         return [_shape_value(node, folding.shapes[node.input[0]])]
     fills = node.op_type == "ConstantOfShape" and folding.keep_fills
-    if node.op_type in _KEPT or fills or any(attr.type in _SUBGRAPHS for attr in node.attribute):
+    if node.op_type in _KEPT or fills or any(attr.type in SUBGRAPHS for attr in node.attribute):
         return None
     if any(name and name not in folding.known for name in node.input) or _num_elems(folding, node) > LARGEST_KNOWN:
         return None
@@ -261,7 +260,7 @@ def _read_by(node: onnx.NodeProto) -> set[str]:
     """Names that a node and the bodies in it read."""
     found = set(node.input)
     for attr in node.attribute:
-        for graph in [attr.g, *attr.graphs] if attr.type in _SUBGRAPHS else []:
+        for graph in [attr.g, *attr.graphs] if attr.type in SUBGRAPHS else []:
             for inner in graph.node:
                 found |= _read_by(inner)
             found |= {value.name for value in graph.output}

@@ -27,6 +27,7 @@ from tvm_spm.frontend.onnx.recurrent import has_recurrent, unroll_recurrent
 from tvm_spm.frontend.onnx.simplify import is_weightless, simplify
 from tvm_spm.frontend.onnx.tensors import load_tensors
 from tvm_spm.frontend.onnx.volume import has_volumes, stack_planes
+from tvm_spm.frontend.onnx.writer import opset_of
 from tvm_spm.input_file import read_regular
 
 _log = logging.getLogger(__name__)
@@ -128,7 +129,7 @@ def _refuse_statistics(model: onnx.ModelProto, origin: str) -> None:
         ModelError: A node is one in training, or its statistics are used; names it.
     """
     truths = {init.name for init in model.graph.initializer if _is_true(init)}
-    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+    opset = opset_of(model)
     used = {name for node in model.graph.node for name in node.input} | {out.name for out in model.graph.output}
     for node in model.graph.node:
         extra = [name for name in node.output[1:] if name]

@@ -17,6 +17,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from tvm_spm.frontend.onnx.writer import SUBGRAPHS, opset_of
+
 Array = NDArray[np.generic]
 
 _LEAST_OPSET = 9
@@ -85,8 +87,8 @@ def simplify(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
         A model with the same inputs and outputs, and how many weights were appended to its inputs.
     """
     source = model.graph
-    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
-    if opset < _LEAST_OPSET or any(attr.type in _SUBGRAPHS for node in source.node for attr in node.attribute):
+    opset = opset_of(model)
+    if opset < _LEAST_OPSET or any(attr.type in SUBGRAPHS for node in source.node for attr in node.attribute):
         return model, 0
     initial = {init.name: init for init in source.initializer}
     uses = Counter(name for node in source.node for name in node.input)
@@ -111,7 +113,6 @@ def simplify(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     return _written(model, graph, initial)
 
 
-_SUBGRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 _KEPT = "__output"
 
 

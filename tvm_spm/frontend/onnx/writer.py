@@ -17,6 +17,9 @@ Array = NDArray[np.generic]
 _SMALL = ("int4", "uint4", "int2", "uint2")
 """Dtypes that numpy itself lacks."""
 
+SUBGRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+"""Types of attributes that hold a body."""
+
 LEAST_OPSET = 9
 """Older models state the operators that are written here in other ways."""
 
@@ -174,5 +177,4 @@ def with_nodes(model: onnx.ModelProto, nodes: list[onnx.NodeProto], constants: d
 
 
 def _has_body(nodes: list[onnx.NodeProto]) -> bool:
-    graphs = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
-    return any(attr.type in graphs for node in nodes for attr in node.attribute)
+    return any(attr.type in SUBGRAPHS for node in nodes for attr in node.attribute)

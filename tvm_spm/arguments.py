@@ -129,6 +129,14 @@ def check_shapes(value: object) -> None:
             )
 
 
+def check_values(value: object) -> None:
+    """Refuse what gives no numbers of inputs; None gives none."""
+    if value is None:
+        return
+    if not isinstance(value, StringMapping) or not all(isinstance(name, str) for name in value):
+        raise SpmError(f"values = {_shown(value)}: must map names of inputs to numbers, such as {{'rate': 16000}}")
+
+
 def _is_whole(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 

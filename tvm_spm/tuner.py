@@ -24,6 +24,7 @@ from tvm_spm.arguments import (
     check_seconds,
     check_shapes,
     check_type,
+    check_values,
     objective_of,
 )
 from tvm_spm.cost import Cost, CostModel
@@ -52,6 +53,7 @@ from tvm_spm.workload import Workload
 if TYPE_CHECKING:
     import onnx
     import tvm
+    from numpy.typing import ArrayLike
 
     from tvm_spm.frontend.relay import ParamsLike, RelayModule
 
@@ -183,6 +185,7 @@ def tune(
     measurer: Measurer | None = None,
     fusion: bool = True,
     shapes: StringMapping[str, tuple[int, ...]] | None = None,
+    values: StringMapping[str, ArrayLike] | None = None,
     params: ParamsLike = None,
     dtype: str | None = None,
     max_memory_bytes: int | None = None,
@@ -209,6 +212,8 @@ def tune(
             not with a ``measurer``, which cannot time groups. Element-wise layers are fused with the layer before them
             in any case.
         shapes: Shapes of inputs whose dims the model leaves open.
+        values: Numbers of inputs that never change, such as a sampling rate: one for all elements or as many as the
+            input has. They become constants, and so does all that follows from them alone.
         params: Weights of a Relay text: bytes of ``relay.save_param_dict``, the path of a file with them or of an
             ``.npz`` file, or arrays by name. Those that are missing are drawn at random, which a warning says.
         dtype: Of the numbers of a built-in network: ``float32`` (if None), ``float16`` or ``bfloat16``.
@@ -236,6 +241,7 @@ def tune(
     check_flag("fusion", fusion)
     check_flag("progress", progress)
     check_shapes(shapes)
+    check_values(values)
     if max_memory_bytes is not None:
         check_bytes("max_memory_bytes", max_memory_bytes)
     check_model(mod)
@@ -245,6 +251,7 @@ def tune(
         workdir=None if workdir is None else Path(workdir),
         fusion=fusion,
         shapes=shapes,
+        values=values,
         params=params,
         dtype=dtype,
         max_memory_bytes=max_memory_bytes,

@@ -28,6 +28,7 @@ from tvm_spm.cli.options import (
     TrialsOption,
     parse_bytes,
     parse_shape,
+    parse_value,
 )
 from tvm_spm.cli.output import check_outputs, print_text, write_timeline
 from tvm_spm.cli.search import search_app
@@ -69,6 +70,7 @@ def tune(
     fusion: Annotated[bool, typer.Option("--fusion/--no-fusion", help="Run several layers as one.")] = True,
     plot: Annotated[Path | None, typer.Option(help="Draw the layers and their groups: .svg or .png.")] = None,
     shape: Annotated[list[str] | None, typer.Option(help="NAME=1,3,224,224 for an input without fixed shape.")] = None,
+    value: Annotated[list[str] | None, typer.Option(help="NAME=16000 for an input that never changes.")] = None,
     params: Annotated[
         Path | None, typer.Option(help="Weights of a .relay file: of relay.save_param_dict, or .npz.")
     ] = None,
@@ -101,6 +103,7 @@ def tune(
         workdir=workdir,
         fusion=fusion,
         shapes=dict(parse_shape(text) for text in shape or []),
+        values=dict(parse_value(text) for text in value or []),
         params=params,
         dtype=dtype,
         max_memory_bytes=None if max_memory is None else parse_bytes(max_memory),

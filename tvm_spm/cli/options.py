@@ -106,6 +106,24 @@ def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
     return name, known
 
 
+def parse_value(text: str) -> tuple[str, list[float]]:
+    """``NAME=16000`` or ``NAME=1,0.5`` as a name and numbers.
+
+    Raises:
+        SpmError: It is something else.
+    """
+    name, separator, numbers = text.rpartition("=")
+    parts = [part.strip() for part in numbers.split(",")]
+    try:
+        known = [parse_whole(part) if part.isdigit() else float(part) for part in parts]
+    except ValueError:
+        known = [None]
+    found = [number for number in known if number is not None]
+    if not separator or not name or len(found) != len(parts):
+        raise SpmError(f"--value {shown(text)}: expected NAME=16000, or as many numbers as the input has: NAME=1,0.5,2")
+    return name, found
+
+
 def parse_bytes(text: str) -> int:
     """An amount of memory in bytes.
 

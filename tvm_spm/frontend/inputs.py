@@ -29,9 +29,14 @@ def random_inputs(mod: tvm.IRModule, rng: np.random.Generator) -> list[NDArray[n
     """
     require_entry(mod)
     main = mod[ENTRY]
+    count = num_inputs(main)
+    return [_random(param, rng, is_weight=index >= count) for index, param in enumerate(main.params)]
+
+
+def num_inputs(main: relax.Function) -> int:
+    """How many of the parameters are inputs; those behind them are weights that hold no numbers."""
     attrs = main.attrs
-    num_input = int(attrs["num_input"]) if attrs is not None and "num_input" in attrs else len(main.params)
-    return [_random(param, rng, is_weight=index >= num_input) for index, param in enumerate(main.params)]
+    return int(attrs["num_input"]) if attrs is not None and "num_input" in attrs else len(main.params)
 
 
 def static_shape(param: relax.Var) -> tuple[int, ...] | None:
@@ -68,8 +73,8 @@ def random_array(
     if len(wide) < 2:
         return (rng.random(shape, dtype=np.float32) + np.float32(0.5)).astype(dtype)
     # He et al., ICCV 2015: variance 2 / (inputs of a neuron) keeps the size of activations behind a ReLU.
-    num_inputs = math.prod(shape[1:])
-    return (rng.standard_normal(shape, dtype=np.float32) * np.float32(math.sqrt(2 / num_inputs))).astype(dtype)
+    num_terms = math.prod(shape[1:])
+    return (rng.standard_normal(shape, dtype=np.float32) * np.float32(math.sqrt(2 / num_terms))).astype(dtype)
 
 
 def _random_integers(shape: tuple[int, ...], dtype: str, rng: np.random.Generator) -> NDArray[np.generic]:

@@ -16,6 +16,7 @@ from tvm_spm.frontend.memory import default_memory_bytes, module_bytes, require_
 from tvm_spm.frontend.models import DEFAULT_DTYPE, build_model, models
 from tvm_spm.frontend.onnx.load import Shapes, choose_shapes, import_onnx, read_onnx
 from tvm_spm.frontend.onnx.tensors import load_tensors
+from tvm_spm.frontend.pinned import Values, pin_module
 from tvm_spm.frontend.relay import ParamsLike, RelayModule, import_relay, relay_text
 
 
@@ -37,6 +38,7 @@ def load_model(
     model: str | Path | onnx.ModelProto | tvm.IRModule | RelayModule,
     *,
     shapes: collections.abc.Mapping[str, tuple[int, ...]] | None = None,
+    values: Values | None = None,
     params: ParamsLike = None,
     dtype: str | None = None,
     max_memory_bytes: int | None = None,
@@ -50,6 +52,7 @@ def load_model(
         model: The name of a built-in network, the path of an ``.onnx`` or Relay file, an ONNX model, a Relax module, or
             a Relay module or its text.
         shapes: Shapes of inputs by name; needed for inputs with unknown dims.
+        values: Numbers of inputs by name, which become constants.
         params: Weights of a Relay text: a file, bytes or arrays by name.
         dtype: Of the numbers of a built-in network, float32 if None; any other model says it itself.
         max_memory_bytes: Refuse a model whose tensors, each once, need more; by default a quarter of the memory of this
@@ -70,9 +73,12 @@ def load_model(
         )
     allowed = default_memory_bytes() if max_memory_bytes is None else max_memory_bytes
     try:
-        origin, mod = _import_relay(model, params, shapes, allowed) or _import(
-            model, dict(shapes or {}), allowed, dtype
-        )
+        known = dict(values or {})
+        relay = _import_relay(model, params, shapes, allowed)
+        if relay is None:
+            origin, mod = _import(model, dict(shapes or {}), known, allowed, dtype)
+        else:
+            origin, mod = relay[0], pin_module(relay[1], known, relay[0])
     except UnicodeDecodeError as error:
         # Protobuf checks names only when they are read.
         raise ModelError(f"{_origin_of(model)}: cannot import: a name is not UTF-8 text ({error.reason})") from None
@@ -102,23 +108,28 @@ def _import_relay(
 
 
 def _import(
-    model: str | Path | onnx.ModelProto | tvm.IRModule | RelayModule, shapes: Shapes, allowed: int, dtype: str | None
+    model: str | Path | onnx.ModelProto | tvm.IRModule | RelayModule,
+    shapes: Shapes,
+    values: Values,
+    allowed: int,
+    dtype: str | None,
 ) -> tuple[str, tvm.IRModule]:
     """What errors call the model, and its module."""
     if isinstance(model, tvm.IRModule):
-        return "module", _bind_shapes(model, shapes)
+        return "module", pin_module(_bind_shapes(model, shapes), values, "module")
     if isinstance(model, onnx.ModelProto):
         origin = model.graph.name or "model"
         load_tensors(model, None, origin=origin, max_memory_bytes=allowed)
-        return origin, import_onnx(model, shapes=shapes, origin=origin, max_memory_bytes=allowed)
+        return origin, import_onnx(model, shapes=shapes, values=values, origin=origin, max_memory_bytes=allowed)
     if str(model) in models():
-        return str(model), build_model(str(model), shapes, dtype=dtype or DEFAULT_DTYPE)
+        mod = build_model(str(model), shapes, dtype=dtype or DEFAULT_DTYPE)
+        return str(model), pin_module(mod, values, str(model))
     assert isinstance(model, (str, Path))
     path = Path(model)
     if not os.path.exists(path):
         _refuse_missing(path)
     loaded = read_onnx(path, max_memory_bytes=allowed)
-    return str(path), import_onnx(loaded, shapes=shapes, origin=str(path), max_memory_bytes=allowed)
+    return str(path), import_onnx(loaded, shapes=shapes, values=values, origin=str(path), max_memory_bytes=allowed)
 
 
 def _refuse_missing(path: Path) -> None:

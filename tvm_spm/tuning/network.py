@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     import tvm
 
     from tvm_spm.frontend import Extraction
+    from tvm_spm.frontend.pinned import Values
     from tvm_spm.frontend.relay import ParamsLike, RelayModule
 
 
@@ -54,6 +55,7 @@ class NetworkOptions:
         workdir: Where trials and schedules are kept; nowhere if None.
         fusion: Whether layers may run as one.
         shapes: Of inputs whose dims the model leaves open.
+        values: Of inputs that are fixed before import.
         params: Weights of a model that is a Relay text.
         dtype: Of the numbers of a built-in network.
         max_memory_bytes: Of the tensors of the model; the default of ``frontend.load_model`` if None.
@@ -65,6 +67,7 @@ class NetworkOptions:
     workdir: Path | None
     fusion: bool = True
     shapes: StringMapping[str, tuple[int, ...]] | None = None
+    values: Values | None = None
     params: ParamsLike = None
     dtype: str | None = None
     max_memory_bytes: int | None = None
@@ -124,6 +127,7 @@ def _tune_owned(
             frontend.load_model(
                 mod,
                 shapes=options.shapes,
+                values=options.values,
                 params=options.params,
                 dtype=options.dtype,
                 max_memory_bytes=options.max_memory_bytes,

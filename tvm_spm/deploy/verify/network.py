@@ -38,7 +38,7 @@ from tvm_spm.deploy.verify.task import (
 )
 from tvm_spm.frontend.extract import ENTRY
 from tvm_spm.frontend.fuse import TVM_ERRORS, first_line
-from tvm_spm.frontend.inputs import random_inputs
+from tvm_spm.frontend.inputs import num_inputs, random_inputs
 from tvm_spm.frontend.tir.blocks import count_ops, read_blocks
 from tvm_spm.frontend.tir.nest import Nest, read_nest
 
@@ -350,8 +350,7 @@ def _drawn(networks: Networks, rng: np.random.Generator) -> list[Array]:
 def _whole_numbers(networks: Networks, steps: Sequence[Step], rng: np.random.Generator) -> list[Array]:
     """Whole numbers for all floats: sparse for weights, small elsewhere; other constants keep their numbers."""
     params, num_given = _params(networks)
-    attrs = networks.reference[ENTRY].attrs
-    num_inputs = int(attrs["num_input"]) if attrs is not None and "num_input" in attrs else num_given
+    count = min(num_inputs(networks.reference[ENTRY]), num_given)
     terms = _terms_of_weights(steps)
     given = random_inputs(networks.reference, rng)
     found: list[Array] = []
@@ -360,10 +359,10 @@ def _whole_numbers(networks: Networks, steps: Sequence[Step], rng: np.random.Gen
         dtype = str(array.dtype)
         if not is_float(dtype):
             found.append(array)
-        elif param in terms and index >= min(num_inputs, num_given):
+        elif param in terms and index >= count:
             signs = rng.integers(0, 2, array.shape, dtype=np.int8) * 2 - 1
             found.append((signs * (rng.random(array.shape, dtype=np.float32) < _TERMS / terms[param])).astype(dtype))
-        elif index < min(num_inputs, num_given):
+        elif index < count:
             found.append(rng.integers(-3, 4, array.shape, dtype=np.int8).astype(dtype))
         else:
             # Scales of 2 are rare, since layers multiply them.

@@ -28,6 +28,7 @@ from tvm_spm.frontend.onnx.simplify import is_weightless, simplify
 from tvm_spm.frontend.onnx.tensors import load_tensors
 from tvm_spm.frontend.onnx.volume import has_volumes, stack_planes
 from tvm_spm.frontend.onnx.writer import opset_of
+from tvm_spm.frontend.pinned import Values, pin_onnx
 from tvm_spm.input_file import read_regular
 
 _log = logging.getLogger(__name__)
@@ -61,7 +62,9 @@ def read_onnx(path: Path, *, max_memory_bytes: int) -> onnx.ModelProto:
     return model
 
 
-def import_onnx(model: onnx.ModelProto, *, shapes: Shapes, origin: str, max_memory_bytes: int) -> tvm.IRModule:
+def import_onnx(
+    model: onnx.ModelProto, *, shapes: Shapes, origin: str, max_memory_bytes: int, values: Values | None = None
+) -> tvm.IRModule:
     """Import a model.
 
     Args:
@@ -69,6 +72,7 @@ def import_onnx(model: onnx.ModelProto, *, shapes: Shapes, origin: str, max_memo
         shapes: Shapes of inputs by name; must cover all inputs with unknown dims but for an open batch dim, which is 1.
         origin: What errors call the model.
         max_memory_bytes: Refuse a model whose tensors, each once, need more.
+        values: Numbers of inputs that become constants.
 
     Returns:
         A module whose ``main`` takes the inputs and, for a file without weights, the weights after them; its attribute
@@ -79,6 +83,7 @@ def import_onnx(model: onnx.ModelProto, *, shapes: Shapes, origin: str, max_memo
     """
     if not model.graph.node:
         raise ModelError(f"{origin}: not an ONNX model, or one without a single operator")
+    model = pin_onnx(model, values or {}, origin)
     inputs = _input_shapes(model.graph)
     chosen = choose_shapes(_with_named_dims(inputs, shapes, origin), shapes, origin)
     static = _prepared(_with_shapes(model, chosen), origin, max_memory_bytes)

@@ -50,7 +50,7 @@ class Unrollings(NamedTuple):
     reduction_pes: Ints
 
 
-class Walk(NamedTuple):
+class RfListing(NamedTuple):
     """Where the listing of RF tiles stands: dims are given one after the other.
 
     Attributes:
@@ -103,7 +103,9 @@ def list_arrays(
         for place in range(index, 0, -1):
             if tables.share[dims[place - 1]] > tables.share[dims[place]]:
                 dims[place - 1], dims[place] = dims[place], dims[place - 1]
-    walk = Walk(dims, np.ones((NUM_DIMS + 1, NUM_DIMS), np.int64), np.empty(NUM_DIMS, np.int64), make_array_bound())
+    walk = RfListing(
+        dims, np.ones((NUM_DIMS + 1, NUM_DIMS), np.int64), np.empty(NUM_DIMS, np.int64), make_array_bound()
+    )
     walk.bound.rf[:] = 1
     walk.bound.counts[:] = 1
     if len(dims) == 0 or fitting_buffers(case, walk.bound.rf) == 0:
@@ -132,7 +134,7 @@ def _list_unrolling(
     unrolling: int,
     around: Floats,
     limit: float,
-    walk: Walk,
+    walk: RfListing,
     found: NDArray[np.void],
 ) -> int:
     """Fill ``found`` with the array tiles of one unrolling; returns how many, -1 if there is no room."""
@@ -202,7 +204,7 @@ def _list_unrolling(
 
 
 @lean
-def _bound_rest(case: CaseArrays, tables: CoreTables, pes: Ints, start: int, walk: Walk) -> bool:
+def _bound_rest(case: CaseArrays, tables: CoreTables, pes: Ints, start: int, walk: RfListing) -> bool:
     """Let the dims from ``start`` on have any RF tiles that fit beside those given; False if one has none.
 
     ``walk.most[start]`` has upper bounds of them, and is lowered.

@@ -11,8 +11,8 @@ from tvm_spm.exact.any_factors.array_list import Unrollings
 from tvm_spm.exact.any_factors.arrays import allowed_buffers, fitting_buffers
 from tvm_spm.exact.any_factors.floors import Floor, dma_limit
 from tvm_spm.exact.any_factors.pairs import (
-    Loops,
     Pair,
+    PairOrder,
     bound_pair,
     dram_repeats,
     is_single_step,
@@ -239,7 +239,7 @@ def _list_pair(case: CaseArrays, tables: CoreTables, floor: Floor, pair: Pair, c
         if pair.loops[d] > 1:
             inner[num_inner] = d
             num_inner += 1
-    loops = Loops(outer[:num_outer], inner[:num_inner])
+    loops = PairOrder(outer[:num_outer], inner[:num_inner])
     while True:
         is_wanted = is_ordered(case.outside[0], outer, num_outer)
         while is_wanted:
@@ -255,7 +255,7 @@ def _list_pair(case: CaseArrays, tables: CoreTables, floor: Floor, pair: Pair, c
 
 @lean
 def _list_order(
-    case: CaseArrays, tables: CoreTables, floor: Floor, pair: Pair, chosen: Chosen, loops: Loops, rows: Rows
+    case: CaseArrays, tables: CoreTables, floor: Floor, pair: Pair, chosen: Chosen, loops: PairOrder, rows: Rows
 ) -> bool:
     """Append the mappings with these loop orders, all bufferings; False if there is no room."""
     energy_pj, dma = case.constant_pj + floor.elems_pj[O], floor.elem_cycles[O]
@@ -288,7 +288,7 @@ def _list_order(
 
 
 @lean
-def _write(tables: CoreTables, floor: Floor, pair: Pair, chosen: Chosen, loops: Loops, rows: Rows) -> None:
+def _write(tables: CoreTables, floor: Floor, pair: Pair, chosen: Chosen, loops: PairOrder, rows: Rows) -> None:
     """The next row becomes the mapping, but for its buffers."""
     batch, num = rows.batch, rows.num[0]
     batch.spill[num] = False

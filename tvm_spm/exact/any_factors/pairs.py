@@ -313,7 +313,7 @@ def _passes_cycles(case: CaseArrays, floor: Floor, pair: Pair, kept: int, double
     return total
 
 
-class Loops(NamedTuple):
+class PairOrder(NamedTuple):
     """Dims of the loops that iterate at DRAM and at SPM, outer to inner; those in use fill the arrays."""
 
     outer: Ints
@@ -321,7 +321,7 @@ class Loops(NamedTuple):
 
 
 @lean
-def order_pj(case: CaseArrays, tables: CoreTables, pair: Pair, loops: Loops, operand: int) -> float:
+def order_pj(case: CaseArrays, tables: CoreTables, pair: Pair, loops: PairOrder, operand: int) -> float:
     """Energy of all that moves of an operand between SPM and RF, with the loops in this order."""
     workload, position, num_outer = case.workload, -1, len(loops.outer)
     for loop in range(num_outer + len(loops.inner)):
@@ -350,7 +350,7 @@ def order_pj(case: CaseArrays, tables: CoreTables, pair: Pair, loops: Loops, ope
 
 
 @lean
-def dram_repeats(case: CaseArrays, tables: CoreTables, floor: Floor, loops: Loops, operand: int) -> float:
+def dram_repeats(case: CaseArrays, tables: CoreTables, floor: Floor, loops: PairOrder, operand: int) -> float:
     """How often each tile of an operand passes between DRAM and SPM."""
     workload, position, repeats = case.workload, -1, 1.0
     for loop in range(len(loops.outer)):

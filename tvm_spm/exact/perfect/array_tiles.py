@@ -255,7 +255,7 @@ class Unrolled(NamedTuple):
     least_pes: int
 
 
-class Prices(NamedTuple):
+class ArrayLimits(NamedTuple):
     """What bounds an array tile.
 
     Attributes:
@@ -286,7 +286,7 @@ class ArrayRoom(NamedTuple):
 
 
 @entry
-def list_arrays(case: CaseArrays, unrolled: Unrolled, shapes: Shapes, prices: Prices, room: ArrayRoom) -> bool:
+def list_arrays(case: CaseArrays, unrolled: Unrolled, shapes: Shapes, prices: ArrayLimits, room: ArrayRoom) -> bool:
     """List the array tiles that no other of the same shape dominates, ``ARRAYS_AT_ONCE`` at a time.
 
     What is dominated by a later one stays, without an unrolling; ``keep_arrays`` removes it at the end.

@@ -23,9 +23,9 @@ from tvm_spm.exact.case_arrays import (
 )
 from tvm_spm.exact.orders import is_maximal, is_ordered, next_order
 from tvm_spm.exact.perfect.array_tiles import ArrayTile
+from tvm_spm.exact.perfect.core_passes import fill_table, passes_cycles
 from tvm_spm.exact.perfect.pass_time import pass_cycles
-from tvm_spm.exact.perfect.spm_tiles import Floor, order_repeats
-from tvm_spm.exact.perfect.timeline import fill_table, passes_cycles
+from tvm_spm.exact.perfect.spm_tiles import PerfectTile, order_repeats
 from tvm_spm.jit import kernel, lean, part
 from tvm_spm.space.mapping_batch import NO_DIM, NUM_DIMS, MappingBatch
 
@@ -71,7 +71,7 @@ class Best(NamedTuple):
 
 
 @kernel
-def make_tables(case: CaseArrays, floor: Floor, runs: Ints, room: int) -> Tables:
+def make_tables(case: CaseArrays, floor: PerfectTile, runs: Ints, room: int) -> Tables:
     """Timelines of all orders that finish outputs before they leave SPM, with as many SPM buffers as fit.
 
     An entry of ``num`` is -1 if ``room`` is too little for one timeline.
@@ -134,7 +134,7 @@ def make_tables(case: CaseArrays, floor: Floor, runs: Ints, room: int) -> Tables
 def finish(
     case: CaseArrays,
     pairs: Ints,
-    floor: Floor,
+    floor: PerfectTile,
     array: ArrayTile,
     kept: int,
     least_pass: int,
@@ -279,7 +279,7 @@ class Inside(NamedTuple):
 
 @part
 def _try_tables(
-    case: CaseArrays, pairs: Ints, floor: Floor, array: ArrayTile, inside: Inside, tables: Tables, best: Best
+    case: CaseArrays, pairs: Ints, floor: PerfectTile, array: ArrayTile, inside: Inside, tables: Tables, best: Best
 ) -> None:
     """Judge a mapping per timeline, of one core alone; what that leaves is written out and priced by the formula."""
     for row in range(len(inside.moved_pj)):
@@ -302,7 +302,7 @@ def _try_tables(
 @lean
 def _write(
     pairs: Ints,
-    floor: Floor,
+    floor: PerfectTile,
     array: ArrayTile,
     inside: Inside,
     tables: Tables,

@@ -9,7 +9,7 @@ from tvm_spm.exact.case_arrays import NONE, SINGLE_STEP, TOLERANCE, CaseArrays, 
 from tvm_spm.exact.perfect.array_tiles import ArrayTile
 from tvm_spm.exact.perfect.finish import Best, Tables, finish, make_tables
 from tvm_spm.exact.perfect.pass_time import COMPUTE, least_pass_cycles
-from tvm_spm.exact.perfect.spm_tiles import Floor
+from tvm_spm.exact.perfect.spm_tiles import PerfectTile
 from tvm_spm.jit import entry, lean
 from tvm_spm.space.mapping_batch import NUM_DIMS
 
@@ -32,7 +32,7 @@ def bound_floors(case: CaseArrays, floors: NDArray[np.void], least_moved_pj: flo
 
 
 @lean
-def pair_bound(case: CaseArrays, floor: Floor, array: ArrayTile, kept: int, limit: float) -> tuple[float, int]:
+def pair_bound(case: CaseArrays, floor: PerfectTile, array: ArrayTile, kept: int, limit: float) -> tuple[float, int]:
     """(bound, floor under the cycles of a pass) of a class of mappings; infinite if it is empty.
 
     The class has these two tiles, and an innermost SPM loop that leaves operand ``kept`` in place. A bound not below
@@ -66,7 +66,7 @@ def pair_bound(case: CaseArrays, floor: Floor, array: ArrayTile, kept: int, limi
 @lean
 def _bound(
     case: CaseArrays,
-    floor: Floor,
+    floor: PerfectTile,
     array: ArrayTile,
     kept: int,
     outer_kept: int,
@@ -94,7 +94,7 @@ def _bound(
 
 @lean
 def _list_candidates(
-    case: CaseArrays, floor: Floor, arrays: NDArray[np.void], limit: float, found: NDArray[np.void]
+    case: CaseArrays, floor: PerfectTile, arrays: NDArray[np.void], limit: float, found: NDArray[np.void]
 ) -> int:
     """Classes of mappings under one SPM tile with a bound below ``limit``; arrays are in order of their bounds."""
     num = 0

@@ -13,8 +13,8 @@ from cost_model.bounds import lower_bound
 from tvm_spm.exact.case_arrays import arrays_of
 from tvm_spm.exact.perfect.array_tiles import (
     ARRAY_FIELDS,
+    ArrayLimits,
     ArrayRoom,
-    Prices,
     Unrolled,
     keep_arrays,
     least_pes,
@@ -24,7 +24,7 @@ from tvm_spm.exact.perfect.array_tiles import (
 )
 from tvm_spm.exact.perfect.finish import Best
 from tvm_spm.exact.perfect.join import CANDIDATE_FIELDS, bound_floors, join
-from tvm_spm.exact.perfect.spm_tiles import FLOOR_FIELDS, list_tiles
+from tvm_spm.exact.perfect.spm_tiles import PERFECT_TILE_FIELDS, list_tiles
 from tvm_spm.exact.perfect.unrollings import divisors_of, unrollings
 from tvm_spm.exact.stops import Stops
 from tvm_spm.mapping import Mapping
@@ -131,7 +131,7 @@ class PerfectSearch:
             [f for f in row if low <= f <= high]
             for row, low, high in zip(choices, self.rules.low[CORES], self.rules.high[CORES], strict=True)
         ]
-        found = [np.zeros(0, dtype=FLOOR_FIELDS)]
+        found = [np.zeros(0, dtype=PERFECT_TILE_FIELDS)]
         for factors in sorted(itertools.product(*choices), key=lambda factors: (-math.prod(factors), factors)):
             if math.prod(factors) > most:
                 continue
@@ -144,7 +144,7 @@ class PerfectSearch:
             divisors = np.ones((1, NUM_DIMS, int(num_divisors.max())), dtype=np.int64)
             for d, row in enumerate(rows):
                 divisors[0, d, : len(row)] = row
-            floors = np.zeros(int(num_divisors.prod()), dtype=FLOOR_FIELDS)
+            floors = np.zeros(int(num_divisors.prod()), dtype=PERFECT_TILE_FIELDS)
             cores = np.array([factors], dtype=np.int64)
             num = list_tiles(self.arrays, cores, divisors, num_divisors[np.newaxis], self.runs, floors)
             found.append(self._allowed(floors[:num]))
@@ -163,7 +163,7 @@ class PerfectSearch:
     def _list_arrays(self, fewest_pes: int) -> NDArray[np.void]:
         """Array tiles that the best mapping so far leaves, best bound first; all of them if there is time."""
         least_pj, limit = float(self.single_pj.min()), self.value
-        unrolled, prices = Unrolled(self.pairs, self.hops, fewest_pes), Prices(self.single_pj, least_pj, limit)
+        unrolled, prices = Unrolled(self.pairs, self.hops, fewest_pes), ArrayLimits(self.single_pj, least_pj, limit)
         room = ArrayRoom(
             np.zeros(1 << 14, dtype=ARRAY_FIELDS), np.zeros(1 << 14, dtype=np.int64),
             np.full(len(self.single_pj), -1, dtype=np.int64), np.zeros(2 + NUM_DIMS, dtype=np.int64),

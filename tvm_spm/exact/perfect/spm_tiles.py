@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cost_model.transfer import transfer
 from tvm_spm.exact.boxes import store_cycles, transfer_cycles
 from tvm_spm.exact.case_arrays import CaseArrays, I, Ints, O, W
-from tvm_spm.exact.perfect.timeline import tensor_cycles
+from tvm_spm.exact.perfect.core_passes import tensor_cycles
 from tvm_spm.jit import entry, kernel, lean, part
 from tvm_spm.space.legality_batch import fits_spm
 from tvm_spm.space.mapping_batch import NUM_DIMS
@@ -23,7 +23,7 @@ from tvm_spm.space.tensors import inside_elems
 KEEPS_I, KEEPS_W = 0, 1
 """Columns of the floors: orders whose innermost DRAM loops leave I, or W, in SPM. Every order is under one of them."""
 
-FLOOR_FIELDS = np.dtype(
+PERFECT_TILE_FIELDS = np.dtype(
     [
         ("cores", np.int64, NUM_DIMS),
         ("spm", np.int64, NUM_DIMS),
@@ -41,8 +41,8 @@ FLOOR_FIELDS = np.dtype(
 )
 
 
-class Floor(Protocol):
-    """A record of ``FLOOR_FIELDS``: one SPM tile, and floors under all mappings with it.
+class PerfectTile(Protocol):
+    """A record of ``PERFECT_TILE_FIELDS``: one SPM tile, and floors under all mappings with it.
 
     Attributes:
         cores: Factors across cores.
@@ -129,7 +129,7 @@ def order_repeats(case: CaseArrays, cores: Ints, counts: Ints, order: Ints, num_
 
 
 @part
-def fill_floor(case: CaseArrays, core_tile: Ints, runs: Ints, floor: Floor) -> None:
+def fill_floor(case: CaseArrays, core_tile: Ints, runs: Ints, floor: PerfectTile) -> None:
     """What all mappings with ``floor.cores`` and ``floor.spm`` have in common."""
     workload, arch, words = case.workload, case.arch, case.words
     # a copy has the type of any array, so that what takes it is compiled once
@@ -190,7 +190,7 @@ def fill_floor(case: CaseArrays, core_tile: Ints, runs: Ints, floor: Floor) -> N
 
 
 @kernel
-def _share_channels(case: CaseArrays, core_tile: Ints, runs: Ints, floor: Floor) -> None:
+def _share_channels(case: CaseArrays, core_tile: Ints, runs: Ints, floor: PerfectTile) -> None:
     """Raise the floors to what the channels need for all cores, and for the first tiles of all."""
     workload, arch, tile = case.workload, case.arch, floor.spm.copy()
     first = np.zeros(NUM_DIMS, dtype=np.int64)

@@ -108,7 +108,7 @@ def _is_still(index: Ints, order: Ints, position: int, num_loops: int) -> bool:
     return True
 
 
-class Core(NamedTuple):
+class CoreLoops(NamedTuple):
     """One core's passes: where its part begins, the tiles in SPM, and the DRAM loops that iterate.
 
     Attributes:
@@ -130,7 +130,7 @@ class Core(NamedTuple):
 
 @kernel
 def _emit(
-    case: CaseArrays, core: Core, at: Ints, ticks: tuple[int, int], weight: int, table: Ints, num_entries: int
+    case: CaseArrays, core: CoreLoops, at: Ints, ticks: tuple[int, int], weight: int, table: Ints, num_entries: int
 ) -> int:
     """Add passes like the one ``at``; ``ticks`` are the loops that tick before and after it, -1 if none does.
 
@@ -223,7 +223,7 @@ def fill_table(
     count, positions = np.empty(NUM_DIMS, dtype=np.int64), np.full(3, -1, dtype=np.int64)
     for d in range(NUM_DIMS):
         count[d] = core_tile[d] // tile[d]
-    core = Core(core_first, tile, count, order, positions, double)
+    core = CoreLoops(core_first, tile, count, order, positions, double)
     for loop in range(num_loops):
         d = order[loop]
         num_runs[loop] = fill_runs(case, d, core_first[d], core_tile[d], tile[d], runs[loop])

@@ -80,7 +80,7 @@ def test_values_that_do_not_fit_are_named(values: dict[str, object], said: str) 
 
 
 def test_tune_refuses_what_maps_nothing() -> None:
-    with pytest.raises(SpmError, match=r"values = \[1\]: must map names of inputs to numbers"):
+    with pytest.raises(SpmError, match=r"values = \[1\] \(list\): must map names of inputs to numbers"):
         tune("resnet18", "spm/edge-256", values=[1])  # type: ignore[arg-type]
 
 

@@ -26,6 +26,7 @@ ROOMS = (
     ("tvm_spm.lowering",),
     ("tvm_spm.fusion",),
     ("tvm_spm.report",),
+    ("tvm_spm.stream",),
     ("tvm_spm.exact", "tvm_spm.searchers"),
     ("cost_model",),
     ("tvm_spm.space",),
@@ -77,6 +78,7 @@ INSIDE = {
         ("case", "constraints_batch", "estimate", "legality_batch"),
         ("constraints", "countable", "legality", "mapping_batch", "tensors", "tiles"),
     ),
+    "tvm_spm.stream": (("text",), ("binary",), ("layout",), ("instructions",), ("errors",)),
     "tvm_spm.lowering": (("target",), ("tiles",), ("double",), ("host", "partial"), ("blocks", "root_block")),
 }  # fmt: skip
 

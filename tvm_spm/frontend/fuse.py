@@ -8,6 +8,7 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from tvm_spm.errors import ModelError
 from tvm_spm.frontend.broadcast import keep_broadcasts_apart
+from tvm_spm.frontend.channel_scales import ChannelScales
 from tvm_spm.frontend.prologue import Prologues
 from tvm_spm.frontend.transposed import TransposedConvolutions
 
@@ -37,6 +38,8 @@ def fuse(mod: tvm.IRModule) -> tvm.IRModule:
     transform = relax.transform
     passes = [
         transform.InlinePrivateFunctions(),
+        transform.CanonicalizeBindings(),
+        _rewrite(ChannelScales),
         transform.DecomposeOpsForInference(),
         transform.CanonicalizeBindings(),
         _rewrite(_ExpandDims),

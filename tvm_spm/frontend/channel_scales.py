@@ -114,7 +114,7 @@ class ChannelScales(PyExprMutator):
     def _count(self, var: relax.Var, kind: tvm_ffi.DefRegionKind) -> None:
         self._old_uses[var] += kind == tvm_ffi.DefRegionKind.NONE
 
-    def _normalisation(self, norm: relax.Expr | None) -> relax.Expr | None:
+    def _normalisation(self, norm: relax.Expr) -> relax.Expr | None:
         if _name(norm) != "relax.nn.batch_norm" or norm.attrs.training:
             return None
         data, statistics = norm.args[0], [self._array(arg) for arg in norm.args[1:]]
@@ -166,7 +166,7 @@ class ChannelScales(PyExprMutator):
                     return found if found is None or found.bias is not None else found._replace(bias=bias)
         return self._weighted(value)
 
-    def _weighted(self, call: relax.Expr | None) -> _Layer | None:
+    def _weighted(self, call: relax.Expr) -> _Layer | None:
         name = _name(call)
         if name not in (*_CONVOLUTIONS, *_TRANSPOSED, "relax.matmul"):
             return None
@@ -191,7 +191,9 @@ class ChannelScales(PyExprMutator):
         """The constant that a layer reads, or reads with its last two axes exchanged."""
         if isinstance(weight, tvm.ir.GenericConst):
             return weight
-        value = self.lookup_binding(weight) if isinstance(weight, relax.Var) and self._uses[weight] <= 1 else None
+        value: relax.Expr = (
+            self.lookup_binding(weight) if isinstance(weight, relax.Var) and self._uses[weight] <= 1 else None
+        )
         is_swap = _name(value) == "relax.permute_dims" and _swaps(value)
         return value.args[0] if is_swap and isinstance(value.args[0], tvm.ir.GenericConst) else None
 
@@ -207,7 +209,7 @@ class ChannelScales(PyExprMutator):
         self._uses[var] = 1
         return var
 
-    def _array(self, expr: relax.Expr | None) -> Array | None:
+    def _array(self, expr: relax.Expr) -> Array | None:
         """The numbers of a float constant, or of one seen in another shape."""
         if isinstance(expr, relax.Var):
             value = self.lookup_binding(expr)
@@ -219,7 +221,7 @@ class ChannelScales(PyExprMutator):
         return expr.value.numpy() if is_known else None
 
 
-def _name(expr: relax.Expr | None) -> str:
+def _name(expr: relax.Expr) -> str:
     return str(expr.op.name) if isinstance(expr, relax.Call) and isinstance(expr.op, tvm.ir.Op) else ""
 
 

@@ -78,7 +78,9 @@ INSIDE = {
         ("case", "constraints_batch", "estimate", "legality_batch"),
         ("constraints", "countable", "legality", "mapping_batch", "tensors", "tiles"),
     ),
-    "tvm_spm.stream": (("text",), ("binary",), ("layout",), ("instructions",), ("errors",)),
+    "tvm_spm.stream": (
+        ("encode", "text"), ("binary", "interpret", "memory", "vector"), ("layout",), ("instructions",), ("errors",),
+    ),
     "tvm_spm.lowering": (("target",), ("tiles",), ("double",), ("host", "partial"), ("blocks", "root_block")),
 }  # fmt: skip
 
@@ -187,6 +189,14 @@ def test_what_reproduces_papers_stays_in_its_corner(corner: str, users: tuple[st
     for module in MODULES:
         if any(covers(corner, name) for name in imports_of(module)):
             assert any(covers(user, module) for user in (corner, *users)), module
+
+
+def test_the_interpreter_of_streams_knows_streams_alone():
+    known = {"tvm_spm.stream.errors", "tvm_spm.stream.instructions", "tvm_spm.units"}
+    own = [name for name in MODULES if covers("tvm_spm.stream.interpret", name)]
+    for name in own:
+        assert imports_of(name) & set(MODULES) <= known | set(own), name
+    assert imports_of("tvm_spm.stream.instructions") & set(MODULES) == {"tvm_spm.stream.errors"}
 
 
 PACKAGES_WITH_MODULES = sorted(

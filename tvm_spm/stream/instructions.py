@@ -200,7 +200,8 @@ class StreamExtra:
         counts: Per axis, elements of the box.
         dram_strides: Per axis.
         buffer_strides: Per axis.
-        steps: Per axis of the store, bytes in the stream buffer from one output to the next.
+        steps: Per axis of the store, bytes in the stream buffer from one output of a run to the next.
+        period_steps: Per axis of the store, from one period to the next.
     """
 
     extra: int
@@ -214,6 +215,7 @@ class StreamExtra:
     dram_strides: tuple[int, ...]
     buffer_strides: tuple[int, ...]
     steps: tuple[int, ...]
+    period_steps: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

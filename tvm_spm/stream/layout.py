@@ -244,7 +244,12 @@ LAYOUTS: dict[type[Instruction], Layout] = {
         fields=(
             Field(name="extra", word=0, bit=16, bits=4), *_MOVED, Field(name="buffer", word=3, kind=ADDRESS), *_BURSTS,
             *_box("counts", "dram_strides", "buffer_strides", unused=(1, 0, 0)),
-            Field(name="steps", word=9, most=MOST_AXES, step_bits=5 * WORD_BITS, length_at=(0, 28, 3), is_last=True),
+            *(
+                Field(
+                    name=name, word=word, most=MOST_AXES, step_bits=5 * WORD_BITS, length_at=(0, 28, 3), is_last=True
+                )
+                for name, word in (("steps", 9), ("period_steps", 10))
+            ),
         ),
     ),
     RunPass: Layout(

@@ -1,0 +1,91 @@
+"""A stream, interpreted, computes the layer; what it moves is what the simulator timed, transfer by transfer."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from cost_model.simulator import account, record
+from cost_model.simulator.log import CORE as OF_CORE
+from cost_model.simulator.log import DMA, END, MOVED, NOTE, PASS, PASS_TILE, START, TRANSFERS
+from tests.stream_cases import Drawn, expected_outputs, random_layer, random_tensors
+from tvm_spm.stream.binary import from_bytes, to_bytes
+from tvm_spm.stream.encode import encode
+from tvm_spm.stream.errors import StreamError
+from tvm_spm.stream.instructions import RunPass
+from tvm_spm.stream.interpret import Execution, interpret
+from tvm_spm.stream.text import from_text, to_text
+
+
+def timed_transfers(layer: Drawn) -> list[tuple[int, int, str, int]]:
+    """Core, pass, kind and bytes of everything that a DMA engine moves, in the order of each core."""
+    _, log = record(layer.workload, layer.arch, layer.mapping, most_events=10**6)
+    moved = [event for event in log.events.tolist() if DMA <= event[NOTE] < DMA + len(TRANSFERS)]
+    moved.sort(key=lambda event: (event[OF_CORE], event[START], event[END]))
+    return [(event[OF_CORE], event[PASS], TRANSFERS[event[NOTE] - DMA], event[MOVED]) for event in moved]
+
+
+def executed_transfers(layer: Drawn, done: Execution) -> list[tuple[int, int, str, int]]:
+    least = layer.arch.levels.DRAM.burst_bytes
+    return [
+        (each.core, each.number, each.kind, sum(count * -(-size // least) * least for count, size in each.bursts))
+        for each in done.transfers
+    ]
+
+
+def check_layer(layer: Drawn, rng: random.Random) -> None:
+    encoded = encode(layer.workload, layer.arch, layer.mapping, layer.vector)
+    streams = [from_text(to_text(from_bytes(to_bytes(stream)))) for stream in encoded.streams]
+    assert streams == list(encoded.streams)
+    tensors = random_tensors(layer.workload, encoded.memory, rng)
+    image = encoded.memory.image(tensors)
+    done = interpret(streams, image)
+    np.testing.assert_array_equal(encoded.memory.tensor(image, "O"), expected_outputs(layer, tensors))
+    for name in ("I", "W"):
+        np.testing.assert_array_equal(encoded.memory.tensor(image, name), tensors[name])
+    assert executed_transfers(layer, done) == timed_transfers(layer)
+    counts = account(layer.workload, layer.arch, layer.mapping).counts
+    traffic = done.traffic
+    for name in ("crossed", "delivered"):
+        assert tuple(sum(getattr(each, name)[o] for each in traffic) for o in range(3)) == getattr(counts, name), name
+    assert sum(each.left for each in traffic) == counts.left
+    assert sum(each.macs for each in traffic) == layer.workload.macs
+    _, log = record(layer.workload, layer.arch, layer.mapping, most_events=10**6)
+    for stream in streams:
+        rows = [row for row in log.passes.tolist() if row[0] == stream.head.core]
+        runs = [each for each in stream.instructions if isinstance(each, RunPass)]
+        tiles = [
+            tuple(
+                (count - 1) * array + last
+                for count, array, last in zip(run.counts, layer.mapping.array, run.lasts, strict=True)
+            )
+            for run in runs
+        ]
+        assert tiles == [tuple(row[PASS_TILE : PASS_TILE + 8]) for row in rows]
+
+
+def try_layer(layer: Drawn, rng: random.Random) -> bool:
+    """Whether a layer has streams; those of one that has are checked."""
+    try:
+        check_layer(layer, rng)
+    except StreamError as error:
+        if "are read back beside it" not in str(error):
+            raise
+        return False
+    return True
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_streams_compute_what_is_timed(seed: int):
+    rng = random.Random(f"stream {seed}")
+    while not try_layer(random_layer(rng, num_cores=rng.choice([1, 1, 1, 4])), rng):
+        pass
+
+
+@pytest.mark.slow
+def test_many_streams_compute_what_is_timed():
+    rng = random.Random("many streams")
+    equal = sum(try_layer(random_layer(rng, num_cores=rng.choice([1, 1, 1, 4])), rng) for _ in range(2000))
+    assert equal > 1900

@@ -1,7 +1,6 @@
 """Cycles and energy of a mapping in closed form.
 
-``model`` is the ``CostModel`` and takes one mapping or a batch; the rest is compiled. ``problem`` is a workload on an
-accelerator as one record, ``nest`` one mapping of it, ``transfers`` its DMA transfers, ``passes`` the cycles of its
-passes, ``core`` the timeline made of both, ``energy`` what is counted. Exact on one core; an estimate where cores
-share channels.
+``model`` is the ``CostModel`` and takes one mapping or a batch; the rest is compiled. ``transfers`` are the DMA
+transfers of a mapping, ``passes`` the cycles of its passes, ``core`` the timeline made of both, ``energy`` what is
+counted. Exact on one core; an estimate where cores share channels.
 """

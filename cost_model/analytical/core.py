@@ -12,9 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cost_model.analytical.nest import ARRAY, CORE, HELD, PE, PIECE, Nest, clipped_range, floor_div
 from cost_model.analytical.passes import Loops, PassRecord, add_loop, fill_pass, port_cycles, set_edges
-from cost_model.analytical.problem import I, Ints, O, Problem, W
 from cost_model.analytical.transfers import (
     FINAL_ENGINE,
     RUN_FIRST,
@@ -25,6 +23,8 @@ from cost_model.analytical.transfers import (
     cut_runs,
     fill_transfers,
 )
+from cost_model.nest import ARRAY, CORE, HELD, PE, PIECE, Nest, clipped_range, floor_div
+from cost_model.problem import I, Ints, O, Problem, W
 from tvm_spm.jit import small
 from tvm_spm.space.mapping_batch import NUM_DIMS
 

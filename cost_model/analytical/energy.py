@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from cost_model.analytical.nest import PE, Nest, levels_outside, summed_elems
-from cost_model.analytical.problem import I, O, Problem, W
 from cost_model.analytical.traffic import FINAL, count_traffic
 from cost_model.analytical.transfers import Scratch
+from cost_model.nest import PE, Nest, levels_outside, summed_elems
+from cost_model.problem import I, O, Problem, W
 from tvm_spm.jit import lean, small
 from tvm_spm.space.mapping_batch import NUM_DIMS
 

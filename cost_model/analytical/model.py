@@ -26,11 +26,11 @@ from numpy.typing import NDArray
 
 from cost_model.analytical.core import core_times, mac_cycles
 from cost_model.analytical.energy import NUM_PARTS, energy_pj
-from cost_model.analytical.nest import NEST_FIELDS, SHARE, Nest, build_nest, clipped_range
 from cost_model.analytical.passes import LOOP_FIELDS, MAX_KINDS, PASS_FIELDS, STEP_FIELDS
-from cost_model.analytical.problem import Floats, Ints, Problem, num_cut_indices, problem_of
 from cost_model.analytical.traffic import DRAM_BYTES, NUM_COUNTS, UNUSED_BITS
 from cost_model.analytical.transfers import Scratch
+from cost_model.nest import NEST_FIELDS, SHARE, Nest, build_nest, clipped_range
+from cost_model.problem import Floats, Ints, Problem, num_cut_indices, problem_of
 from cost_model.vector import vector_cost
 from tvm_spm.arch import Arch
 from tvm_spm.cost import Cost, Energy
@@ -70,7 +70,7 @@ class BatchCost(NamedTuple):
     energy_pj: NDArray[np.float64]
 
 
-class Breakdown(NamedTuple):
+class BatchBreakdown(NamedTuple):
     """Where cycles and energy go, in the order of the batch; without rows where nobody asks.
 
     Attributes:
@@ -82,7 +82,7 @@ class Breakdown(NamedTuple):
     counts: Ints
 
     @classmethod
-    def empty(cls, num_rows: int) -> Breakdown:
+    def empty(cls, num_rows: int) -> BatchBreakdown:
         """Room for so many mappings."""
         return cls(np.zeros((num_rows, NUM_PARTS)), np.zeros((num_rows, NUM_COUNTS), dtype=np.int64))
 
@@ -96,12 +96,12 @@ def evaluate_batch(workload: Workload, arch: Arch, batch: MappingBatch, *, num_t
         batch: Legal mappings; not checked again here.
         num_threads: At most so many; default one per CPU. Results do not depend on it.
     """
-    return _evaluate(workload, arch, batch, Breakdown.empty(0), num_threads)
+    return _evaluate(workload, arch, batch, BatchBreakdown.empty(0), num_threads)
 
 
 def evaluate(workload: Workload, arch: Arch, mappings: Sequence[Mapping]) -> list[Cost]:
     """Cycles, energy and their breakdown of legal mappings, in their order."""
-    breakdown = Breakdown.empty(len(mappings))
+    breakdown = BatchBreakdown.empty(len(mappings))
     batch_cost = _evaluate(workload, arch, encode(mappings), breakdown, None)
     rows = zip(batch_cost.cycles.tolist(), breakdown.energy_pj.tolist(), breakdown.counts.tolist(), strict=True)
     return [_cost(workload, arch, *row) for row in rows]
@@ -128,7 +128,7 @@ def _cost(workload: Workload, arch: Arch, cycles: int, parts_pj: list[float], co
 
 
 def _evaluate(
-    workload: Workload, arch: Arch, batch: MappingBatch, breakdown: Breakdown, num_threads: int | None
+    workload: Workload, arch: Arch, batch: MappingBatch, breakdown: BatchBreakdown, num_threads: int | None
 ) -> BatchCost:
     columns: list[NDArray[Any]] = [np.require(column, requirements=("C", "W")) for column in batch]
     rows = MappingBatch(*columns)
@@ -256,7 +256,7 @@ def price_row(formula: Formula, batch: MappingBatch, row: int) -> tuple[int, flo
 
 @entry
 def evaluate_rows(
-    formula: Formula, batch: MappingBatch, rows: tuple[int, int], cost: BatchCost, breakdown: Breakdown
+    formula: Formula, batch: MappingBatch, rows: tuple[int, int], cost: BatchCost, breakdown: BatchBreakdown
 ) -> None:
     """Fills the last two arguments for the rows from the first to before the second."""
     counts, parts_pj = formula.scratch.counts, formula.scratch.parts_pj

@@ -13,32 +13,16 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cost_model.analytical.nest import ARRAY, CORE, PE, PIECE, Nest, floor_div
-from cost_model.analytical.problem import Ints, O, Problem
 from cost_model.arrays import UNBOUNDED
+from cost_model.nest import ARRAY, CORE, PE, PIECE, Nest, floor_div
+from cost_model.problem import Ints, O, Problem
+from cost_model.record import record
 from tvm_spm.jit import lean, small
 from tvm_spm.space.mapping_batch import NUM_DIMS
 from tvm_spm.space.tensors import tile_elems
 
 MAX_KINDS = 1 << NUM_DIMS
 """Combinations of loops that are at their edge tile."""
-
-LOOP_FIELDS = np.dtype(
-    [
-        ("num_loops", np.int64),
-        ("num_masks", np.int64),
-        ("dim", np.int64, NUM_DIMS),
-        ("count", np.int64, NUM_DIMS),
-        ("bit", np.int64, NUM_DIMS),
-        ("red", np.int64, NUM_DIMS),
-        ("position", np.int64, NUM_DIMS),
-        ("num_runs", np.int64, NUM_DIMS),
-        ("num_kinds", np.int64, NUM_DIMS),
-        ("stride", np.int64, (3, NUM_DIMS)),
-        ("of_dim", np.int64, NUM_DIMS),
-        ("size", np.int64, NUM_DIMS),
-    ]
-)
 
 STEP_FIELDS = np.dtype(
     [("compute", np.int64), ("in_cycles", np.int64, 3), ("out_cycles", np.int64), ("num_bytes", np.int64, 3)]
@@ -94,6 +78,12 @@ class Loops(Protocol):
     stride: Ints
     of_dim: Ints
     size: Ints
+
+
+LOOP_FIELDS = record(Loops, {
+    "dim": NUM_DIMS, "count": NUM_DIMS, "bit": NUM_DIMS, "red": NUM_DIMS, "position": NUM_DIMS, "num_runs": NUM_DIMS,
+    "num_kinds": NUM_DIMS, "stride": (3, NUM_DIMS), "of_dim": NUM_DIMS, "size": NUM_DIMS,
+})  # fmt: skip
 
 
 @small

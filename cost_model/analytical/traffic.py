@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from cost_model.analytical.nest import CORE, HELD, SHARE, Nest, ceil_div, clipped_range, levels_outside, summed_elems
-from cost_model.analytical.problem import CLIPPED, Ints, O, Problem
 from cost_model.analytical.transfers import Scratch
+from cost_model.nest import CORE, HELD, SHARE, Nest, ceil_div, clipped_range, levels_outside, summed_elems
+from cost_model.problem import CLIPPED, Ints, O, Problem
 from cost_model.transfer import transfer
 from tvm_spm.jit import lean, small
 from tvm_spm.space.mapping_batch import NUM_DIMS

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cost_model.analytical.nest import HELD, Nest
 from cost_model.analytical.passes import Loops
-from cost_model.analytical.problem import WHOLE, Floats, Ints, O, Problem
+from cost_model.nest import HELD, Nest
+from cost_model.problem import WHOLE, Floats, Ints, O, Problem
 from cost_model.transfer import transfer
 from tvm_spm.jit import lean, small
 from tvm_spm.space.tensors import elems_inside
@@ -42,8 +42,8 @@ class Scratch(NamedTuple):
         transfers: ``(6, codes)`` cycles.
         states: ``(states, 7)``, see ``MASK``.
         places: ``(6, 8)``, for tiles of cores.
-        counts: A row of a ``Breakdown``.
-        parts_pj: A row of a ``Breakdown``.
+        counts: A row of a ``BatchBreakdown``.
+        parts_pj: A row of a ``BatchBreakdown``.
         loops: Two records of ``LOOP_FIELDS``: of the core, and of a pass.
         passes: Table of ``PASS_FIELDS``.
         steps: Table of ``STEP_FIELDS``.

@@ -10,17 +10,17 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cost_model.analytical.problem import O, Problem
 from cost_model.fused.energy import CROSS_PJ, DELIVER_PJ, MAC_PJ
 from cost_model.fused.flat import Ints
 from cost_model.objective import objective_value
+from cost_model.problem import O, Problem
 from tvm_spm.jit import entry, lean
 from tvm_spm.objective import LATENCY
 from tvm_spm.space.mapping_batch import NUM_DIMS
 from tvm_spm.space.tensors import tile_elems
 
 NUM_UNROLLINGS = 5
-"""Unrollings that are grown."""
+"""UnrollingRoom that are grown."""
 
 MOST_WAYS = NUM_UNROLLINGS * 6
 """Three operands may be kept, with one buffer and with two."""
@@ -61,7 +61,7 @@ class Growth(NamedTuple):
     double: int
 
 
-class Unrollings(NamedTuple):
+class UnrollingRoom(NamedTuple):
     """Room for factors along rows and along columns, and for pairs of them by rising score."""
 
     options: Ints
@@ -69,9 +69,9 @@ class Unrollings(NamedTuple):
     scores: NDArray[np.float64]
 
 
-def empty_unrollings() -> Unrollings:
+def empty_unrolling_room() -> UnrollingRoom:
     """Room for one stage at a time."""
-    return Unrollings(
+    return UnrollingRoom(
         np.zeros((2, _MOST_OPTIONS, NUM_DIMS), np.int64), np.zeros((NUM_UNROLLINGS, 2, NUM_DIMS), np.int64),
         np.zeros(NUM_UNROLLINGS),
     )  # fmt: skip
@@ -115,7 +115,7 @@ def _axis_options(dims: Ints, most: int, options: Ints) -> int:
 
 
 @lean
-def _list_unrollings(problem: Problem, aim: Aim, dims: Ints, room: Unrollings, size: Ints) -> int:
+def _list_unrollings(problem: Problem, aim: Aim, dims: Ints, room: UnrollingRoom, size: Ints) -> int:
     """Keep the unrollings with the fewest iterations, of equal ones those that need the least words."""
     rows, cols, pairs, scores = room.options[0], room.options[1], room.pairs, room.scores
     num_rows, num_cols, num = _axis_options(dims, aim.pe_rows, rows), _axis_options(dims, aim.pe_cols, cols), 0
@@ -254,7 +254,7 @@ def _grow(problem: Problem, aim: Aim, dims: Ints, way: Growth) -> bool:
 
 @entry
 def list_ways(
-    problems: NDArray[np.void], aim: Aim, dims: Ints, room: Unrollings, scratch: Ints, ways: Ints, counts: Ints
+    problems: NDArray[np.void], aim: Aim, dims: Ints, room: UnrollingRoom, scratch: Ints, ways: Ints, counts: Ints
 ) -> None:
     """Fill the ways of every stage.
 

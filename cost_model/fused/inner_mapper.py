@@ -19,7 +19,7 @@ from cost_model.fused.inner import (
     ROWS,
     WAY_FIELDS,
     Aim,
-    empty_unrollings,
+    empty_unrolling_room,
     list_ways,
 )
 from cost_model.fused.passes import CYCLES, pass_problem, pass_records
@@ -80,7 +80,7 @@ class InnerMapper:
         problem, aim = self._problems[number], self._aims[number]
         ways = np.empty((len(dims), MOST_WAYS, WAY_FIELDS), np.int64)
         counts = np.zeros(len(dims), np.int64)
-        list_ways(problem, aim, dims, empty_unrollings(), np.zeros((3, NUM_DIMS), np.int64), ways, counts)
+        list_ways(problem, aim, dims, empty_unrolling_room(), np.zeros((3, NUM_DIMS), np.int64), ways, counts)
         listed = ways[np.arange(MOST_WAYS) < counts[:, None]]
         tiles = np.repeat(dims, counts, axis=0)
         records = pass_records(problem, _batch(listed, tiles), np.arange(len(listed)), tiles)

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from cost_model.analytical.core import mac_cycles, pass_cycles
 from cost_model.analytical.energy import array_elems, rf_elems
-from cost_model.analytical.nest import NEST_FIELDS, build_nest
 from cost_model.analytical.passes import LOOP_FIELDS, MAX_KINDS, PASS_FIELDS, STEP_FIELDS, fill_pass
-from cost_model.analytical.problem import O, problem_of
 from cost_model.fused.flat import Ints
+from cost_model.nest import NEST_FIELDS, build_nest
+from cost_model.problem import O, problem_of
 from tvm_spm.arch import Arch
 from tvm_spm.jit import entry
 from tvm_spm.space.mapping_batch import NUM_DIMS, MappingBatch
@@ -32,7 +32,7 @@ _ALONE = -1
 """Position of the ticks before the first and after the last pass: outside every loop, so that everything moves."""
 
 
-class Room(NamedTuple):
+class PassRoom(NamedTuple):
     """What the formula writes on: a nest, the loops of a pass, its steps and ways, and its record."""
 
     nest: NDArray[np.void]
@@ -61,7 +61,7 @@ def pass_records(
         is_partial: Per tile 1 if sums start from what SPM holds instead of 0; None if none does.
     """
     records = np.zeros((len(dims), RECORD_FIELDS), np.int64)
-    room = Room(
+    room = PassRoom(
         np.zeros(1, NEST_FIELDS), np.zeros(1, LOOP_FIELDS), np.zeros(MAX_KINDS, STEP_FIELDS),
         np.zeros((MAX_KINDS, 2), np.int64), np.zeros(1, PASS_FIELDS),
     )  # fmt: skip
@@ -72,7 +72,7 @@ def pass_records(
 
 @entry
 def fill_records(
-    problems: NDArray[np.void], batch: MappingBatch, mapping: Ints, dims: Ints, is_partial: Ints, room: Room,
+    problems: NDArray[np.void], batch: MappingBatch, mapping: Ints, dims: Ints, is_partial: Ints, room: PassRoom,
     records: Ints,
 ) -> None:  # fmt: skip
     """As ``pass_records``; the extents of the problem are overwritten."""

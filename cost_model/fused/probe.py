@@ -23,8 +23,8 @@ from cost_model.fused.state import (
     VECTOR_CYCLES,
     CorePart,
     Machine,
-    Room,
     Walk,
+    WalkRoom,
 )
 from cost_model.fused.walk import walk_core
 from tvm_spm.jit import entry, lean
@@ -74,7 +74,7 @@ def few_tiles(part: CorePart) -> tuple[CorePart, Beyond, Ints]:
 
 @entry
 def walk_parts(
-    flat: FlatGroup, machine: Machine, parts: CorePart, beyond: Beyond, most_chunks: int, walk: Walk, room: Room,
+    flat: FlatGroup, machine: Machine, parts: CorePart, beyond: Beyond, most_chunks: int, walk: Walk, room: WalkRoom,
     found: Ints,
 ) -> None:  # fmt: skip
     """Walk part by part; ``walk`` is that of the last one.

@@ -61,7 +61,7 @@ class Walk(NamedTuple):
     moved: Ints
 
 
-class Room(NamedTuple):
+class WalkRoom(NamedTuple):
     """What a walk writes on.
 
     Attributes:
@@ -121,10 +121,10 @@ def empty_walk(flat: FlatGroup, max_stages: int, max_shapes: int) -> Walk:
     )
 
 
-def empty_room(flat: FlatGroup, max_tiles: int) -> Room:
+def empty_room(flat: FlatGroup, max_tiles: int) -> WalkRoom:
     """Room for walks over up to so many tiles with overlap that stays."""
     slots, rank = flat.shape.shape
-    return Room(
+    return WalkRoom(
         np.empty((max_tiles, slots, rank, 2), np.int64), np.zeros((slots, rank, 2), np.int64),
         np.zeros((flat.num_layers + 2, rank, 2), np.int64), np.zeros((flat.loops.shape[1], 2), np.int64),
         np.zeros((4, rank), np.int64), np.zeros((2, len(flat.read)), np.int64),

@@ -68,8 +68,8 @@ from cost_model.fused.state import (
     VECTOR_CYCLES,
     CorePart,
     Machine,
-    Room,
     Walk,
+    WalkRoom,
 )
 from tvm_spm.jit import lean
 from tvm_spm.space.mapping_batch import NUM_DIMS
@@ -78,14 +78,14 @@ NO_ROOM = -1
 """The tables of a walk were too short."""
 
 _INDEX, _COUNT, _STRIDE, _KEPT = range(4)
-"""Rows of ``Room.axes``."""
+"""Rows of ``WalkRoom.axes``."""
 
 _NOW, _BEFORE = 0, 1
-"""Rows of ``Room.used``."""
+"""Rows of ``WalkRoom.used``."""
 
 
 @lean
-def walk_core(flat: FlatGroup, machine: Machine, part: CorePart, most_chunks: int, walk: Walk, room: Room) -> int:
+def walk_core(flat: FlatGroup, machine: Machine, part: CorePart, most_chunks: int, walk: Walk, room: WalkRoom) -> int:
     """Fill an empty ``walk`` with what a core does; returns the number of stages, or ``NO_ROOM``.
 
     Args:
@@ -128,7 +128,7 @@ def walk_core(flat: FlatGroup, machine: Machine, part: CorePart, most_chunks: in
 
 
 @lean
-def _find_needed(flat: FlatGroup, part: CorePart, tile: int, num_kept: int, walk: Walk, room: Room) -> None:
+def _find_needed(flat: FlatGroup, part: CorePart, tile: int, num_kept: int, walk: Walk, room: WalkRoom) -> None:
     """Set what a tile needs of every layer, and what of that is not there, which is empty if everything is."""
     sink, needed, new, loops, index = len(flat.layer) - 1, room.needed, room.new, room.loops, room.axes[_INDEX]
     box = new[len(flat.layer)]
@@ -157,7 +157,7 @@ def _find_needed(flat: FlatGroup, part: CorePart, tile: int, num_kept: int, walk
 
 @lean
 def _leave_there(
-    flat: FlatGroup, room: Room, at: tuple[int, int, int], rank: int, needed: Ints, new: Ints, may_stay: bool
+    flat: FlatGroup, room: WalkRoom, at: tuple[int, int, int], rank: int, needed: Ints, new: Ints, may_stay: bool
 ) -> None:
     """Remember what a tile needs of a slot, and take from ``new`` what tiles before left there.
 
@@ -183,7 +183,7 @@ def _leave_there(
 
 @lean
 def _add_layer(
-    flat: FlatGroup, machine: Machine, part: CorePart, at: tuple[int, int, int, int], walk: Walk, room: Room
+    flat: FlatGroup, machine: Machine, part: CorePart, at: tuple[int, int, int, int], walk: Walk, room: WalkRoom
 ) -> bool:
     """Add the stages of a layer for a tile; False if there is no room."""
     layer, tile, num_kept, most_chunks = at
@@ -238,10 +238,10 @@ def _add_layer(
 
 
 @lean
-def _add_read(flat: FlatGroup, machine: Machine, at: tuple[int, int, int, int], walk: Walk, room: Room) -> int:
+def _add_read(flat: FlatGroup, machine: Machine, at: tuple[int, int, int, int], walk: Walk, room: WalkRoom) -> int:
     """Add what a stage reads, and what of it must be loaded.
 
-    The box read and what of it is not there are the last two of ``Room.new``.
+    The box read and what of it is not there are the last two of ``WalkRoom.new``.
 
     Returns:
         Cycles of what streams by while the outputs of the stage leave.
@@ -316,7 +316,7 @@ def _note(box: Ints, rank: int, extents: Ints, span: Ints) -> None:
 
 
 @lean
-def _note_read(flat: FlatGroup, read: int, box: Ints, walk: Walk, room: Room) -> None:
+def _note_read(flat: FlatGroup, read: int, box: Ints, walk: Walk, room: WalkRoom) -> None:
     """As ``_note``; inputs and weights of the array lie in the scratchpad with their padding."""
     rank, slot = flat.read[read, READ_RANK], len(flat.layer) + read
     _note(box, rank, walk.extents[slot], walk.spans[slot])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from cost_model.nest import CORE, Nest
+from cost_model.problem import O, Problem
 from cost_model.simulator.ledger import BUSY_CYCLES, Ledger
 from cost_model.simulator.log import FIRST_LOAD, LAST_STORE, MOST_EVENTS, Log
 from cost_model.simulator.notes import note_pass, note_row, note_transfer
@@ -9,20 +11,15 @@ from cost_model.simulator.passes import load, look_at, store, work
 from cost_model.simulator.state import (
     CHANNEL_CYCLES,
     ENGINE_CYCLES,
-    IN_CORE,
     NUM_STORES,
     STORES,
     Core,
-    Nest,
-    O,
-    Problem,
 )
 from tvm_spm.jit import small
-from tvm_spm.space.tensors import Tensors
 
 
 @small
-def advance(problem: Problem, tensors: Tensors, nest: Nest, core: Core, ledger: Ledger, log: Log) -> bool:
+def advance(problem: Problem, nest: Nest, core: Core, ledger: Ledger, log: Log) -> bool:
     """Run a core until it asks for a DRAM channel at its ``clock``; False if it has finished instead."""
     while core.num_served == core.num_queued:
         core.clock = max(core.clock, core.pass_end)
@@ -31,7 +28,7 @@ def advance(problem: Problem, tensors: Tensors, nest: Nest, core: Core, ledger: 
         core.slots_left -= 1
         core.pass_end = core.clock + core.pass_cycles
         if core.pass_cycles > 0 and len(log.account) > 0:
-            note_pass(problem, tensors, nest, core, log)
+            note_pass(problem, nest, core, ledger, log)
         running = core.pass_number
         core.pass_number = running + 1
         if core.passes_left > 0:
@@ -39,9 +36,9 @@ def advance(problem: Problem, tensors: Tensors, nest: Nest, core: Core, ledger: 
                 _step(nest, core)
             core.passes_left -= 1
             look_at(problem, nest, core, ledger)
-            load(problem, tensors, nest, core, ledger)
-            work(problem, tensors, nest, core, ledger, log)
-            store(problem, tensors, nest, core, ledger)
+            load(problem, nest, core, ledger)
+            work(problem, nest, core, ledger, log)
+            store(problem, nest, core, ledger)
             if log.at[MOST_EVENTS] > 0:
                 note_row(nest, core, log)
         else:
@@ -71,17 +68,17 @@ def queue_slot(nest: Nest, core: Core, running: int) -> None:
     core.num_queued = core.num_served = 0
     if running < 0:
         core.after_note = FIRST_LOAD
-    if nest.double[IN_CORE, O]:
+    if nest.double[CORE, O]:
         _queue(core, STORES + (running - 1 & NUM_STORES - 1))
     if running >= 0:
         for operand in range(3):
-            if nest.double[IN_CORE, operand]:
+            if nest.double[CORE, operand]:
                 _queue(core, operand)
     core.num_beside = core.num_queued
-    if nest.double[IN_CORE, O] == 0:
+    if nest.double[CORE, O] == 0:
         _queue(core, STORES + (running & NUM_STORES - 1))
     for operand in range(3):
-        if running < 0 or not nest.double[IN_CORE, operand]:
+        if running < 0 or not nest.double[CORE, operand]:
             _queue(core, operand)
 
 
@@ -97,7 +94,7 @@ def forget(core: Core) -> None:
 @small
 def _step(nest: Nest, core: Core) -> None:
     """The next index of the DRAM loops."""
-    loop = nest.num_dram_loops - 1
+    loop = nest.num_loops[0] - 1
     while core.loop_index[loop] == core.loop_count[loop] - 1:
         core.loop_index[loop] = 0
         loop -= 1

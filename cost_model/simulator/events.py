@@ -7,17 +7,17 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cost_model.nest import Nest, build_nest
+from cost_model.problem import Ints, Problem
 from cost_model.simulator.core import advance, serve
 from cost_model.simulator.heap import sift_down
 from cost_model.simulator.ledger import TOTAL_FIELDS, Ledger, open_ledger
 from cost_model.simulator.log import MOST_EVENTS, Log, should_stop
-from cost_model.simulator.nest import build_nest, place_core
 from cost_model.simulator.pe_array import PASS_FIELDS
-from cost_model.simulator.state import Ints, Nest, Problem
+from cost_model.simulator.placement import place_core
 from cost_model.simulator.undisturbed import run_undisturbed
 from tvm_spm.jit import entry, kernel
-from tvm_spm.space.mapping_batch import NUM_DIMS, MappingBatch
-from tvm_spm.space.tensors import Tensors
+from tvm_spm.space.mapping_batch import MappingBatch
 
 CYCLES, MAC_CYCLES, PASS_CYCLES_SUM, LAST_CORE, TOTALS, COUNTS = 0, 1, 2, 3, 4, 4 + TOTAL_FIELDS
 """Columns of a result: cycles, MAC and pass cycles of the core that finishes last, its number, totals, and summed pass
@@ -28,28 +28,28 @@ RESULT_FIELDS = COUNTS + PASS_FIELDS
 _NO_REQUEST = np.iinfo(np.int64).max
 
 
-class Room(NamedTuple):
+class RunRoom(NamedTuple):
     """Where runs work; the caller holds it while its views are in use.
 
     Attributes:
         nests: One record of ``NEST_FIELDS``.
+        odometers: One of ``ODOMETER_FIELDS``.
         cores: Records of ``CORE_FIELDS``, at least as many as a mapping uses cores.
         results: One row per mapping, ``RESULT_FIELDS`` numbers.
         extra_elems: One row per mapping, elements moved per extra of the epilogue.
     """
 
     nests: NDArray[np.void]
+    odometers: NDArray[np.void]
     cores: NDArray[np.void]
     results: Ints
     extra_elems: Ints
 
 
 @kernel
-def _run_cores(
-    problem: Problem, tensors: Tensors, nest: Nest, cores: NDArray[np.void], ledger: Ledger, log: Log
-) -> None:
+def _run_cores(problem: Problem, nest: Nest, cores: NDArray[np.void], ledger: Ledger, log: Log) -> None:
     """Serve requests first come, first served, each on the channel that is free earliest."""
-    num_cores, num_channels, bits = len(cores), problem.num_channels, 0
+    num_cores, num_channels, bits = len(cores), problem.channels, 0
     while 1 << bits < num_channels:
         bits += 1
     # a time and whose it is, as one number: of equal times the one with the lowest number comes first
@@ -68,7 +68,7 @@ def _run_cores(
             channel = free[0] & (1 << bits) - 1
             free[0] = serve(core, ledger, log, max(time, free[0] >> bits), channel) << bits | channel
             sift_down(free, num_channels)
-        is_waiting = advance(problem, tensors, nest, core, ledger, log)
+        is_waiting = advance(problem, nest, core, ledger, log)
         if core.clock < time:
             raise RuntimeError("a core went back in time")
         waiting[0] = core.clock * num_cores + number if is_waiting else _NO_REQUEST
@@ -76,36 +76,31 @@ def _run_cores(
 
 
 @entry
-def simulate_rows(
-    problems: NDArray[np.void], tensors: Tensors, batch: MappingBatch, fold: bool, room: Room, log: Log
-) -> None:
+def simulate_rows(problems: NDArray[np.void], batch: MappingBatch, fold: bool, room: RunRoom, log: Log) -> None:
     """Simulate every row of a batch.
 
     Args:
         problems: One record of ``PROBLEM_FIELDS``.
-        tensors: The projections of the workload.
         batch: Legal mappings.
         fold: Count repetition instead of walking it.
         room: Its results are filled.
         log: Of one mapping, or an empty one.
     """
     problem, nest = problems[0], room.nests[0]
+    room.odometers[0].fold = fold
     for row in range(len(room.results)):
         result = room.results[row]
         build_nest(problem, batch, row, nest)
-        nest.fold = fold
-        ledger = open_ledger(problem, tensors, nest)
-        num_cores = 1
-        for d in range(NUM_DIMS):
-            num_cores *= nest.cores[d]
+        ledger = open_ledger(problem, nest, room.odometers)
+        num_cores = nest.num_cores
         cores = room.cores[:num_cores]
         for number in range(num_cores):
             place_core(problem, nest, number, cores[number])
-        if fold and num_cores <= problem.num_channels and log.at[MOST_EVENTS] == 0:
+        if fold and num_cores <= problem.channels and log.at[MOST_EVENTS] == 0:
             for number in range(num_cores):
-                run_undisturbed(problem, tensors, nest, cores[number], ledger, log)
+                run_undisturbed(problem, nest, cores[number], ledger, log)
         else:
-            _run_cores(problem, tensors, nest, cores, ledger, log)
+            _run_cores(problem, nest, cores, ledger, log)
         last = 0
         for number in range(num_cores):
             if cores[number].clock > cores[last].clock:
@@ -125,6 +120,6 @@ def simulate_rows(
 
 
 __all__ = [
-    "COUNTS", "CYCLES", "MAC_CYCLES", "PASS_CYCLES_SUM", "LAST_CORE", "RESULT_FIELDS", "TOTALS", "Room",
+    "COUNTS", "CYCLES", "MAC_CYCLES", "PASS_CYCLES_SUM", "LAST_CORE", "RESULT_FIELDS", "TOTALS", "RunRoom",
     "simulate_rows",
 ]  # fmt: skip

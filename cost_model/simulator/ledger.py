@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from cost_model.nest import HELD, SHARE, Nest
+from cost_model.problem import Ints, Problem
 from cost_model.simulator.pe_array import PASS_FIELDS
-from cost_model.simulator.state import FIRST_EXTRA, Ints, Nest, Problem
+from cost_model.simulator.state import FIRST_EXTRA
 from tvm_spm.jit import kernel
 from tvm_spm.space.mapping_batch import NUM_DIMS
-from tvm_spm.space.tensors import Tensors
 
 EDGE_FLAGS = 16
 """Kinds of pass with equal tiles: what is loaded before the first step and what leaves after the last."""
@@ -29,6 +31,7 @@ class Ledger(NamedTuple):
         num_passes: Passes of each kind.
         totals: What was moved, ``TOTAL_FIELDS`` numbers.
         extra_elems: Elements moved per extra.
+        odometers: One record of ``ODOMETER_FIELDS``, room for the loops of a pass.
     """
 
     kind_stride: Ints
@@ -36,21 +39,23 @@ class Ledger(NamedTuple):
     num_passes: Ints
     totals: Ints
     extra_elems: Ints
+    odometers: NDArray[np.void]
 
 
 @kernel
-def open_ledger(problem: Problem, tensors: Tensors, nest: Nest) -> Ledger:
+def open_ledger(problem: Problem, nest: Nest, odometers: NDArray[np.void]) -> Ledger:
     """An empty ledger: per dim, SPM tiles are full, the last of a full chunk, or the last of the last chunk."""
     kind_stride = np.zeros(NUM_DIMS, dtype=np.int64)
     num_kinds = EDGE_FLAGS
     for d in range(NUM_DIMS):
         kind_stride[d] = num_kinds
-        last_chunk = problem.dims[d] - (nest.cores[d] - 1) * nest.core_tile[d]
-        num_kinds *= 1 + (nest.core_tile[d] % nest.spm[d] != 0) + (last_chunk % nest.spm[d] != 0)
+        last_chunk = problem.dims[d] - (nest.cores[d] - 1) * nest.tile[SHARE, d]
+        num_kinds *= 1 + (nest.tile[SHARE, d] % nest.tile[HELD, d] != 0) + (last_chunk % nest.tile[HELD, d] != 0)
     return Ledger(
         kind_stride,
         np.empty((num_kinds, PASS_FIELDS), dtype=np.int64),
         np.zeros(num_kinds, dtype=np.int64),
         np.zeros(TOTAL_FIELDS, dtype=np.int64),
-        np.zeros(len(tensors.elem_bits) - FIRST_EXTRA, dtype=np.int64),
+        np.zeros(problem.num_projections - FIRST_EXTRA, dtype=np.int64),
+        odometers,
     )

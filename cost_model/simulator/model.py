@@ -7,12 +7,11 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
-from cost_model.arrays import ArchArrays, WorkloadArrays
+from cost_model.nest import NEST_FIELDS
+from cost_model.problem import Ints, problem_of
 from cost_model.simulator.events import (
     COUNTS,
     CYCLES,
@@ -21,19 +20,18 @@ from cost_model.simulator.events import (
     PASS_CYCLES_SUM,
     RESULT_FIELDS,
     TOTALS,
-    Room,
+    RunRoom,
     simulate_rows,
 )
 from cost_model.simulator.ledger import BUSY_CYCLES, DRAM_BYTES, FINAL_ELEMS, MOVED, UNUSED_BITS
 from cost_model.simulator.log import NUM_EVENTS, NUM_PASSES, Log, new_log
 from cost_model.simulator.pe_array import CROSSED, DELIVERED, LEFT_ELEMS
-from cost_model.simulator.state import CORE_FIELDS, NEST_FIELDS, Ints, pack_problem
+from cost_model.simulator.state import CORE_FIELDS, ODOMETER_FIELDS
 from cost_model.vector import vector_cost
 from tvm_spm.arch import Arch
 from tvm_spm.cost import Cost, Energy
 from tvm_spm.mapping import Mapping
 from tvm_spm.space.mapping_batch import encode
-from tvm_spm.space.tensors import Tensors
 from tvm_spm.workload import REDUCTION_DIMS, Operand, VectorWork, Workload
 
 MODEL_NAME = "simulator"
@@ -131,7 +129,7 @@ def simulate_batch(
 def account(workload: Workload, arch: Arch, mapping: Mapping, *, fold: bool = True) -> Account:
     """Simulate a legal mapping and count what its cycles and its energy go into; ``fold`` as for ``simulate_batch``."""
     room, log = _room(workload, [mapping]), new_log(mapping.cores.product())
-    simulate_rows(*_pack(workload, arch), encode([mapping]), fold, room, log)
+    simulate_rows(problem_of(workload, arch), encode([mapping]), fold, room, log)
     result = room.results[0].tolist()
     counts = _counts(result, room.extra_elems[0].tolist())
     cost = _cost(workload, arch, mapping, result, counts)
@@ -147,11 +145,11 @@ def record(workload: Workload, arch: Arch, mapping: Mapping, *, most_events: int
         mapping: Legal; not checked again here.
         most_events: The run ends when there are about as many; then cycles are those of the part that ran.
     """
-    batch, packed, num_cores = encode([mapping]), _pack(workload, arch), mapping.cores.product()
+    batch, problem, num_cores = encode([mapping]), problem_of(workload, arch), mapping.cores.product()
     room_for = min(2 * most_events + _SPARE_EVENTS, _FIRST_EVENTS)
     while True:
         room, log = _room(workload, [mapping]), new_log(num_cores, most_events=most_events, room=room_for)
-        simulate_rows(*packed, batch, True, room, log)
+        simulate_rows(problem, batch, True, room, log)
         num_events, num_passes = int(log.at[NUM_EVENTS]), int(log.at[NUM_PASSES])
         if max(num_events, num_passes) <= room_for:
             return int(room.results[0, CYCLES]), log._replace(
@@ -160,17 +158,16 @@ def record(workload: Workload, arch: Arch, mapping: Mapping, *, most_events: int
         room_for = max(num_events, num_passes)
 
 
-def _run(workload: Workload, arch: Arch, mappings: Sequence[Mapping], *, num_threads: int | None, fold: bool) -> Room:
+def _run(
+    workload: Workload, arch: Arch, mappings: Sequence[Mapping], *, num_threads: int | None, fold: bool
+) -> RunRoom:
     """Results of the engine and elements per extra, one row per mapping."""
-    batch, packed, log = encode(mappings), _pack(workload, arch), new_log()
+    batch, problem, log = encode(mappings), problem_of(workload, arch), new_log()
     room = _room(workload, mappings)
 
     def run(rows: slice) -> None:
-        own = Room(
-            np.zeros(1, dtype=NEST_FIELDS), np.zeros(len(room.cores), dtype=CORE_FIELDS), room.results[rows],
-            room.extra_elems[rows],
-        )  # fmt: skip
-        simulate_rows(*packed, batch.take(rows), fold, own, log)
+        own = _room(workload, mappings[rows])._replace(results=room.results[rows], extra_elems=room.extra_elems[rows])
+        simulate_rows(problem, batch.take(rows), fold, own, log)
 
     threads = min(num_threads or os.cpu_count() or 1, len(mappings) // _ROWS_PER_THREAD)
     if threads > 1:
@@ -182,20 +179,15 @@ def _run(workload: Workload, arch: Arch, mappings: Sequence[Mapping], *, num_thr
     return room
 
 
-def _room(workload: Workload, mappings: Sequence[Mapping]) -> Room:
+def _room(workload: Workload, mappings: Sequence[Mapping]) -> RunRoom:
     most_cores = max((mapping.cores.product() for mapping in mappings), default=1)
-    return Room(
+    return RunRoom(
         nests=np.zeros(1, dtype=NEST_FIELDS),
+        odometers=np.zeros(1, dtype=ODOMETER_FIELDS),
         cores=np.zeros(most_cores, dtype=CORE_FIELDS),
         results=np.zeros((len(mappings), RESULT_FIELDS), dtype=np.int64),
         extra_elems=np.zeros((len(mappings), len(workload.epilogue.extras)), dtype=np.int64),
     )
-
-
-@lru_cache(maxsize=32)
-def _pack(workload: Workload, arch: Arch) -> tuple[NDArray[np.void], Tensors]:
-    arrays = WorkloadArrays.of(workload)
-    return pack_problem(arrays, ArchArrays.of(arch)), Tensors.of(workload)
 
 
 def _counts(result: list[int], extra_elems: list[int]) -> EventCounts:

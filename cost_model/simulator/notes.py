@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from cost_model.nest import CORE, Nest
+from cost_model.problem import I, Ints, O, Problem, W
+from cost_model.simulator.ledger import Ledger
 from cost_model.simulator.log import (
     ARBITRATION,
     AT_CORE,
@@ -37,22 +40,14 @@ from cost_model.simulator.pe_array import PASS_FIELDS, pass_record
 from cost_model.simulator.state import (
     CHANNEL_CYCLES,
     ENGINE_CYCLES,
-    IN_CORE,
     KIND,
     NUM_BYTES,
     OF_PASS,
     VECTOR_CYCLES,
     Core,
-    I,
-    Ints,
-    Nest,
-    O,
-    Problem,
-    W,
 )
 from tvm_spm.jit import kernel, lean
 from tvm_spm.space.mapping_batch import NUM_DIMS
-from tvm_spm.space.tensors import Tensors
 
 
 @lean
@@ -78,19 +73,20 @@ def note_transfer(core: Core, log: Log, transfer: Ints, grant: int, channel: int
 
 
 @kernel
-def note_pass(problem: Problem, tensors: Tensors, nest: Nest, core: Core, log: Log) -> None:
+def note_pass(problem: Problem, nest: Nest, core: Core, ledger: Ledger, log: Log) -> None:
     """Note what the array does in the pass last worked on, from ``clock`` on; if events are wanted, step by step."""
-    at, fold = log.at, nest.fold
+    at, odometer = log.at, ledger.odometers[0]
+    fold = odometer.fold
     at[AT_CORE], at[AT_PASS], at[AT_TIME], at[IS_FULL] = core.number, core.pass_number, core.clock, 0
     if at[MOST_EVENTS] > 0:
         if 0 <= at[HORIZON] <= core.clock:
             return
         if core.row < len(log.passes):
             log.passes[core.row, PASS_START], log.passes[core.row, PASS_END] = core.clock, core.pass_end
-        nest.fold = 0
+        odometer.fold = 0
     at[AT_REPEATS] = at[PASS_REPEATS] = core.repeats
-    pass_record(problem, tensors, nest, core.tile, core.edges, np.empty(PASS_FIELDS, np.int64), log)
-    at[AT_REPEATS], at[IS_FULL], nest.fold = 0, 0, fold
+    pass_record(problem, nest, odometer, core.tile, core.edges, np.empty(PASS_FIELDS, np.int64), log)
+    at[AT_REPEATS], at[IS_FULL], odometer.fold = 0, 0, fold
 
 
 @lean
@@ -103,8 +99,8 @@ def note_row(nest: Nest, core: Core, log: Log) -> None:
         row[PASS_CORE], row[PASS_NUMBER], row[PASS_START], row[PASS_END] = core.number, core.pass_number, -1, -1
         row[ENTERS] = 0
         for operand in (I, W):
-            if core.moved <= nest.position[IN_CORE, operand]:
+            if core.moved <= nest.position[CORE, operand]:
                 row[ENTERS] |= 1 << operand
-        row[LEAVES] = core.moves <= nest.position[IN_CORE, O]
+        row[LEAVES] = core.moves <= nest.position[CORE, O]
         for d in range(NUM_DIMS):
             row[PASS_FIRST + d], row[PASS_TILE + d] = core.first[d], core.tile[d]

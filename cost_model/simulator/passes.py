@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from cost_model.nest import CORE, HELD, PE, Nest
+from cost_model.problem import O, Problem
 from cost_model.simulator.dma import move
 from cost_model.simulator.ledger import DRAM_BYTES, FINAL_ELEMS, MOVED, UNUSED_BITS, Ledger
 from cost_model.simulator.log import BETWEEN, SPILL, STORE, Log
@@ -12,8 +14,6 @@ from cost_model.simulator.state import (
     CHANNEL_CYCLES,
     ENGINE_CYCLES,
     FIRST_EXTRA,
-    IN_CORE,
-    IN_PE,
     KIND,
     NUM_BYTES,
     NUM_STORES,
@@ -21,13 +21,9 @@ from cost_model.simulator.state import (
     STORES,
     VECTOR_CYCLES,
     Core,
-    Nest,
-    O,
-    Problem,
 )
 from tvm_spm.jit import lean, small
 from tvm_spm.space.mapping_batch import NUM_DIMS
-from tvm_spm.space.tensors import Tensors
 
 
 @lean
@@ -38,19 +34,19 @@ def look_at(problem: Problem, nest: Nest, core: Core, ledger: Ledger) -> None:
     core.size_kind = 0
     for d in range(NUM_DIMS):
         core.first[d] = core.chunk_first[d]
-        core.tile[d] = min(nest.spm[d], core.chunk[d])
-        if core.chunk[d] < nest.spm[d]:
+        core.tile[d] = min(nest.tile[HELD, d], core.chunk[d])
+        if core.chunk[d] < nest.tile[HELD, d]:
             core.size_kind += ledger.kind_stride[d] * core.edge_kind[d]
     index = core.loop_index
-    for loop in range(nest.num_dram_loops):
-        d = nest.loops[loop]
+    for loop in range(nest.num_loops[0]):
+        d = nest.loop_dim[0, loop]
         if index[loop] > 0:
             core.moved = loop
-            core.first[d] += index[loop] * nest.spm[d]
+            core.first[d] += index[loop] * nest.tile[HELD, d]
             if problem.is_reduction[d]:
                 core.is_first_sum = 0
             if index[loop] == core.loop_count[loop] - 1:
-                core.tile[d] = core.chunk[d] - index[loop] * nest.spm[d]
+                core.tile[d] = core.chunk[d] - index[loop] * nest.tile[HELD, d]
                 core.size_kind += ledger.kind_stride[d] * core.edge_kind[d]
         if index[loop] < core.loop_count[loop] - 1:
             core.moves = loop
@@ -59,15 +55,15 @@ def look_at(problem: Problem, nest: Nest, core: Core, ledger: Ledger) -> None:
 
 
 @lean
-def load(problem: Problem, tensors: Tensors, nest: Nest, core: Core, ledger: Ledger) -> None:
+def load(problem: Problem, nest: Nest, core: Core, ledger: Ledger) -> None:
     """Prepare the loads before the pass looked at."""
     core.after_note = BETWEEN
     for operand in range(3):
         transfer = core.transfer[operand]
         transfer[ENGINE_CYCLES] = 0
-        if core.moved <= nest.position[IN_CORE, operand] and (operand != O or core.is_first_sum == 0):
-            elem_bits = tensors.elem_bits[operand]
-            cycles, elems, moved_bits = move(problem, tensors, operand, elem_bits, core.first, core.tile)
+        if core.moved <= nest.position[CORE, operand] and (operand != O or core.is_first_sum == 0):
+            elem_bits = problem.elem_bits[operand]
+            cycles, elems, moved_bits = move(problem, operand, elem_bits, core.first, core.tile)
             transfer[CHANNEL_CYCLES] = transfer[ENGINE_CYCLES] = cycles
             transfer[NUM_BYTES], transfer[OF_PASS] = (moved_bits + 7) >> 3, core.pass_number
             ledger.totals[MOVED + operand] += core.repeats * elems
@@ -82,20 +78,20 @@ def _count_bits(ledger: Ledger, column: int, repeats: int, elem_bits: int, moved
 
 
 @lean
-def work(problem: Problem, tensors: Tensors, nest: Nest, core: Core, ledger: Ledger, log: Log) -> None:
+def work(problem: Problem, nest: Nest, core: Core, ledger: Ledger, log: Log) -> None:
     """Set the array's cycles of the pass looked at."""
-    flags, outside, num_dram_loops = 0, nest.position, nest.num_dram_loops
+    flags, outside, num_dram_loops = 0, nest.position, nest.num_loops[0]
     for operand in range(3):
-        is_loaded = core.moved <= outside[IN_CORE, operand] or outside[IN_PE, operand] >= num_dram_loops
+        is_loaded = core.moved <= outside[CORE, operand] or outside[PE, operand] >= num_dram_loops
         if is_loaded and operand != O:
             flags += 1 << operand
         if is_loaded and operand == O and core.is_first_sum == 0:
             flags += READS_O
-    if core.moves <= outside[IN_CORE, O] or outside[IN_PE, O] >= num_dram_loops:
+    if core.moves <= outside[CORE, O] or outside[PE, O] >= num_dram_loops:
         flags += O_LEAVES
     kind = core.size_kind + flags
     if ledger.num_passes[kind] == 0:
-        pass_record(problem, tensors, nest, core.tile, flags, ledger.records[kind], log)
+        pass_record(problem, nest, ledger.odometers[0], core.tile, flags, ledger.records[kind], log)
     core.edges = flags
     ledger.num_passes[kind] += core.repeats
     core.pass_cycles = ledger.records[kind, PASS_CYCLES]
@@ -104,7 +100,7 @@ def work(problem: Problem, tensors: Tensors, nest: Nest, core: Core, ledger: Led
 
 
 @lean
-def store(problem: Problem, tensors: Tensors, nest: Nest, core: Core, ledger: Ledger) -> None:
+def store(problem: Problem, nest: Nest, core: Core, ledger: Ledger) -> None:
     """Prepare the store after the pass looked at.
 
     A finished tile passes the vector unit on its way while the extras stream by, so the slower of DMA and vector unit
@@ -112,11 +108,11 @@ def store(problem: Problem, tensors: Tensors, nest: Nest, core: Core, ledger: Le
     """
     transfer = core.transfer[STORES + (core.pass_number & NUM_STORES - 1)]
     transfer[ENGINE_CYCLES] = 0
-    if core.moves > nest.position[IN_CORE, O]:
+    if core.moves > nest.position[CORE, O]:
         return
     totals = ledger.totals
-    elem_bits = problem.out_bits if core.is_last_sum else tensors.elem_bits[O]
-    cycles, elems, moved_bits = move(problem, tensors, O, elem_bits, core.first, core.tile)
+    elem_bits = problem.out_bits if core.is_last_sum else problem.elem_bits[O]
+    cycles, elems, moved_bits = move(problem, O, elem_bits, core.first, core.tile)
     _count_bits(ledger, O, core.repeats, elems * elem_bits, moved_bits)
     transfer[CHANNEL_CYCLES] = transfer[ENGINE_CYCLES] = cycles
     transfer[NUM_BYTES], transfer[OF_PASS] = (moved_bits + 7) >> 3, core.pass_number
@@ -125,9 +121,9 @@ def store(problem: Problem, tensors: Tensors, nest: Nest, core: Core, ledger: Le
         totals[MOVED + O] += core.repeats * elems
         return
     totals[FINAL_ELEMS] += core.repeats * elems
-    for projection in range(FIRST_EXTRA, len(tensors.elem_bits)):
-        elem_bits = tensors.elem_bits[projection]
-        more, streamed, moved_bits = move(problem, tensors, projection, elem_bits, core.first, core.tile)
+    for projection in range(FIRST_EXTRA, problem.num_projections):
+        elem_bits = problem.elem_bits[projection]
+        more, streamed, moved_bits = move(problem, projection, elem_bits, core.first, core.tile)
         transfer[CHANNEL_CYCLES] += more
         transfer[NUM_BYTES] += (moved_bits + 7) >> 3
         ledger.extra_elems[projection - FIRST_EXTRA] += core.repeats * streamed

@@ -12,6 +12,8 @@ import math
 import numpy as np
 
 from cost_model.arrays import UNBOUNDED
+from cost_model.nest import ARRAY, PE, PIECE, Nest
+from cost_model.problem import I, Ints, O, Problem, W
 from cost_model.simulator.log import (
     AT_REPEATS,
     AT_TIME,
@@ -28,10 +30,10 @@ from cost_model.simulator.log import (
     Log,
     note,
 )
-from cost_model.simulator.state import IN_PE, STEP_FIELDS, I, Ints, Nest, O, Odometer, Problem, W
+from cost_model.simulator.state import STEP_FIELDS, Odometer
 from tvm_spm.jit import kernel, lean, small
 from tvm_spm.space.mapping_batch import NUM_DIMS
-from tvm_spm.space.tensors import Tensors, tile_elems
+from tvm_spm.space.tensors import tile_elems
 
 LOADS_I, LOADS_W, READS_O, O_LEAVES = 1, 2, 4, 8
 """What happens at the edges of a pass: RF loads before its first step, O read back then, O gone after its last."""
@@ -57,28 +59,29 @@ _O_OUT = 3
 
 
 @kernel
-def pass_record(problem: Problem, tensors: Tensors, nest: Nest, tile: Ints, flags: int, record: Ints, log: Log) -> None:
+def pass_record(
+    problem: Problem, nest: Nest, odometer: Odometer, tile: Ints, flags: int, record: Ints, log: Log
+) -> None:
     """Fill ``record`` with the cycles and counts of a pass over an SPM ``tile``.
 
     Args:
         problem: Numbers of the workload and the accelerator.
-        tensors: Its projections.
         nest: The mapping.
+        odometer: Room for the loops of the pass.
         tile: Elements per dim.
         flags: What happens at the edges of the pass.
         record: ``PASS_FIELDS`` numbers, overwritten.
         log: Told what happens, if it is to note anything.
     """
-    odometer = nest.odometer
     _find_loops(nest, tile, odometer)
     steps = np.empty((odometer.num_kinds, _KIND_FIELDS), dtype=np.int64)
-    _fill_table(problem, tensors, nest, tile, steps)
+    _fill_table(problem, nest, odometer, tile, steps)
     last, drain_cycles = odometer.num_kinds - 1, 0
     for column in range(PASS_FIELDS):
         record[column] = 0
-    record[PASS_CYCLES] = problem.mac_stages - 1 + _fill_cycles(problem, steps, flags, record)
+    record[PASS_CYCLES] = problem.pipeline_cycles + _fill_cycles(problem, steps, flags, record)
     if log.at[AT_REPEATS] > 0:
-        _note_fill(steps, flags, record[PASS_CYCLES] - (problem.mac_stages - 1), log)
+        _note_fill(steps, flags, record[PASS_CYCLES] - problem.pipeline_cycles, log)
     while True:
         _add_step(problem, nest, odometer, steps, flags, record, log)
         if log.at[IS_FULL]:
@@ -89,12 +92,12 @@ def pass_record(problem: Problem, tensors: Tensors, nest: Nest, tile: Ints, flag
             loop -= 1
         if loop < 0:
             break
-        odometer.loop_index[loop] += _repeats(nest, odometer, loop)
+        odometer.loop_index[loop] += _repeats(odometer, loop)
     if flags & O_LEAVES:
         drain_cycles = max(steps[last, _OUT_CYCLES], _port_cycles(problem, steps[last, _BYTES + O]))
         record[PASS_CYCLES] += drain_cycles
     if log.at[AT_REPEATS] > 0:
-        _note_end(problem.mac_stages - 1, drain_cycles, steps[last, _OUT_CYCLES], steps[last, _BYTES + O], log)
+        _note_end(problem.pipeline_cycles, drain_cycles, steps[last, _OUT_CYCLES], steps[last, _BYTES + O], log)
 
 
 @small
@@ -104,17 +107,17 @@ def _find_loops(nest: Nest, tile: Ints, odometer: Odometer) -> None:
     num_loops, num_kinds = 0, 1
     for operand in range(3):
         odometer.position[operand] = -1
-    for loop in range(nest.num_dram_loops, nest.num_loops):
-        d = nest.loops[loop]
-        if tile[d] <= nest.array[d]:
+    for loop in range(nest.num_loops[1]):
+        d = nest.loop_dim[1, loop]
+        if tile[d] <= nest.tile[ARRAY, d]:
             continue
         for operand in range(3):
-            if loop <= nest.position[IN_PE, operand]:
+            if nest.num_loops[0] + loop <= nest.position[PE, operand]:
                 odometer.position[operand] = num_loops
         dim[num_loops] = d
         odometer.loop_index[num_loops] = edge_bit[num_loops] = 0
-        count[num_loops] = -(-tile[d] // nest.array[d])
-        if tile[d] % nest.array[d] != 0:
+        count[num_loops] = -(-tile[d] // nest.tile[ARRAY, d])
+        if tile[d] % nest.tile[ARRAY, d] != 0:
             edge_bit[num_loops] = num_kinds
             num_kinds *= 2
         num_loops += 1
@@ -122,46 +125,46 @@ def _find_loops(nest: Nest, tile: Ints, odometer: Odometer) -> None:
 
 
 @small
-def _fill_table(problem: Problem, tensors: Tensors, nest: Nest, tile: Ints, steps: Ints) -> None:
+def _fill_table(problem: Problem, nest: Nest, odometer: Odometer, tile: Ints, steps: Ints) -> None:
     """Write one record per combination of loops that are at their smaller last tile."""
-    odometer, size = nest.odometer, nest.odometer.size
+    size = odometer.size
     for d in range(NUM_DIMS):
-        size[d] = min(nest.array[d], tile[d])
+        size[d] = min(nest.tile[ARRAY, d], tile[d])
     for kind in range(odometer.num_kinds):
         for loop in range(odometer.num_loops):
             d = odometer.dim[loop]
-            size[d] = tile[d] % nest.array[d] if kind & odometer.edge_bit[loop] else nest.array[d]
+            size[d] = tile[d] % nest.tile[ARRAY, d] if kind & odometer.edge_bit[loop] else nest.tile[ARRAY, d]
         macs = all_macs = 1
         for d in range(NUM_DIMS):
-            macs *= min(nest.rf[d], size[d])
+            macs *= min(nest.tile[PIECE, d], size[d])
             all_macs *= size[d]
         steps[kind, _MACS], steps[kind, _ALL_MACS] = macs, all_macs
         for operand in range(3):
-            elems = tile_elems(tensors, operand, size)
+            elems = tile_elems(problem, operand, size)
             steps[kind, _IN_CYCLES + operand] = math.ceil(elems / problem.noc_elems_per_cycle)
             steps[kind, _ELEMS + operand] = elems
             steps[kind, _HEARD + operand] = (
-                elems if operand == O else _heard_elems(problem, tensors, operand, nest.rf, size)
+                elems if operand == O else _heard_elems(problem, operand, nest.tile[PIECE], size)
             )
-            steps[kind, _BYTES + operand] = (elems * tensors.elem_bits[operand] + 7) >> 3
+            steps[kind, _BYTES + operand] = (elems * problem.elem_bits[operand] + 7) >> 3
         steps[kind, _OUT_CYCLES] = steps[kind, _IN_CYCLES + O] + nest.hop_cycles
 
 
 @lean
-def _heard_elems(problem: Problem, tensors: Tensors, operand: int, rf: Ints, size: Ints) -> int:
+def _heard_elems(problem: Problem, operand: int, rf: Ints, size: Ints) -> int:
     """Elements that arrive in all active PEs together, each hearing the bounding box of its own piece."""
     heard = 1
     for d in range(NUM_DIMS):
-        if not problem.is_relevant[operand, d]:
+        if not problem.relevant[operand] >> d & 1:
             heard *= -(-size[d] // rf[d])
-    for axis in range(tensors.axis_start[operand], tensors.axis_start[operand + 1]):
+    for axis in range(problem.axis_start[operand], problem.axis_start[operand + 1]):
         active = 1
-        for term in range(tensors.term_start[axis], tensors.term_start[axis + 1]):
-            d = tensors.term_dim[term]
+        for term in range(problem.term_start[axis], problem.term_start[axis + 1]):
+            d = problem.term_dim[term]
             active *= -(-size[d] // rf[d])
         elems = active
-        for term in range(tensors.term_start[axis], tensors.term_start[axis + 1]):
-            d, coefficient = tensors.term_dim[term], tensors.term_coefficient[term]
+        for term in range(problem.term_start[axis], problem.term_start[axis + 1]):
+            d, coefficient = problem.term_dim[term], problem.term_coefficient[term]
             along = -(-size[d] // rf[d])
             # the pieces along d, less one element each, hold size - along elements together
             elems += coefficient * (size[d] - along) * (active // along)
@@ -191,12 +194,12 @@ def _fill_cycles(problem: Problem, steps: Ints, flags: int, record: Ints) -> int
 
 
 @small
-def _repeats(nest: Nest, odometer: Odometer, loop: int) -> int:
+def _repeats(odometer: Odometer, loop: int) -> int:
     """Iterations of a loop, from the one it is at, that are alike.
 
     Those after the first up to the last are; the last but one is not if the last tile is smaller.
     """
-    if nest.fold and odometer.loop_index[loop] == 1:
+    if odometer.fold and odometer.loop_index[loop] == 1:
         return max(1, odometer.loop_count[loop] - (3 if odometer.edge_bit[loop] else 2))
     return 1
 
@@ -209,7 +212,7 @@ def _add_step(
     index, count, edge_bit, position = odometer.loop_index, odometer.loop_count, odometer.edge_bit, odometer.position
     repeats, kind, moves, moved, reduced = 1, 0, -1, -1, False
     for loop in range(odometer.num_loops):
-        repeats *= _repeats(nest, odometer, loop)
+        repeats *= _repeats(odometer, loop)
         if index[loop] == count[loop] - 1:
             kind |= edge_bit[loop]
         else:
@@ -237,7 +240,7 @@ def _add_step(
                 record[CROSSED + operand] += repeats * steps[kind_after, _ELEMS + operand]
                 record[DELIVERED + operand] += repeats * steps[kind_after, _HEARD + operand]
                 cycles, num_bytes = steps[kind_after, _IN_CYCLES + operand], steps[kind_after, _BYTES + operand]
-                if nest.double[IN_PE, operand]:
+                if nest.double[PE, operand]:
                     hidden_bytes, hidden_bits = hidden_bytes + num_bytes, hidden_bits | 1 << operand
                     if cycles > hidden:
                         hidden, hidden_by = cycles, operand
@@ -254,7 +257,7 @@ def _add_step(
         record[LEFT_ELEMS] += repeats * steps[kind, _ELEMS + O]
         record[CROSSED + O] += repeats * steps[kind, _ELEMS + O]
         record[DELIVERED + O] += repeats * steps[kind, _HEARD + O]
-    if nest.double[IN_PE, O]:
+    if nest.double[PE, O]:
         if 0 <= moved <= position[O]:
             hidden_bytes, hidden_bits = hidden_bytes + steps[kind_before, _BYTES + O], hidden_bits | 1 << _O_OUT
             if steps[kind_before, _OUT_CYCLES] > hidden:

@@ -6,26 +6,27 @@ tile and whose neighbours' tiles are full and lie inside every tensor are alike,
 
 from __future__ import annotations
 
+from cost_model.nest import CORE, HELD, Nest
+from cost_model.problem import Ints, O, Problem
 from cost_model.simulator.core import forget, queue_slot, serve
 from cost_model.simulator.ledger import Ledger
 from cost_model.simulator.log import Log
 from cost_model.simulator.notes import note_pass
 from cost_model.simulator.passes import load, look_at, store, work
-from cost_model.simulator.state import IN_CORE, Core, Ints, Nest, O, Problem
+from cost_model.simulator.state import Core
 from tvm_spm.jit import lean, small
-from tvm_spm.space.tensors import Tensors
 
 
 @lean
-def run_undisturbed(problem: Problem, tensors: Tensors, nest: Nest, core: Core, ledger: Ledger, log: Log) -> None:
+def run_undisturbed(problem: Problem, nest: Nest, core: Core, ledger: Ledger, log: Log) -> None:
     """Run a core from its first slot to its last."""
-    num_loops, index, like_first, like_last = nest.num_dram_loops, core.slot_index, core.like_first, core.like_last
+    num_loops, index, like_first, like_last = nest.num_loops[0], core.slot_index, core.like_first, core.like_last
     for loop in range(num_loops):
-        like_first[loop], like_last[loop] = _alike(tensors, nest, core, loop)
+        like_first[loop], like_last[loop] = _alike(problem, nest, core, loop)
         index[loop] = 0
 
     look_at(problem, nest, core, ledger)
-    load(problem, tensors, nest, core, ledger)
+    load(problem, nest, core, ledger)
     queue_slot(nest, core, -1)
     _run_slot(core, ledger, log)
     is_last = False
@@ -33,24 +34,24 @@ def run_undisturbed(problem: Problem, tensors: Tensors, nest: Nest, core: Core, 
         # stores of the pass before, and of this one: passes number 0 and 1 here
         core.pass_number = 0
         forget(core)
-        if nest.double[IN_CORE, O] and _go_to(core, index, num_loops, -1):
+        if nest.double[CORE, O] and _go_to(core, index, num_loops, -1):
             core.repeats = 0
             look_at(problem, nest, core, ledger)
-            store(problem, tensors, nest, core, ledger)
+            store(problem, nest, core, ledger)
         core.pass_number = core.repeats = 1
         for loop in range(num_loops):
             if index[loop] == like_first[loop]:
                 core.repeats *= like_last[loop] - like_first[loop] + 1
         _go_to(core, index, num_loops, 0)
         look_at(problem, nest, core, ledger)
-        work(problem, tensors, nest, core, ledger, log)
-        store(problem, tensors, nest, core, ledger)
+        work(problem, nest, core, ledger, log)
+        store(problem, nest, core, ledger)
         if len(log.account) > 0:
-            note_pass(problem, tensors, nest, core, log)
+            note_pass(problem, nest, core, ledger, log)
         is_last = not _go_to(core, index, num_loops, 1)
         if not is_last:
             look_at(problem, nest, core, ledger)
-            load(problem, tensors, nest, core, ledger)
+            load(problem, nest, core, ledger)
         queue_slot(nest, core, 1)
         _run_slot(core, ledger, log)
         loop = num_loops - 1
@@ -61,7 +62,7 @@ def run_undisturbed(problem: Problem, tensors: Tensors, nest: Nest, core: Core, 
             index[loop] = like_last[loop] + 1 if index[loop] == like_first[loop] else index[loop] + 1
     core.pass_cycles = core.slots_left = 0
     queue_slot(nest, core, 2)
-    if nest.double[IN_CORE, O]:
+    if nest.double[CORE, O]:
         _run_slot(core, ledger, log)
 
 
@@ -94,25 +95,29 @@ def _go_to(core: Core, index: Ints, num_loops: int, offset: int) -> bool:
 
 
 @lean
-def _alike(tensors: Tensors, nest: Nest, core: Core, loop: int) -> tuple[int, int]:
+def _alike(problem: Problem, nest: Nest, core: Core, loop: int) -> tuple[int, int]:
     """First and last of the iterations of a DRAM loop that are alike; (-1, -1) if no two are."""
-    d, count = nest.loops[loop], core.loop_count[loop]
-    inside_first, inside_end = 0, core.chunk[d] // nest.spm[d]
-    for axis in range(len(tensors.axis_extent)):
-        coefficient, low, high = 0, tensors.axis_offset[axis], tensors.axis_offset[axis]
-        for term in range(tensors.term_start[axis], tensors.term_start[axis + 1]):
-            other = tensors.term_dim[term]
+    d, count = nest.loop_dim[0, loop], core.loop_count[loop]
+    inside_first, inside_end = 0, core.chunk[d] // nest.tile[HELD, d]
+    for axis in range(problem.axis_start[problem.num_projections]):
+        coefficient, low, high = 0, problem.axis_offset[axis], problem.axis_offset[axis]
+        for term in range(problem.term_start[axis], problem.term_start[axis + 1]):
+            other = problem.term_dim[term]
             if other == d:
-                coefficient = tensors.term_coefficient[term]
+                coefficient = problem.term_coefficient[term]
             else:
-                low += tensors.term_coefficient[term] * core.chunk_first[other]
-                high += tensors.term_coefficient[term] * (core.chunk_first[other] + core.chunk[other] - 1)
+                low += problem.term_coefficient[term] * core.chunk_first[other]
+                high += problem.term_coefficient[term] * (core.chunk_first[other] + core.chunk[other] - 1)
         if coefficient == 0:
             continue
-        while inside_first < inside_end and low + coefficient * (core.chunk_first[d] + inside_first * nest.spm[d]) < 0:
+        while (
+            inside_first < inside_end
+            and low + coefficient * (core.chunk_first[d] + inside_first * nest.tile[HELD, d]) < 0
+        ):
             inside_first += 1
         while inside_end > inside_first and (
-            high + coefficient * (core.chunk_first[d] + inside_end * nest.spm[d] - 1) >= tensors.axis_extent[axis]
+            high + coefficient * (core.chunk_first[d] + inside_end * nest.tile[HELD, d] - 1)
+            >= problem.axis_extent[axis]
         ):
             inside_end -= 1
     first, last = inside_first + 1, min(inside_end, count) - 2

@@ -57,7 +57,7 @@ INSIDE = {
     "tvm_spm.cli": (("commands",), ("search",), ("options", "output")),
     "cost_model": (
         ("attention",), ("fused",), ("analytical", "learned", "published", "simulator"),
-        ("arrays", "bounds", "features", "objective", "transfer", "vector"),
+        ("nest",), ("problem",), ("arrays", "bounds", "features", "objective", "record", "transfer", "vector"),
     ),
     "schedules": (("group",), ("attention", "host", "layer")),
     "tvm_spm.exact": (

@@ -175,7 +175,7 @@ class Breakdown:
         core: The core that finishes last; ``reasons``, ``resources`` but for the DRAM channels, and ``pe`` are its own.
         num_cores: Cores in use.
         reasons: Add up to ``cost.cycles``; in the order of ``REASONS``.
-        resources: log.DMA engine, networks, PE array, vector unit, and the DRAM channels of all cores together.
+        resources: DMA engine, networks, PE array, vector unit, and the DRAM channels of all cores together.
         pe: What the PEs do.
         levels: Bytes and energy per level and operand; their energy adds up to that of ``cost`` but for MACs and
             vector unit.

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cost_model.arrays import ArchArrays, WorkloadArrays
+from cost_model.record import record
 from tvm_spm.arch import Arch
 from tvm_spm.errors import WorkloadError
 from tvm_spm.space.mapping_batch import NUM_DIMS
@@ -28,50 +29,6 @@ MAX_PROJECTIONS = 16
 
 _MAX_AXES = MAX_PROJECTIONS * NUM_DIMS
 _BEYOND = 1 << 60
-
-PROBLEM_FIELDS = np.dtype(
-    [
-        ("dims", np.int64, NUM_DIMS),
-        ("is_reduction", np.int64, NUM_DIMS),
-        ("clip_low", np.int64, NUM_DIMS),
-        ("clip_end", np.int64, NUM_DIMS),
-        ("num_projections", np.int64),
-        ("relevant", np.int64, MAX_PROJECTIONS),
-        ("elem_bits", np.int64, MAX_PROJECTIONS),
-        ("words", np.float64, MAX_PROJECTIONS),
-        ("out_bits", np.int64),
-        ("out_words", np.float64),
-        ("out_elems", np.int64),
-        ("num_ops_per_elem", np.int64),
-        ("macs", np.int64),
-        ("axis_start", np.int64, MAX_PROJECTIONS + 1),
-        ("axis_extent", np.int64, _MAX_AXES),
-        ("axis_offset", np.int64, _MAX_AXES),
-        ("axis_kind", np.int64, _MAX_AXES),
-        ("term_start", np.int64, _MAX_AXES + 1),
-        ("term_dim", np.int64, _MAX_AXES),
-        ("term_coefficient", np.int64, _MAX_AXES),
-        ("launch_cycles", np.int64),
-        ("pipeline_cycles", np.int64),
-        ("channels", np.int64),
-        ("port_bytes_per_cycle", np.float64),
-        ("noc_elems_per_cycle", np.float64),
-        ("burst_bits", np.int64),
-        ("word_bits", np.int64),
-        ("burst_startup_cycles", np.float64),
-        ("dma_bytes_per_cycle", np.float64),
-        ("vector_ops_per_cycle", np.float64),
-        ("mac_pj", np.float64),
-        ("rf_access_pj", np.float64),
-        ("rf_fill_pj", np.float64),
-        ("noc_elem_pj", np.float64),
-        ("noc_delivery_pj", np.float64),
-        ("noc_hop_pj", np.float64),
-        ("spm_pj", np.float64),
-        ("dram_pj", np.float64),
-        ("vector_pj", np.float64),
-    ]
-)
 
 
 class Problem(Protocol):
@@ -127,6 +84,15 @@ class Problem(Protocol):
     spm_pj: float
     dram_pj: float
     vector_pj: float
+
+
+_PER_DIM, _PER_PROJECTION, _PER_AXIS = NUM_DIMS, MAX_PROJECTIONS, _MAX_AXES
+PROBLEM_FIELDS = record(Problem, {
+    "dims": _PER_DIM, "is_reduction": _PER_DIM, "clip_low": _PER_DIM, "clip_end": _PER_DIM,
+    "relevant": _PER_PROJECTION, "elem_bits": _PER_PROJECTION, "words": _PER_PROJECTION,
+    "axis_start": _PER_PROJECTION + 1, "axis_extent": _PER_AXIS, "axis_offset": _PER_AXIS, "axis_kind": _PER_AXIS,
+    "term_start": _PER_AXIS + 1, "term_dim": _PER_AXIS, "term_coefficient": _PER_AXIS,
+})  # fmt: skip
 
 
 @lru_cache(maxsize=32)

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import numpy as np
-
-from cost_model.analytical.problem import WHOLE, Ints, Problem
+from cost_model.problem import WHOLE, Ints, Problem
+from cost_model.record import record
 from tvm_spm.jit import lean, small
 from tvm_spm.space.mapping_batch import NUM_DIMS, MappingBatch
 
@@ -24,25 +23,6 @@ CORE, PE = 0, 1
 SHARE, HELD, ARRAY, PIECE, NUM_TILES = 0, 1, 2, 3, 4
 """Tiles: the share of a core, what its memory holds, what its PEs hold together, what one PE holds. The loops of level
 ``l`` cut tile ``l`` into tiles ``l + 1``."""
-
-NEST_FIELDS = np.dtype(
-    [
-        ("cores", np.int64, NUM_DIMS),
-        ("tile", np.int64, (NUM_TILES, NUM_DIMS)),
-        ("num_tiles", np.int64, (NUM_LEVELS + 1, NUM_DIMS)),
-        ("num_pieces", np.int64, (NUM_LEVELS + 1, NUM_DIMS)),
-        ("loop_dim", np.int64, (NUM_LEVELS, NUM_DIMS)),
-        ("num_loops", np.int64, NUM_LEVELS),
-        ("looping", np.int64, NUM_LEVELS),
-        ("position", np.int64, (NUM_LEVELS, 3)),
-        ("outside", np.int64, (NUM_LEVELS, NUM_LEVELS, 3)),
-        ("double", np.int64, (NUM_LEVELS, 3)),
-        ("spill", np.int64),
-        ("num_cores", np.int64),
-        ("hop_cycles", np.int64),
-        ("reduction_pes", np.int64),
-    ]
-)
 
 
 class Nest(Protocol):
@@ -80,6 +60,14 @@ class Nest(Protocol):
     num_cores: int
     hop_cycles: int
     reduction_pes: int
+
+
+NEST_FIELDS = record(Nest, {
+    "cores": NUM_DIMS, "tile": (NUM_TILES, NUM_DIMS), "num_tiles": (NUM_LEVELS + 1, NUM_DIMS),
+    "num_pieces": (NUM_LEVELS + 1, NUM_DIMS), "loop_dim": (NUM_LEVELS, NUM_DIMS), "num_loops": NUM_LEVELS,
+    "looping": NUM_LEVELS, "position": (NUM_LEVELS, 3), "outside": (NUM_LEVELS, NUM_LEVELS, 3),
+    "double": (NUM_LEVELS, 3),
+})  # fmt: skip
 
 
 @small

@@ -15,7 +15,7 @@ from tvm_spm.errors import PlanError
 from tvm_spm.exact import exact_search
 from tvm_spm.fusion.planner import GroupOption, plan_groups
 from tvm_spm.fusion.search import group_search
-from tvm_spm.graph import Layer, LayerGraph, Tensor
+from tvm_spm.graph import GraphTensor, Layer, LayerGraph
 from tvm_spm.group import Group, GroupMapping, refuse_group
 from tvm_spm.objective import Objective
 from tvm_spm.space.case import Case
@@ -153,7 +153,7 @@ def _vector_work(graph: LayerGraph, layer: Layer) -> VectorWork:
     )
 
 
-def _num_bytes(tensor: Tensor) -> int:
+def _num_bytes(tensor: GraphTensor) -> int:
     return bits_to_bytes(prod(tensor.shape) * tensor.elem_bits)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from tests.simulator_cases import random_mapping
 from tvm_spm.arch import load_arch
-from tvm_spm.graph import Layer, LayerGraph, Read, Tensor
+from tvm_spm.graph import GraphTensor, Layer, LayerGraph, Read
 from tvm_spm.group import Group, GroupMapping
 from tvm_spm.mapping import Mapping
 from tvm_spm.units import ceil_div
@@ -19,11 +19,11 @@ class Builder:
     """Appends layers one by one; tensors are known by their index."""
 
     dtype: str = "int16"
-    tensors: list[Tensor] = field(default_factory=list)
+    tensors: list[GraphTensor] = field(default_factory=list)
     layers: list[Layer] = field(default_factory=list)
 
     def tensor(self, name: str, shape: tuple[int, ...], *, const: bool = False, dtype: str | None = None) -> int:
-        self.tensors.append(Tensor(name=name, shape=shape, dtype=dtype or self.dtype, is_constant=const))
+        self.tensors.append(GraphTensor(name=name, shape=shape, dtype=dtype or self.dtype, is_constant=const))
         return len(self.tensors) - 1
 
     def _output(self, name: str, shape: tuple[int, ...], dtype: str | None = None) -> int:

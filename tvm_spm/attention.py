@@ -145,7 +145,7 @@ class AttentionMapping:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stream:
+class TileStream:
     """A tensor that comes in by tiles.
 
     Attributes:
@@ -171,17 +171,17 @@ class Stream:
         return dim is not None and dim in self.projection.relevant_dims
 
 
-def streams_of(work: Attention) -> tuple[Stream, ...]:
+def streams_of(work: Attention) -> tuple[TileStream, ...]:
     """Q, K, V, then masks."""
     scores, context = work.scores, work.context
     masks = tuple(
-        Stream(name=f"mask {i}", projection=mask, stage=1, query_dim="OX", key_dim="K")
+        TileStream(name=f"mask {i}", projection=mask, stage=1, query_dim="OX", key_dim="K")
         for i, mask in enumerate(scores.epilogue.extras)
     )
     return (
-        Stream(name="Q", projection=scores.I, stage=0, query_dim="OX", key_dim=None),
-        Stream(name="K", projection=scores.W, stage=0, query_dim=None, key_dim="K"),
-        Stream(name="V", projection=context.W, stage=2, query_dim=None, key_dim="C"),
+        TileStream(name="Q", projection=scores.I, stage=0, query_dim="OX", key_dim=None),
+        TileStream(name="K", projection=scores.W, stage=0, query_dim=None, key_dim="K"),
+        TileStream(name="V", projection=context.W, stage=2, query_dim=None, key_dim="C"),
         *masks,
     )
 
@@ -204,7 +204,7 @@ def shares(work: Attention, mapping: AttentionMapping) -> Iterator[Share]:
             yield Share(heads=heads, queries=queries)
 
 
-def is_reloaded(stream: Stream, work: Attention, mapping: AttentionMapping) -> bool:
+def is_reloaded(stream: TileStream, work: Attention, mapping: AttentionMapping) -> bool:
     """Whether more than one tile of a tensor comes in on some core."""
     heads, queries = ceil_div(work.heads, mapping.cores[0]), ceil_div(work.queries, mapping.cores[1])
     return (

@@ -18,7 +18,7 @@ ROLES = ("I", "W", "extra", "vector")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tensor:
+class GraphTensor:
     """A tensor between layers, an input of the network, or a constant.
 
     Attributes:
@@ -125,7 +125,7 @@ class LayerGraph:
         outputs: Tensors that are needed after the network, or by calls that are no layers.
     """
 
-    tensors: tuple[Tensor, ...]
+    tensors: tuple[GraphTensor, ...]
     layers: tuple[Layer, ...]
     outputs: tuple[int, ...]
 

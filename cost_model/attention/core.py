@@ -19,7 +19,7 @@ from cost_model.fused.state import (
     STORE_CHANNEL,
     STORE_ENGINE,
 )
-from tvm_spm.attention import Attention, AttentionMapping, Stream, shares, streams_of
+from tvm_spm.attention import Attention, AttentionMapping, TileStream, shares, streams_of
 from tvm_spm.units import ceil_div
 
 SCORES, SOFTMAX, CONTEXT, STAGES = range(4)
@@ -52,7 +52,7 @@ class CoreKind:
                 found[rows, columns, position == 0] += self.heads * num_tiles
         return found
 
-    def loads(self, stream: Stream) -> Counter[tuple[int, int]]:
+    def loads(self, stream: TileStream) -> Counter[tuple[int, int]]:
         """How often tiles of each size of a tensor come in: rows and columns."""
         by_chunk, by_tile = self._reloads(stream)
         found: Counter[tuple[int, int]] = Counter()
@@ -61,14 +61,14 @@ class CoreKind:
                 found[rows, columns] += self.heads * num_tiles * num_chunks
         return found
 
-    def load_places(self, stream: Stream) -> Ints:
+    def load_places(self, stream: TileStream) -> Ints:
         """The chunks before which a tensor comes in: indices over heads, tiles of queries and chunks of keys."""
         by_chunk, by_tile = self._reloads(stream)
         is_loaded = np.zeros((self.heads, len(self.rows), len(self.columns)), dtype=np.bool_)
         is_loaded[:, slice(None) if by_tile else 0, slice(None) if by_chunk else 0] = True
         return np.flatnonzero(is_loaded)
 
-    def _reloads(self, stream: Stream) -> tuple[bool, bool]:
+    def _reloads(self, stream: TileStream) -> tuple[bool, bool]:
         """Whether a tensor comes in again for every chunk, and whether for every tile of queries.
 
         A tile that is the same as the one before stays, but not from one head to the next.
@@ -127,7 +127,7 @@ def core_orders(kind: CoreKind, work: Attention, cycles_of: PartCycles, *, doubl
 
 
 def _loads(
-    kind: CoreKind, stream: Stream, position: int, cycles_of: PartCycles, *, double: bool
+    kind: CoreKind, stream: TileStream, position: int, cycles_of: PartCycles, *, double: bool
 ) -> tuple[Ints, Ints, Ints]:
     """Stages, order within a stage, and rows of the loads of one tensor."""
     places = kind.load_places(stream)

@@ -25,7 +25,7 @@ from cost_model.fused.passes import CYCLES, MAC_CYCLES
 from cost_model.fused.queues import finish_times
 from cost_model.transfer import box_transfer
 from tvm_spm.arch import Arch
-from tvm_spm.attention import Attention, AttentionMapping, Stream, streams_of
+from tvm_spm.attention import Attention, AttentionMapping, TileStream, streams_of
 from tvm_spm.cost import Cost, Energy
 from tvm_spm.objective import Objective
 from tvm_spm.units import bits_to_bytes, ceil_div
@@ -135,7 +135,7 @@ class Pricing:
         return total
 
     @cached_property
-    def streams(self) -> tuple[Stream, ...]:
+    def streams(self) -> tuple[TileStream, ...]:
         """What comes in."""
         return streams_of(self.work)
 

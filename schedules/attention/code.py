@@ -58,7 +58,7 @@ def attention_func(site: AttentionSite, mapping: AttentionMapping) -> tirx.PrimF
         A function of the inputs of the first product, the values, and the result.
     """
     spm = TileAllocator()
-    body = _Writer(site=site, mapping=mapping, spm=spm).cores()
+    body = _AttentionWriter(site=site, mapping=mapping, spm=spm).cores()
     root = s_tir.SBlock([], [], [], "root", body, None, spm.buffers)
     params = [*site.scores.inputs, site.values, site.context.out.buffer]
     func = tirx.PrimFunc(params, s_tir.SBlockRealize([], tirx.const(True, "bool"), root))
@@ -137,7 +137,7 @@ class _Tiles:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Writer:
+class _AttentionWriter:
     """Writes one function."""
 
     site: AttentionSite

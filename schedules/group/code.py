@@ -81,7 +81,7 @@ def schedule_group(fused: FusedFunction, group: Group, mapping: GroupMapping) ->
     if len(mapping.k_tile) != len(layers):
         raise ScheduleError(f"the mapping is for {len(mapping.k_tile)} layers, the group has {len(layers)}")
     regions = regions_of(group, mapping)
-    writer = _Writer(group=group, mapping=mapping, codes=codes, regions=regions, fused=fused)
+    writer = _GroupWriter(group=group, mapping=mapping, codes=codes, regions=regions, fused=fused)
     return fused.func.with_body(writer.code()).with_attr(EXACT_BUFFERS, 1)
 
 
@@ -90,7 +90,7 @@ def _with_narrow_indices(func: tirx.PrimFunc) -> tirx.PrimFunc:
     return tirx.transform.ForceNarrowIndexToInt32()(tvm.IRModule({"main": func}))["main"]
 
 
-class _Writer:
+class _GroupWriter:
     """Collects the code of all layers, and the buffers they use."""
 
     def __init__(
@@ -256,7 +256,7 @@ class _Writer:
 class _Source:
     """Where a layer finds what it reads in one role."""
 
-    writer: _Writer
+    writer: _GroupWriter
     index: int
     role: str
 

@@ -10,7 +10,7 @@ from tvm import s_tir, tirx
 from schedules.group.emit import Expr, with_loads
 from tvm_spm.errors import ScheduleError
 from tvm_spm.frontend.tir.blocks import Block, loads_of, read_blocks
-from tvm_spm.frontend.tir.nest import Nest, read_nest
+from tvm_spm.frontend.tir.nest import TirNest, read_nest
 from tvm_spm.graph import Layer
 from tvm_spm.lowering.blocks import substitute
 
@@ -30,7 +30,7 @@ class LayerCode:
 
     layer: Layer
     blocks: tuple[Block, ...]
-    nest: Nest | None
+    nest: TirNest | None
 
     @property
     def output(self) -> tirx.Buffer:
@@ -115,7 +115,7 @@ def read_layers(func: tirx.PrimFunc, names: Sequence[Sequence[str]], layers: Seq
     return codes
 
 
-def _nest(layer: Layer, blocks: tuple[Block, ...], stmts: Sequence[tirx.Stmt]) -> Nest:
+def _nest(layer: Layer, blocks: tuple[Block, ...], stmts: Sequence[tirx.Stmt]) -> TirNest:
     output = blocks[-1].buffer
     inner = [block.buffer for block in blocks if not block.buffer.same_as(output)]
     outside: list[tirx.Buffer] = []
@@ -125,7 +125,7 @@ def _nest(layer: Layer, blocks: tuple[Block, ...], stmts: Sequence[tirx.Stmt]) -
                 outside.append(load.source)
     root = s_tir.SBlock([], [], [], "root", tirx.SeqStmt(stmts) if len(stmts) > 1 else stmts[0], None, inner)
     nest = read_nest(tirx.PrimFunc([*outside, output], s_tir.SBlockRealize([], True, root)))
-    if not isinstance(nest, Nest):
+    if not isinstance(nest, TirNest):
         raise ScheduleError(f"layer {layer.name}: {nest.reason}")
     work, wanted = nest.workload, layer.workload
     assert wanted is not None

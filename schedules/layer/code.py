@@ -11,7 +11,7 @@ from tvm import tirx
 from cost_model.simulator.program import Compute, TileLoop
 from schedules.layer.evaluate import Grid, IndexValue, Ints, constant_of, loop_value, value_of
 from tvm_spm.errors import ScheduleError
-from tvm_spm.frontend.tir.nest import Nest
+from tvm_spm.frontend.tir.nest import TirNest
 from tvm_spm.lowering.blocks import Placed
 from tvm_spm.workload import Dims, Operand
 
@@ -33,7 +33,7 @@ class Code:
         doubled: Buffers whose first axis tells two tiles apart.
     """
 
-    nest: Nest
+    nest: TirNest
     loops: tuple[tuple[tirx.Var, str, str, int], ...]
     outer: tuple[TileLoop, ...]
     compute: Compute
@@ -42,7 +42,7 @@ class Code:
     doubled: frozenset[tirx.Buffer]
 
     @classmethod
-    def of(cls, mac: Placed, nest: Nest, doubled: frozenset[tirx.Buffer]) -> Code:
+    def of(cls, mac: Placed, nest: TirNest, doubled: frozenset[tirx.Buffer]) -> Code:
         """Read the loops around a multiply-accumulate block; ``ScheduleError`` if they are no tiles in order."""
         annotated = [loop for loop in mac.loops if "spm.level" in loop.annotations]
         for loop in mac.loops:
@@ -105,7 +105,7 @@ def iter_values(block: Placed) -> dict[tirx.Var, IndexValue]:
 
 
 def _axis_order(
-    mac: Placed, nest: Nest, operand: Operand, names: Sequence[str], doubled: frozenset[tirx.Buffer]
+    mac: Placed, nest: TirNest, operand: Operand, names: Sequence[str], doubled: frozenset[tirx.Buffer]
 ) -> tuple[int, ...]:
     """Per axis of an operand's tensor, the axis of the staged buffer that the multiply-accumulates index alike."""
     variables = {iter_var.var: loop_value(iter_var.var) for iter_var in mac.block.iter_vars}

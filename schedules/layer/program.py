@@ -9,7 +9,7 @@ from schedules.layer.code import Code
 from schedules.layer.executed import Executed
 from schedules.layer.turns import check_turns
 from tvm_spm.errors import ScheduleError
-from tvm_spm.frontend.tir.nest import Nest
+from tvm_spm.frontend.tir.nest import TirNest
 from tvm_spm.lowering.blocks import placed_blocks
 from tvm_spm.lowering.double import staged_buffer
 from tvm_spm.lowering.partial import DOUBLE
@@ -17,7 +17,7 @@ from tvm_spm.lowering.tiles import exact_tiles
 from tvm_spm.mapping import Mapping
 
 
-def check_timed_is_executed(func: tirx.PrimFunc, nest: Nest, mapping: Mapping) -> str | None:
+def check_timed_is_executed(func: tirx.PrimFunc, nest: TirNest, mapping: Mapping) -> str | None:
     """Whether scheduled code does what the simulator times for a mapping.
 
     Args:
@@ -42,7 +42,7 @@ def check_timed_is_executed(func: tirx.PrimFunc, nest: Nest, mapping: Mapping) -
     return "the code and the simulated program differ in length"
 
 
-def program_from_tir(func: tirx.PrimFunc, nest: Nest) -> Program:
+def program_from_tir(func: tirx.PrimFunc, nest: TirNest) -> Program:
     """The program that scheduled code executes, read from its loops, guards, copies and buffers.
 
     Args:

@@ -13,7 +13,7 @@ from schedules.layer.axes import needs_padding, outer_first
 from schedules.layer.footprint import LoadPositions, Loop, load_positions
 from schedules.layer.primitives import Loops
 from tvm_spm.errors import ScheduleError
-from tvm_spm.frontend.tir.nest import Nest
+from tvm_spm.frontend.tir.nest import TirNest
 from tvm_spm.mapping import Mapping
 from tvm_spm.rejection import Rejection
 from tvm_spm.workload import REDUCTION_DIMS, Operand, Projection, Workload
@@ -35,7 +35,7 @@ def refuse(workload: Workload, mapping: Mapping) -> Rejection | None:
     )  # fmt: skip
 
 
-def schedule(func: tirx.PrimFunc, nest: Nest, mapping: Mapping) -> s_tir.Schedule:
+def schedule(func: tirx.PrimFunc, nest: TirNest, mapping: Mapping) -> s_tir.Schedule:
     """Rewrite a function so that it runs as a mapping says.
 
     Args:
@@ -58,7 +58,7 @@ def schedule(func: tirx.PrimFunc, nest: Nest, mapping: Mapping) -> s_tir.Schedul
         raise ScheduleError(f"block {nest.block}: {_reason(error)}") from error
 
 
-def _rewrite(func: tirx.PrimFunc, nest: Nest, mapping: Mapping) -> s_tir.Schedule:
+def _rewrite(func: tirx.PrimFunc, nest: TirNest, mapping: Mapping) -> s_tir.Schedule:
     sch = s_tir.Schedule(func)
     mac = sch.get_sblock(nest.block)
     last = _merge_epilogue(sch, nest)
@@ -88,7 +88,7 @@ class _Tiled:
         return self.loops[self.order[self.num_cores - 1]] if self.num_cores else None
 
 
-def _merge_epilogue(sch: s_tir.Schedule, nest: Nest) -> SBlockRV | None:
+def _merge_epilogue(sch: s_tir.Schedule, nest: TirNest) -> SBlockRV | None:
     if not nest.epilogue:
         return None
     for name in nest.epilogue[:-1]:
@@ -106,8 +106,8 @@ def _reason(error: s_tir.ScheduleError) -> str:
 
 
 def _stage_output(
-    sch: s_tir.Schedule, nest: Nest, mapping: Mapping, positions: LoadPositions, mac: SBlockRV, last: SBlockRV | None,
-    extras: Sequence[tirx.Buffer],
+    sch: s_tir.Schedule, nest: TirNest, mapping: Mapping, positions: LoadPositions, mac: SBlockRV,
+    last: SBlockRV | None, extras: Sequence[tirx.Buffer],
 ) -> _Tiled:  # fmt: skip
     extents = nest.workload.dims
     store = primitives.stage_output(sch, mac, last)
@@ -170,7 +170,7 @@ def _passes_by(extra: Projection, own: Collection[str]) -> bool:
 
 
 def _stage_inputs(
-    sch: s_tir.Schedule, nest: Nest, mapping: Mapping, positions: LoadPositions, mac: SBlockRV, tiled: _Tiled
+    sch: s_tir.Schedule, nest: TirNest, mapping: Mapping, positions: LoadPositions, mac: SBlockRV, tiled: _Tiled
 ) -> None:
     for operand, read_index in ((Operand.I, nest.input_read), (Operand.W, nest.weight_read)):
         at = operand.value

@@ -19,7 +19,7 @@ from tests.numeric.sampled import sample_mapping
 from tvm_spm.arch import load_arch
 from tvm_spm.deploy import database
 from tvm_spm.errors import WorkdirError
-from tvm_spm.frontend.tir.nest import Nest, read_nest
+from tvm_spm.frontend.tir.nest import TirNest, read_nest
 
 NETWORK = "conv, residual, swish"
 TARGET = "spm/edge-256"
@@ -29,7 +29,7 @@ def tuned(directory: Path, *, cycles: int = 1000, seed: int = 0) -> tuple[tirx.P
     """Commit one schedule for the only function of the network."""
     (func,) = [func for func in fuse(NETWORKS[NETWORK]).functions.values() if isinstance(func, tirx.PrimFunc)]
     nest = read_nest(func)
-    assert isinstance(nest, Nest)
+    assert isinstance(nest, TirNest)
     made = schedule(func, nest, sample_mapping(nest.workload, random.Random(seed)))
     database.commit(directory, [(func, made, cycles)], TARGET)
     return func, made
@@ -114,7 +114,7 @@ def test_a_run_replaces_its_own_schedules_and_keeps_those_of_others(tmp_path: Pa
     database.commit(tmp_path, [other], TARGET, replace=True)
     (again,) = [func for func in fuse(NETWORKS[NETWORK]).functions.values() if isinstance(func, tirx.PrimFunc)]
     nest = read_nest(again)
-    assert isinstance(nest, Nest)
+    assert isinstance(nest, TirNest)
     slow = schedule(again, nest, sample_mapping(nest.workload, random.Random(2)))
     database.commit(tmp_path, [(func, slow, 2000)], TARGET, replace=True)
     got = applied(database.apply(fuse(NETWORKS[NETWORK]), tmp_path, TARGET))
@@ -154,5 +154,5 @@ OTHER = next(name for name in NETWORKS if name != NETWORK)
 def other_network() -> tuple[tirx.PrimFunc, s_tir.Schedule, int]:
     func = next(func for func in fuse(NETWORKS[OTHER]).functions.values() if isinstance(func, tirx.PrimFunc))
     nest = read_nest(func)
-    assert isinstance(nest, Nest)
+    assert isinstance(nest, TirNest)
     return func, schedule(func, nest, sample_mapping(nest.workload, random.Random(5))), 700

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from tvm import te, tirx
 
 from schedules.layer.axes import needs_padding, outer_first, overhang
-from tvm_spm.frontend.tir.nest import Nest
+from tvm_spm.frontend.tir.nest import TirNest
 from tvm_spm.workload import REDUCTION_DIMS, Axis, Dims, Projection, Workload
 
 PAD_BLOCK = "pad"
@@ -47,11 +47,11 @@ def prim_func(workload: Workload) -> tirx.PrimFunc:
     return te.create_prim_func([data, weight, *extras, result]).with_attr("global_symbol", workload.kind)
 
 
-def nest(workload: Workload) -> Nest:
+def nest(workload: Workload) -> TirNest:
     """How the blocks of ``prim_func(workload)`` stand for the workload."""
     spatial = tuple(tuple(name for name, _ in outer_first(axis)) for axis in workload.O.axes)
     has_epilogue = bool(workload.epilogue.extras) or workload.out_dtype != workload.O.dtype
-    return Nest(
+    return TirNest(
         workload=workload,
         block=MAC_BLOCK,
         iter_dims=spatial + tuple((name,) for name in _reduction(workload)),

@@ -21,7 +21,7 @@ from tests.numeric.sampled import LAYERS, sample_mapping
 from tvm_spm.arch import load_arch
 from tvm_spm.deploy.verify.compare import verify_task
 from tvm_spm.errors import ScheduleError
-from tvm_spm.frontend.tir.nest import Nest, read_nest
+from tvm_spm.frontend.tir.nest import TirNest, read_nest
 from tvm_spm.lowering.target import target_of
 from tvm_spm.lowering.tiles import exact_tiles
 from tvm_spm.mapping import Mapping
@@ -63,7 +63,7 @@ def test_a_bias_of_48_bytes_is_48_bytes():
         [data, weight, bias, topi.nn.relu(topi.add(topi.nn.conv2d_nchw(data, weight, 1, 0, 1), bias))]
     )
     found = read_nest(func)
-    assert isinstance(found, Nest)
+    assert isinstance(found, TirNest)
     dims = found.workload.dims
     # 12 channels, each of 100 outputs: 4,800 B if every output read its own.
     assert dims.product() == 4 * 12 * 100
@@ -140,7 +140,7 @@ def added_turned_round():
 def test_odd_extras_compute_the_same(made):
     func = te.create_prim_func(made())
     found = read_nest(func)
-    assert isinstance(found, Nest)
+    assert isinstance(found, TirNest)
     for seed in range(4):
         mapping = sample_mapping(found.workload, random.Random(seed), spills=seed % 2 == 1)
         scheduled = schedule(func, found, mapping).mod["main"]

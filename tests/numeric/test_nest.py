@@ -10,7 +10,7 @@ import tvm
 from tvm import te, tirx, topi
 
 from tests.numeric import plain
-from tvm_spm.frontend.tir.nest import Nest, Unsupported, read_nest
+from tvm_spm.frontend.tir.nest import TirNest, Unsupported, read_nest
 from tvm_spm.workload import Dims, Projection, Workload
 
 
@@ -18,9 +18,9 @@ def tensor(name, *shape, dtype="float32"):
     return te.placeholder(shape, name=name, dtype=dtype)
 
 
-def nest_of(*tensors) -> Nest:
+def nest_of(*tensors) -> TirNest:
     nest = read_nest(te.create_prim_func(list(tensors)))
-    assert isinstance(nest, Nest), nest
+    assert isinstance(nest, TirNest), nest
     return nest
 
 

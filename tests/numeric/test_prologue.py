@@ -11,7 +11,7 @@ from tvm.script import relax as R
 from schedules.layer import check_timed_is_executed, schedule
 from tvm_spm.deploy.runtime import build, run
 from tvm_spm.frontend import extract, layer_graph
-from tvm_spm.frontend.tir.nest import Nest, read_nest
+from tvm_spm.frontend.tir.nest import TirNest, read_nest
 from tvm_spm.lowering.target import target_of
 from tvm_spm.mapping import Mapping
 from tvm_spm.workload import VectorWork, Workload
@@ -110,7 +110,7 @@ def test_a_schedule_that_contains_it_is_not_what_was_timed():
     inputs, output, _ = relu_dense()
     func = te.create_prim_func([*inputs, output])
     nest = read_nest(func)
-    assert isinstance(nest, Nest)
+    assert isinstance(nest, TirNest)
     mapping = Mapping(spm=nest.workload.dims, rf=nest.workload.dims)
     scheduled = schedule(func, nest, mapping).mod["main"]
     found = check_timed_is_executed(scheduled, nest, mapping)
@@ -121,6 +121,6 @@ def test_a_scale_per_channel_counts_for_every_output():
     data, weight, scale = (te.placeholder(s, name=n) for s, n in (((8, 12), "A"), ((10, 12), "W"), ((10,), "S")))
     func = te.create_prim_func([data, weight, scale, topi.multiply(topi.nn.dense(data, weight), topi.sqrt(scale))])
     nest = read_nest(func)
-    assert isinstance(nest, Nest)
+    assert isinstance(nest, TirNest)
     # The root is merged into the product, and taken for each of its elements.
     assert nest.workload.epilogue.num_ops_per_elem == 2

@@ -23,7 +23,7 @@ from tests.numeric.sampled import LAYERS, brute_force, draw_operands, num_terms,
 from tvm_spm.deploy import database
 from tvm_spm.deploy.verify.compare import verify_network
 from tvm_spm.errors import ScheduleError
-from tvm_spm.frontend.tir.nest import Nest, read_nest
+from tvm_spm.frontend.tir.nest import TirNest, read_nest
 from tvm_spm.lowering.host import fit_to_host
 from tvm_spm.lowering.target import PIPELINE
 from tvm_spm.lowering.tiles import exact_tiles
@@ -263,7 +263,7 @@ def test_epilogue_runs_once_per_output_although_sums_spill():
     squared = te.compute((6, 10), lambda i, j: total[i, j] * total[i, j] + 1)
     func = te.create_prim_func([data, weight, squared])
     found = read_nest(func)
-    assert isinstance(found, Nest)
+    assert isinstance(found, TirNest)
     mapping = Mapping(
         cores=Dims(K=2), spm=Dims(OX=4, C=5, K=3), rf=Dims(OX=2, C=2), rows=Dims(K=2), dram_order=("C", "K", "OX"),
         spm_order=("K", "C", "OX"), spill=True,
@@ -282,7 +282,7 @@ def test_the_copy_to_spm_transposes(spills: bool):
     total = te.compute((6, 10), lambda i, j: te.sum(data[i, k].astype("int32") * weight[k, j].astype("int32"), k))
     func = te.create_prim_func([stored, weight, total])
     found = read_nest(func)
-    assert isinstance(found, Nest)
+    assert isinstance(found, TirNest)
     rng = np.random.default_rng(0)
     arrays = [rng.integers(-9, 10, shape).astype("int8") for shape in ((12, 6), (12, 10))]
     for seed in range(3):
@@ -309,7 +309,7 @@ def test_spilling_schedules_come_back_from_the_database(network: str, tmp_path: 
     mod = fuse(NETWORKS[network])
     ((var, func),) = [item for item in mod.functions.items() if isinstance(item[1], tvm.tirx.PrimFunc)]
     found = read_nest(func)
-    assert isinstance(found, Nest)
+    assert isinstance(found, TirNest)
     mapping = sample_mapping(found.workload, random.Random(2), spills=True)
     database.commit(tmp_path, [(func, schedule(func, found, mapping), 1000)], "edge-256")
     applied = database.apply(mod, tmp_path, "edge-256")

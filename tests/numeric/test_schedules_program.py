@@ -19,7 +19,7 @@ from tests.numeric.sampled import LAYERS, sample_mapping
 from tests.program_mapping import simulate_program
 from tvm_spm.arch import load_arch
 from tvm_spm.errors import ScheduleError
-from tvm_spm.frontend.tir.nest import Nest, read_nest
+from tvm_spm.frontend.tir.nest import TirNest, read_nest
 from tvm_spm.lowering.blocks import placed_blocks
 from tvm_spm.lowering.tiles import exact_tiles
 from tvm_spm.mapping import Mapping
@@ -50,7 +50,7 @@ def test_programs_of_fused_functions_are_equal(network: str):
     rng = random.Random(network)
     for func in functions(fuse(NETWORKS[network])):
         found = read_nest(func)
-        assert isinstance(found, Nest)
+        assert isinstance(found, TirNest)
         for trial in range(6):
             mapping = sample_mapping(found.workload, rng, spills=trial % 2 == 1)
             scheduled = schedule(func, found, mapping).mod["main"]

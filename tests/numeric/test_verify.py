@@ -18,7 +18,7 @@ from tests.numeric.sampled import LAYERS, sample_mapping
 from tvm_spm.deploy.verify.compare import Difference, compare, verify_network, verify_task
 from tvm_spm.errors import ModelError
 from tvm_spm.frontend import extract
-from tvm_spm.frontend.tir.nest import Nest, read_nest
+from tvm_spm.frontend.tir.nest import TirNest, read_nest
 from tvm_spm.lowering.root_block import with_root_block
 from tvm_spm.workload import Workload
 
@@ -29,7 +29,7 @@ def test_fused_functions_pass_on_sampled_mappings(name: str, seed: int):
     rng = random.Random(f"{name} {seed}")
     (func,) = functions(fuse(NETWORKS[name]))
     found = read_nest(func)
-    assert isinstance(found, Nest)
+    assert isinstance(found, TirNest)
     mapping = sample_mapping(found.workload, rng)
     made = schedule(func, found, mapping).mod["main"]
     outcome = verify_task(func, made, rng=np.random.default_rng(seed))
@@ -119,7 +119,7 @@ def scheduled_network(name: str, seed: int) -> tvm.IRModule:
     mod = fuse(NETWORKS[name])
     for var, func in mod.functions.items():
         found = read_nest(func) if isinstance(func, tirx.PrimFunc) else None
-        if isinstance(found, Nest):
+        if isinstance(found, TirNest):
             made = schedule(func, found, sample_mapping(found.workload, random.Random(seed)))
             mod[var.name_hint] = made.mod["main"]
     return mod

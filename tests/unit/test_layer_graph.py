@@ -8,7 +8,7 @@ from fractions import Fraction
 import pytest
 
 from tvm_spm.fusion.halo import balanced_parts, needed_boxes, recompute_factor
-from tvm_spm.graph import Layer, LayerGraph, Read, Tensor, box_elems, retype
+from tvm_spm.graph import GraphTensor, Layer, LayerGraph, Read, box_elems, retype
 from tvm_spm.workload import DIM_NAMES, Axis, Epilogue, Workload
 
 
@@ -23,7 +23,7 @@ def mac_layer(name, workload, tensors, *reads):
 
 def image_chain(*steps, extent, channels, dtype="float32"):
     """Layers on square images: ``("conv", channels)`` is 3x3 with padding 1, ``("pool",)`` is 2x2 with stride 2."""
-    tensors = [Tensor(name="data", shape=(1, channels, extent, extent), dtype=dtype)]
+    tensors = [GraphTensor(name="data", shape=(1, channels, extent, extent), dtype=dtype)]
     layers = []
     for index, step in enumerate(steps):
         source = len(tensors) - 1 if index == 0 else layers[-1].output
@@ -31,7 +31,9 @@ def image_chain(*steps, extent, channels, dtype="float32"):
             work = Workload.conv2d(
                 K=step[1], C=channels, OY=extent, OX=extent, FY=3, FX=3, padding=1, IY=extent, IX=extent, dtype=dtype
             )
-            tensors.append(Tensor(name=f"w{index}", shape=(step[1], channels, 3, 3), dtype=dtype, is_constant=True))
+            tensors.append(
+                GraphTensor(name=f"w{index}", shape=(step[1], channels, 3, 3), dtype=dtype, is_constant=True)
+            )
             channels, names = step[1], {f"w{index}": len(tensors) - 1, "in": source, f"l{index}": len(tensors)}
             reads = (("in", "I", work.I.axes), (f"w{index}", "W", work.W.axes))
             layers.append(mac_layer(f"l{index}", work, names, *reads))
@@ -44,7 +46,7 @@ def image_chain(*steps, extent, channels, dtype="float32"):
             out = tuple(Axis(terms=((name, 1),), extent=size) for name, size in loops[:4])
             read = Read(tensor=source, role="vector", accesses=((*plain, *window),))
             layers.append(Layer(name=f"l{index}", output=len(tensors), loops=loops, out_axes=out, reads=(read,)))
-        tensors.append(Tensor(name=f"t{index}", shape=(1, channels, extent, extent), dtype=dtype, producer=index))
+        tensors.append(GraphTensor(name=f"t{index}", shape=(1, channels, extent, extent), dtype=dtype, producer=index))
     return LayerGraph(tensors=tuple(tensors), layers=tuple(layers), outputs=(len(tensors) - 1,))
 
 
@@ -169,7 +171,9 @@ def test_another_dtype_reaches_what_an_epilogue_reads_and_leaves_integers():
     work = Workload(**{name: getattr(work, name) for name in ("kind", "dims", "I", "W", "O")}, out_dtype="float32",
                     epilogue=Epilogue(num_ops_per_elem=2, extras=(extra,)))  # fmt: skip
     layer = mac_layer("l", work, {"l": 2, "i": 0, "w": 1}, ("i", "I", work.I.axes), ("w", "W", work.W.axes))
-    tensors = tuple(Tensor(name=n, shape=(1,), dtype=d) for n, d in (("i", "int8"), ("w", "int8"), ("o", "float32")))
+    tensors = tuple(
+        GraphTensor(name=n, shape=(1,), dtype=d) for n, d in (("i", "int8"), ("w", "int8"), ("o", "float32"))
+    )
     half = retype(LayerGraph(tensors=tensors, layers=(layer,), outputs=(2,)), "float16")
     assert [tensor.dtype for tensor in half.tensors] == ["int8", "int8", "float16"]
     kept = half.layers[0].workload

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import tvm
 
     from tvm_spm.frontend import Extraction
-    from tvm_spm.frontend.tir.nest import Nest
+    from tvm_spm.frontend.tir.nest import TirNest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -151,7 +151,7 @@ def verify_function(
         return Verification.failed(str(error))
 
 
-def make_schedule(func: tvm.tirx.PrimFunc, nest: Nest | None, mapping: Mapping) -> tvm.s_tir.Schedule | str:
+def make_schedule(func: tvm.tirx.PrimFunc, nest: TirNest | None, mapping: Mapping) -> tvm.s_tir.Schedule | str:
     """A schedule, or why there is none."""
     if nest is None:
         return "not a multiply-accumulate nest"

@@ -11,7 +11,7 @@ import math
 import tvm
 from tvm import relax, tirx
 
-from tvm_spm.frontend.tir.nest import Nest, read_nest
+from tvm_spm.frontend.tir.nest import TirNest, read_nest
 
 _PATTERN = "op_pattern"
 _BROADCAST, _INJECTIVE, _LAYER = 1, 2, 4
@@ -62,7 +62,7 @@ def _pattern_of(func: tirx.PrimFunc) -> int:
 
 def _multiplies(func: tirx.PrimFunc) -> bool:
     nest = read_nest(func)
-    return isinstance(nest, Nest) or nest.has_macs
+    return isinstance(nest, TirNest) or nest.has_macs
 
 
 def _num_elems(var: relax.Var) -> int:

@@ -11,7 +11,7 @@ from tvm import relax
 from tvm_spm.errors import ModelError
 from tvm_spm.frontend.fuse import fuse
 from tvm_spm.frontend.onnx.host import FUNCTION, operator_of
-from tvm_spm.frontend.tir.nest import Nest, read_nest
+from tvm_spm.frontend.tir.nest import TirNest, read_nest
 from tvm_spm.frontend.vector_work import vector_work
 from tvm_spm.lowering.root_block import has_root_block
 from tvm_spm.workload import HostCall, Task, TaskGraph, TaskNode, VectorWork, Workload
@@ -36,16 +36,16 @@ class Extraction:
     mod: tvm.IRModule
     graph: TaskGraph
     functions: tuple[tuple[str, int], ...]
-    nests: tuple[Nest | None, ...]
+    nests: tuple[TirNest | None, ...]
 
 
 @dataclass(slots=True, kw_only=True)
-class _Found:
+class _FoundTasks:
     """What the walk over ``main`` has found so far."""
 
     mod: tvm.IRModule
     tasks: list[Task] = field(default_factory=list)
-    nests: list[Nest | None] = field(default_factory=list)
+    nests: list[TirNest | None] = field(default_factory=list)
     functions: dict[str, int | str] = field(default_factory=dict)
     """Per function its task, or the reason why it has none."""
     alike: dict[Workload | VectorWork, list[tuple[tvm.tirx.PrimFunc, int]]] = field(default_factory=dict)
@@ -68,7 +68,7 @@ def extract(mod: tvm.IRModule) -> Extraction:
     """
     require_entry(mod)
     fused = fuse(mod)
-    found = _Found(mod=fused)
+    found = _FoundTasks(mod=fused)
     for block in fused[ENTRY].body.blocks:
         for binding in block.bindings:
             found.sources[binding.var] = _visit(found, binding)
@@ -96,7 +96,7 @@ def require_entry(mod: tvm.IRModule) -> None:
         raise ModelError(f"the module has no Relax function {ENTRY!r} (it has {listed}); rename the one to tune")
 
 
-def _visit(found: _Found, binding: relax.Binding) -> tuple[int, ...]:
+def _visit(found: _FoundTasks, binding: relax.Binding) -> tuple[int, ...]:
     """Record one binding; returns the calls its variable comes from."""
     value = binding.value
     if isinstance(value, relax.If):
@@ -111,7 +111,7 @@ def _visit(found: _Found, binding: relax.Binding) -> tuple[int, ...]:
     return arguments
 
 
-def _visit_call_tir(found: _Found, name: str, arguments: tuple[int, ...]) -> tuple[int, ...]:
+def _visit_call_tir(found: _FoundTasks, name: str, arguments: tuple[int, ...]) -> tuple[int, ...]:
     if name not in found.functions:
         found.functions[name] = _classify(found, name)
     task = found.functions[name]
@@ -122,12 +122,12 @@ def _visit_call_tir(found: _Found, name: str, arguments: tuple[int, ...]) -> tup
     return (len(found.nodes) - 1,)
 
 
-def _classify(found: _Found, name: str) -> int | str:
+def _classify(found: _FoundTasks, name: str) -> int | str:
     """The task of a function, new or merged with an equal one, or the reason why it has none."""
     func = found.mod[name]
     nest = read_nest(func)
     work: Workload | VectorWork | str
-    if isinstance(nest, Nest):
+    if isinstance(nest, TirNest):
         work = nest.workload
         if nest.prologue:
             return f"block {nest.prologue[0]} computes an operand before the nest, which no function of its own does"
@@ -143,12 +143,12 @@ def _classify(found: _Found, name: str) -> int | str:
         if tvm_ffi.structural_equal(other, func):
             return task
     found.tasks.append(Task(name=name, work=work))
-    found.nests.append(nest if isinstance(nest, Nest) else None)
+    found.nests.append(nest if isinstance(nest, TirNest) else None)
     found.alike.setdefault(work, []).append((func, len(found.tasks) - 1))
     return len(found.tasks) - 1
 
 
-def _leave_on_host(found: _Found, name: str, reason: str) -> None:
+def _leave_on_host(found: _FoundTasks, name: str, reason: str) -> None:
     found.host_calls.append(HostCall(name=name, reason=reason))
 
 
@@ -166,7 +166,7 @@ def _why_not(call: relax.Call) -> tuple[str, str]:
     return str(getattr(call.op, "name_hint", call.op)), "a call of another Relax function"
 
 
-def _sources(found: _Found, expr: relax.Expr) -> tuple[int, ...]:
+def _sources(found: _FoundTasks, expr: relax.Expr) -> tuple[int, ...]:
     if isinstance(expr, relax.Var):
         return found.sources.get(expr, ())
     if isinstance(expr, relax.Tuple):

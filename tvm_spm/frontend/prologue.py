@@ -10,7 +10,7 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from tvm_spm.frontend.layers.loads import block_loads
 from tvm_spm.frontend.tir.blocks import Block, read_blocks
-from tvm_spm.frontend.tir.nest import Nest, read_nest
+from tvm_spm.frontend.tir.nest import TirNest, read_nest
 
 Pieces = tuple[tuple[tirx.PrimFunc, tuple[int, ...]], ...]
 """Functions in order of execution, and per function its inputs: parameters of the function that was cut by their
@@ -38,7 +38,7 @@ def cut_prologue(func: tirx.PrimFunc) -> Pieces | None:
         ``None`` if nothing stands before its nest, or it has none.
     """
     nest, blocks = read_nest(func), read_blocks(func)
-    if not isinstance(nest, Nest) or isinstance(blocks, str) or not nest.prologue:
+    if not isinstance(nest, TirNest) or isinstance(blocks, str) or not nest.prologue:
         return None
     before = [block for block in blocks if block.name in nest.prologue]
     rest = [block for block in blocks if block.name not in nest.prologue]

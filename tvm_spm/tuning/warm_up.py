@@ -27,7 +27,7 @@ from tvm_spm.exact import exact_search
 from tvm_spm.exact.any_factors.join import list_mappings
 from tvm_spm.exact.perfect.join import join
 from tvm_spm.fusion.search import group_search
-from tvm_spm.graph import Layer, LayerGraph, Read, Tensor
+from tvm_spm.graph import GraphTensor, Layer, LayerGraph, Read
 from tvm_spm.group import Group
 from tvm_spm.jit import is_on_disk
 from tvm_spm.mapping import Mapping
@@ -181,9 +181,9 @@ def _compile_simulator() -> None:
 def _compile_groups() -> None:
     layer, arch = _toy_case().workload, _toy_case().arch
     shape = (1, 4, 4, 4)
-    tensors = [Tensor(name="in", shape=shape, dtype="int16")]
-    tensors += [Tensor(name=f"weight{i}", shape=(4, 4, 3, 3), dtype="int16", is_constant=True) for i in range(2)]
-    tensors += [Tensor(name=f"out{i}", shape=shape, dtype="int16", producer=i) for i in range(2)]
+    tensors = [GraphTensor(name="in", shape=shape, dtype="int16")]
+    tensors += [GraphTensor(name=f"weight{i}", shape=(4, 4, 3, 3), dtype="int16", is_constant=True) for i in range(2)]
+    tensors += [GraphTensor(name=f"out{i}", shape=shape, dtype="int16", producer=i) for i in range(2)]
     loops = tuple(layer.dims.as_dict().items())
     layers = tuple(
         Layer(

@@ -40,7 +40,7 @@ from tvm_spm.frontend.extract import ENTRY
 from tvm_spm.frontend.fuse import TVM_ERRORS, first_line
 from tvm_spm.frontend.inputs import num_inputs, random_inputs
 from tvm_spm.frontend.tir.blocks import count_ops, read_blocks
-from tvm_spm.frontend.tir.nest import Nest, read_nest
+from tvm_spm.frontend.tir.nest import TirNest, read_nest
 
 _RUNS = 4
 """Disturbed runs; the mean over a tensor makes up for their small number."""
@@ -209,7 +209,7 @@ def _exact_results(
 
 def _multiplies_exactly(steps: Sequence[Step], exact: Mapping[relax.Var, list[Array]]) -> bool:
     """Whether most layers are among the exact ones, so that whole numbers say more than random ones."""
-    nests = [step for step in steps if step.func is not None and isinstance(read_nest(step.func), Nest)]
+    nests = [step for step in steps if step.func is not None and isinstance(read_nest(step.func), TirNest)]
     return 2 * sum(step.var in exact for step in nests) > len(nests)
 
 
@@ -376,7 +376,7 @@ def _terms_of_weights(steps: Sequence[Step]) -> dict[relax.Var, int]:
     for step in steps:
         nest = None if step.func is None else read_nest(step.func)
         blocks = None if step.func is None else read_blocks(step.func)
-        if step.func is None or not isinstance(nest, Nest) or blocks is None or isinstance(blocks, str):
+        if step.func is None or not isinstance(nest, TirNest) or blocks is None or isinstance(blocks, str):
             continue
         for position in multiplied_params(step.func, blocks):
             if position < len(step.arguments) and isinstance(step.arguments[position], relax.Var):

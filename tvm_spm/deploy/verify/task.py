@@ -14,7 +14,7 @@ from tvm_spm.deploy.verify.outcome import Array, Verification, compare, epsilon,
 from tvm_spm.errors import ModelError
 from tvm_spm.frontend.fuse import TVM_ERRORS, first_line
 from tvm_spm.frontend.tir.blocks import Block, count_ops, loads_of, read_blocks
-from tvm_spm.frontend.tir.nest import Nest, Unsupported, read_nest
+from tvm_spm.frontend.tir.nest import TirNest, Unsupported, read_nest
 from tvm_spm.lowering.target import HOST, PIPELINE
 from tvm_spm.workload import REDUCTION_DIMS
 
@@ -137,12 +137,12 @@ def _roundings_of_layers(blocks: Sequence[Block]) -> int:
     return math.ceil(DEVIATIONS * math.sqrt(terms))
 
 
-def _sums_exactly(nest: Nest, num_terms: int) -> bool:
+def _sums_exactly(nest: TirNest, num_terms: int) -> bool:
     largest = _amplitude(nest.workload.I.dtype, num_terms) * _amplitude(nest.workload.W.dtype, num_terms)
     return _largest_sum(num_terms, largest) <= exact_limit(nest.workload.O.dtype)
 
 
-def num_terms_of(nest: Nest | Unsupported) -> int:
+def num_terms_of(nest: TirNest | Unsupported) -> int:
     """Terms of one sum."""
     if isinstance(nest, Unsupported):
         return 1

@@ -13,7 +13,7 @@ from tvm_spm.errors import ModelError
 from tvm_spm.frontend.layers.loads import block_loads, expr_loads
 from tvm_spm.frontend.tir.affine import Affine, Piece, affine_of
 from tvm_spm.frontend.tir.blocks import Block, constant, read_blocks
-from tvm_spm.frontend.tir.nest import Nest
+from tvm_spm.frontend.tir.nest import TirNest
 from tvm_spm.workload import DIM_NAMES, Axis
 
 Shape = tuple[int, ...]
@@ -73,7 +73,7 @@ class _Tracer:
 
     blocks: tuple[Block, ...]
     params: tuple[tvm.ir.Var, ...]
-    nest: Nest | None
+    nest: TirNest | None
     pieces: list[tuple[str, Piece]] = field(default_factory=list)
     """Loops over the output and, for a nest, its dims."""
     full: dict[tuple[str, str], Piece] = field(default_factory=dict)
@@ -194,7 +194,7 @@ class _Tracer:
             self._want_splits(expr.b, env)
 
 
-def function_access(func: tvm.tirx.PrimFunc, nest: Nest | None) -> FunctionAccess:
+def function_access(func: tvm.tirx.PrimFunc, nest: TirNest | None) -> FunctionAccess:
     """How a function reads its parameters.
 
     Boxes made of the result may be too large, never too small: where an index is not affine, its whole axis is read.

@@ -12,7 +12,7 @@ from tvm import relax
 from tvm_spm.errors import ModelError
 from tvm_spm.frontend.extract import ENTRY, Extraction
 from tvm_spm.frontend.layers.access import FunctionAccess, function_access, whole_access
-from tvm_spm.graph import Layer, LayerGraph, Read, Tensor, retype
+from tvm_spm.graph import GraphTensor, Layer, LayerGraph, Read, retype
 from tvm_spm.units import ceil_div
 from tvm_spm.workload import DIM_NAMES, VectorWork, Workload
 
@@ -56,7 +56,7 @@ class _Call:
 class _Found:
     """What the walk over ``main`` has found so far."""
 
-    tensors: list[Tensor] = field(default_factory=list)
+    tensors: list[GraphTensor] = field(default_factory=list)
     values: list[relax.Expr] = field(default_factory=list)
     names: set[str] = field(default_factory=set)
     known: dict[relax.Var, tuple[int, ...]] = field(default_factory=dict)
@@ -76,7 +76,7 @@ class _Found:
             return None
         extents = tuple(int(extent) for extent in shape.values)
         unique = _unique(name, self.names)
-        self.tensors.append(Tensor(name=unique, shape=extents, dtype=str(ty.dtype), is_constant=is_constant))
+        self.tensors.append(GraphTensor(name=unique, shape=extents, dtype=str(ty.dtype), is_constant=is_constant))
         self.values.append(value)
         return len(self.tensors) - 1
 

@@ -14,7 +14,7 @@ from tvm_spm.workload import DIM_NAMES, Axis, Dims, Epilogue, Projection, Worklo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Nest:
+class TirNest:
     """A workload and where it stands in a TIR function.
 
     Attributes:
@@ -55,7 +55,7 @@ class _NotANestError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Reader:
+class _NestReader:
     """The function as blocks, and the pieces of the multiply-accumulate block's iteration variables."""
 
     blocks: tuple[Block, ...]
@@ -69,7 +69,7 @@ class _Reader:
         return next((block for block in self.blocks if block.buffer.same_as(buffer)), None)
 
 
-def read_nest(func: tvm.tirx.PrimFunc) -> Nest | Unsupported:
+def read_nest(func: tvm.tirx.PrimFunc) -> TirNest | Unsupported:
     """The multiply-accumulate nest of an unscheduled function.
 
     Everything is read from iteration domains and index expressions; names of functions and blocks mean nothing.
@@ -93,14 +93,14 @@ def read_nest(func: tvm.tirx.PrimFunc) -> Nest | Unsupported:
     if isinstance(pieces, str):
         return Unsupported(reason=pieces)
     env = {var: Affine.of_pieces(parts) for var, parts in pieces.items()}
-    reader = _Reader(blocks=blocks, mac=mac, operands=operands, env=env, pieces=pieces)
+    reader = _NestReader(blocks=blocks, mac=mac, operands=operands, env=env, pieces=pieces)
     try:
         return _read(reader, func)
     except _NotANestError as error:
         return Unsupported(reason=str(error))
 
 
-def _read(reader: _Reader, func: tvm.tirx.PrimFunc) -> Nest:
+def _read(reader: _NestReader, func: tvm.tirx.PrimFunc) -> TirNest:
     mac = reader.mac
     out = _indices(mac.store.indices, reader.env, "the sum")
     forms = [_indices(load.indices, reader.env, "an operand") for load in reader.operands]
@@ -127,7 +127,7 @@ def _read(reader: _Reader, func: tvm.tirx.PrimFunc) -> Nest:
         )  # fmt: skip
     except WorkloadError as error:
         raise _NotANestError(str(error)) from error
-    return Nest(
+    return TirNest(
         workload=workload,
         block=mac.name,
         iter_dims=tuple(tuple(names[p] for p in reader.pieces[var] if p in names) for var, _, _ in mac.iters),
@@ -178,7 +178,7 @@ def _zero_padded(value: tvm.ir.Expr) -> tvm.ir.TensorLoad | None:
 
 
 def _through_padding(
-    reader: _Reader, load: tvm.ir.TensorLoad, form: tuple[Affine, ...]
+    reader: _NestReader, load: tvm.ir.TensorLoad, form: tuple[Affine, ...]
 ) -> tuple[Block | None, tvm.ir.Var, tuple[Affine, ...]]:
     """The padding block of an operand, a plain copy included, and the tensor and indices it reads."""
     block = reader.producer(load.source)
@@ -205,7 +205,7 @@ def _bind(block: Block, form: tuple[Affine, ...]) -> dict[tvm.ir.Var, Affine]:
 
 
 def _epilogue(
-    reader: _Reader, func: tvm.tirx.PrimFunc, out: tuple[Affine, ...], names: dict[Piece, str]
+    reader: _NestReader, func: tvm.tirx.PrimFunc, out: tuple[Affine, ...], names: dict[Piece, str]
 ) -> tuple[tuple[Block, ...], tuple[tvm.ir.Var, ...], Epilogue, str]:
     written = [block for block in reader.blocks if any(block.buffer.same_as(param) for param in func.params)]
     if len(written) != 1:
@@ -228,7 +228,7 @@ def _epilogue(
 
 
 def _trace(
-    reader: _Reader, block: Block, at: tuple[Affine, ...], names: dict[Piece, str], out: tuple[Affine, ...],
+    reader: _NestReader, block: Block, at: tuple[Affine, ...], names: dict[Piece, str], out: tuple[Affine, ...],
     visited: dict[str, Block], extras: dict[tuple[tvm.ir.Var, Projection], None],
 ) -> bool:  # fmt: skip
     """Follow what one element of a block's result is made of; collects blocks and parameters on the way."""
@@ -251,7 +251,7 @@ def _trace(
     return reaches_sum
 
 
-def _producers(reader: _Reader, buffers: tuple[tvm.ir.Var, ...]) -> tuple[Block, ...]:
+def _producers(reader: _NestReader, buffers: tuple[tvm.ir.Var, ...]) -> tuple[Block, ...]:
     """All blocks that the buffers depend on, in order."""
     found: dict[str, Block] = {}
     pending = list(buffers)

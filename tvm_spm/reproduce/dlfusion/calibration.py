@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tvm_spm.graph import Layer, LayerGraph, Read, Tensor
+from tvm_spm.graph import GraphTensor, Layer, LayerGraph, Read
 from tvm_spm.reproduce.dlfusion.prices import AskedPrices, PriceGroup, PriceTable
 from tvm_spm.reproduce.dlfusion.strategies import POWERS_OF_TWO, Thresholds, decide, make_heuristic
 from tvm_spm.reproduce.paper_table import geometric_mean
@@ -55,7 +55,7 @@ def conv_chain(layers: Sequence[tuple[int, int, int, int]], dtype: str = "float1
         dtype: Of every tensor.
     """
     tensors = [
-        Tensor(name="data", shape=(1, layers[0][1], layers[0][2], layers[0][2]), dtype=dtype),
+        GraphTensor(name="data", shape=(1, layers[0][1], layers[0][2], layers[0][2]), dtype=dtype),
     ]
     made: list[Layer] = []
     data = 0
@@ -63,8 +63,8 @@ def conv_chain(layers: Sequence[tuple[int, int, int, int]], dtype: str = "float1
         workload = Workload.conv2d(
             K=k, C=c, OY=extent, OX=extent, FY=taps, FX=taps, padding=taps // 2, IY=extent, IX=extent, dtype=dtype
         )
-        tensors.append(Tensor(name=f"weight{index}", shape=(k, c, taps, taps), dtype=dtype, is_constant=True))
-        tensors.append(Tensor(name=f"conv{index}", shape=(1, k, extent, extent), dtype=dtype, producer=index))
+        tensors.append(GraphTensor(name=f"weight{index}", shape=(k, c, taps, taps), dtype=dtype, is_constant=True))
+        tensors.append(GraphTensor(name=f"conv{index}", shape=(1, k, extent, extent), dtype=dtype, producer=index))
         weight, output = len(tensors) - 2, len(tensors) - 1
         made.append(
             Layer(

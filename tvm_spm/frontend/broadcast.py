@@ -2,6 +2,8 @@
 
 A squeeze-excite block multiplies an image by one number per channel, which a 1x1 convolution makes. TVM fuses that
 product into the convolution, whose function then has two shapes of outputs and is no layer any more.
+
+Nor do joins of many tensors belong to what makes them: TVM would put hundreds of steps into one function.
 """
 
 from __future__ import annotations
@@ -14,17 +16,23 @@ from tvm import relax, tirx
 from tvm_spm.frontend.tir.nest import TirNest, read_nest
 
 _PATTERN = "op_pattern"
-_BROADCAST, _INJECTIVE, _LAYER = 1, 2, 4
+_BROADCAST, _INJECTIVE, _LAYER, _OPAQUE = 1, 2, 4, 8
 """TVM's kinds of functions (``OpPatternKind``)."""
+
+
+_MOST_TENSORS = 16
+"""Of a function that is fused with others."""
 
 
 @tvm.transform.module_pass(opt_level=0, name="tvm_spm.KeepBroadcastsApart")
 def keep_broadcasts_apart(mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
     """Let ``FuseOps`` not fuse what changes the size of a layer's result; what follows it may still join it."""
     apart: dict[str, tirx.PrimFunc] = {}
-    for _, func in mod.functions_items():
+    for var, func in mod.functions_items():
         if isinstance(func, relax.Function) and isinstance(func.body, relax.SeqExpr):
             apart |= _resizing(mod, func)
+        if isinstance(func, tirx.PrimFunc) and len(func.params) > _MOST_TENSORS:
+            mod.update_func(var, func.with_attr(_PATTERN, _OPAQUE))
     for name, func in apart.items():
         mod.update_func(mod.get_global_var(name), func.with_attr(_PATTERN, _INJECTIVE))
     return mod

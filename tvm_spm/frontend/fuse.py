@@ -11,6 +11,7 @@ from tvm_spm.frontend.broadcast import keep_broadcasts_apart
 from tvm_spm.frontend.channel_scales import ChannelScales
 from tvm_spm.frontend.prologue import Prologues
 from tvm_spm.frontend.transposed import TransposedConvolutions
+from tvm_spm.frontend.wide import WideJoins
 
 TVM_ERRORS = (
     ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError,
@@ -41,6 +42,7 @@ def fuse(mod: tvm.IRModule) -> tvm.IRModule:
         transform.CanonicalizeBindings(),
         _rewrite(ChannelScales),
         transform.DecomposeOpsForInference(),
+        _rewrite(WideJoins),
         transform.CanonicalizeBindings(),
         _rewrite(_ExpandDims),
         _rewrite(_TransposedMatmul),

@@ -64,6 +64,7 @@ class NetworkRun:
             if isinstance(func, tirx.PrimFunc)
         }
         self._compiled = compile_module(tvm.IRModule(self._functions)) if self._functions else None
+        self._callable: dict[str, Callable[..., None]] = {}
         self._others: dict[relax.Var, tuple[relax.VMExecutable, list[relax.Var]]] = {}
         self._roots = {param: frozenset([param]) for param in self._main.params}
         for binding in self._bindings():
@@ -148,15 +149,21 @@ class NetworkRun:
     def _results(self, step: Step, binding: relax.Binding, known: dict[relax.Var, object]) -> list[Array]:
         if step.func is None:
             return self._other(binding, known)
-        assert self._compiled is not None
         types = step.var.ty.fields if isinstance(step.var.ty, relax.TupleType) else [step.var.ty]
         made = [
             tvm.runtime.tensor(np.zeros([int(extent) for extent in ty.shape.values], dtype=str(ty.dtype)))
             for ty in types
         ]
         arguments = [_tensor(_value(argument, known)) for argument in step.arguments]
-        self._compiled[step.name](*arguments, *made)
+        self._function(step.name)(*arguments, *made)
         return [tensor.numpy() for tensor in made]
+
+    def _function(self, name: str) -> Callable[..., None]:
+        """A compiled function, looked up once: TVM takes milliseconds to find one, longer than most of them run."""
+        if name not in self._callable:
+            assert self._compiled is not None
+            self._callable[name] = self._compiled[name]
+        return self._callable[name]
 
     def _other(self, binding: relax.Binding, known: dict[relax.Var, object]) -> list[Array]:
         """A binding that is no plain call: a network of its own, run by TVM's machine."""

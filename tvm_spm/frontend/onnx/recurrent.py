@@ -32,7 +32,7 @@ _DEFAULT_ACTIVATIONS = {"RNN": ["Tanh"], "GRU": ["Sigmoid", "Tanh"], "LSTM": ["S
 _QUANTISED = "DynamicQuantize"
 """Start of the name of the layer of onnxruntime whose weights are bytes."""
 
-MAX_STEPS = 2_000
+MAX_STEPS = 1_000
 """Steps of one direction that are written out; each takes a dozen operators."""
 
 

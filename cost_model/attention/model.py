@@ -44,7 +44,7 @@ ROW_ACCESSES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Moved:
+class TileTransfer:
     """One transfer: cycles of a DRAM channel, elements, bytes in whole bursts, and bits of those that are not used."""
 
     cycles: int
@@ -53,13 +53,13 @@ class Moved:
     unused_bits: int
 
 
-def _move(projection: Projection, tile: Dims, arch: Arch) -> Moved:
+def _move(projection: Projection, tile: Dims, arch: Arch) -> TileTransfer:
     """Move one tile between DRAM and SPM."""
     box = tuple(min(axis.extent, axis.tile_elems(tile)) for axis in projection.axes)
     elems = math.prod(box)
     cycles, moved_bits = box_transfer(projection, box, arch)
     unused_bits = moved_bits - elems * projection.elem_bits
-    return Moved(cycles=cycles, elems=elems, num_bytes=bits_to_bytes(moved_bits), unused_bits=unused_bits)
+    return TileTransfer(cycles=cycles, elems=elems, num_bytes=bits_to_bytes(moved_bits), unused_bits=unused_bits)
 
 
 def attention_cost(work: Attention, arch: Arch, mapping: AttentionMapping) -> Cost:
@@ -165,13 +165,13 @@ class Pricing:
         scores, context = self.records[chunk]
         return int(scores[CYCLES]), self.vector_cycles(self.vector_ops(chunk)), int(context[CYCLES])
 
-    def load(self, position: int, rows: int, columns: int) -> Moved:
+    def load(self, position: int, rows: int, columns: int) -> TileTransfer:
         """One tile of a tensor that comes in."""
         stream = self.streams[position]
         scores, context = self.mapping.stage_dims(rows, columns, self.work)
         return _move(stream.projection, context if stream.stage == CONTEXT else scores, self.arch)
 
-    def store(self, rows: int) -> tuple[Moved, int]:
+    def store(self, rows: int) -> tuple[TileTransfer, int]:
         """One tile of the result, and cycles of the DMA engine, which waits for the vector unit."""
         tile = Dims(OX=rows, K=self.work.context.dims.K)
         moved = _move(self.work.context.final_projection(), tile, self.arch)
@@ -203,9 +203,9 @@ class Pricing:
         return mac, noc, vector
 
     @cached_property
-    def moved(self) -> dict[str, Moved]:
+    def moved(self) -> dict[str, TileTransfer]:
         """All transfers of each tensor."""
-        found: dict[str, Counter[Moved]] = {stream.name: Counter() for stream in self.streams}
+        found: dict[str, Counter[TileTransfer]] = {stream.name: Counter() for stream in self.streams}
         for kind, count in self.kinds.items():
             for position, stream in enumerate(self.streams):
                 for (rows, columns), times in kind.loads(stream).items():
@@ -273,8 +273,8 @@ class Pricing:
         return finish_times(self.arch, orders, kind, double=self.mapping.double)
 
 
-def _sum(moves: Counter[Moved]) -> Moved:
-    return Moved(
+def _sum(moves: Counter[TileTransfer]) -> TileTransfer:
+    return TileTransfer(
         cycles=sum(moved.cycles * count for moved, count in moves.items()),
         elems=sum(moved.elems * count for moved, count in moves.items()),
         num_bytes=sum(moved.num_bytes * count for moved, count in moves.items()),

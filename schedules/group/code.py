@@ -22,7 +22,7 @@ from schedules.group.emit import (
 )  # fmt: skip
 from schedules.group.layer import LayerCode, read_layers
 from schedules.group.mac import Stage, mac_stage, output_at, outside_box, over_dims
-from schedules.group.places import Places
+from schedules.group.places import TilePlaces
 from schedules.group.regions import Key, Regions, is_external, regions_of
 from schedules.group.spans import Region, Span, loop_spans, read_region
 from schedules.group.vector import vector_stage
@@ -105,7 +105,7 @@ class _GroupWriter:
             if tuple(int(extent) for extent in buffer.shape) != group.graph.tensors[tensor].shape:
                 raise ScheduleError(f"buffer {buffer.name} has another shape than {group.graph.tensors[tensor].name}")
             self.tensor_of.append((buffer, tensor))
-        self.places = Places(group=group, mapping=mapping, regions=regions)
+        self.places = TilePlaces(group=group, mapping=mapping, regions=regions)
         self.held: list[tirx.Buffer] = []
         """Buffers in RF and accumulators."""
 

@@ -17,7 +17,7 @@ from tvm_spm.group import Group, GroupMapping
 SPM_SCOPE = "global.spm"
 
 
-class Places:
+class TilePlaces:
     """One tile per tensor between layers and per read from outside."""
 
     def __init__(self, *, group: Group, mapping: GroupMapping, regions: Regions) -> None:

@@ -45,7 +45,7 @@ NUM_GROUPS = 8
 Result = TypeVar("Result")
 
 
-class Place(NamedTuple):
+class CoreSplit(NamedTuple):
     """Factors across cores, and SPM tiles below them in order of their bounds."""
 
     tables: CoreTables
@@ -86,14 +86,14 @@ class AnyFactorsSearch:
                 return min(bound, self.value, physical)
             factors = np.array(cores, dtype=np.int64)
             tables = make_tables(self.arrays, self.rules, factors, self.case.arch.num_pes)
-            left = self._search_place(Place(tables, self._list_floors(tables)))
+            left = self._search_place(CoreSplit(tables, self._list_floors(tables)))
             bound = min(bound, max(physical, left))
         return min(bound, self.value)
 
     def _limit(self) -> float:
         return self.value * (1.0 - TOLERANCE)
 
-    def _search_place(self, place: Place) -> float:
+    def _search_place(self, place: CoreSplit) -> float:
         """Search some SPM tiles; a lower bound of the mappings left, infinite if none is better than the best."""
         if len(place.floors) == 0:
             return math.inf
@@ -110,7 +110,7 @@ class AnyFactorsSearch:
                 return float(place.floors["bound"][left if first + size >= num else 0])
         return math.inf
 
-    def _search_block(self, place: Place, around: Floats, unrollings: Unrollings) -> int:
+    def _search_block(self, place: CoreSplit, around: Floats, unrollings: Unrollings) -> int:
         """Search some SPM tiles with some unrollings; how many of the tiles are done."""
         if self.stops.ends_step():
             return 0
@@ -162,7 +162,7 @@ class AnyFactorsSearch:
         arrays = np.concatenate(_in_threads(part, range(0, num_all, size)))
         return arrays[np.argsort(arrays["bound"], kind="stable")]
 
-    def _join(self, place: Place, unrollings: Unrollings, arrays: NDArray[np.void], at: int) -> NDArray[np.void]:
+    def _join(self, place: CoreSplit, unrollings: Unrollings, arrays: NDArray[np.void], at: int) -> NDArray[np.void]:
         """Classes of mappings that the bound leaves below a chunk of SPM tiles, best bound first."""
         limit, end = self._limit(), min(len(place.floors), at + CHUNK_FLOORS)
 
@@ -182,7 +182,7 @@ class AnyFactorsSearch:
         found = np.concatenate([found for found, _ in parts])
         return found[np.argsort(found["bound"], kind="stable")]
 
-    def _price(self, place: Place, unrollings: Unrollings, candidates: NDArray[np.void]) -> None:
+    def _price(self, place: CoreSplit, unrollings: Unrollings, candidates: NDArray[np.void]) -> None:
         """Price what is left, best bound first."""
         while len(candidates) > 0 and not self.stops.is_late():
             num, done = list_mappings(

@@ -5,6 +5,6 @@ transfers in the order in which the simulator serves them. ``places`` says where
 moves of one. The result is a tuple of ``Stream`` and the memory map they share.
 """
 
-from tvm_spm.stream.encode.streams import Layer, encode
+from tvm_spm.stream.encode.streams import LayerStreams, encode
 
-__all__ = ["Layer", "encode"]
+__all__ = ["LayerStreams", "encode"]

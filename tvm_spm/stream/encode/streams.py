@@ -37,7 +37,7 @@ _O = Operand.O.value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layer:
+class LayerStreams:
     """One layer as streams.
 
     Attributes:
@@ -73,7 +73,7 @@ class _Core:
     buffers: Buffers
 
 
-def encode(workload: Workload, arch: Arch, mapping: Mapping, vector: tuple[VectorStep, ...] = ()) -> Layer:
+def encode(workload: Workload, arch: Arch, mapping: Mapping, vector: tuple[VectorStep, ...] = ()) -> LayerStreams:
     """What every core executes for one layer.
 
     Args:
@@ -124,7 +124,7 @@ def encode(workload: Workload, arch: Arch, mapping: Mapping, vector: tuple[Vecto
             layout = LAYOUTS[type(instruction)]
             require_fields(instruction, layout.fields, f"core {number}, instruction {at:,} ({layout.name})")
         streams.append(Stream(head=head, instructions=body))
-    return Layer(streams=tuple(streams), memory=memory)
+    return LayerStreams(streams=tuple(streams), memory=memory)
 
 
 def _spills(loops: OuterLoops) -> bool:

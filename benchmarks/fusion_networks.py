@@ -32,7 +32,7 @@ ARCHS = ("edge-256", "quad-edge", "mlu100-32")
 def tune(network: str, arch: str, trials: int, plot: Path | None) -> dict[str, object]:
     """One row."""
     start = time.monotonic()
-    result = tvm_spm.tune(network, f"spm/{arch}", trials=trials)
+    result = tvm_spm.tune(network, f"spm/{arch}", trials=trials, dtype="float32")
     wall_s = time.monotonic() - start
     if plot is not None:
         plot.mkdir(parents=True, exist_ok=True)

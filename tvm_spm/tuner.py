@@ -216,7 +216,8 @@ def tune(
             input has. They become constants, and so does all that follows from them alone.
         params: Weights of a Relay text: bytes of ``relay.save_param_dict``, the path of a file with them or of an
             ``.npz`` file, or arrays by name. Those that are missing are drawn at random, which a warning says.
-        dtype: Of the numbers of a built-in network: ``float32`` (if None), ``float16`` or ``bfloat16``.
+        dtype: Of the numbers of a built-in network: ``float32``, ``float16``, ``bfloat16`` or ``int8``; if None, as
+            wide as a word of the accelerator.
         max_memory_bytes: Refuse a model whose tensors (inputs, weights and values between operators, each once) need
             more; by default a quarter of the memory of this machine, since a run holds weights about four times.
         progress: Show on stderr how far the work is: a bar on a terminal, elsewhere a line a task.

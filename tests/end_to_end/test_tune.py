@@ -130,3 +130,19 @@ def test_another_process_replays_the_database(model: Path, tmp_path: Path):
         plain = [f.without_attr("global_symbol").without_attr("tirx.is_scheduled").without_attr("tir.is_scheduled")
                  for f in (found[name], func)]  # fmt: skip
         tvm.ir.assert_structural_equal(plain[0].body, plain[1].body, map_free_vars=True)
+
+
+def test_a_built_in_network_gets_numbers_as_wide_as_a_word(monkeypatch: pytest.MonkeyPatch):
+    made = frontend.models.BuiltIn(
+        make=lambda: frontend.models.images.Layers(frontend.models.images.conv(3, 4, 1)), summary="one layer",
+        inputs={"data": (1, 3, 4, 4)},
+    )  # fmt: skip
+    monkeypatch.setitem(frontend.models.BUILT_IN, "one", made)
+    for arch, dtype, width in (("edge-256", "float16", 16), ("vta-1x16x16", "int8", 8)):
+        result = tvm_spm.tune("one", arch, trials=1)
+        assert result.verified is True
+        assert result.totals()["chosen_dtype"] == dtype
+        assert [task.work.I.elem_bits for task in result.graph.tasks] == [width]
+    asked = tvm_spm.tune("one", "edge-256", trials=1, dtype="float32")
+    assert asked.totals()["chosen_dtype"] is None
+    assert [task.work.I.elem_bits for task in asked.graph.tasks] == [32]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tvm
-from tvm import relax, s_tir
+from tvm import relax, s_tir, te, topi
 from tvm.script import ir as I
 from tvm.script import relax as R
 from tvm.script import tirx as T
@@ -17,6 +17,7 @@ import tvm_spm.arch
 from tvm_spm.arch import archs, load_arch
 from tvm_spm.deploy import runtime
 from tvm_spm.errors import ArchError, ModelError
+from tvm_spm.lowering.processor import compiled_for
 from tvm_spm.lowering.target import PIPELINE, arch_of, register_arch, target_of
 
 
@@ -119,3 +120,13 @@ def test_an_unknown_target_suggests_the_nearest():
         target_of("spm/edge-255")
     with pytest.raises(ArchError, match="target 'llvm' is not an accelerator of ours: choose one of .*spm/edge-256"):
         arch_of(tvm.target.Target("llvm"))
+
+
+def test_half_precision_uses_the_processors_conversions():
+    target = tvm.target.Target("llvm")
+    halves = te.placeholder((4,), "float16", "x")
+    singles = te.placeholder((4,), "float32", "x")
+    plain, half = (tvm.IRModule({"main": te.create_prim_func([x, topi.add(x, x)])}) for x in (singles, halves))
+    assert compiled_for(target, plain).same_as(target)
+    is_there = "f16c" in Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    assert list(compiled_for(target, half).attrs.get("mattr", [])) == (["+f16c"] if is_there else [])

@@ -81,7 +81,9 @@ INSIDE = {
     "tvm_spm.stream": (
         ("encode", "text"), ("binary", "interpret", "memory", "vector"), ("layout",), ("instructions",), ("errors",),
     ),
-    "tvm_spm.lowering": (("target",), ("tiles",), ("double",), ("host", "partial"), ("blocks", "root_block")),
+    "tvm_spm.lowering": (
+        ("target",), ("tiles",), ("double",), ("host", "partial"), ("blocks", "processor", "root_block"),
+    ),
 }  # fmt: skip
 
 MAY_IMPORT_TVM = ("tvm_spm.lowering", "tvm_spm.frontend", "schedules", "tvm_spm.deploy", "tvm_spm.tuning")

@@ -75,7 +75,11 @@ def tune(
         Path | None, typer.Option(help="Weights of a .relay file: of relay.save_param_dict, or .npz.")
     ] = None,
     dtype: Annotated[
-        str | None, typer.Option(help="Of a built-in model: float32, float16 or bfloat16.", show_default="float32")
+        str | None,
+        typer.Option(
+            help="Of a built-in model: float32, float16, bfloat16 or int8.",
+            show_default="as wide as the accelerator's word",
+        ),
     ] = None,
     max_memory: Annotated[
         str | None,

@@ -12,6 +12,7 @@ from tvm import relax
 
 from tvm_spm.arch import Arch
 from tvm_spm.errors import ModelError
+from tvm_spm.lowering.processor import compiled_for
 from tvm_spm.lowering.target import PIPELINE, target_of
 
 
@@ -25,7 +26,7 @@ def build(mod: tvm.IRModule, target: str | Path | Arch | tvm.target.Target) -> r
     Raises:
         ArchError: The accelerator is not known.
     """
-    return relax.build(mod, target=target_of(target), tir_pipeline=PIPELINE)
+    return relax.build(mod, target=compiled_for(target_of(target), mod), tir_pipeline=PIPELINE)
 
 
 def run(

@@ -13,12 +13,16 @@ from tvm import relax
 from tvm_spm.errors import ModelError
 from tvm_spm.frontend.extract import ENTRY, require_entry
 
+DEVIATIONS = 4
+"""Standard deviations for which all of an 8-bit integer stands."""
+
 
 def random_inputs(mod: tvm.IRModule, rng: np.random.Generator) -> list[NDArray[np.generic]]:
     """One array per parameter of ``main``: the inputs and, where weights are parameters, the weights.
 
     Inputs of floats are standard normal. Weights are scaled so that activations neither grow nor vanish over many
-    layers; those along a single axis (a bias, a scale, a variance) are between 0.5 and 1.5. Integers are small.
+    layers; those along a single axis (a bias, a scale, a variance) are between 0.5 and 1.5. Integers of 8 bits are
+    normal around the middle of their range, others small.
 
     Args:
         mod: A module with static shapes; ``main`` may have an attribute ``num_input``.
@@ -78,9 +82,14 @@ def random_array(
 
 
 def _random_integers(shape: tuple[int, ...], dtype: str, rng: np.random.Generator) -> NDArray[np.generic]:
-    """Wide integers are often indices, so they are 0 or 1; narrow ones are data."""
+    """Wide integers are often indices, so they are 0 or 1; narrow ones are data, those of 8 bits quantised data."""
     if not dtype.startswith(("int", "uint")):
         raise ModelError(f"dtype {dtype!r}: only floats, integers and bool are supported")
     if dtype in ("int32", "int64", "uint32", "uint64"):
         return rng.integers(0, 2, shape).astype(dtype)
+    if dtype in ("int8", "uint8"):
+        info = np.iinfo(dtype)
+        middle, deviation = (int(info.max) + int(info.min) + 1) // 2, 127 / DEVIATIONS
+        drawn = np.rint(rng.standard_normal(shape, dtype=np.float32) * np.float32(deviation)) + middle
+        return np.clip(drawn, info.min, info.max).astype(dtype)
     return rng.integers(0 if dtype.startswith("uint") else -4, 5, shape).astype(dtype)

@@ -19,6 +19,7 @@ from tvm_spm.deploy import database
 from tvm_spm.deploy.groups import FusedNetwork
 from tvm_spm.deploy.network import ScheduledNetwork, schedule_network
 from tvm_spm.deploy.verify import process as verify_process
+from tvm_spm.frontend.models import dtype_of_word, models
 from tvm_spm.fusion.network import NetworkPlan
 from tvm_spm.objective import Objective
 from tvm_spm.result import SearchResult
@@ -57,7 +58,7 @@ class NetworkOptions:
         shapes: Of inputs whose dims the model leaves open.
         values: Of inputs that are fixed before import.
         params: Weights of a model that is a Relay text.
-        dtype: Of the numbers of a built-in network.
+        dtype: Of the numbers of a built-in network; as wide as a word of the accelerator if None.
         max_memory_bytes: Of the tensors of the model; the default of ``frontend.load_model`` if None.
         time_limit_s: Until the end of the search, for the result; what stops the work is a ``StopRequest``.
     """
@@ -120,6 +121,8 @@ def _tune_owned(
     mod: tvm.IRModule | onnx.ModelProto | RelayModule | str | Path, arch: Arch, options: NetworkOptions, run: Run
 ) -> TuningResult:
     clock = Clock()
+    is_open = options.dtype is None and isinstance(mod, (str, Path)) and str(mod) in models()
+    chosen_dtype = dtype_of_word(arch.word_bits) if is_open else None
     # Its imports take seconds, which pass beside the search.
     verify_process.start_early()
     with clock.phase("import"):
@@ -129,7 +132,7 @@ def _tune_owned(
                 shapes=options.shapes,
                 values=options.values,
                 params=options.params,
-                dtype=options.dtype,
+                dtype=options.dtype or chosen_dtype,
                 max_memory_bytes=options.max_memory_bytes,
             )
         )
@@ -176,6 +179,7 @@ def _tune_owned(
         seconds=clock.seconds(),
         interrupted=run.should_stop.interrupted,
         time_limit_s=options.time_limit_s,
+        chosen_dtype=chosen_dtype,
         stopped_by=(run.should_stop.signal_name or "time limit") if left_out else None,
         left_out=left_out,
     )

@@ -44,6 +44,7 @@ class TuningResult:
         time_limit_s: Until the end of the search, as asked for; None without one.
         stopped_by: ``time limit``, ``Ctrl-C`` or ``SIGTERM`` if that ended the search early; None if nothing did.
         left_out: What was not done then.
+        chosen_dtype: Of a built-in network, if the accelerator's word decided it; None if it was asked for.
     """
 
     tasks: tuple[TaskResult, ...]
@@ -60,6 +61,7 @@ class TuningResult:
     time_limit_s: float | None = None
     stopped_by: str | None = None
     left_out: tuple[LeftOut, ...] = ()
+    chosen_dtype: str | None = None
 
     @property
     def host_calls(self) -> tuple[HostCall, ...]:
@@ -207,6 +209,7 @@ class TuningResult:
         return {
             "arch": self.arch.name,
             "objective": str(self.objective),
+            "chosen_dtype": self.chosen_dtype,
             "cycles": cost.cycles,
             "energy_pj": cost.energy_pj,
             "edp_pj_cycles": cost.edp_pj_cycles,

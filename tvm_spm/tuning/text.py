@@ -87,6 +87,9 @@ def print_result(result: TuningResult) -> None:
             f"against the default mappings: {_against_text(total, default)}",
             f"fusion: {_fusion_text(result)}",
         ]
+    if result.chosen_dtype is not None:
+        words = f"as wide as a word of {result.arch.name} ({result.arch.word_bits} bits)"
+        lines.insert(0, f"numbers: {result.chosen_dtype}, {words}; --dtype takes others")
     lines.append(f"verified against the untuned module: {verdict}")
     if result.verification is not None:
         lines.append(f"  whole network: {result.verification}")

@@ -1,7 +1,7 @@
 """Compares a tuned network with the untuned one: exactly on whole numbers, or within a bound for every element.
 
 As far as a network only adds, multiplies and compares, whole numbers stay whole, no sum is rounded whatever its order,
-and every element of every layer must be equal. Weights are drawn sparse for this, about two terms a sum, so that
+and every element of every layer must be equal. Weights are drawn sparse for this, one or two terms a sum, so that
 numbers do not grow from layer to layer; that a long sum is right has been shown on the layer itself.
 
 Elsewhere every result is rounded. How far roundings move an element of the output is found by stochastic arithmetic
@@ -41,12 +41,13 @@ from tvm_spm.frontend.fuse import TVM_ERRORS, first_line
 from tvm_spm.frontend.inputs import num_inputs, random_inputs
 from tvm_spm.frontend.tir.blocks import count_ops, read_blocks
 from tvm_spm.frontend.tir.nest import TirNest, read_nest
+from tvm_spm.lowering.processor import compiled_for
 
 _RUNS = 4
 """Disturbed runs; the mean over a tensor makes up for their small number."""
 
-_TERMS = 2
-"""Terms of a sum of sparse whole numbers, on average."""
+_TERMS = {"float16": 1, "bfloat16": 1}
+"""Terms of a sum of sparse whole numbers, on average: 2, or fewer where few bits keep whole numbers."""
 
 _WHOLE_CALLS = (
     "bitwise_and", "bitwise_not", "bitwise_or", "bitwise_xor", "ceil", "fabs", "floor", "if_then_else", "isnan",
@@ -117,7 +118,7 @@ def _by_outputs(mod: tvm.IRModule, tuned: relax.VMExecutable, data: Sequence[Arr
     Rounding errors of all sums are taken as independent, so that they grow like the root of their number.
     """
     terms = sum(num_terms_of(read_nest(func)) for func in mod.functions.values() if isinstance(func, tirx.PrimFunc))
-    expected = run(relax.build(mod, target=REFERENCE), data)
+    expected = run(relax.build(mod, target=compiled_for(REFERENCE, mod)), data)
     return compare(expected, run(tuned, data), num_roundings=math.ceil(DEVIATIONS * math.sqrt(terms)))
 
 
@@ -178,9 +179,10 @@ def _differs(want: Array, got: Array) -> bool:
 def _reference(mod: tvm.IRModule) -> NetworkRun:
     def compiled(part: tvm.IRModule) -> tvm.runtime.Executable:
         functions = {name: schedule_for_host(func) for name, func in part.functions.items()}
-        return tvm.compile(tvm.IRModule(functions), target=REFERENCE)
+        scheduled = tvm.IRModule(functions)
+        return tvm.compile(scheduled, target=compiled_for(REFERENCE, scheduled))
 
-    return NetworkRun(mod, compiled, lambda part: relax.build(part, target=REFERENCE))
+    return NetworkRun(mod, compiled, lambda part: relax.build(part, target=compiled_for(REFERENCE, part)))
 
 
 def _call_by_call(networks: Networks, tuned: relax.VMExecutable) -> NetworkRun:
@@ -361,7 +363,11 @@ def _whole_numbers(networks: Networks, steps: Sequence[Step], rng: np.random.Gen
             found.append(array)
         elif param in terms and index >= count:
             signs = rng.integers(0, 2, array.shape, dtype=np.int8) * 2 - 1
-            found.append((signs * (rng.random(array.shape, dtype=np.float32) < _TERMS / terms[param])).astype(dtype))
+            found.append(
+                (signs * (rng.random(array.shape, dtype=np.float32) < _TERMS.get(dtype, 2) / terms[param])).astype(
+                    dtype
+                )
+            )
         elif index < count:
             found.append(rng.integers(-3, 4, array.shape, dtype=np.int8).astype(dtype))
         else:

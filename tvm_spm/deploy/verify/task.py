@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tvm
@@ -15,10 +15,11 @@ from tvm_spm.errors import ModelError
 from tvm_spm.frontend.fuse import TVM_ERRORS, first_line
 from tvm_spm.frontend.tir.blocks import Block, count_ops, loads_of, read_blocks
 from tvm_spm.frontend.tir.nest import TirNest, Unsupported, read_nest
+from tvm_spm.lowering.processor import compiled_for
 from tvm_spm.lowering.target import HOST, PIPELINE
-from tvm_spm.workload import REDUCTION_DIMS
+from tvm_spm.workload import REDUCTION_DIMS, dtype_bits
 
-REFERENCE = "llvm"
+REFERENCE = tvm.target.Target("llvm")
 ROUNDINGS_PER_OP = 4
 """Per operation behind a sum: compilers may contract, and library functions may err, differently."""
 
@@ -41,13 +42,18 @@ def run_task(
     if isinstance(blocks, str):
         raise ModelError(f"function cannot be verified: {blocks}")
     num_terms = num_terms_of(nest)
-    inputs = _draw(func, blocks, num_terms, rng)
-    reference = tvm.compile(_module(schedule_for_host(func)), target=REFERENCE)
+    module = _module(schedule_for_host(func))
+    reference = tvm.compile(module, target=compiled_for(REFERENCE, module))
     try:
-        tuned = tvm.compile(_module(scheduled_func), target=target or tvm.target.Target(HOST), tir_pipeline=PIPELINE)
+        module = _module(scheduled_func)
+        goal = compiled_for(target or tvm.target.Target(HOST), module)
+        tuned = tvm.compile(module, target=goal, tir_pipeline=PIPELINE)
     except TVM_ERRORS as error:
         return Verification.failed(f"the code cannot be compiled: {first_line(error)}")
-    expected = _call(reference, func, blocks, inputs)
+    inputs, expected = _telling(
+        [_draw(func, blocks, num_terms, rng, of_bytes=bound) for bound in _bounds_of_bytes(nest)],
+        lambda drawn: _call(reference, func, blocks, drawn),
+    )
     actual = _call(tuned, func, blocks, inputs)
     if isinstance(nest, Unsupported):
         roundings = 0 if is_exact(expected) else _roundings_of_layers(blocks)
@@ -81,10 +87,42 @@ def _call(
     return result.numpy()
 
 
+_Inputs = dict[int, tvm.runtime.Tensor]
+
+
+def _telling(draws: Sequence[_Inputs], call: Callable[[_Inputs], Array]) -> tuple[_Inputs, Array]:
+    """Of several draws the one whose result differs most from element to element, and that result.
+
+    What a layer of bytes makes is rounded to bytes again: by a scale that is not known here, so that small numbers may
+    all become 0, and large ones all saturate.
+    """
+    made = [(drawn, call(drawn)) for drawn in draws]
+    return max(made, key=lambda pair: _entropy(pair[1])) if len(made) > 1 else made[0]
+
+
+def _entropy(values: Array) -> float:
+    """Bits that one element tells."""
+    counts = np.unique(values, return_counts=True)[1]
+    shares = counts / counts.sum()
+    return float(-(shares * np.log2(shares)).sum())
+
+
+def _bounds_of_bytes(nest: TirNest | Unsupported) -> tuple[int, ...]:
+    """Largest numbers to draw for bytes that are multiplied: small ones, and all where a result is bytes again."""
+    if isinstance(nest, Unsupported) or is_float(nest.workload.O.dtype):
+        return (_MAX_DRAW,)
+    work = nest.workload
+    is_rounded = dtype_bits(work.out_dtype) < work.O.elem_bits and not is_float(work.out_dtype)
+    return (_MAX_DRAW, 31, 127) if is_rounded else (_MAX_DRAW,)
+
+
 def _draw(
-    func: tirx.PrimFunc, blocks: Sequence[Block], num_terms: int, rng: np.random.Generator
-) -> dict[int, tvm.runtime.Tensor]:
-    """Small whole numbers for every input; those the nest does not multiply are positive, for roots and logarithms."""
+    func: tirx.PrimFunc, blocks: Sequence[Block], num_terms: int, rng: np.random.Generator, *, of_bytes: int
+) -> _Inputs:
+    """Small whole numbers for every input; those the nest does not multiply are positive, for roots and logarithms.
+
+    If bytes are drawn larger, what is added to their sums is as large as these.
+    """
     multiplied = multiplied_params(func, blocks)
     written = [block.buffer for block in blocks]
     inputs = {}
@@ -93,11 +131,14 @@ def _draw(
             continue
         dtype, shape = str(param.dtype), [int(extent) for extent in param.shape]
         bound = _amplitude(dtype, num_terms)
+        if of_bytes > _MAX_DRAW and not is_float(dtype) and dtype != "bool":
+            bound = of_bytes if dtype_bits(dtype) <= 8 else math.ceil(of_bytes**2 * math.sqrt(num_terms))
+            bound = min(bound, int(np.iinfo(dtype).max))
         low = 0 if dtype.startswith("uint") or dtype == "bool" else -bound
         if position not in multiplied:
             low = 1 if dtype != "bool" else 0
         high = 1 if dtype == "bool" else bound
-        drawn = rng.integers(low, high, size=shape, dtype=np.int8, endpoint=True)
+        drawn = rng.integers(low, high, size=shape, dtype=np.int8 if high <= 127 else np.int64, endpoint=True)
         inputs[position] = tvm.runtime.tensor(drawn.astype(dtype))
     return inputs
 

@@ -14,13 +14,22 @@ from tvm.relax.frontend import nn
 
 from tvm_spm.errors import ModelError, did_you_mean
 from tvm_spm.frontend.models import images, sequences
+from tvm_spm.frontend.models.integers import as_integers
 
-DTYPES = ("float32", "float16", "bfloat16")
+DTYPES = ("float32", "float16", "bfloat16", "int8")
 """Numbers that a built-in network can be made of."""
 
 DEFAULT_DTYPE = "float32"
 
 Shape = tuple[int, ...]
+
+
+def dtype_of_word(word_bits: int) -> str:
+    """The numbers of ``DTYPES`` that an accelerator of such a word is made for.
+
+    Costs depend on the width alone: float16 stands for any word of 16 bits, fixed-point ones too.
+    """
+    return "int8" if word_bits <= 8 else "float16" if word_bits <= 16 else "float32"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,13 +111,14 @@ def build_model(name: str, shapes: Mapping[str, Shape] | None = None, *, dtype: 
         raise ModelError(f"model {name!r}: dtype {dtype!r}: {did_you_mean(dtype, DTYPES)}")
     chosen = _shapes(name, dict(shapes or {}))
     module = BUILT_IN[name].make()
-    if dtype != DEFAULT_DTYPE:
-        module.to(dtype)
-    spec = nn.spec.MethodSpec(
-        module.forward, list(chosen), [nn.spec.Tensor(list(shape), dtype) for shape in chosen.values()], "plain", "none"
-    )
+    numbers = DEFAULT_DTYPE if dtype == "int8" else dtype
+    if numbers != DEFAULT_DTYPE:
+        module.to(numbers)
+    shown = [nn.spec.Tensor(list(shape), numbers) for shape in chosen.values()]
+    spec = nn.spec.MethodSpec(module.forward, list(chosen), shown, "plain", "none")
     mod, _ = module.export_tvm({"forward": spec})
-    return tvm.IRModule({"main": mod["forward"].with_attr("global_symbol", "main")})
+    made = tvm.IRModule({"main": mod["forward"].with_attr("global_symbol", "main")})
+    return as_integers(made) if dtype == "int8" else made
 
 
 def _shapes(name: str, given: dict[str, Shape]) -> dict[str, Shape]:

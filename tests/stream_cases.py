@@ -14,9 +14,9 @@ from tvm_spm.arch import Arch
 from tvm_spm.mapping import Mapping
 from tvm_spm.space.legality import check
 from tvm_spm.stream.instructions import End, Instruction, Stream, StreamHead, VectorStep
-from tvm_spm.stream.interpret.vector import bits_of
 from tvm_spm.stream.layout import HEAD, LAYOUTS, Field
 from tvm_spm.stream.memory import MemoryMap
+from tvm_spm.stream.vector import bits_of
 from tvm_spm.workload import DIM_NAMES, Axis, Workload
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from tvm_spm.stream.errors import StreamError
 from tvm_spm.stream.instructions import VectorStep
 from tvm_spm.workload import Workload
@@ -16,10 +18,19 @@ MOST_EXTRAS = 16
 UNTIMED = ("const", "extra")
 """Operations that bring a value and take no time."""
 
-NUM_SOURCES = {"const": 0, "extra": 0, "select": 3} | dict.fromkeys(
+_NUM_SOURCES = {"const": 0, "extra": 0, "select": 3} | dict.fromkeys(
     ("cast", "abs", "sqrt", "rsqrt", "exp", "log", "tanh", "sigmoid", "erf", "floor", "ceil", "round"), 1
 )
-"""Registers an operation takes; those that are not named take two."""
+
+
+def num_sources(operation: str) -> int:
+    """Registers an operation takes."""
+    return _NUM_SOURCES.get(operation, 2)
+
+
+def bits_of(value: float, dtype: str) -> int:
+    """The bits of a number, as the immediate of a step holds them."""
+    return int.from_bytes(np.array(value, dtype).tobytes(), "little")
 
 
 def num_timed(steps: Sequence[VectorStep]) -> int:
@@ -50,7 +61,7 @@ def require_vector(workload: Workload, steps: Sequence[VectorStep]) -> None:
         )
     known = {0}
     for number, step in enumerate(steps):
-        taken = step.sources[: NUM_SOURCES.get(step.operation, 2)]
+        taken = step.sources[: num_sources(step.operation)]
         missing = [register for register in taken if register not in known]
         if missing:
             raise StreamError(f"{name}: step {number} ({step.operation}) reads register {missing[0]}, which is empty")

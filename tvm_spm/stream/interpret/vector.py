@@ -60,11 +60,6 @@ def constant_of(immediate: int, dtype: str) -> Values:
     return np.frombuffer((immediate & (1 << 8 * size) - 1).to_bytes(size, "little"), dtype)[0]
 
 
-def bits_of(value: float, dtype: str) -> int:
-    """The bits of a number, as an instruction holds them."""
-    return int.from_bytes(np.array(value, dtype).tobytes(), "little")
-
-
 def _step(step: VectorStep, registers: dict[int, Values], extras: dict[int, Values]) -> Values:
     name = step.operation
     if name == "const":

@@ -13,7 +13,7 @@ from tests.numeric.fused import NETWORKS, functions, fuse, network
 from tests.numeric.sampled import sample_mapping
 from tests.stream_cases import roomy
 from tvm_spm.arch import load_arch
-from tvm_spm.frontend.tir.nest import Nest, read_nest
+from tvm_spm.frontend.tir.nest import TirNest, read_nest
 from tvm_spm.frontend.tir.vector_steps import vector_steps
 from tvm_spm.space.legality import check
 from tvm_spm.stream.encode import encode
@@ -64,7 +64,7 @@ def test_streams_compute_what_functions_compute(name: str):
     rng, arch, checked = random.Random(name), roomy(load_arch("quad-edge")), 0
     for func in functions(fuse({**NETWORKS, **MORE}[name])):
         nest = read_nest(func)
-        if not isinstance(nest, Nest):
+        if not isinstance(nest, TirNest):
             continue
         steps = vector_steps(func, nest)
         assert num_timed(steps) <= nest.workload.epilogue.num_ops_per_elem

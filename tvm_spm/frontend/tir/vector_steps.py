@@ -10,7 +10,7 @@ import tvm
 
 from tvm_spm.frontend.tir.affine import Affine, Piece, affine_of
 from tvm_spm.frontend.tir.blocks import Block, constant, loads_of, read_blocks
-from tvm_spm.frontend.tir.nest import Nest
+from tvm_spm.frontend.tir.nest import TirNest
 from tvm_spm.stream.errors import StreamError
 from tvm_spm.stream.instructions import VectorStep
 from tvm_spm.stream.layout import DTYPES
@@ -40,7 +40,7 @@ Read = tuple[tvm.ir.Var, Form]
 
 
 @dataclass(slots=True, kw_only=True)
-class _Steps:
+class _Epilogue:
     """Steps so far, each with a register of its own from 1 on.
 
     Attributes:
@@ -53,14 +53,14 @@ class _Steps:
     """
 
     func: tvm.tirx.PrimFunc
-    nest: Nest
+    nest: TirNest
     blocks: tuple[Block, ...]
     extras: list[Read]
     steps: list[VectorStep] = field(default_factory=list)
     known: dict[Read, int] = field(default_factory=dict)
 
 
-def vector_steps(func: tvm.tirx.PrimFunc, nest: Nest) -> tuple[VectorStep, ...]:
+def vector_steps(func: tvm.tirx.PrimFunc, nest: TirNest) -> tuple[VectorStep, ...]:
     """The epilogue of a function.
 
     Args:
@@ -82,7 +82,7 @@ def vector_steps(func: tvm.tirx.PrimFunc, nest: Nest) -> tuple[VectorStep, ...]:
         var: Affine.of_pieces((Piece(position=at, index=0, extent=extent, weight=1, reduces=False),))
         for at, (var, extent, _) in enumerate(last.iters)
     }
-    found = _Steps(func=func, nest=nest, blocks=blocks, extras=[])
+    found = _Epilogue(func=func, nest=nest, blocks=blocks, extras=[])
     found.extras = list(dict.fromkeys(_extras(found, last, env)))
     params = [next(i for i, param in enumerate(func.params) if param.same_as(at)) for at, _ in found.extras]
     if tuple(params) != nest.extra_params:
@@ -95,7 +95,7 @@ def vector_steps(func: tvm.tirx.PrimFunc, nest: Nest) -> tuple[VectorStep, ...]:
     return _in_registers(found.steps, last.name)
 
 
-def _extras(found: _Steps, block: Block, env: dict[tvm.ir.Var, Affine]) -> Iterator[Read]:
+def _extras(found: _Epilogue, block: Block, env: dict[tvm.ir.Var, Affine]) -> Iterator[Read]:
     """Elements of parameters, in the order in which the nest numbers them."""
     for load in loads_of(block.store.value):
         form = _form(load, env, block)
@@ -106,7 +106,7 @@ def _extras(found: _Steps, block: Block, env: dict[tvm.ir.Var, Affine]) -> Itera
             yield from _extras(found, source, _bound(source, form))
 
 
-def _value(found: _Steps, block: Block, env: dict[tvm.ir.Var, Affine], expr: tvm.ir.Expr) -> int:
+def _value(found: _Epilogue, block: Block, env: dict[tvm.ir.Var, Affine], expr: tvm.ir.Expr) -> int:
     """The register that holds an expression of a block."""
     if isinstance(expr, tvm.ir.TensorLoad):
         return _element(found, expr, _form(expr, env, block))
@@ -136,7 +136,7 @@ def _value(found: _Steps, block: Block, env: dict[tvm.ir.Var, Affine], expr: tvm
     return _add(found, name, dtype, *(_value(found, block, env, part) for part in parts))
 
 
-def _element(found: _Steps, load: tvm.ir.TensorLoad, form: Form) -> int:
+def _element(found: _Epilogue, load: tvm.ir.TensorLoad, form: Form) -> int:
     """The register of one element that is read: the sum, what another block computed, or an extra."""
     source, key = _producer(found, load.source), (load.source, form)
     if source is not None and source.name == found.nest.block:
@@ -150,7 +150,7 @@ def _element(found: _Steps, load: tvm.ir.TensorLoad, form: Form) -> int:
     return found.known[key]
 
 
-def _producer(found: _Steps, buffer: tvm.ir.Var) -> Block | None:
+def _producer(found: _Epilogue, buffer: tvm.ir.Var) -> Block | None:
     """The block that writes a buffer; none writes a parameter that is read."""
     return next((block for block in found.blocks if block.buffer.same_as(buffer)), None)
 
@@ -186,7 +186,7 @@ def _constant(expr: tvm.ir.Expr, block: Block) -> float:
     return value
 
 
-def _add(found: _Steps, operation: str, dtype: str, *sources: int, immediate: int = 0) -> int:
+def _add(found: _Epilogue, operation: str, dtype: str, *sources: int, immediate: int = 0) -> int:
     """Add a step, unless it is there already; returns its register."""
     padded = (*sources, 0, 0, 0)
     step = VectorStep(

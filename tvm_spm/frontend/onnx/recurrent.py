@@ -230,15 +230,16 @@ def _valid(writer: Writer, layer: _Layer) -> Iterator[str | None]:
     """Per step, which sequences reach it, as a column; nothing where all do."""
     lengths = layer.input(4)
     known = writer.known.get(lengths)
-    column = None if not lengths or known is not None else writer.unsqueezed(lengths, 1)
+    if lengths and known is None:
+        # One comparison for all steps, so that the functions of all steps are the same.
+        steps = writer.constant(np.arange(layer.num_steps, dtype=np.int32).reshape(-1, 1))
+        reached = writer.emit("Greater", writer.unsqueezed(lengths, 0), steps)
+        column = writer.emit("Reshape", reached, writer.integers(layer.num_steps * layer.batch, 1))
+        yield from writer.split(column, (layer.batch,) * layer.num_steps, 0)
+        return
     for step in range(layer.num_steps):
-        if known is not None:
-            reached = np.greater(known.reshape(-1, 1), step)
-            yield None if reached.all() else writer.constant(reached)
-        elif column is not None:
-            yield writer.emit("Greater", column, writer.constant(np.array(step, np.int32)))
-        else:
-            yield None
+        reaches = None if known is None else np.greater(known.reshape(-1, 1), step)
+        yield None if reaches is None or reaches.all() else writer.constant(reaches)
 
 
 class _Direction:

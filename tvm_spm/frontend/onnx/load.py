@@ -83,10 +83,9 @@ def import_onnx(
     """
     if not model.graph.node:
         raise ModelError(f"{origin}: not an ONNX model, or one without a single operator")
-    model = pin_onnx(model, values or {}, origin)
-    inputs = _input_shapes(model.graph)
-    chosen = choose_shapes(_with_named_dims(inputs, shapes, origin), shapes, origin)
-    static = _prepared(_with_shapes(model, chosen), origin, max_memory_bytes)
+    pinned = pin_inputs(model, shapes, values or {}, origin)
+    chosen = {name: tuple(int(dim) for dim in dims or ()) for name, dims in _input_shapes(pinned.graph).items()}
+    static = _prepared(pinned, origin, max_memory_bytes)
     try:
         simpler, num_weights = simplify(static)
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
@@ -97,6 +96,17 @@ def import_onnx(
     main = mod["main"]
     mod["main"] = main.with_attr("num_input", len(main.params) - num_weights)
     return mod
+
+
+def pin_inputs(model: onnx.ModelProto, shapes: Shapes, values: Values, origin: str) -> onnx.ModelProto:
+    """The model with inputs of known dims; those whose numbers are given are constants.
+
+    Raises:
+        ModelError: Shapes or numbers do not fit the inputs, or dims stay unknown.
+    """
+    model = pin_onnx(model, values, origin)
+    named = _with_named_dims(_input_shapes(model.graph), shapes, origin)
+    return _with_shapes(model, choose_shapes(named, shapes, origin))
 
 
 def _prepared(model: onnx.ModelProto, origin: str, max_memory_bytes: int) -> onnx.ModelProto:

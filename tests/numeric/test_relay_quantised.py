@@ -6,9 +6,10 @@ import math
 
 import numpy as np
 import pytest
+import tvm
 
 from tests.numeric.relay_operators import check, conv, integers
-from tests.relay_cases import function, metadata, outputs
+from tests.relay_cases import execute, function, metadata, outputs
 from tvm_spm.frontend.relay import import_relay
 
 
@@ -166,3 +167,74 @@ def test_quantised_pool_and_softmax():
     np.testing.assert_array_equal(found[0], quotient.astype("int8"))
     real = np.exp(row * 0.1) / np.exp(row * 0.1).sum()
     assert np.abs(found[1] / 128 - real).max() < 0.04  # what the integer algorithm of the paper promises
+
+
+QDQ = {
+    "convolution, a scale per filter": (
+        "nn.conv2d(qnn.dequantize(%q, 0.5f, 3), qnn.dequantize(meta[relay.Constant][0], meta[relay.Constant][1], "
+        "meta[relay.Constant][2], axis=0), padding=[1, 1, 1, 1], channels=4, kernel_size=[3, 3])"
+    ),
+    "convolution over NHWC": (
+        "nn.conv2d(qnn.dequantize(%r, 0.5f, 3), qnn.dequantize(meta[relay.Constant][3], meta[relay.Constant][1], "
+        'meta[relay.Constant][2], axis=3), padding=[1, 1, 1, 1], channels=4, kernel_size=[3, 3], data_layout="NHWC", '
+        'kernel_layout="HWIO")'
+    ),
+    "dense": (
+        "nn.dense(qnn.dequantize(%x, 0.5f, 3), qnn.dequantize(meta[relay.Constant][4], meta[relay.Constant][1], "
+        "meta[relay.Constant][2], axis=0), units=4)"
+    ),
+    "dense of a transposed weight": (
+        "nn.dense(qnn.dequantize(%x, 0.5f, 3), transpose(qnn.dequantize(meta[relay.Constant][5], "
+        "meta[relay.Constant][1], meta[relay.Constant][2], axis=1)), units=4)"
+    ),
+    "product of two tensors": (
+        "nn.batch_matmul(qnn.dequantize(%u, 0.5f, 3), qnn.dequantize(%v, 0.25f, -2), transpose_b=True)"
+    ),
+    "product behind a reshape": (
+        "nn.matmul(reshape(qnn.dequantize(%u, 0.5f, 3), newshape=[6, 5]), qnn.dequantize(meta[relay.Constant][6], "
+        "0.25f, 0), transpose_a=False, transpose_b=False)"
+    ),
+}
+
+
+MATMUL, CONV2D = tvm.ir.Op.get("relax.matmul"), tvm.ir.Op.get("relax.nn.conv2d")
+
+
+def real(q, scale, zero):
+    return (q.astype("int64") - zero) * np.asarray(scale, "float64")
+
+
+@pytest.mark.parametrize("name", QDQ)
+def test_layers_between_dequantised_tensors_multiply_bytes(name):
+    rng = np.random.default_rng(4)
+    q, w = (rng.integers(-128, 128, shape).astype("int8") for shape in ((1, 3, 6, 5), (4, 3, 3, 3)))
+    x, rows = (rng.integers(-128, 128, shape).astype("int8") for shape in ((2, 7), (4, 7)))
+    u, v, m = (rng.integers(-128, 128, shape).astype("int8") for shape in ((2, 3, 5), (2, 4, 5), (5, 4)))
+    scales, zeros = np.array([0.125, 0.25, 2, 0.5], "float32"), np.array([0, 1, -3, 2], "int32")
+    inputs = {"q": q, "r": q.transpose(0, 2, 3, 1).copy(), "x": x, "u": u, "v": v}
+    constants = (w, scales, zeros, w.transpose(2, 3, 1, 0).copy(), rows, rows.T.copy(), m)
+    kernel = real(w, scales[:, None, None, None], zeros[:, None, None, None])
+    image = conv(real(q, 0.5, 3), kernel, stride=1, pad=(1, 1, 1, 1), fill=0)
+    dense = real(x, 0.5, 3) @ real(rows, scales[:, None], zeros[:, None]).T
+    want = {
+        "convolution, a scale per filter": image, "convolution over NHWC": image.transpose(0, 2, 3, 1),
+        "dense": dense, "dense of a transposed weight": dense,
+        "product of two tensors": real(u, 0.5, 3) @ real(v, 0.25, -2).transpose(0, 2, 1),
+        "product behind a reshape": real(u, 0.5, 3).reshape(6, 5) @ real(m, 0.25, 0),
+    }[name]  # fmt: skip
+    mod = import_relay(function(f"  {QDQ[name]}", inputs) + metadata(*constants), origin="text")
+    # Scales are powers of two: nothing is rounded.
+    np.testing.assert_array_equal(execute(mod, list(inputs.values()))[0], want)
+    calls = [binding.value for binding in mod["main"].body.blocks[0].bindings]
+    layers = [call for call in calls if getattr(call, "op", None) in (MATMUL, CONV2D)]
+    assert [str(layer.ty.dtype) for layer in layers] == ["int32"]
+    if name != "product of two tensors":
+        assert str(layers[0].args[0].ty.dtype) == "int8"
+
+
+def test_scales_inside_of_a_sum_leave_floats():
+    x, scales = np.arange(6, dtype="int8").reshape(2, 3), np.array([1, 2, 4], "float32")
+    data = "qnn.dequantize(%x, meta[relay.Constant][1], 0, axis=1)"
+    text = f"  nn.dense({data}, qnn.dequantize(meta[relay.Constant][0], 1f, 0), units=3)"
+    mod = import_relay(function(text, {"x": x}) + metadata(np.eye(3, dtype="int8"), scales), origin="text")
+    np.testing.assert_array_equal(execute(mod, [x])[0], x * scales)

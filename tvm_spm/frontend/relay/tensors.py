@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -34,6 +34,7 @@ class Tensor:
         view: The layout that the text sees, if it is not the plain one.
         order: Plain order that belongs to ``view``.
         params: Parameters of ``main`` that this is made from by moving data only; see ``ParamUses``.
+        dequantised: The integers that these numbers stand for, if that is known.
     """
 
     shape: tuple[int, ...]
@@ -44,6 +45,7 @@ class Tensor:
     order: str = ""
     params: frozenset[str] = frozenset()
     seen: relax.Expr | None = None
+    dequantised: Dequantised | None = None
 
     @property
     def rank(self) -> int:
@@ -59,6 +61,23 @@ class Tensor:
         if not -self.rank <= axis < max(self.rank, 1):
             raise ModelError(f"axis {axis} of a tensor with {self.rank} axes")
         return axis % max(self.rank, 1)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Dequantised:
+    """``(data - zero_point) * scale``.
+
+    Attributes:
+        data: Integers.
+        scale: Known; one, or one per index of ``axis``.
+        zero_point: Known; likewise.
+        axis: Of ``data``.
+    """
+
+    data: Tensor
+    scale: Tensor
+    zero_point: Tensor
+    axis: int
 
 
 Value: TypeAlias = "Tensor | tuple[Value, ...]"
@@ -263,6 +282,9 @@ class Builder:
             source = self._stored(tensor) if self._keeps_order(tensor) else self.expr(tensor)
             found = self.emit(relax.op.reshape(source, wanted))
         found.params = tensor.params
+        before = tensor.dequantised
+        if before is not None and not before.scale.rank and not before.zero_point.rank:
+            found.dequantised = replace(before, data=self.reshape(before.data, wanted))
         return found
 
     def _keeps_order(self, tensor: Tensor) -> bool:
@@ -295,6 +317,10 @@ class Builder:
         else:
             found = self.emit(relax.op.permute_dims(self.expr(tensor), order))
         found.params = tensor.params
+        before = tensor.dequantised
+        if before is not None:
+            axis = order.index(tensor.axis(before.axis)) if before.scale.rank or before.zero_point.rank else 0
+            found.dequantised = replace(before, data=self.permute(before.data, order), axis=axis)
         return found
 
 

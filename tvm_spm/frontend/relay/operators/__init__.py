@@ -7,6 +7,7 @@ it. The other modules fill it by kind; each function is given tensors and attrib
 from tvm_spm.frontend.relay.operators import (
     convolution,
     data_movement,
+    dequantised,
     elementwise,
     image,
     normalisation,
@@ -17,6 +18,6 @@ from tvm_spm.frontend.relay.operators import (
 from tvm_spm.frontend.relay.operators.registry import OPERATORS, apply, find
 
 __all__ = [
-    "OPERATORS", "apply", "convolution", "data_movement", "elementwise", "find", "image", "normalisation", "quantised",
-    "quantised_layers", "reduction",
+    "OPERATORS", "apply", "convolution", "data_movement", "dequantised", "elementwise", "find", "image",
+    "normalisation", "quantised", "quantised_layers", "reduction",
 ]  # fmt: skip

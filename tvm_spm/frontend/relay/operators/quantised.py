@@ -27,7 +27,7 @@ from tvm_spm.frontend.relay.operators.elementwise import (
     where,
 )
 from tvm_spm.frontend.relay.operators.registry import REQUIRED, Attrs, operator
-from tvm_spm.frontend.relay.tensors import Builder, Tensor, Value
+from tvm_spm.frontend.relay.tensors import Builder, Dequantised, Tensor, Value
 
 _FRACTION_BITS = 31
 _Integers = NDArray[np.int64]
@@ -61,8 +61,20 @@ def _quantize(b: Builder, a: Attrs, data: Tensor, scale: Tensor, zero_point: Ten
 
 @operator("qnn.dequantize", "data input_scale input_zero_point", weights=(1, 2), out_dtype="float32", axis=-1)
 def _dequantize(b: Builder, a: Attrs, data: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-    found = dequantize(b, data, scale, zero_point, a.integer("axis"))
-    return cast(b, found, a.text("out_dtype") or "float32")
+    found = cast(b, dequantize(b, data, scale, zero_point, a.integer("axis")), a.text("out_dtype") or "float32")
+    return _remember(b, found, data, scale, zero_point, a.integer("axis"))
+
+
+def _remember(b: Builder, floats: Tensor, data: Tensor, scale: Tensor, zero_point: Tensor, axis: int) -> Tensor:
+    """Floats that know what they were made of, if their scale is known."""
+    if scale.array is None or zero_point.array is None or floats.dtype != "float32":
+        return floats
+    scale, zero_point = (
+        b.const(np.reshape(each.array, ())) if each.array is not None and each.array.size == 1 else each
+        for each in (scale, zero_point)
+    )
+    floats.dequantised = Dequantised(data=data, scale=scale, zero_point=zero_point, axis=axis)
+    return floats
 
 
 def fixed_point(ratio: float) -> tuple[int, int]:

@@ -51,11 +51,12 @@ from tvm_spm.tuning.warm_up import load, parts_of_search
 from tvm_spm.workload import Workload
 
 if TYPE_CHECKING:
-    import onnx
     import tvm
     from numpy.typing import ArrayLike
 
-    from tvm_spm.frontend.relay import ParamsLike, RelayModule
+    from tvm_spm.frontend.load import Model
+    from tvm_spm.frontend.relay import ParamsLike
+    from tvm_spm.frontend.torch.source import ExampleInputs
 
 _MODELS: dict[str, type[AnalyticalModel] | type[SimulatorModel]] = {
     "analytical": AnalyticalModel,
@@ -173,7 +174,7 @@ def _search_published(case: Case, should_stop: StopRequest, *, is_pruned: bool) 
 
 
 def tune(
-    mod: tvm.IRModule | onnx.ModelProto | RelayModule | str | Path,
+    mod: Model,
     target: tvm.target.Target | Arch | str | Path,
     *,
     objective: str = "edp",
@@ -187,6 +188,7 @@ def tune(
     shapes: StringMapping[str, tuple[int, ...]] | None = None,
     values: StringMapping[str, ArrayLike] | None = None,
     params: ParamsLike = None,
+    example_inputs: ExampleInputs = None,
     dtype: str | None = None,
     max_memory_bytes: int | None = None,
     progress: bool = False,
@@ -194,8 +196,9 @@ def tune(
     """Tune, verify and time every layer of a network.
 
     Args:
-        mod: A Relax module with or without bound parameters, an ``onnx.ModelProto``, a Relay module or its text, the
-            path of an ONNX or Relay file, or the name of a built-in model.
+        mod: A Relax module with or without bound parameters, an ``onnx.ModelProto``, a ``torch.nn.Module`` or
+            ``torch.export.ExportedProgram``, a Relay module or its text, the path of an ONNX, Relay or ``.pt2`` file,
+            or the name of a built-in model.
         target: ``spm/<accelerator>`` as text or as a TVM target, an accelerator, or the path of its file.
         objective: ``edp``, ``energy`` or ``latency``: of each task, and of the whole network where layers are fused.
         trials: Mappings measured per task; default 64.
@@ -218,6 +221,8 @@ def tune(
             ``.npz`` file, or arrays by name. Those that are missing are drawn at random, which a warning says.
         dtype: Of the numbers of a built-in network: ``float32``, ``float16``, ``bfloat16`` or ``int8``; if None, as
             wide as a word of the accelerator.
+        example_inputs: What a ``torch.nn.Module`` is called with, which gives the network its shapes: a tensor, a tuple
+            of them, or tensors by the names of ``forward``.
         max_memory_bytes: Refuse a model whose tensors (inputs, weights and values between operators, each once) need
             more; by default a quarter of the memory of this machine, since a run holds weights about four times.
         progress: Show on stderr how far the work is: a bar on a terminal, elsewhere a line a task.
@@ -254,6 +259,7 @@ def tune(
         shapes=shapes,
         values=values,
         params=params,
+        example_inputs=example_inputs,
         dtype=dtype,
         max_memory_bytes=max_memory_bytes,
         time_limit_s=time_limit_s,

@@ -60,7 +60,7 @@ def common(
 
 @app.command()
 def tune(
-    model: Annotated[str, typer.Argument(help="An .onnx or .relay file or a built-in model such as resnet18.")],
+    model: Annotated[str, typer.Argument(help="An .onnx, .relay or .pt2 file or a built-in model such as resnet18.")],
     target: TargetOption = "spm/dmazerunner-256",
     objective: ObjectiveOption = Objective.EDP,
     trials: TrialsOption = None,

@@ -1,8 +1,8 @@
 """Any model as a Relax module with static shapes, and that module as tasks and a graph of layers.
 
-``load`` tells ONNX (``onnx_*``), Relay texts (``relay``), built-in ``models`` and Relax apart. ``fuse`` makes one
-function of each layer, ``extract`` reads tasks and vector work off the functions (through ``tir``), ``layers`` the
-graph that the planner cuts. A function that is no task is named with the reason and stays on the host.
+``load`` tells ONNX (``onnx``), Relay texts (``relay``), PyTorch (``torch``), built-in ``models`` and Relax apart.
+``fuse`` makes one function of each layer, ``extract`` reads tasks and vector work off the functions (through ``tir``),
+``layers`` the graph that the planner cuts. A function that is no task is named with the reason and stays on the host.
 """
 
 from tvm_spm.frontend.extract import ENTRY, Extraction, extract

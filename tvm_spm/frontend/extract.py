@@ -10,8 +10,11 @@ from tvm import relax
 
 from tvm_spm.errors import ModelError
 from tvm_spm.frontend.fuse import fuse
-from tvm_spm.frontend.onnx.host import FUNCTION, operator_of
+from tvm_spm.frontend.onnx.host import FUNCTION as ONNX_NODE
+from tvm_spm.frontend.onnx.host import operator_of as onnx_operator_of
 from tvm_spm.frontend.tir.nest import TirNest, read_nest
+from tvm_spm.frontend.torch.host import FUNCTION as TORCH_NODE
+from tvm_spm.frontend.torch.host import operator_of as torch_operator_of
 from tvm_spm.frontend.vector_work import vector_work
 from tvm_spm.lowering.root_block import has_root_block
 from tvm_spm.workload import HostCall, Task, TaskGraph, TaskNode, VectorWork, Workload
@@ -156,8 +159,14 @@ def _why_not(call: relax.Call) -> tuple[str, str]:
     """Name of a call that is no TIR function, and why it is none."""
     if isinstance(call.op, tvm.ir.Op):
         name = str(call.op.name)
-        if name == "relax.call_pure_packed" and str(getattr(call.args[0], "global_symbol", "")) == FUNCTION:
-            return f"onnx.{operator_of(call.args[1].value)}", "TVM lacks this operator: ONNX's reference evaluates it"
+        called = str(getattr(call.args[0], "global_symbol", "")) if name == "relax.call_pure_packed" else ""
+        if called == ONNX_NODE:
+            return (
+                f"onnx.{onnx_operator_of(call.args[1].value)}",
+                "TVM lacks this operator: ONNX's reference evaluates it",
+            )
+        if called == TORCH_NODE:
+            return f"torch.{torch_operator_of(call.args[1].value)}", "TVM lacks this operator: PyTorch evaluates it"
         if name.startswith("relax.call_") and call.args and hasattr(call.args[0], "global_symbol"):
             return str(call.args[0].global_symbol), "a library function: its loops are not in the module"
         return name, "TVM has no TIR for this operator"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections.abc
 import os
 from pathlib import Path
+from typing import TypeAlias
 
 import onnx
 import tvm
@@ -18,6 +19,10 @@ from tvm_spm.frontend.onnx.load import Shapes, choose_shapes, import_onnx, read_
 from tvm_spm.frontend.onnx.tensors import load_tensors
 from tvm_spm.frontend.pinned import Values, pin_module
 from tvm_spm.frontend.relay import ParamsLike, RelayModule, import_relay, relay_text
+from tvm_spm.frontend.torch.source import ExampleInputs, TorchModel, is_torch_model, is_torch_path, require_torch
+
+Model: TypeAlias = "str | Path | onnx.ModelProto | tvm.IRModule | RelayModule | TorchModel"
+"""What a network may be given as."""
 
 
 def check_model(model: object) -> None:
@@ -26,21 +31,25 @@ def check_model(model: object) -> None:
     Raises:
         ModelError: Of another type, or an empty path.
     """
+    if is_torch_model(model):
+        return
     if not isinstance(model, (tvm.IRModule, onnx.ModelProto, str, Path, RelayModule)) or model == "":
         shown = repr(model) if model is None or isinstance(model, str) else f"{model!r:.100} ({type(model).__name__})"
         raise ModelError(
-            f"mod = {shown}: must be a Relax module, an onnx.ModelProto, a Relay module or its text, the path of an "
-            f"ONNX or Relay file or the name of a built-in model ({', '.join(models())})"
+            f"mod = {shown}: must be a Relax module, an onnx.ModelProto, a torch.nn.Module or ExportedProgram, a Relay "
+            "module or its text, the path of an ONNX, Relay or .pt2 file or the name of a built-in model "
+            f"({', '.join(models())})"
         )
 
 
 def load_model(
-    model: str | Path | onnx.ModelProto | tvm.IRModule | RelayModule,
+    model: Model,
     *,
     shapes: collections.abc.Mapping[str, tuple[int, ...]] | None = None,
     values: Values | None = None,
     params: ParamsLike = None,
     dtype: str | None = None,
+    example_inputs: ExampleInputs = None,
     max_memory_bytes: int | None = None,
 ) -> tvm.IRModule:
     """A model to tune.
@@ -49,12 +58,13 @@ def load_model(
     more memory than allowed.
 
     Args:
-        model: The name of a built-in network, the path of an ``.onnx`` or Relay file, an ONNX model, a Relax module, or
-            a Relay module or its text.
+        model: The name of a built-in network, the path of an ``.onnx``, Relay or ``.pt2`` file, an ONNX model, a module
+            or an exported program of PyTorch, a Relax module, or a Relay module or its text.
         shapes: Shapes of inputs by name; needed for inputs with unknown dims.
         values: Numbers of inputs by name, which become constants.
         params: Weights of a Relay text: a file, bytes or arrays by name.
         dtype: Of the numbers of a built-in network, float32 if None; any other model says it itself.
+        example_inputs: What a module of PyTorch is called with.
         max_memory_bytes: Refuse a model whose tensors, each once, need more; by default a quarter of the memory of this
             machine.
 
@@ -74,11 +84,11 @@ def load_model(
     allowed = default_memory_bytes() if max_memory_bytes is None else max_memory_bytes
     try:
         known = dict(values or {})
-        relay = _import_relay(model, params, shapes, allowed)
-        if relay is None:
+        found = _import_torch(model, example_inputs, shapes, allowed) or _import_relay(model, params, shapes, allowed)
+        if found is None:
             origin, mod = _import(model, dict(shapes or {}), known, allowed, dtype)
         else:
-            origin, mod = relay[0], pin_module(relay[1], known, relay[0])
+            origin, mod = found[0], pin_module(found[1], known, found[0])
     except UnicodeDecodeError as error:
         # Protobuf checks names only when they are read.
         raise ModelError(f"{_origin_of(model)}: cannot import: a name is not UTF-8 text ({error.reason})") from None
@@ -86,12 +96,28 @@ def load_model(
     return mod
 
 
-def _origin_of(model: str | Path | onnx.ModelProto | tvm.IRModule | RelayModule) -> str:
+def _origin_of(model: Model) -> str:
     return str(model) if isinstance(model, (str, Path)) else "model"
 
 
+def _import_torch(
+    model: Model, example_inputs: ExampleInputs, shapes: Shapes | None, allowed: int
+) -> tuple[str, tvm.IRModule] | None:
+    """As ``_import``; ``None`` if the model is none of PyTorch."""
+    is_path = isinstance(model, (str, Path)) and is_torch_path(Path(model))
+    if is_path or is_torch_model(model):
+        require_torch(_origin_of(model))
+        from tvm_spm.frontend.torch.load import import_any
+
+        torch_model = Path(model) if isinstance(model, (str, Path)) else model
+        return import_any(torch_model, example_inputs, shapes or {}, allowed)
+    if example_inputs is not None:
+        raise ModelError("example_inputs: only a torch.nn.Module takes them; other models have shapes of their own")
+    return None
+
+
 def _import_relay(
-    model: str | Path | onnx.ModelProto | tvm.IRModule | RelayModule,
+    model: Model,
     params: ParamsLike,
     shapes: Shapes | None,
     allowed: int,
@@ -108,7 +134,7 @@ def _import_relay(
 
 
 def _import(
-    model: str | Path | onnx.ModelProto | tvm.IRModule | RelayModule,
+    model: Model,
     shapes: Shapes,
     values: Values,
     allowed: int,

@@ -38,12 +38,11 @@ from tvm_spm.tuning.warm_up import NOTICE, Compilation, is_compiled, parts_of_tu
 from tvm_spm.workload import VectorWork, Workload
 
 if TYPE_CHECKING:
-    import onnx
-    import tvm
-
     from tvm_spm.frontend import Extraction
+    from tvm_spm.frontend.load import Model
     from tvm_spm.frontend.pinned import Values
-    from tvm_spm.frontend.relay import ParamsLike, RelayModule
+    from tvm_spm.frontend.relay import ParamsLike
+    from tvm_spm.frontend.torch.source import ExampleInputs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +57,7 @@ class NetworkOptions:
         shapes: Of inputs whose dims the model leaves open.
         values: Of inputs that are fixed before import.
         params: Weights of a model that is a Relay text.
+        example_inputs: What a module of PyTorch is called with.
         dtype: Of the numbers of a built-in network; as wide as a word of the accelerator if None.
         max_memory_bytes: Of the tensors of the model; the default of ``frontend.load_model`` if None.
         time_limit_s: Until the end of the search, for the result; what stops the work is a ``StopRequest``.
@@ -70,6 +70,7 @@ class NetworkOptions:
     shapes: StringMapping[str, tuple[int, ...]] | None = None
     values: Values | None = None
     params: ParamsLike = None
+    example_inputs: ExampleInputs = None
     dtype: str | None = None
     max_memory_bytes: int | None = None
     time_limit_s: float | None = None
@@ -99,9 +100,7 @@ class Clock:
         return tuple(self._seconds.items())
 
 
-def tune_network(
-    mod: tvm.IRModule | onnx.ModelProto | RelayModule | str | Path, arch: Arch, options: NetworkOptions, run: Run
-) -> TuningResult:
+def tune_network(mod: Model, arch: Arch, options: NetworkOptions, run: Run) -> TuningResult:
     """What ``tvm_spm.tune`` does, with everything resolved.
 
     Args:
@@ -117,9 +116,7 @@ def tune_network(
         return _tune_owned(mod, arch, options, run)
 
 
-def _tune_owned(
-    mod: tvm.IRModule | onnx.ModelProto | RelayModule | str | Path, arch: Arch, options: NetworkOptions, run: Run
-) -> TuningResult:
+def _tune_owned(mod: Model, arch: Arch, options: NetworkOptions, run: Run) -> TuningResult:
     clock = Clock()
     is_open = options.dtype is None and isinstance(mod, (str, Path)) and str(mod) in models()
     chosen_dtype = dtype_of_word(arch.word_bits) if is_open else None
@@ -132,6 +129,7 @@ def _tune_owned(
                 shapes=options.shapes,
                 values=options.values,
                 params=options.params,
+                example_inputs=options.example_inputs,
                 dtype=options.dtype or chosen_dtype,
                 max_memory_bytes=options.max_memory_bytes,
             )
@@ -260,7 +258,7 @@ def _task_results(
     return tuple(results)
 
 
-def _name_of(mod: tvm.IRModule | onnx.ModelProto | RelayModule | str | Path) -> str:
+def _name_of(mod: Model) -> str:
     if isinstance(mod, str) and "\n" in mod:
         return "text"
     return Path(mod).name if isinstance(mod, (str, Path)) else type(mod).__name__

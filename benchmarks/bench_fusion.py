@@ -16,16 +16,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 @pytest.mark.parametrize("num_layers", [60, 500])
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_plan(benchmark: BenchmarkFixture, objective: str, num_layers: int) -> None:
-    """Without a front."""
+    """From reading the options to the plan."""
     options = draw_options("convex", num_layers, 0)
-    found, _ = benchmark.pedantic(plan, args=(options, num_layers, objective, "none"), rounds=3)
+    found, _ = benchmark.pedantic(plan, args=(options, num_layers, objective), rounds=3)
     benchmark.extra_info["sweeps"] = found.num_sweeps
-
-
-@pytest.mark.parametrize(("num_layers", "front"), [(60, "corners"), (500, "corners"), (30, "all")])
-def test_front(benchmark: BenchmarkFixture, num_layers: int, front: str) -> None:
-    """With one; the first call compiles."""
-    plan(draw_options("convex", 1, 0), 1, "edp", front)
-    options = draw_options("convex", num_layers, 0)
-    found, _ = benchmark.pedantic(plan, args=(options, num_layers, "edp", front), rounds=1)
-    benchmark.extra_info["points"] = len(found.front)

@@ -4,12 +4,10 @@ Source: ours; nothing published is compared. The networks are random, of 10 to 5
 10 to 20 options per group, three seeds each. ``trade-off``: three of ten longer groups are refused, and options lie
 around a curve that falls from fast to frugal, as those of tilings and core counts do. ``convex``: nothing is refused
 and, but for the rounding of cycles, no option beats another or lies inside the hull of its list, so that none can be
-dropped beforehand. Planning is exact. Times are CPU seconds, medians over seeds, and include reading the options; those
-by objective are without a front. ``corners_s`` is EDP with all plans that are best at some price of a cycle, ``all_s``
-EDP with all plans that no other beats (up to ``--all`` layers). Expected time: one and a half minutes; ``--quick``
-takes seconds and stops at 60 layers.
+dropped beforehand. Planning is exact. Times are CPU seconds, medians over seeds, and include reading the options.
+Expected time: one minute; ``--quick`` takes seconds and stops at 60 layers.
 
-    python benchmarks/fusion_depth.py [--quick] [--csv FILE] [--plot FILE] [--all LAYERS]
+    python benchmarks/fusion_depth.py [--quick] [--csv FILE] [--plot FILE]
 """
 
 from __future__ import annotations
@@ -53,41 +51,34 @@ def draw_options(kind: str, num_layers: int, seed: int) -> Options:
     return options
 
 
-def plan(options: Options, num_layers: int, objective: str, front: str) -> tuple[FusionPlan, float]:
+def plan(options: Options, num_layers: int, objective: str) -> tuple[FusionPlan, float]:
     """A plan, and the CPU seconds it took."""
     start = time.process_time()
-    found = plan_groups(num_layers, lambda *span: options.get(span, ()), objective, MAX_GROUP, front=front)
+    found = plan_groups(num_layers, lambda *span: options.get(span, ()), objective, MAX_GROUP)
     return found, time.process_time() - start
 
 
-def measure(kind: str, num_layers: int, seed: int, most_all: int, commit: str) -> list[dict[str, object]]:
-    """One row per objective; the fronts do not depend on it and are timed once."""
+def measure(kind: str, num_layers: int, seed: int, commit: str) -> list[dict[str, object]]:
+    """One row per objective."""
     options = draw_options(kind, num_layers, seed)
     rows: list[dict[str, object]] = []
     for objective in OBJECTIVES:
-        found, plan_s = plan(options, num_layers, objective, "none")
+        found, plan_s = plan(options, num_layers, objective)
         rows.append({
             "commit": commit, "kind": kind, "layers": num_layers, "seed": seed, "objective": objective,
             "intervals": found.num_intervals, "options": found.num_options, "groups": len(found.groups),
             "sweeps": found.num_sweeps, "cycles": found.cycles, "energy_pj": found.energy_pj,
             "edp_pj_cycles": found.edp_pj_cycles, "plan_s": plan_s,
         })  # fmt: skip
-    found, corners_s = plan(options, num_layers, "edp", "corners")
-    rows[-1] |= {"corners": len(found.front), "corners_s": corners_s}
-    if num_layers <= most_all:
-        found, all_s = plan(options, num_layers, "edp", "all")
-        rows[-1] |= {"front": len(found.front), "labels": found.num_labels, "all_s": all_s}
     return rows
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:
-    """Median seconds against layers; a colour per objective or front, a line style per kind of network."""
+    """Median seconds against layers; a colour per objective, a line style per kind of network."""
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     for kind, style in zip(KINDS, ("-", "--"), strict=True):
         part = table[table["kind"] == kind]
         lines = {name: part[part["objective"] == name].groupby("layers")["plan_s"].median() for name in OBJECTIVES}
-        edp = part[part["objective"] == "edp"].groupby("layers")
-        lines |= {"EDP and corners": edp["corners_s"].median(), "EDP and whole front": edp["all_s"].median().dropna()}
         for index, (name, seconds) in enumerate(lines.items()):
             label = f"{'EDP' if name == 'edp' else name}, {kind}"
             axes.plot(seconds.index, seconds, style, marker="o", markersize=3, color=f"C{index}", label=label)
@@ -103,18 +94,15 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--csv", type=Path)
     parser.add_argument("--plot", type=Path)
-    parser.add_argument("--all", type=int, default=100, help="most layers of which the whole front is listed")
     options = parser.parse_args()
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
     ).stdout.strip()
-    _, compile_s = plan({(0, 1): [GroupOption(cycles=1, energy_pj=1.0)]}, 1, "edp", "all")
-    print(f"compile or load what lists whole fronts: {compile_s:.1f} s CPU")
     rows: list[dict[str, object]] = []
     for num_layers in (depth for depth in DEPTHS if depth <= (60 if options.quick else max(DEPTHS))):
         for kind in KINDS:
             for seed in range(1 if options.quick else 3):
-                rows += measure(kind, num_layers, seed, options.all, commit)
+                rows += measure(kind, num_layers, seed, commit)
     table = pd.DataFrame(rows)
     if options.csv:
         table.to_csv(options.csv, index=False)
@@ -124,7 +112,7 @@ def main() -> None:
     summary = table.pivot_table(index=keys, columns="objective", values="plan_s", aggfunc="median", sort=False)
     summary = summary[list(OBJECTIVES)].add_suffix("_s")
     edp = table[table["objective"] == "edp"].groupby(keys, sort=False)
-    names = ["options", "groups", "sweeps", "corners", "corners_s", "front", "labels", "all_s"]
+    names = ["options", "groups", "sweeps"]
     summary = summary.join(edp[names].median()).sort_index(ascending=[False, True])
     formats = dict.fromkeys(names, "{:,.0f}".format) | {name: "{:.3f}".format for name in summary if name[-2:] == "_s"}
     print(summary.to_string(formatters=formats, na_rep="-"))

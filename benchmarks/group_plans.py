@@ -93,7 +93,7 @@ def plan_with_groups(
             for mapping, cost in known[key]
         ]
 
-    plan = plan_groups(len(graph.layers), options_of, objective, max_group, front="none")
+    plan = plan_groups(len(graph.layers), options_of, objective, max_group)
     blocks = []
     for group in plan.groups:
         if not isinstance(group.option.choice, tuple):

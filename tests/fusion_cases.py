@@ -102,17 +102,8 @@ def find_front(totals: set[tuple[int, Fraction]]) -> list[tuple[int, Fraction]]:
     return sorted(p for p in totals if not any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in totals))
 
 
-def find_corners(front: list[tuple[int, Fraction]]) -> list[tuple[int, Fraction]]:
-    """Points of a front that lie below the line through any two others on either side."""
-    return [
-        b
-        for i, b in enumerate(front)
-        if all((b[1] - a[1]) * (c[0] - a[0]) < (c[1] - a[1]) * (b[0] - a[0]) for a in front[:i] for c in front[i + 1 :])
-    ]
-
-
 def check_network(network: Network, max_group: int | None = None) -> tuple[int, int]:
-    """Compare three objectives and two fronts with brute force; the comparisons made and the plans enumerated."""
+    """Compare three objectives with brute force; the comparisons made and the plans enumerated."""
     plans = list(enumerate_plans(network, max_group))
     if not plans:
         try:
@@ -120,17 +111,12 @@ def check_network(network: Network, max_group: int | None = None) -> tuple[int, 
         except PlanError:
             return 1, 0
         raise AssertionError("a plan of a network that has none")
-    front = find_front({total(groups) for groups in plans})
-    corners = find_corners(front)
     for objective in ("latency", "energy", "edp"):
         plan = plan_groups(network.num_layers, network.options_of, objective, max_group)
         best = min(plans, key=lambda groups: rank(groups, objective))
         assert plan.groups == best
         assert (plan.cycles, plan.energy_pj) == (total(best)[0], float(total(best)[1]))
-        assert [(p.cycles, p.energy_pj) for p in plan.front] == [(c, float(e)) for c, e in corners]
-    plan = plan_groups(network.num_layers, network.options_of, "edp", max_group, front="all")
-    assert [(p.cycles, p.energy_pj) for p in plan.front] == [(c, float(e)) for c, e in front]
-    return 7, len(plans)
+    return 3, len(plans)
 
 
 def main() -> None:

@@ -9,17 +9,15 @@ import pytest
 
 from tests.fusion_cases import Network, make_network
 from tvm_spm.errors import PlanError
-from tvm_spm.fusion.front import find_front
-from tvm_spm.fusion.planner import FrontPoint, GroupOption, plan_groups
-from tvm_spm.fusion.table import make_table
+from tvm_spm.fusion.planner import GroupOption, plan_groups
 
 # Two layers: one by one 10 + 10 cycles and 5 + 5 pJ; fused 16 cycles and 12 pJ, or 28 cycles and 4 pJ.
 # EDP: 20 * 10 = 200, 16 * 12 = 192, 28 * 4 = 112.
 PAIR = make_network(2, {(0, 1): [(10, 5.0)], (1, 2): [(10, 5.0)], (0, 2): [(16, 12.0), (28, 4.0)]})
 
 
-def plan(network: Network, objective: str, max_group: int | None = None, **options):
-    return plan_groups(network.num_layers, network.options_of, objective, max_group, **options)
+def plan(network: Network, objective: str, max_group: int | None = None):
+    return plan_groups(network.num_layers, network.options_of, objective, max_group)
 
 
 def spans(found) -> list[tuple[int, int]]:
@@ -52,7 +50,7 @@ def test_options_are_asked_for_once_per_interval_of_allowed_length():
         asked.append((first, stop))
         return [GroupOption(cycles=1, energy_pj=1.0)]
 
-    plan_groups(3, options_of, "edp", 2, front="all")
+    plan_groups(3, options_of, "edp", 2)
     assert asked == [(0, 1), (0, 2), (1, 2), (1, 3), (2, 3)]
 
 
@@ -65,38 +63,13 @@ def test_least_edp_is_of_the_sums_not_the_sum_of_edps():
         assert plan(network, "edp").groups[1].option.choice == choice
 
 
-def test_fronts():
-    # Per layer (1, 9), (4, 5) or (5, 1); the line from (1, 9) to (5, 1) passes (4, 3), so (4, 5) is above it.
-    # Sums: (2, 18), (5, 14), (6, 10), (8, 10), (9, 6), (10, 2); (6, 10) beats (8, 10) and lies between (2, 18) and
-    # (10, 2).
-    layer = [(1, 9.0), (4, 5.0), (5, 1.0)]
-    network = make_network(2, {(0, 1): layer, (1, 2): layer})
-    ends = (FrontPoint(cycles=2, energy_pj=18.0), FrontPoint(cycles=10, energy_pj=2.0))
-    inside = tuple(FrontPoint(cycles=c, energy_pj=e) for c, e in ((5, 14.0), (6, 10.0), (9, 6.0)))
-    assert plan(network, "edp", front="none").front == ()
-    assert plan(network, "edp").front == ends
-    found = plan(network, "edp", front="all")
-    assert found.front == (ends[0], *inside, ends[1])
-    # The three unbeaten options of the last layer, and the five points.
-    assert found.num_labels == 3 + 5
-
-
-def test_a_plan_per_point_of_the_front():
-    front = find_front(make_table(2, PAIR.options_of, 2), max_labels=10)
-    assert [(p.cycles, p.energy_pj) for p in front.points] == [(16, 12.0), (20, 10.0), (28, 4.0)]
-    assert [[g.stop for g in front.groups(index)] for index in range(len(front))] == [[2], [1, 2], [2]]
-    with pytest.raises(IndexError):
-        front.groups(3)
-
-
 def test_equal_plans_have_fewest_groups_then_cut_early_then_take_the_first_option():
     one, two, three = [(1, 1.0)] * 2, [(2, 2.0)] * 2, [(3, 3.0)] * 2
     costs = {(0, 1): one, (1, 2): one, (2, 3): one, (0, 2): two, (1, 3): two}
-    for front in ("corners", "all"):
-        found = plan(make_network(3, costs | {(0, 3): three}), "edp", front=front)
-        assert spans(found) == [(0, 3)]
-        assert found.groups[0].option.choice == 0
-        assert spans(plan(make_network(3, costs), "edp", front=front)) == [(0, 1), (1, 3)]
+    found = plan(make_network(3, costs | {(0, 3): three}), "edp")
+    assert spans(found) == [(0, 3)]
+    assert found.groups[0].option.choice == 0
+    assert spans(plan(make_network(3, costs), "edp")) == [(0, 1), (1, 3)]
 
 
 def test_of_equal_edp_the_fewest_cycles():
@@ -132,19 +105,18 @@ def test_energies_are_added_without_rounding():
     # big < big + 1.5 < big + 2
     assert spans(plan(network, "energy")) == [(0, 3)]
     del network.options[0, 3]
-    found = plan(network, "energy", front="all")
+    found = plan(network, "energy")
     assert spans(found) == [(0, 1), (1, 3)]
     assert found.energy_pj == big + 2
-    assert found.front == (FrontPoint(cycles=3, energy_pj=big + 2),)
+    assert found.cycles == 3
 
 
 def test_energies_of_any_size():
     # 1,023 + 1,022 bits apart: 1e308 + 5e-324 is not a float, yet the plan with the smaller rest is found.
     network = make_network(2, {(0, 1): [(1, 1e308)], (1, 2): [(1, 1e-323), (1, 5e-324)]})
-    found = plan(network, "edp", front="all")
+    found = plan(network, "edp")
     assert found.groups[1].option.choice == 1
     assert found.energy_pj == 1e308
-    assert len(found.front) == 1
 
 
 def test_costs_of_numpy_do_not_overflow():
@@ -185,7 +157,6 @@ def test_groups_that_lead_nowhere_are_not_counted():
         ({"num_layers": 0}, "num_layers: 0 < 1"),
         ({"max_group": 0}, "max_group: 0 < 1"),
         ({"objective": "edpp"}, "objective: 'edpp' is unknown; did you mean 'edp'?"),
-        ({"front": "al"}, "front: 'al' is unknown; did you mean 'all'?"),
     ],
 )
 def test_wrong_arguments(change: dict[str, object], text: str):
@@ -206,20 +177,6 @@ def test_absurd_cycles():
         GroupOption(cycles=-1, energy_pj=1.0)
     with pytest.raises(TypeError):
         GroupOption(cycles=1.5, energy_pj=1.0)
-
-
-def test_limit_of_labels():
-    # One label for layer 1, three for the pair: (16, 12), (20, 10), (28, 4).
-    assert plan(PAIR, "edp", front="all", max_labels=4).num_labels == 4
-    with pytest.raises(PlanError, match=r"^layer 0 of 2: 1 labels of later layers \+ 3 of its own > max_labels 3; ask"):
-        plan(PAIR, "edp", front="all", max_labels=3)
-
-
-def test_the_front_refuses_cycles_beyond_its_integers():
-    network = make_network(2, {(0, 1): [(2**61, 1.0)], (1, 2): [(2**61, 1.0)]})
-    assert plan(network, "edp").cycles == 2**62
-    with pytest.raises(PlanError, match="a plan of the network may take"):
-        plan(network, "edp", front="all")
 
 
 def test_text():

@@ -70,7 +70,7 @@ INSIDE = {
     ),
     "tvm_spm.deploy": (("network",), ("groups",), ("verify",), ("database", "grouping", "runtime")),
     "tvm_spm.fusion": (
-        ("network",), ("planner",), ("hull",), ("front", "search", "sweep"), ("probe", "table", "timing"),
+        ("network",), ("planner",), ("hull",), ("search", "sweep"), ("probe", "table", "timing"),
         ("candidates", "halo", "plan", "probe_bounds"),
     ),
     "tvm_spm.space": (

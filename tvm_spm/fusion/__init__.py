@@ -3,6 +3,6 @@
 ``search`` is given a group and gives back its Pareto front of mappings: ``candidates`` tries cores, tiles and kept
 overlap, ``probe`` judges them from a few tiles, ``timing`` times the most promising. ``network`` asks for the best
 plan of all groups and refines what it uses; ``planner`` finds that plan in a ``table`` of whole numbers, by ``sweep``
-at given prices of a cycle and a pJ, ``hull`` for energy times delay, ``front`` all plans that no other beats.
+at given prices of a cycle and a pJ, ``hull`` for energy times delay.
 ``halo`` counts what overlap recomputes.
 """

@@ -16,17 +16,14 @@ import heapq
 import itertools
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import TypeVar
 
-from tvm_spm.fusion.sweep import Prices, Sweep, Total, drop_useless, sweep
+from tvm_spm.fusion.sweep import Prices, Sweep, drop_useless, sweep
 from tvm_spm.fusion.table import Point, Rows
-
-AnyPoint = TypeVar("AnyPoint", Point, Total)
 
 
 def keep_cornered(rows: Rows) -> Rows:
     """Only options that are best at some prices; no other is part of a plan that is."""
-    return [[(stop, keep_corners(points, edges=True)) for stop, points in row] for row in rows]
+    return [[(stop, _keep_corners(points)) for stop, points in row] for row in rows]
 
 
 def least_latency(rows: Rows) -> Prices:
@@ -70,35 +67,17 @@ def least_edp(rows: Rows) -> tuple[Prices, int]:
     return (ends[0] if ends else Prices(best.total[1], best.total[0])), num_sweeps
 
 
-def find_corners(rows: Rows) -> tuple[list[Total], int]:
-    """All corners of the hull by rising cycles, and the number of sweeps."""
-    fast, lean = sweep(rows, least_latency(rows)), sweep(rows, least_energy(rows))
-    assert fast is not None
-    assert lean is not None
-    corners, num_sweeps = [fast.total], 2
-    edges = [(fast, lean, rows)] if fast.total != lean.total else []
-    while edges:
-        left, right, rows = edges.pop()
-        middle, rows = _split(left, right, rows)
-        num_sweeps += 1
-        if middle is None:
-            corners.append(right.total)
-        else:
-            edges += [(middle, right, rows), (left, middle, rows)]
-    return keep_corners(corners, edges=False), num_sweeps
-
-
-def keep_corners(points: Sequence[AnyPoint], *, edges: bool) -> list[AnyPoint]:
-    """The lower left of the convex hull of unbeaten points by rising cycles, with those inside its edges or without."""
-    kept: list[AnyPoint] = []
+def _keep_corners(points: Sequence[Point]) -> list[Point]:
+    """The lower left of the convex hull of unbeaten points by rising cycles, with those inside its edges."""
+    kept: list[Point] = []
     for point in points:
-        while len(kept) > 1 and _height(kept[-2], kept[-1], point) > (0 if edges else -1):
+        while len(kept) > 1 and _height(kept[-2], kept[-1], point) > 0:
             kept.pop()
         kept.append(point)
     return kept
 
 
-def _height(left: tuple[int, ...], middle: tuple[int, ...], right: tuple[int, ...]) -> int:
+def _height(left: Point, middle: Point, right: Point) -> int:
     """Above 0 where ``middle`` lies above the line through the other two."""
     return (middle[1] - left[1]) * (right[0] - left[0]) - (right[1] - left[1]) * (middle[0] - left[0])
 

@@ -297,7 +297,7 @@ def plan_network(
     """
     prices = GroupPrices(graph, arch, objective, alone, known, should_stop=should_stop, report=report)
     while True:
-        plan = plan_groups(len(graph.layers), prices.options, objective, MAX_GROUP, front="none")
+        plan = plan_groups(len(graph.layers), prices.options, objective, MAX_GROUP)
         chosen = [planned.option.choice for planned in plan.groups if planned.num_layers > 1]
         groups = [found for found in chosen if isinstance(found, FusedGroup)]
         if any([prices.refine(found) for found in groups]):

@@ -45,31 +45,19 @@ class PlannedGroup:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FrontPoint:
-    """Cycles and energy of one whole plan."""
-
-    cycles: int
-    energy_pj: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class FusionPlan:
     """A network cut into groups that run one after another, of least ``objective`` among all such plans.
 
-    ``front`` is what ``plan_groups`` was asked for: nothing, the corners of the convex hull, or every plan that no
-    other beats. ``num_sweeps`` is how often the network was solved for one price of a cycle, ``num_labels`` how many
-    plans of a part of the network were kept for the whole front.
+    ``num_sweeps`` is how often the network was solved for one price of a cycle.
     """
 
     groups: tuple[PlannedGroup, ...]
     cycles: int
     energy_pj: float
     objective: str
-    front: tuple[FrontPoint, ...] = ()
     num_intervals: int
     num_options: int
     num_sweeps: int
-    num_labels: int = 0
 
     @property
     def edp_pj_cycles(self) -> float:

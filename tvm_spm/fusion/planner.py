@@ -13,29 +13,17 @@ needs a few (``hull`` has the proof).
 
 from __future__ import annotations
 
-from typing import Literal
-
 from tvm_spm.errors import PlanError, did_you_mean
-from tvm_spm.fusion.hull import find_corners, keep_cornered, least_edp, least_energy, least_latency
-from tvm_spm.fusion.plan import FrontPoint, FusionPlan, GroupOption, PlannedGroup
+from tvm_spm.fusion.hull import keep_cornered, least_edp, least_energy, least_latency
+from tvm_spm.fusion.plan import FusionPlan, GroupOption, PlannedGroup
 from tvm_spm.fusion.sweep import pick_groups
 from tvm_spm.fusion.table import OptionsOf, make_table
 from tvm_spm.objective import Objective
 
-__all__ = ["FrontPoint", "FusionPlan", "GroupOption", "OptionsOf", "PlannedGroup", "plan_groups"]
-
-Front = Literal["none", "corners", "all"]
+__all__ = ["FusionPlan", "GroupOption", "OptionsOf", "PlannedGroup", "plan_groups"]
 
 
-def plan_groups(
-    num_layers: int,
-    options_of: OptionsOf,
-    objective: str,
-    max_group: int | None = None,
-    *,
-    front: Front = "corners",
-    max_labels: int = 20_000_000,
-) -> FusionPlan:
+def plan_groups(num_layers: int, options_of: OptionsOf, objective: str, max_group: int | None = None) -> FusionPlan:
     """The plan of least ``objective``.
 
     Of plans of equal objective: that of fewest cycles, then of least energy, then of fewest groups, then that whose
@@ -46,12 +34,9 @@ def plan_groups(
         options_of: Called once per interval ``(first, stop)``; returns nothing for one that cannot be a group.
         objective: ``latency``, ``energy`` or ``edp``.
         max_group: Most layers in a group; None for any number.
-        front: Which trade-offs to list: those best at some price of a cycle in pJ (the corners of the convex hull), or
-            all that no plan beats in both cycles and energy. There may be very many of the latter in a deep network.
-        max_labels: Limit on ``FusionPlan.num_labels``, which only ``front="all"`` needs.
 
     Raises:
-        PlanError: The groups cannot cover some layer, an argument is out of range, or ``max_labels`` is exceeded.
+        PlanError: The groups cannot cover some layer, or an argument is out of range.
     """
     if num_layers < 1:
         raise PlanError(f"num_layers: {num_layers} < 1")
@@ -59,35 +44,22 @@ def plan_groups(
         raise PlanError(f"max_group: {max_group} < 1")
     if objective not in (names := [each.value for each in Objective]):
         raise PlanError(f"objective: {objective!r} is unknown; {did_you_mean(objective, names)}")
-    if front not in (kinds := ("none", "corners", "all")):
-        raise PlanError(f"front: {front!r} is unknown; {did_you_mean(front, kinds)}")
     table = make_table(num_layers, options_of, max_group or num_layers)
     rows = keep_cornered(table.rows)
-    num_sweeps, num_labels, points = 1, 0, tuple[FrontPoint, ...]()
+    num_sweeps = 1
     if objective == Objective.EDP:
         prices, num_sweeps = least_edp(rows)
         num_sweeps += 1
     else:
         prices = least_latency(rows) if objective == Objective.LATENCY else least_energy(rows)
     groups = table.groups(pick_groups(rows, prices))
-    if front == "corners":
-        corners, num_more = find_corners(rows)
-        points, num_sweeps = tuple(table.front_point(*corner) for corner in corners), num_sweeps + num_more
-    elif front == "all":
-        # Compiles, or loads what an earlier run has compiled; the plan itself needs none of it.
-        from tvm_spm.fusion.front import find_front
-
-        found = find_front(table, max_labels=max_labels)
-        points, num_labels = found.points, found.num_labels
-    total = table.total(groups)
+    cycles, energy_pj = table.total(groups)
     return FusionPlan(
         groups=groups,
-        cycles=total.cycles,
-        energy_pj=total.energy_pj,
+        cycles=cycles,
+        energy_pj=energy_pj,
         objective=objective,
-        front=points,
         num_intervals=len(table.options),
         num_options=sum(len(found) for found in table.options.values()),
         num_sweeps=num_sweeps,
-        num_labels=num_labels,
     )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from tvm_spm.errors import PlanError
-from tvm_spm.fusion.plan import FrontPoint, GroupOption, PlannedGroup
+from tvm_spm.fusion.plan import GroupOption, PlannedGroup
 
 OptionsOf = Callable[[int, int], Sequence[GroupOption]]
 
@@ -33,10 +33,6 @@ class OptionTable:
     options: dict[tuple[int, int], Sequence[GroupOption]]
     shift: int
 
-    def front_point(self, cycles: int, energy: int) -> FrontPoint:
-        """Exact totals, energy as the nearest float."""
-        return FrontPoint(cycles=cycles, energy_pj=energy / (1 << self.shift))
-
     def groups(self, picks: Picks) -> tuple[PlannedGroup, ...]:
         """The plan behind ``picks``."""
         return tuple(
@@ -44,10 +40,10 @@ class OptionTable:
             for first, stop, position in picks
         )
 
-    def total(self, groups: Sequence[PlannedGroup]) -> FrontPoint:
-        """Of one plan."""
+    def total(self, groups: Sequence[PlannedGroup]) -> tuple[int, float]:
+        """Cycles and energy in pJ of one plan: exact sums, the energy as the nearest float."""
         energy = sum(_scale(float(group.option.energy_pj), self.shift) for group in groups)
-        return self.front_point(sum(int(group.option.cycles) for group in groups), energy)
+        return sum(int(group.option.cycles) for group in groups), energy / (1 << self.shift)
 
 
 def make_table(num_layers: int, options_of: OptionsOf, max_group: int) -> OptionTable:

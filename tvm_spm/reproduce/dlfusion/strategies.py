@@ -271,7 +271,7 @@ def optimal_groups(
             options[first, stop] = [
                 GroupOption(cycles=price.cycles, energy_pj=price.energy_pj, choice=price) for price in found
             ]
-    plan = plan_groups(num_layers, lambda first, stop: options[first, stop], objective="latency", front="none")
+    plan = plan_groups(num_layers, lambda first, stop: options[first, stop], objective="latency")
     blocks = [PricedGroup(first=group.first, stop=group.stop, price=_price_of(group.option)) for group in plan.groups]
     return blocks, num_groups, num_excluded
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tvm_spm.arch import Arch
 from tvm_spm.space.tensors import Tensors
-from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Operand, Workload
+from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Workload
 
 UNBOUNDED = 0.0
 """Stands for "no bound" in ``ArchArrays.spm_bytes_per_cycle``."""
@@ -67,10 +67,7 @@ class WorkloadArrays(NamedTuple):
 
 
 class ArchArrays(NamedTuple):
-    """An accelerator; cycles are accelerator cycles, energies are per word of ``word_bits``.
-
-    ``spm_capacity_bytes`` is int64 ``(3,)`` for I W O; unless ``spm_is_split`` all three share the first number.
-    """
+    """An accelerator; cycles are accelerator cycles, energies are per word of ``word_bits``."""
 
     word_bits: int
     num_cores: int
@@ -79,12 +76,8 @@ class ArchArrays(NamedTuple):
     pe_cols: int
     mac_stages: int
     mac_op_pj: float
-    rf_capacity_bytes: int
     rf_access_pj: float
     rf_fill_pj: float
-    spm_is_split: bool
-    spm_capacity_bytes: NDArray[np.int64]
-    spm_bank_bytes: int
     spm_access_pj: float
     spm_bytes_per_cycle: float
     dram_access_pj: float
@@ -111,12 +104,8 @@ class ArchArrays(NamedTuple):
             pe_cols=arch.pe.cols,
             mac_stages=arch.pe.mac_stages,
             mac_op_pj=float(arch.mac.op_pj),
-            rf_capacity_bytes=rf.capacity_bytes,
             rf_access_pj=float(rf.access_pj),
             rf_fill_pj=float(rf.fill_pj),
-            spm_is_split=spm.is_split,
-            spm_capacity_bytes=_ints([spm.capacity_of(operand) for operand in Operand]),
-            spm_bank_bytes=spm.bank_bytes,
             spm_access_pj=float(spm.access_pj),
             spm_bytes_per_cycle=UNBOUNDED if spm.bytes_per_cycle is None else float(spm.bytes_per_cycle),
             dram_access_pj=float(dram.access_pj),

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tvm_spm.arch import Arch, SplitBytes, load_arch
 from tvm_spm.mapping import Mapping
+from tvm_spm.space.constraints import Constraints
 from tvm_spm.workload import DIM_NAMES, Dims, Operand, Workload
 
 EDGE = load_arch("edge-256")
@@ -76,3 +77,25 @@ def any_mapping(rng: np.random.Generator, workload: Workload) -> Mapping:
         cores=dims(0.1), spm=dims(0.8), rows=dims(0.1), cols=dims(0.1), rf=dims(0.3), dram_order=order(),
         spm_order=order(), spm_double=operands(), rf_double=operands(), spill=bool(rng.random() < 0.3),
     )  # fmt: skip
+
+
+def satisfies(constraints: Constraints, mapping: Mapping, workload: Workload) -> bool:
+    """Whether a mapping keeps to every clause; says nothing about legality."""
+    dram, inner = mapping.dram_factors(workload.dims), mapping.spm_factors()
+    numbers = {
+        "cores": mapping.cores, "DRAM": dram, "SPM": mapping.spm, "rows": mapping.rows, "cols": mapping.cols,
+        "RF": mapping.rf,
+    }  # fmt: skip
+    for level, dim, low, high in constraints.bounds(workload.dims):
+        if not low <= numbers[level][dim] <= high:
+            return False
+    loops = {
+        "DRAM": [name for name in mapping.dram_order if dram[name] > 1],
+        "SPM": [name for name in mapping.spm_order if inner[name] > 1],
+    }
+    for level, outside, inside in constraints.loop_pairs():
+        order = loops[level]
+        if outside in order and inside in order and order.index(outside) > order.index(inside):
+            return False
+    doubled = {"SPM": mapping.spm_double, "RF": mapping.rf_double}
+    return all(constraints.double_buffers(level) in (None, operands) for level, operands in doubled.items())

@@ -14,9 +14,9 @@ from tvm.relax import op
 from tests.layer_cases import CASES, LOOSE, WIDENED, module, random_network
 from tvm_spm.frontend import extract, load_model
 from tvm_spm.frontend.layers.graph import NetworkLayers, layer_graph
-from tvm_spm.fusion.halo import balanced_parts, hull, needed_boxes, recompute_factor
 from tvm_spm.graph import box_elems
 from tvm_spm.group import refuse_group
+from tvm_spm.reproduce.dlfusion.recompute import balanced_parts, hull, needed_boxes, recompute_factor
 
 LIGHT = sorted((Path(onnx.__file__).parent / "backend/test/data/light").glob("light_*.onnx"))
 

@@ -6,13 +6,13 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.mapspace_cases import any_mapping, machines, small_arch, workloads
+from tests.mapspace_cases import any_mapping, machines, satisfies, small_arch, workloads
 from tvm_spm.arch import Arch
 from tvm_spm.errors import SpmError
 from tvm_spm.mapping import Mapping
 from tvm_spm.rejection import REASONS
 from tvm_spm.space.constraints import FACTOR_LEVELS, Constraints
-from tvm_spm.space.constraints_batch import allows_batch
+from tvm_spm.space.constraints_batch import allows_rows, rules_of
 from tvm_spm.space.mapping_batch import MappingBatch, decode, encode
 from tvm_spm.space.mapspace import MapSpace, fingerprints
 from tvm_spm.workload import DIM_NAMES, Operand, Workload
@@ -81,8 +81,8 @@ def test_text_round_trips_and_both_verdicts_agree(workload: Workload, seed: int)
                 raise
             continue
         assert Constraints.parse(str(constraints)) == constraints
-        expected = [constraints.allows(mapping, workload) for mapping in mappings]
-        assert allows_batch(constraints, workload, encode(mappings)).tolist() == expected
+        expected = [satisfies(constraints, mapping, workload) for mapping in mappings]
+        assert allows_rows(rules_of(constraints, workload), encode(mappings)).tolist() == expected
 
 
 @given(workload=workloads(), machine=machines(), seed=SEEDS, perfect=st.booleans(), spill=st.booleans())
@@ -103,7 +103,7 @@ def test_draws_changes_and_crossings_comply(workload: Workload, machine: Arch, s
             for other, code in zip(mappings_of(batch), codes.tolist(), strict=True):
                 assert other == other.canonical(workload)
                 assert space.contains(other) == (code == 0)
-                assert code != CONSTRAINT or not constraints.allows(other, workload)
+                assert code != CONSTRAINT or not satisfies(constraints, other, workload)
                 # Whatever is drawn belongs to the space without constraints if only its size and constraints are wrong.
                 assert code in (0, CONSTRAINT) or REASONS[code - 1] in ("spm-capacity", "rf-capacity")
         default = space.default_mapping()
@@ -131,7 +131,7 @@ def test_enumeration_is_the_filtered_one(
         except SpmError:
             continue
         space = MapSpace(workload=workload, arch=machine, perfect=perfect, allow_spill=spill, constraints=constraints)
-        allowed = [point for point in points if constraints.allows(point, workload)]
+        allowed = [point for point in points if satisfies(constraints, point, workload)]
         assert list(space.enumerate(legal_only=False)) == allowed
         assert space.num_mappings == len(allowed)
         held = legal.intersection(allowed)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from cost_model.analytical.model import AnalyticalModel
 from tests.analytical_cases import draw_case
 from tests.exact_cases import draw_small, objectives, price_all
+from tests.mapspace_cases import satisfies
 from tests.property.test_constraints import clauses_of
 from tvm_spm.errors import NoMappingError
 from tvm_spm.exact import exact_search
@@ -53,7 +54,7 @@ def check_optimum(seed: int, most_mappings: int, least_mappings: int = 128, *, p
     rng, constraints, is_allowed = np.random.default_rng(seed), Constraints(), np.ones(len(mappings), dtype=np.bool_)
     if rng.random() < 0.4:
         constraints = clauses_of(rng, mappings[int(rng.integers(len(mappings)))], workload)
-        is_allowed = np.array([constraints.allows(mapping, workload) for mapping in mappings])
+        is_allowed = np.array([satisfies(constraints, mapping, workload) for mapping in mappings])
     space = MapSpace(workload=workload, arch=arch, perfect=perfect, constraints=constraints)
     cap = float(np.quantile(costs.energy_pj[is_allowed], 0.1))
     for objective, cap_pj in (*((objective, math.inf) for objective in Objective), (Objective.LATENCY, cap)):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from cost_model.analytical.model import AnalyticalModel
 from tests.exact_cases import draw_small, objectives, price_all
+from tests.mapspace_cases import satisfies
 from tests.property.test_constraints import any_clause, clauses_of
 from tvm_spm.errors import NoMappingError, SpmError
 from tvm_spm.exact import exact_search
@@ -35,7 +36,7 @@ def check_constrained_optimum(seed: int, most_mappings: int) -> None:
             constraints = Constraints.parse([any_clause(rng, workload) for _ in range(int(rng.integers(1, 4)))])
         except SpmError:
             return
-    is_allowed = np.array([constraints.allows(mapping, workload) for mapping in mappings])
+    is_allowed = np.array([satisfies(constraints, mapping, workload) for mapping in mappings])
     space = MapSpace(workload=workload, arch=arch, perfect=True, constraints=constraints)
     for objective in Objective:
         if not is_allowed.any():
@@ -72,5 +73,5 @@ def test_imperfect_mappings_keep_constraints_too(seed: int):
         return
     constraints = clauses_of(np.random.default_rng(seed), free, workload)
     result = exact_search(Case(workload=workload, arch=arch, constraints=constraints), perfect=False)
-    assert constraints.allows(result.mapping, workload)
+    assert satisfies(constraints, result.mapping, workload)
     assert MapSpace(workload=workload, arch=arch, constraints=constraints).check(encode([result.mapping]))[0] == 0

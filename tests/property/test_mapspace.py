@@ -88,19 +88,6 @@ def test_default_mapping_is_legal_whenever_any_is(workload: Workload, machine: A
             assert all(check(workload, machine, any_mapping(rng, workload)) is not None for _ in range(10))
 
 
-@given(workload=workloads(), machine=machines(), seed=SEEDS)
-@settings(max_examples=30, deadline=None)
-def test_neighbours_differ_and_leave_the_mapping_alone(workload: Workload, machine: Arch, seed: int):
-    space = MapSpace(workload=workload, arch=machine)
-    mapping = space.default_mapping()
-    if mapping is None:
-        return
-    near = mappings_of(space.neighbours(mapping, np.random.default_rng(seed), 10))
-    assert mapping not in near
-    assert all(space.contains(other) for other in near)
-    assert near == mappings_of(space.neighbours(mapping, np.random.default_rng(seed), 10))
-
-
 def tuples_from_first_principles(extent: int, machine: Arch, *, reduction: bool, perfect: bool) -> set[tuple[int, ...]]:
     """One dim's (cores, SPM tile, rows, cols, RF tile), straight from the definition of the choices."""
     found = set()

@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.mapspace_cases import small_arch
+from tests.mapspace_cases import satisfies, small_arch
 from tvm_spm.arch import load_arch
 from tvm_spm.errors import NoMappingError, SpmError
 from tvm_spm.mapping import Mapping
 from tvm_spm.space.constraints import Constraints, dataflow
-from tvm_spm.space.constraints_batch import allows_batch
+from tvm_spm.space.constraints_batch import allows_rows, rules_of
 from tvm_spm.space.mapping_batch import encode
 from tvm_spm.space.mapspace import MapSpace
 from tvm_spm.workload import Dims, Operand, Workload
@@ -27,8 +27,8 @@ MAPPING = Mapping(
 def allows(text: str, mapping: Mapping = MAPPING, workload: Workload = CONV) -> bool:
     """Both verdicts, which must agree."""
     constraints = Constraints.parse(text)
-    verdict = constraints.allows(mapping, workload)
-    assert allows_batch(constraints, workload, encode([mapping])).tolist() == [verdict]
+    verdict = satisfies(constraints, mapping, workload)
+    assert allows_rows(rules_of(constraints, workload), encode([mapping])).tolist() == [verdict]
     return verdict
 
 

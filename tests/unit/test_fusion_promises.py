@@ -9,11 +9,11 @@ import pytest
 from tests.fused_cases import Builder, conv_chain
 from tests.unit.test_network_fusion import cost, plan
 from tvm_spm.arch import load_arch
-from tvm_spm.fusion.halo import needed_boxes, recompute_factor
 from tvm_spm.fusion.network import Alone, plan_network
 from tvm_spm.fusion.search import group_search, refine_group
 from tvm_spm.graph import LayerGraph
 from tvm_spm.group import Group, GroupMapping, refuse_group
+from tvm_spm.reproduce.dlfusion.recompute import needed_boxes, recompute_factor
 
 EDGE, QUAD = load_arch("edge-256"), load_arch("quad-edge")
 

@@ -71,7 +71,7 @@ INSIDE = {
     "tvm_spm.deploy": (("network",), ("groups",), ("verify",), ("database", "grouping", "runtime")),
     "tvm_spm.fusion": (
         ("network",), ("planner",), ("hull",), ("search", "sweep"), ("probe", "table", "timing"),
-        ("candidates", "halo", "plan", "probe_bounds"),
+        ("candidates", "plan", "probe_bounds"),
     ),
     "tvm_spm.space": (
         ("mapspace",), ("rows",), ("conflict", "count", "default", "repair"), ("knobs",),

@@ -11,7 +11,6 @@ from tests.mapspace_cases import small_arch
 from tvm_spm.arch import SplitBytes, load_arch
 from tvm_spm.mapping import Mapping
 from tvm_spm.space.legality import check
-from tvm_spm.space.mapping_batch import decode
 from tvm_spm.space.mapspace import MapSpace
 from tvm_spm.space.tiles import num_tiles, snap_factor, snap_rf, snap_tile, tile_above, tile_at, tile_below
 from tvm_spm.workload import Dims, Operand, Workload
@@ -171,15 +170,3 @@ def test_single_buffers_when_two_do_not_fit():
     default = MapSpace(workload=Workload.matmul(m=2, k=2, n=2), arch=small_arch(spm=split, bank=16)).default_mapping()
     assert default is not None
     assert default.spm_double == ()
-
-
-def test_neighbours_of_the_only_mapping():
-    # One element: only buffering is left to change, and 63 other ways to buffer.
-    space = MapSpace(workload=Workload.matmul(m=1, k=1, n=1), arch=small_arch())
-    assert space.num_mappings == 64
-    near = space.neighbours(Mapping(), np.random.default_rng(0), 200)
-    found = {decode(near, row) for row in range(near.num_mappings)}
-    assert near.num_mappings == 200
-    assert Mapping() not in found
-    assert {(mapping.spm, mapping.dram_order) for mapping in found} == {(Dims(), ())}
-    assert any(mapping.rf_double for mapping in found)

@@ -4,5 +4,4 @@
 overlap, ``probe`` judges them from a few tiles, ``timing`` times the most promising. ``network`` asks for the best
 plan of all groups and refines what it uses; ``planner`` finds that plan in a ``table`` of whole numbers, by ``sweep``
 at given prices of a cycle and a pJ, ``hull`` for energy times delay.
-``halo`` counts what overlap recomputes.
 """

@@ -19,9 +19,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from tvm_spm.errors import SpmError, did_you_mean
-from tvm_spm.mapping import Mapping
 from tvm_spm.units import parse_whole, shown
-from tvm_spm.workload import DIM_NAMES, MAX_DIM, Dims, Operand, Workload
+from tvm_spm.workload import DIM_NAMES, MAX_DIM, Dims, Operand
 
 FACTOR_LEVELS = ("cores", "DRAM", "SPM", "rows", "cols", "RF")
 """Where a dim has a number; a tile at SPM and RF, a factor elsewhere."""
@@ -214,26 +213,6 @@ class Constraints:
             level == "DRAM" and outer in ("C", "FY", "FX") and inner not in ("C", "FY", "FX")
             for level, outer, inner in self.loop_pairs()
         )
-
-    def allows(self, mapping: Mapping, workload: Workload) -> bool:
-        """Whether a mapping satisfies every clause; says nothing about legality."""
-        dram, inner = mapping.dram_factors(workload.dims), mapping.spm_factors()
-        numbers = {
-            "cores": mapping.cores, "DRAM": dram, "SPM": mapping.spm, "rows": mapping.rows, "cols": mapping.cols,
-            "RF": mapping.rf,
-        }  # fmt: skip
-        if any(not low <= numbers[level][dim] <= high for level, dim, low, high in self.bounds(workload.dims)):
-            return False
-        loops = {
-            "DRAM": [name for name in mapping.dram_order if dram[name] > 1],
-            "SPM": [name for name in mapping.spm_order if inner[name] > 1],
-        }
-        for level, outside, inside in self.loop_pairs():
-            order = loops[level]
-            if outside in order and inside in order and order.index(outside) > order.index(inside):
-                return False
-        doubled = {"SPM": mapping.spm_double, "RF": mapping.rf_double}
-        return all(self.double_buffers(level) in (None, doubled[level]) for level in BUFFER_LEVELS)
 
 
 def dataflow(name: str, *, strict: bool = True) -> Constraints:

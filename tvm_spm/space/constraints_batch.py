@@ -1,4 +1,4 @@
-"""The same verdict as ``Constraints.allows`` for many mappings at once; a property test compares the two."""
+"""Whether mappings satisfy constraints, many at once."""
 
 from __future__ import annotations
 
@@ -55,13 +55,8 @@ def rules_of(constraints: Constraints, workload: Workload, further: Iterable[Bou
     return Rules(np.array(workload.dims.as_tuple(), dtype=np.int64), low, high, outside, double)
 
 
-def allows_batch(constraints: Constraints, workload: Workload, batch: MappingBatch) -> NDArray[np.bool_]:
-    """Per row whether it satisfies every clause; says nothing about legality."""
-    return allows_rows(rules_of(constraints, workload), batch)
-
-
 def allows_rows(rules: Rules, batch: MappingBatch) -> NDArray[np.bool_]:
-    """``allows_batch`` for callers that keep the ``Rules``."""
+    """Per row whether it satisfies every clause; says nothing about legality."""
     allowed = np.empty(batch.num_mappings, dtype=np.bool_)
     loops, numbers = np.empty((2, NUM_DIMS), dtype=np.bool_), np.empty(len(FACTOR_LEVELS), dtype=np.int64)
     _allows_rows(rules, batch, loops, numbers, allowed)

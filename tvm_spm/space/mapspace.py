@@ -31,8 +31,7 @@ from tvm_spm.space.tiles import is_rf, is_tile, snap_factor
 from tvm_spm.units import ceil_div
 from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Dims, Operand, Workload
 
-MAX_REDRAWS = 64
-
+_NUM_CHECKED = 1024
 _NUM_DRAWN = 64
 _NUM_IMPROVEMENTS = 12
 
@@ -98,18 +97,6 @@ class MapSpace:
         vary_rows(self.knobs(), CROSS, crossed, other, rng, new_scratch())
         return crossed
 
-    def neighbours(self, mapping: Mapping, rng: Generator, num_mappings: int) -> MappingBatch:
-        """Points that differ from ``mapping`` in one or a few knobs; fewer, even none, if there are hardly any."""
-        start = encode([mapping])
-        own = fingerprints(start)[0]
-        found = start.take(slice(0, 0))
-        for _ in range(MAX_REDRAWS):
-            changed = self.mutate(start.take(np.zeros(num_mappings - found.num_mappings, dtype=np.int64)), rng)
-            found = concat([found, changed.take(fingerprints(changed) != own)])
-            if found.num_mappings == num_mappings:
-                break
-        return found
-
     def check(self, batch: MappingBatch) -> NDArray[np.int8]:
         """``legality_batch.check_batch`` for this workload and arch; what breaks a constraint is not legal either."""
         knobs = self.knobs()
@@ -121,11 +108,9 @@ class MapSpace:
     def contains(self, mapping: Mapping) -> bool:
         """Whether a mapping is a legal point of the space."""
         extents = self.workload.dims
-        if legality.check(self.workload, self.arch, mapping) is not None:
+        if self.check(encode([mapping]))[0]:
             return False
         if mapping.canonical(self.workload) != mapping or not all(self._has(name, mapping) for name in DIM_NAMES):
-            return False
-        if not self.constraints.allows(mapping, self.workload):
             return False
         spilling = bool(legality.spilling_loops(self.workload, mapping))
         factors = mapping.dram_factors(extents)
@@ -142,9 +127,11 @@ class MapSpace:
         for chosen in self._choose(0, (self.arch.cores.count, self.arch.pe.rows, self.arch.pe.cols)):
             cores, spm, rows, cols, rf = (Dims.of(values) for values in zip(*chosen, strict=True))
             tiles = Mapping(cores=cores, spm=spm, rows=rows, cols=cols, rf=rf)
-            for mapping in self._arrange(tiles):
-                if not legal_only or legality.check(self.workload, self.arch, mapping) is None:
-                    yield mapping
+            arranged = self._arrange(tiles)
+            while found := list(itertools.islice(arranged, _NUM_CHECKED)):
+                batch = encode(found)
+                kept = self.check(batch) == 0 if legal_only else allows_rows(self.knobs().rules, batch)
+                yield from itertools.compress(found, kept)
 
     def dim_choices(self, name: str) -> tuple[DimChoice, ...]:
         """Everything one dim may take, other dims not regarded, in ascending order."""
@@ -284,11 +271,6 @@ class MapSpace:
 
     def _arrange(self, tiles: Mapping) -> Iterator[Mapping]:
         """All orders and bufferings of given tiles."""
-        for mapping in self._arrange_freely(tiles):
-            if not self.constraints or self.constraints.allows(mapping, self.workload):
-                yield mapping
-
-    def _arrange_freely(self, tiles: Mapping) -> Iterator[Mapping]:
         dram, inner = tiles.dram_factors(self.workload.dims), tiles.spm_factors()
         outer_loops = [name for name in DIM_NAMES if dram[name] > 1]
         inner_loops = [name for name in DIM_NAMES if inner[name] > 1]

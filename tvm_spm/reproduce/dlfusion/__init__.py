@@ -2,5 +2,5 @@
 
 ``networks`` gives layers, ``groups`` what a group of them costs, ``prices`` remembers it, ``strategies`` holds eight
 ways to choose groups and cores from these prices, ``calibration`` the constants of one of them. ``setup`` runs them,
-one row each; ``tables`` and ``halo`` show the rows.
+one row each; ``tables`` and ``halo`` show the rows, and ``recompute`` counts what overlap computes again.
 """

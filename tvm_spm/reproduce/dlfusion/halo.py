@@ -9,9 +9,9 @@ from __future__ import annotations
 import pandas as pd
 
 from tvm_spm.arch import Arch
-from tvm_spm.fusion.halo import balanced_parts, recompute_factor
 from tvm_spm.group import Group
 from tvm_spm.reproduce.dlfusion.groups import executed_macs
+from tvm_spm.reproduce.dlfusion.recompute import balanced_parts, recompute_factor
 from tvm_spm.reproduce.dlfusion.setup import ARCH_NAME, DTYPE, SPM_KIB, sized_arch
 from tvm_spm.reproduce.paper_table import PaperTable
 from tvm_spm.reproduce.runs import COLUMNS, make_frame, source_commit

@@ -34,7 +34,7 @@ MAX_CONSTANT_BYTES = 2**40
 """A constant made on the way; the file's own are counted before."""
 
 
-class Importer(ONNXGraphImporter):
+class OnnxImporter(ONNXGraphImporter):
     """TVM's importer with the operators of this file before its own, and the reference behind them.
 
     Args:
@@ -79,7 +79,7 @@ class Importer(ONNXGraphImporter):
 
 def import_graph(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], origin: str) -> tvm.IRModule:
     """A model as a Relax module; as ``relax.frontend.onnx.from_onnx``, with the operators of this file."""
-    importer = Importer(shapes, host_nodes(model, origin))
+    importer = OnnxImporter(shapes, host_nodes(model, origin))
     return importer.from_onnx(model.graph, opset_of(model))
 
 

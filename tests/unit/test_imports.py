@@ -50,6 +50,7 @@ ROOMS = (
         "tvm_spm.transfer",
         "tvm_spm.units",
     ),
+    ("tvm_spm.compiler",),
 )
 
 # The same inside a package: its modules and folders, highest first.

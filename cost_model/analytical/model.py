@@ -268,6 +268,3 @@ def evaluate_rows(
                 breakdown.energy_pj[row, column] = parts_pj[column]
             for column in range(NUM_COUNTS):
                 breakdown.counts[row, column] = counts[column]
-
-
-__all__ = ["AnalyticalModel", "BatchCost", "evaluate", "evaluate_batch"]

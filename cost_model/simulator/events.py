@@ -117,9 +117,3 @@ def simulate_rows(problems: NDArray[np.void], batch: MappingBatch, fold: bool, r
                     result[COUNTS + column] += ledger.num_passes[kind] * ledger.records[kind, column]
         for extra in range(len(ledger.extra_elems)):
             room.extra_elems[row, extra] = ledger.extra_elems[extra]
-
-
-__all__ = [
-    "COUNTS", "CYCLES", "MAC_CYCLES", "PASS_CYCLES_SUM", "LAST_CORE", "RESULT_FIELDS", "TOTALS", "RunRoom",
-    "simulate_rows",
-]  # fmt: skip

@@ -84,20 +84,21 @@ def _called(words: list[str]) -> tuple[int, str, str]:
 def _words(random: Random) -> list[str]:
     """A command line that is right."""
     kind = random.choice(
-        ("archs", "matmul", "matmul", "matmul", "conv2d", "conv2d", "show", "replay", "shapes", "help")
+        ("archs", "matmul", "matmul", "matmul", "conv2d", "conv2d", "show", "replay", "export", "shapes", "help")
     )
     json_too = ["--json"] if random.random() < 0.4 else []
     if kind == "archs":
         return ["archs", *random.choice(([], ["edge-256"])), *json_too]
     if kind == "help":
         return [*random.choice((["tune"], ["search"], ["search", "conv2d"], [])), "--help"]
-    if kind in ("show", "replay"):
+    if kind in ("show", "replay", "export"):
         folder = Path("work")
         folder.mkdir()
         for name in ("trials.jsonl", "workloads.json", "plan.json"):
             if random.random() < 0.7:
                 folder.joinpath(name).write_text(random.choice(ODD_TEXTS), encoding="utf-8", errors="replace")
-        return [kind, "work", *random.choice(([], ["--objective", "energy"]))]
+        rest = ["-o", random.choice(("out", "work", "no/way", "/dev/full"))] if kind == "export" else []
+        return [kind, "work", *rest, *random.choice(([], ["--objective", "energy"]))]
     if kind == "shapes":
         onnx.save(odd_model(random, most_nodes=2), "m.onnx")
         shape = random.choice(

@@ -48,6 +48,10 @@ MORE = {
         [((1, 3, 5, 6), "int8"), ((4, 3, 2, 2), "int8"), ((4, 1, 1), "float32")], scaled
     ),
     "matmul, rounded halves": network([((5, 7), "int8"), ((7, 3), "int8")], halves),
+    "bfloat16 matmul, relu": network(
+        [((5, 7), "bfloat16"), ((7, 3), "bfloat16")],
+        lambda builder, p: builder.emit(relax.op.nn.relu(builder.emit(relax.op.matmul(p[0], p[1])))),
+    ),
     "matmul, larger of two": network([((5, 7), "int8"), ((7, 3), "int8"), ((2, 3), "int32")], chosen),
 }
 
@@ -56,7 +60,9 @@ def drawn(buffer: tvm.ir.Var, rng: np.random.Generator) -> np.ndarray:
     shape = [int(extent) for extent in buffer.shape]
     if str(buffer.dtype).startswith("float"):
         return rng.uniform(0.1, 1.0, shape).astype(str(buffer.dtype))
-    return rng.integers(-100, 100, shape).astype(str(buffer.dtype))
+    # of bfloat16, small whole numbers whose sums it holds exactly
+    bound = 3 if str(buffer.dtype) == "bfloat16" else 100
+    return rng.integers(-bound, bound, shape).astype(str(buffer.dtype))
 
 
 @pytest.mark.parametrize("name", [*NETWORKS, *MORE])
@@ -87,7 +93,7 @@ def test_streams_compute_what_functions_compute(name: str):
             image = layer.memory.image({region: params[at] for region, at in reads.items()})
             interpret(layer.streams, image)
             outputs, checked = layer.memory.tensor(image, "O"), checked + 1
-            if str(outputs.dtype).startswith("int"):
+            if str(outputs.dtype).startswith(("int", "bfloat")):
                 np.testing.assert_array_equal(outputs, expected.numpy())
             else:
                 np.testing.assert_allclose(outputs, expected.numpy(), rtol=2e-5, atol=1e-5)

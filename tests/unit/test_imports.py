@@ -26,7 +26,6 @@ ROOMS = (
     ("tvm_spm.lowering",),
     ("tvm_spm.fusion",),
     ("tvm_spm.report",),
-    ("tvm_spm.rtl",),
     ("tvm_spm.stream",),
     ("tvm_spm.exact", "tvm_spm.searchers"),
     ("cost_model",),
@@ -51,7 +50,6 @@ ROOMS = (
         "tvm_spm.transfer",
         "tvm_spm.units",
     ),
-    ("tvm_spm.compiler",),
 )
 
 # The same inside a package: its modules and folders, highest first.
@@ -66,11 +64,11 @@ INSIDE = {
         ("search",), ("any_factors", "perfect"), ("boxes", "orders"), ("case_arrays", "stops"),
     ),
     "tvm_spm.tuning": (
-        ("network", "text"), ("groups", "result", "tasks"), ("task", "warm_up"), ("candidates",),
+        ("network", "text"), ("groups", "result", "tasks"), ("export", "task", "warm_up"), ("candidates",),
         ("screen", "search_path"), ("run",), ("run_log",), ("measuring", "saved_run", "task_memory"),
         ("agreement", "attention", "measurer", "options", "parts", "trial_log"), ("log_lines",),
     ),
-    "tvm_spm.deploy": (("network",), ("groups",), ("verify",), ("database", "grouping", "runtime")),
+    "tvm_spm.deploy": (("programs",), ("network",), ("groups",), ("verify",), ("database", "grouping", "runtime")),
     "tvm_spm.fusion": (
         ("network",), ("planner",), ("hull",), ("search", "sweep"), ("probe", "table", "timing"),
         ("candidates", "plan", "probe_bounds"),
@@ -80,9 +78,9 @@ INSIDE = {
         ("case", "constraints_batch", "estimate", "legality_batch"),
         ("constraints", "countable", "legality", "mapping_batch", "tensors", "tiles"),
     ),
-    "tvm_spm.rtl": (("run",), ("area", "words"), ("build", "epilogue"), ("parameters",), ("errors",)),
     "tvm_spm.stream": (
-        ("encode", "text"), ("binary", "interpret", "memory", "vector"), ("layout",), ("instructions",), ("errors",),
+        ("export",), ("encode", "text"), ("binary", "interpret", "memory", "vector"), ("layout",), ("instructions",),
+        ("errors",),
     ),
     "tvm_spm.lowering": (
         ("target",), ("tiles",), ("double",), ("host", "partial"), ("blocks", "processor", "root_block"),

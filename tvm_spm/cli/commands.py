@@ -181,6 +181,35 @@ def replay(
 
 
 @app.command()
+def export(
+    workdir: Annotated[Path, typer.Argument(help="A directory that `tune --workdir` filled.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Directory to write; made if it is missing.")],
+    task: Annotated[str | None, typer.Option(help="Name of a task.", show_default="all")] = None,
+    objective: ObjectiveOption = Objective.EDP,
+    model: Annotated[
+        str | None, typer.Option(help="The network that was tuned.", show_default="where tune found it")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write what every core executes: instructions, constants, memory map, C header and a README of all fields."""
+    from tvm_spm.tuning.export import export_workdir
+
+    done = export_workdir(workdir, out, objective=objective, task=task, model=model)
+    if as_json:
+        found = {
+            "directories": [str(path) for path in done.directories],
+            "left_out": [{"name": name, "reason": reason} for name, reason in done.left_out],
+        }
+        print_text(json.dumps(found, indent=1))
+        return
+    for path in done.directories:
+        print_text(one_line(str(path)))
+    for name, reason in done.left_out:
+        print_text(f"without streams: {one_line(name)}: {one_line(reason)}")
+    print_text(f"{one_line(str(out / 'README.md'))} explains all fields")
+
+
+@app.command()
 def reproduce(
     paper: Annotated[str, typer.Argument(help="dlfusion or dmazerunner")],
     quick: Annotated[bool, typer.Option("--quick", help="Leave out what takes long.")] = False,

@@ -32,9 +32,9 @@ MAGIC = int.from_bytes(b"TSPM", "little")
 WORD_BITS = 32
 
 DTYPES = (
-    "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "float16", "float32", "float64",
+    "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "float16", "float32", "float64", "bfloat16",
 )  # fmt: skip
-"""Types of elements, by code; those of numpy."""
+"""Types of elements, by code; those of numpy and ``ml_dtypes``."""
 
 OPERATIONS = {
     "const": 0, "extra": 1, "cast": 2, "add": 3, "sub": 4, "mul": 5, "min": 6, "max": 7, "shr": 8, "shl": 9, "and": 10,

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import ml_dtypes  # noqa: F401 (gives numpy the types that it has not)
 import numpy as np
 from numpy.typing import NDArray
 
@@ -80,14 +81,22 @@ class MemoryMap:
         image = bytearray(self.num_bytes)
         for name, tensor in tensors.items():
             region = self.region(name)
-            if tensor.shape != region.shape or tensor.dtype != np.dtype(region.dtype):
-                raise StreamError(
-                    f"memory map: tensor {name} is {tensor.shape} of {tensor.dtype}: must be {region.shape} of "
-                    f"{region.dtype}"
-                )
-            data = np.ascontiguousarray(tensor).tobytes()
+            data = self.bytes_of(region, tensor)
             image[region.address : region.address + len(data)] = data
         return image
+
+    def bytes_of(self, region: Region, tensor: NDArray[np.generic]) -> bytes:
+        """A tensor as its region holds it.
+
+        Raises:
+            StreamError: It has another shape or type.
+        """
+        if tensor.shape != region.shape or tensor.dtype != np.dtype(region.dtype):
+            raise StreamError(
+                f"memory map: tensor {region.name} is {tensor.shape} of {tensor.dtype}: must be {region.shape} of "
+                f"{region.dtype}"
+            )
+        return np.ascontiguousarray(tensor).tobytes()
 
     def tensor(self, image: bytes | bytearray, name: str) -> NDArray[np.generic]:
         """A tensor as an image holds it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import ml_dtypes  # noqa: F401 (gives numpy the types that it has not)
 import numpy as np
 
 from tvm_spm.stream.errors import StreamError

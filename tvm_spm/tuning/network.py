@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from cost_model.fused import group_key
 from cost_model.simulator import SimulatorModel
 from tvm_spm import frontend
@@ -31,7 +33,7 @@ from tvm_spm.tuning.parts import GroupResult, TaskResult, total_cost
 from tvm_spm.tuning.result import TuningResult
 from tvm_spm.tuning.run import Run
 from tvm_spm.tuning.run_log import RunLog, own
-from tvm_spm.tuning.saved_run import save_last_run
+from tvm_spm.tuning.saved_run import ModelSource, save_last_run
 from tvm_spm.tuning.task_memory import key_of
 from tvm_spm.tuning.tasks import tune_tasks
 from tvm_spm.tuning.warm_up import NOTICE, Compilation, is_compiled, parts_of_tune
@@ -134,7 +136,7 @@ def _tune_owned(mod: Model, arch: Arch, options: NetworkOptions, run: Run) -> Tu
                 max_memory_bytes=options.max_memory_bytes,
             )
         )
-    run = replace(run, log=_open_log(options, arch, run, _name_of(mod), extraction))
+    run = replace(run, log=_open_log(replace(options, dtype=options.dtype or chosen_dtype), arch, run, mod, extraction))
     # A measurer cannot time groups, and costs of different sources cannot be compared.
     is_fused = options.fusion and run.measurer is None and bool(extraction.graph.nodes)
     planned: Planned | None = None
@@ -186,13 +188,13 @@ def _tune_owned(mod: Model, arch: Arch, options: NetworkOptions, run: Run) -> Tu
     return result
 
 
-def _open_log(options: NetworkOptions, arch: Arch, run: Run, model: str, extraction: Extraction) -> RunLog | None:
+def _open_log(options: NetworkOptions, arch: Arch, run: Run, mod: Model, extraction: Extraction) -> RunLog | None:
     """The log of the work directory, once the directory is known to be one of this accelerator."""
     if options.workdir is None:
         return None
     works = "\n".join(repr(task.work) for task in extraction.graph.tasks)
     start = RunStart(
-        model=model,
+        model=_name_of(mod),
         # What the trials depend on: the tasks, not the weights.
         model_sha256=hashlib.sha256(works.encode()).hexdigest(),
         objective=str(options.objective), seed=run.seed, measurer=identity_of(run.measurer),
@@ -203,7 +205,7 @@ def _open_log(options: NetworkOptions, arch: Arch, run: Run, model: str, extract
     )  # fmt: skip
     log = RunLog(options.workdir, arch, start)
     database.check(options.workdir, arch)
-    save_last_run(options.workdir, arch, start)
+    save_last_run(options.workdir, arch, start, _source_of(mod, options))
     return log
 
 
@@ -262,3 +264,20 @@ def _name_of(mod: Model) -> str:
     if isinstance(mod, str) and "\n" in mod:
         return "text"
     return Path(mod).name if isinstance(mod, (str, Path)) else type(mod).__name__
+
+
+def _source_of(mod: Model, options: NetworkOptions) -> ModelSource | None:
+    """Where a network can be read again; None for one in memory."""
+    params = options.params
+    if not isinstance(mod, (str, Path)) or (isinstance(mod, str) and "\n" in mod):
+        return None
+    if not (params is None or isinstance(params, (str, Path))) or options.example_inputs is not None:
+        return None
+    return ModelSource(
+        model=str(mod) if str(mod) in models() else str(Path(mod).resolve()),
+        params=None if params is None else str(Path(params).resolve()),
+        shapes=dict(options.shapes or {}),
+        values={name: np.asarray(value, float).ravel().tolist() for name, value in (options.values or {}).items()},
+        dtype=options.dtype,
+        max_memory_bytes=options.max_memory_bytes,
+    )

@@ -14,8 +14,8 @@ from tvm_spm.errors import SpmError, did_you_mean
 from tvm_spm.objective import Objective
 from tvm_spm.tuning.parts import GroupResult, LeftOut, TaskResult, total_cost
 from tvm_spm.tuning.saved_run import SavedGroup, save_plan
-from tvm_spm.units import finite, ratio
-from tvm_spm.workload import HostCall, TaskGraph
+from tvm_spm.units import finite, ratio, shown
+from tvm_spm.workload import HostCall, TaskGraph, Workload
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from tvm_spm.deploy.verify.compare import Verification
     from tvm_spm.fusion.network import NetworkPlan
+    from tvm_spm.stream.encode import LayerStreams
+    from tvm_spm.tuning.export import Exported, MappedTask
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,6 +261,48 @@ class TuningResult:
         from tvm_spm.lowering.target import target_of
 
         return build(self.module, target_of(self.arch))
+
+    def program(self, task: str) -> LayerStreams:
+        """What every core executes for one task, run alone: one stream of instructions per core.
+
+        Args:
+            task: Its name, see ``tasks``.
+
+        Raises:
+            SpmError: No such task, or it runs on the vector unit.
+            StreamError: Instructions cannot express its mapping or what follows its sum; names the field and its bound.
+        """
+        from tvm_spm.deploy.programs import streams_of
+
+        mapped = self._mapped_tasks()
+        if task not in mapped:
+            known = {result.task.name for result in self.tasks}
+            if task in known:
+                raise SpmError(f"task {task!r} runs on the vector unit and has no stream; {', '.join(mapped)} have")
+            raise SpmError(f"unknown task {shown(task)}: {did_you_mean(str(task), mapped)}")
+        return streams_of(self.reference[mapped[task].functions[0]], self.arch, mapped[task].mapping)
+
+    def export(self, directory: str | Path) -> Exported:
+        """Write the streams of all tasks with their constants, memory map, C header and manual into a directory.
+
+        Raises:
+            NoMappingError: Not one task has streams.
+            WorkdirError: The directory cannot be written.
+        """
+        from tvm_spm.tuning.export import export_tasks
+
+        return export_tasks(self.reference, self.arch, list(self._mapped_tasks().values()), Path(directory))
+
+    def _mapped_tasks(self) -> dict[str, MappedTask]:
+        from tvm_spm.tuning.export import MappedTask, functions_of
+
+        found = {}
+        for index, task in enumerate(self.graph.tasks):
+            mapping = next((result.mapping for result in self.tasks if result.task == task), None)
+            if mapping is not None and isinstance(task.work, Workload):
+                functions = functions_of(self.graph, index)
+                found[task.name] = MappedTask(name=task.name, workload=task.work, mapping=mapping, functions=functions)
+        return found
 
     def draw(self, path: str | Path) -> None:
         """Draw the layers, their groups and their cores into an ``.svg`` or ``.png`` file.

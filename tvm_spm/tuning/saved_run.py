@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -49,13 +49,67 @@ class SavedGroup:
         )
 
 
-def save_last_run(workdir: Path, arch: Arch, run: RunStart) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSource:
+    """Where a network comes from, so that it can be read again.
+
+    Attributes:
+        model: Path of a file, or name of a built-in network.
+        params: Path of the weights of a Relay text.
+        shapes: Of inputs whose dims the model leaves open.
+        values: Of inputs that are fixed.
+        dtype: Of the numbers of a built-in network.
+        max_memory_bytes: Of its tensors; the default of ``frontend.load_model`` if None.
+    """
+
+    model: str
+    params: str | None = None
+    shapes: dict[str, tuple[int, ...]] | None = None
+    values: dict[str, list[float]] | None = None
+    dtype: str | None = None
+    max_memory_bytes: int | None = None
+
+
+def load_source(workdir: Path, model: str | None = None) -> ModelSource:
+    """The network that was tuned last.
+
+    Args:
+        workdir: That was tuned into.
+        model: Where the network is now; what the work directory says if None.
+
+    Raises:
+        WorkdirError: It came from memory, or the work directory does not say.
+    """
+    path = workdir / WORKLOADS_NAME
+    data = durable.read_file(path)
+    try:
+        found = TypeAdapter(ModelSource | None).validate_python(json.loads(data or b"{}").get("source"))
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise WorkdirError(f"{path}: damaged; tune into this directory again to rewrite it") from error
+    if model is not None:
+        return replace(found or ModelSource(model=model), model=model)
+    if found is None:
+        raise WorkdirError(
+            f"{path}: does not say where the network is, which was tuned from memory or by an earlier version; give "
+            "--model, or use TuningResult.export"
+        )
+    return found
+
+
+def save_last_run(workdir: Path, arch: Arch, run: RunStart, source: ModelSource | None = None) -> None:
     """Write which run was the last; of several in one directory this is the one to show.
+
+    Args:
+        workdir: Where.
+        arch: The accelerator.
+        run: That begins.
+        source: Where its network can be read again; None if that is not known.
 
     Raises:
         WorkdirError: The file cannot be written.
     """
     content = {
+        "source": None if source is None else asdict(source),
         "model": run.model,
         "measurer": run.measurer,
         "arch": asdict(arch),

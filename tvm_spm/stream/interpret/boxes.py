@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import ml_dtypes  # noqa: F401 (gives numpy the types that it has not)
 import numpy as np
 from numpy.typing import NDArray
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import ml_dtypes  # noqa: F401 (gives numpy the types that it has not)
 import numpy as np
 from numpy.typing import NDArray
 

@@ -1,0 +1,129 @@
+"""Streams of a tuned network in a directory, of a result or of what a work directory holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tvm_spm.arch import Arch
+from tvm_spm.deploy.programs import calls_of, streams_of
+from tvm_spm.errors import MappingError, NoMappingError, SpmError, WorkdirError, did_you_mean
+from tvm_spm.frontend import extract, load_model
+from tvm_spm.mapping import Mapping
+from tvm_spm.objective import Objective
+from tvm_spm.stream.errors import StreamError
+from tvm_spm.stream.export import ExportedLayer, write_export
+from tvm_spm.tuning.saved_run import best_trials, load_source
+from tvm_spm.workload import TaskGraph, Workload
+
+if TYPE_CHECKING:
+    import tvm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        directories: One per layer.
+        left_out: Names of layers without streams, and why.
+    """
+
+    directories: tuple[Path, ...]
+    left_out: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MappedTask:
+    """A task and how it runs: its name, what it computes, its mapping and the functions of the network that are it."""
+
+    name: str
+    workload: Workload
+    mapping: Mapping
+    functions: tuple[str, ...]
+
+
+def export_tasks(mod: tvm.IRModule, arch: Arch, tasks: Sequence[MappedTask], directory: Path) -> Exported:
+    """Write the streams of tasks; those that have none are named with the reason.
+
+    Args:
+        mod: The network as ``frontend.extract`` gives it.
+        arch: The accelerator.
+        tasks: To write.
+        directory: Made if it is missing.
+
+    Raises:
+        NoMappingError: Not one has streams.
+        WorkdirError: The directory cannot be written.
+    """
+    layers, left_out = [], []
+    for task in tasks:
+        try:
+            streams = streams_of(mod[task.functions[0]], arch, task.mapping)
+        except (StreamError, MappingError) as error:
+            left_out.append((task.name, str(error)))
+            continue
+        calls = calls_of(mod, task.functions)
+        layers.append(
+            ExportedLayer(
+                name=task.name, what=f"{task.workload} on {arch.name}", mapping=task.mapping.line(), streams=streams,
+                constants=tuple(call.constants for call in calls), sources=tuple(call.sources for call in calls),
+            )
+        )  # fmt: skip
+    if not layers:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out) or "it has no layer with a mapping"
+        raise NoMappingError(f"nothing to export: {reasons}")
+    return Exported(directories=write_export(directory, layers, left_out), left_out=tuple(left_out))
+
+
+def export_workdir(
+    workdir: Path, directory: Path, *, objective: Objective, task: str | None = None, model: str | None = None
+) -> Exported:
+    """Write the streams of what was tuned last into a work directory.
+
+    Args:
+        workdir: That ``tune`` filled.
+        directory: Made if it is missing.
+        objective: Whose best mappings are taken.
+        task: Only this one; all if None.
+        model: Where the network is; what the work directory says if None.
+
+    Raises:
+        NoMappingError: Not one task has streams.
+        WorkdirError: The directory was not filled by ``tune`` or names no model.
+        SpmError: No such task, or the model cannot be read or is another one.
+    """
+    found = best_trials(workdir, objective)
+    if not found:
+        raise WorkdirError(f"{workdir}: no measured trial; tune into this directory first")
+    if task is not None and task not in [name for name, _, _, _ in found]:
+        raise SpmError(f"unknown task {task!r}: {did_you_mean(task, [name for name, _, _, _ in found])}")
+    source = load_source(workdir, model)
+    extraction = extract(
+        load_model(
+            source.model, shapes=source.shapes, values=source.values, params=source.params, dtype=source.dtype,
+            max_memory_bytes=source.max_memory_bytes,
+        )
+    )  # fmt: skip
+    functions = dict(_functions(extraction.graph))
+    tasks, arch = [], found[0][2]
+    for name, workload, _, trial in found:
+        if task not in (None, name):
+            continue
+        if functions.get(name, (None, ()))[0] != workload:
+            raise SpmError(f"{source.model}: its task {name} is not the one that was tuned into {workdir}; tune again")
+        tasks.append(MappedTask(name=name, workload=workload, mapping=trial.mapping, functions=functions[name][1]))
+    return export_tasks(extraction.mod, arch, tasks, directory)
+
+
+def functions_of(graph: TaskGraph, task: int) -> tuple[str, ...]:
+    """Names of the functions of one task, in order of their calls."""
+    return tuple(dict.fromkeys(node.name for node in graph.nodes if node.task == task))
+
+
+def _functions(graph: TaskGraph) -> Iterator[tuple[str, tuple[Workload, tuple[str, ...]]]]:
+    for index, task in enumerate(graph.tasks):
+        if isinstance(task.work, Workload):
+            yield task.name, (task.work, functions_of(graph, index))

@@ -3,9 +3,10 @@
 Source: ours; nothing published is compared. Every entry that a user may meet is called once on a toy problem, in one
 process and one thread, with an empty folder for compiled code; numba's ``numba:compile`` events say what is compiled.
 A function's seconds do not include those of functions compiled for it meanwhile; one that serves several entries counts
-where it is met first. Entries: ``exact`` is the exact search with factors that divide, ``any_factors`` the one with any
-factors, ``screen`` the map space and the analytical model, then ``simulator``, the search of fused ``groups``, and that
-of ``attention``. Expected time: two minutes on one core; ``--quick`` compiles ``exact`` alone.
+where it is met first. Entries: ``exact`` is the exact search with factors that divide and the analytical model that
+prices what it finds, ``any_factors`` the one with any factors, ``screen`` the map space with its ``default`` mapping,
+then ``simulator``, the search of fused ``groups``, and that of ``attention``. Expected time: two minutes on one core;
+``--quick`` compiles ``exact`` alone.
 
     python benchmarks/compile_seconds.py [--quick] [--csv FILE] [--top N] [ENTRY ...]
 """
@@ -73,7 +74,7 @@ def compile_entry(entry: str) -> None:
         load([Part[entry.upper()]])
 
 
-ENTRIES = ("exact", "any_factors", "screen", "simulator", "groups", "attention")
+ENTRIES = ("exact", "any_factors", "default", "screen", "simulator", "groups", "attention")
 
 
 def package(function: str) -> str:

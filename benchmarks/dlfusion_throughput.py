@@ -21,12 +21,17 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
+import onnx
 import pandas as pd
+from onnx import numpy_helper
 from paper_script import script_text
 
 from tvm_spm.arch import load_arch
+from tvm_spm.frontend import extract, load_model
+from tvm_spm.frontend.layers.graph import layer_graph
+from tvm_spm.graph import LayerGraph
 from tvm_spm.reproduce.dlfusion.groups import warm_up
-from tvm_spm.reproduce.dlfusion.networks import batched_graph
+from tvm_spm.reproduce.dlfusion.networks import retype
 from tvm_spm.reproduce.dlfusion.prices import AskedPrices
 from tvm_spm.reproduce.dlfusion.setup import ARCH_NAME, DTYPE, EXTRA_COLUMNS, decision_row, price_table
 from tvm_spm.reproduce.dlfusion.strategies import Chosen, decide, fixed_cores, optimal_groups
@@ -40,6 +45,9 @@ MAX_GROUP = 4
 
 OBJECTIVE = "throughput"
 """``objective`` of the rows."""
+
+MOST_BYTES = 1 << 35
+"""Of all tensors of a network that is only looked at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +71,36 @@ PUBLISHED = (
     Published(network="GoogLeNet", model="inception_v1", batch=64, images_per_s=2302),
     Published(network="DenseNet-121", model="densenet121", batch=32, images_per_s=730),
 )
+
+
+def batched_graph(model: str, batch: int, dtype: str) -> LayerGraph:
+    """The layers of a light model of the ``onnx`` package at another batch."""
+    path = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light" / f"light_{model}.onnx"
+    # Nothing runs, so that the results of its layers, which a batch makes large, take no memory.
+    module = load_model(with_batch(onnx.load(str(path)), batch), max_memory_bytes=MOST_BYTES)
+    return retype(layer_graph(extract(module)).graph, dtype)
+
+
+def with_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
+    """A copy whose inputs have another first extent, as have the shapes that reshapes of results name."""
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    graph = changed.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for value in graph.input:
+        if value.name not in constants:
+            value.type.tensor_type.shape.dim[0].dim_value = batch
+    for value in graph.output:
+        value.type.tensor_type.shape.dim[0].dim_value = batch
+    del graph.value_info[:]
+    computed = {name for node in graph.node if node.op_type != "ConstantOfShape" for name in node.output}
+    for node in graph.node:
+        if node.op_type == "Reshape" and node.input[0] in computed and node.input[1] in constants:
+            shape = constants[node.input[1]]
+            extents = numpy_helper.to_array(shape).copy()
+            extents[0] = batch
+            shape.CopyFrom(numpy_helper.from_array(extents, shape.name))
+    return changed
 
 
 def throughput_rows(published: Published) -> list[dict[str, object]]:

@@ -42,7 +42,7 @@ class Problem(Protocol):
         out_elems: Elements of the output tensor.
         axis_kind: ``WHOLE``, ``LINEAR`` or ``CLIPPED``.
         pipeline_cycles: Of the MAC stages after the first.
-        port_bytes_per_cycle: Of SPM, ``UNBOUNDED`` if not given.
+        spm_bytes_per_cycle: Of SPM, ``UNBOUNDED`` if not given.
     """
 
     dims: Ints
@@ -67,23 +67,23 @@ class Problem(Protocol):
     term_coefficient: Ints
     launch_cycles: int
     pipeline_cycles: int
-    channels: int
-    port_bytes_per_cycle: float
+    dram_channels: int
+    spm_bytes_per_cycle: float
     noc_elems_per_cycle: float
     burst_bits: int
     word_bits: int
     burst_startup_cycles: float
     dma_bytes_per_cycle: float
     vector_ops_per_cycle: float
-    mac_pj: float
+    mac_op_pj: float
     rf_access_pj: float
     rf_fill_pj: float
     noc_elem_pj: float
     noc_delivery_pj: float
-    noc_hop_pj: float
-    spm_pj: float
-    dram_pj: float
-    vector_pj: float
+    noc_reduction_hop_pj: float
+    spm_access_pj: float
+    dram_access_pj: float
+    vector_op_pj: float
 
 
 _PER_DIM, _PER_PROJECTION, _PER_AXIS = NUM_DIMS, MAX_PROJECTIONS, _MAX_AXES
@@ -109,49 +109,20 @@ def problem_of(workload: Workload, arch: Arch) -> NDArray[np.void]:
     axes = _axes(workload)
     problem = np.zeros(1, dtype=PROBLEM_FIELDS)
     limits = [_clip_limits(workload, name) for name in DIM_NAMES]
-    values: dict[str, object] = {
-        "dims": tensors.dims,
-        "is_reduction": tensors.is_reduction,
+    derived: dict[str, object] = {
         "clip_low": [low for low, _ in limits],
         "clip_end": [end for _, end in limits],
         "num_projections": len(tensors.elem_bits),
         "relevant": [sum(1 << d for d in range(NUM_DIMS) if row[d]) for row in tensors.is_relevant],
-        "elem_bits": tensors.elem_bits,
         "words": tensors.elem_bits / machine.word_bits,
-        "out_bits": tensors.out_bits,
         "out_words": tensors.out_bits / machine.word_bits,
         "out_elems": workload.O.tensor_elems(),
-        "num_ops_per_elem": tensors.num_ops_per_elem,
-        "macs": tensors.macs,
-        "axis_start": tensors.axis_start,
-        "axis_extent": tensors.axis_extent,
-        "axis_offset": tensors.axis_offset,
         "axis_kind": [_axis_kind(workload, axis) for axis in axes],
-        "term_start": tensors.term_start,
-        "term_dim": tensors.term_dim,
-        "term_coefficient": tensors.term_coefficient,
-        "launch_cycles": machine.launch_cycles,
         "pipeline_cycles": machine.mac_stages - 1,
-        "channels": machine.dram_channels,
-        "port_bytes_per_cycle": machine.spm_bytes_per_cycle,
-        "noc_elems_per_cycle": machine.noc_elems_per_cycle,
-        "burst_bits": machine.burst_bits,
-        "word_bits": machine.word_bits,
-        "burst_startup_cycles": machine.burst_startup_cycles,
-        "dma_bytes_per_cycle": machine.dma_bytes_per_cycle,
-        "vector_ops_per_cycle": machine.vector_ops_per_cycle,
-        "mac_pj": machine.mac_op_pj,
-        "rf_access_pj": machine.rf_access_pj,
-        "rf_fill_pj": machine.rf_fill_pj,
-        "noc_elem_pj": machine.noc_elem_pj,
-        "noc_delivery_pj": machine.noc_delivery_pj,
-        "noc_hop_pj": machine.noc_reduction_hop_pj,
-        "spm_pj": machine.spm_access_pj,
-        "dram_pj": machine.dram_access_pj,
-        "vector_pj": machine.vector_op_pj,
     }
-    for name, value in values.items():
-        field = problem[name]
+    values = {**tensors._asdict(), **machine._asdict(), **derived}
+    for name in PROBLEM_FIELDS.fields or ():
+        field, value = problem[name], values[name]
         if field.ndim == 1:
             field[0] = value
         else:

@@ -77,6 +77,3 @@ def _stream(num_bytes: int, arch: Arch) -> tuple[int, int]:
     moved_bytes = (num_full * ceil_div(burst_bytes, least) + ceil_div(rest, least)) * least
     bursts = num_full + (1 if rest else 0)
     return math.ceil(bursts * arch.burst_startup_cycles + moved_bytes / arch.dma_bytes_per_cycle), moved_bytes
-
-
-__all__ = ["spm_stream_burst_bytes", "vector_cost"]

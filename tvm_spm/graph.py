@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping as StringMapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from tvm_spm.workload import Axis, Projection, Workload, dtype_bits
+from tvm_spm.workload import Axis, Workload, dtype_bits
 
 Range = tuple[int, int]
 """First index and the one behind the last."""
@@ -149,37 +149,3 @@ def _axis_range(axis: Axis, loops: StringMapping[str, Range]) -> Range:
         {name: loops[name][0] for name in axis.dims},
         {name: loops[name][1] - loops[name][0] for name in axis.dims},
     )
-
-
-def retype(graph: LayerGraph, dtype: str) -> LayerGraph:
-    """The same network with every tensor of floats, and every sum of them, in another type.
-
-    Args:
-        graph: The network; integers and booleans keep their types.
-        dtype: Such as ``float16``.
-    """
-    dtype_bits(dtype)
-    layers = tuple(
-        replace(layer, workload=None if layer.workload is None else _retype_workload(layer.workload, dtype))
-        for layer in graph.layers
-    )
-    tensors = tuple(replace(tensor, dtype=_retyped(tensor.dtype, dtype)) for tensor in graph.tensors)
-    return replace(graph, tensors=tensors, layers=layers)
-
-
-def _retype_workload(work: Workload, dtype: str) -> Workload:
-    def projection(old: Projection) -> Projection:
-        return replace(old, dtype=_retyped(old.dtype, dtype))
-
-    return replace(
-        work,
-        I=projection(work.I),
-        W=projection(work.W),
-        O=projection(work.O),
-        out_dtype=_retyped(work.out_dtype, dtype),
-        epilogue=replace(work.epilogue, extras=tuple(projection(extra) for extra in work.epilogue.extras)),
-    )
-
-
-def _retyped(old: str, new: str) -> str:
-    return new if old.startswith(("float", "bfloat")) else old

@@ -21,8 +21,8 @@ from typing import Any, TypeVar, cast
 from numba import njit, types
 from numba.core import config
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
-from numba.core.codegen import JITCodeLibrary
-from numba.core.compiler import Compiler
+
+from tvm_spm.compiler import EntryCompiler, KernelCompiler
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -44,7 +44,7 @@ def entry(function: Function) -> Function:
     Records must come in as arrays that Python holds. Compiled code keeps no reference for a view of one record, so an
     array of records made inside is given away while the view is in use.
     """
-    dispatcher: Any = njit(nogil=True, error_model="numpy")(function)
+    dispatcher: Any = njit(nogil=True, error_model="numpy", pipeline_class=EntryCompiler)(function)
     if cache_folder() is not None:
         dispatcher._cache = _Cache(function)
     return cast(Function, dispatcher)
@@ -65,62 +65,15 @@ def small(function: Function) -> Function:
     return _compiled(function, _nrt=False, forceinline=True)
 
 
-def part(function: Function) -> Function:
-    """A large kernel with one caller: it becomes part of it, or else each would be optimised alone and again."""
-    return _compiled(function, _nrt=True, inline="always")
-
-
-def lean_part(function: Function) -> Function:
-    """A part of a lean kernel."""
-    return _compiled(function, _nrt=False, inline="always")
-
-
 def is_on_disk(function: Callable[..., Any]) -> bool:
     """Whether machine code of an entry point is there for the sources as they are."""
     cache: Any = cast(Any, function)._cache
     return isinstance(cache, _Cache) and Path(cache.index_path).exists()
 
 
-class _LinkedLibrary(JITCodeLibrary):
-    """Code that only other code is linked with.
-
-    Numba optimises each function together with all it calls, and makes machine code of it. For a kernel both are in
-    vain: an entry point is optimised with everything it calls, and only its machine code runs.
-    """
-
-    def _optimize_final_module(self) -> None:
-        pass
-
-    def _finalize_final_module(self) -> None:
-        self._finalize_dynamic_globals()
-        self._verify_declare_only_symbols()
-        self._finalized = True
-
-    def get_pointer_to_function(self, name: str) -> int:  # noqa: ARG002 (numba's signature)
-        """None: there is no machine code."""
-        self._ensure_finalized()
-        return 0
-
-    @property
-    def codegen(self) -> _LinkedLibrary:
-        """What numba asks to set the environment of machine code."""
-        return self
-
-    def set_env(self, env_name: str, env: object) -> None:
-        """Nothing to set it in; compiled code uses its environment only where it calls Python."""
-
-
-class _KernelCompiler(Compiler):
-    """Numba's compiler, into a library of this kind."""
-
-    def __init__(self, typingctx: Any, targetctx: Any, library: Any, *rest: Any) -> None:  # noqa: ANN401 (numba's)
-        library = library or _LinkedLibrary(targetctx.codegen(), "kernel")
-        super().__init__(typingctx, targetctx, library, *rest)
-
-
 def _compiled(function: Function, **options: bool | str) -> Function:
     dispatcher: Any = njit(
-        error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, pipeline_class=_KernelCompiler, **options
+        error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, pipeline_class=KernelCompiler, **options
     )(function)
     template_of = dispatcher.get_call_template
 

@@ -112,7 +112,7 @@ def pass_cycles(problem: Problem, nest: Nest, record: PassRecord, tick_in: int, 
     drain = record.drain_cycles if tick_out <= nest.position[PE, O] else 0
     return (
         record.cycles[is_partial]
-        + max(fill, port_cycles(problem.port_bytes_per_cycle, fill_bytes))
+        + max(fill, port_cycles(problem.spm_bytes_per_cycle, fill_bytes))
         + problem.pipeline_cycles
         + drain
     )

@@ -30,15 +30,15 @@ def energy_pj(problem: Problem, nest: Nest, scratch: Scratch) -> float:
     delivered = delivered_i * words_i + delivered_w * words_w + crossed_o * words_o
     moved = elems[I] * words_i + elems[W] * words_w + elems[O] * words_o
     hops = left_o * (nest.reduction_pes - 1)
-    parts[MAC] = problem.macs * problem.mac_pj
+    parts[MAC] = problem.macs * problem.mac_op_pj
     parts[RF] = problem.macs * (words_i + words_w + 2 * words_o) * problem.rf_access_pj
     parts[RF] += delivered * problem.rf_fill_pj
     parts[NOC] = crossed * problem.noc_elem_pj + delivered * problem.noc_delivery_pj
-    parts[NOC] += hops * words_o * problem.noc_hop_pj
-    parts[SPM] = (crossed + moved + elems[FINAL] * words_o) * problem.spm_pj
+    parts[NOC] += hops * words_o * problem.noc_reduction_hop_pj
+    parts[SPM] = (crossed + moved + elems[FINAL] * words_o) * problem.spm_access_pj
     parts[DRAM] = moved + elems[FINAL] * problem.out_words + extras + unused_bits / problem.word_bits
-    parts[DRAM] *= problem.dram_pj
-    parts[VECTOR] = problem.out_elems * problem.num_ops_per_elem * problem.vector_pj
+    parts[DRAM] *= problem.dram_access_pj
+    parts[VECTOR] = problem.out_elems * problem.num_ops_per_elem * problem.vector_op_pj
     return parts[MAC] + parts[RF] + parts[NOC] + parts[SPM] + parts[DRAM] + parts[VECTOR]
 
 

@@ -226,10 +226,10 @@ def _contended_cycles(problem: Problem, nest: Nest, scratch: Scratch, counts: In
             d -= 1
         if d < 0:
             break
-    if nest.num_cores <= problem.channels:
+    if nest.num_cores <= problem.dram_channels:
         return slowest
-    late_start = slowest + max(0, -(-prologues // problem.channels) - slowest_prologue)
-    return max(late_start, problem.launch_cycles + -(-held // problem.channels))
+    late_start = slowest + max(0, -(-prologues // problem.dram_channels) - slowest_prologue)
+    return max(late_start, problem.launch_cycles + -(-held // problem.dram_channels))
 
 
 class Formula(NamedTuple):
@@ -268,6 +268,3 @@ def evaluate_rows(
                 breakdown.energy_pj[row, column] = parts_pj[column]
             for column in range(NUM_COUNTS):
                 breakdown.counts[row, column] = counts[column]
-
-
-__all__ = ["AnalyticalModel", "BatchCost", "evaluate", "evaluate_batch"]

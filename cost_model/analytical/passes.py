@@ -145,11 +145,11 @@ def fill_pass(
     for operand in range(3):
         record.in_cycles[operand] = steps[0].in_cycles[operand]
         record.in_bytes[operand] = steps[0].num_bytes[operand]
-    record.drain_cycles = max(last.out_cycles, port_cycles(problem.port_bytes_per_cycle, last.num_bytes[O]))
+    record.drain_cycles = max(last.out_cycles, port_cycles(problem.spm_bytes_per_cycle, last.num_bytes[O]))
     if loops.num_loops == 0:
         record.cycles[0] = record.cycles[1] = steps[0].compute
     else:
-        record.cycles[0], record.cycles[1] = _sum_slots(problem.port_bytes_per_cycle, nest, loops, steps, ways)
+        record.cycles[0], record.cycles[1] = _sum_slots(problem.spm_bytes_per_cycle, nest, loops, steps, ways)
 
 
 @small

@@ -202,8 +202,8 @@ def _estimate(problem: Problem, aim: Aim, dims: Ints, way: Growth) -> float:
         total += moving
         heard = crossing if operand == O else visits * active * tile_elems(problem, operand, rf)
         energy_pj += crossing * aim.prices[CROSS_PJ + operand] + heard * aim.prices[DELIVER_PJ + operand]
-    if problem.port_bytes_per_cycle > 0:
-        longest = max(longest, num_bytes / problem.port_bytes_per_cycle)
+    if problem.spm_bytes_per_cycle > 0:
+        longest = max(longest, num_bytes / problem.spm_bytes_per_cycle)
     cycles = max(cycles, longest) if way.double != 0 else cycles + longest
     cycles += 0.01 * total
     if aim.objective == LATENCY:

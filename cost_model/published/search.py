@@ -117,21 +117,9 @@ def published_exact(
 
 
 def pruned_search(workload: Workload, arch: Arch, *, prunes: Prunes = AUTO, objective: str = "edp") -> BestTiling:
-    """Price every tiling that the prunes leave, in every loop order, and return the best.
+    """Price every tiling that the prunes leave, in every loop order, and return the best; see ``published_exact``.
 
     Of equally good tilings the one with the lexicographically first spatial, RF and SPM factors wins.
-
-    Args:
-        workload: As ``published_exact``.
-        arch: As ``published_exact``.
-        prunes: What to leave out.
-        objective: As ``published_exact``.
-
-    Raises:
-        NoMappingError: No tiling is left.
-        SpmError: As ``published_exact``.
-        WorkloadError: As ``published_exact``.
-        ArchError: As ``published_exact``.
     """
     case, used = Case(workload=workload, arch=arch, objective=Objective.of(objective)), prunes
     while (space := tiling_space(case, used, prices_all=True)).num_tilings < used.enough_tilings:
@@ -158,19 +146,14 @@ def published_random(
 ) -> BestTiling:
     """The best of some tilings drawn uniformly, with replacement, from all that the prunes leave.
 
+    As ``published_exact``, and besides:
+
     Args:
-        workload: As ``published_exact``.
-        arch: As ``published_exact``.
-        objective: As ``published_exact``.
         num_evaluated: Tilings to draw, each priced in all loop orders.
         rng: Draws them.
-        prunes: As ``published_exact``.
 
     Raises:
-        NoMappingError: No tiling is left.
-        SpmError: An unknown objective, or nothing to draw.
-        WorkloadError: As ``published_exact``.
-        ArchError: As ``published_exact``.
+        SpmError: Nothing to draw.
     """
     if num_evaluated < 1:
         raise SpmError(f"published_random: num_evaluated = {num_evaluated}: must be >= 1")

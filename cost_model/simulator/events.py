@@ -49,7 +49,7 @@ class RunRoom(NamedTuple):
 @kernel
 def _run_cores(problem: Problem, nest: Nest, cores: NDArray[np.void], ledger: Ledger, log: Log) -> None:
     """Serve requests first come, first served, each on the channel that is free earliest."""
-    num_cores, num_channels, bits = len(cores), problem.channels, 0
+    num_cores, num_channels, bits = len(cores), problem.dram_channels, 0
     while 1 << bits < num_channels:
         bits += 1
     # a time and whose it is, as one number: of equal times the one with the lowest number comes first
@@ -96,7 +96,7 @@ def simulate_rows(problems: NDArray[np.void], batch: MappingBatch, fold: bool, r
         cores = room.cores[:num_cores]
         for number in range(num_cores):
             place_core(problem, nest, number, cores[number])
-        if fold and num_cores <= problem.channels and log.at[MOST_EVENTS] == 0:
+        if fold and num_cores <= problem.dram_channels and log.at[MOST_EVENTS] == 0:
             for number in range(num_cores):
                 run_undisturbed(problem, nest, cores[number], ledger, log)
         else:
@@ -117,9 +117,3 @@ def simulate_rows(problems: NDArray[np.void], batch: MappingBatch, fold: bool, r
                     result[COUNTS + column] += ledger.num_passes[kind] * ledger.records[kind, column]
         for extra in range(len(ledger.extra_elems)):
             room.extra_elems[row, extra] = ledger.extra_elems[extra]
-
-
-__all__ = [
-    "COUNTS", "CYCLES", "MAC_CYCLES", "PASS_CYCLES_SUM", "LAST_CORE", "RESULT_FIELDS", "TOTALS", "RunRoom",
-    "simulate_rows",
-]  # fmt: skip

@@ -175,9 +175,9 @@ def _heard_elems(problem: Problem, operand: int, rf: Ints, size: Ints) -> int:
 @small
 def _port_cycles(problem: Problem, num_bytes: int) -> int:
     """Cycles that the SPM port needs for a group of simultaneous transfers."""
-    if problem.port_bytes_per_cycle == UNBOUNDED:
+    if problem.spm_bytes_per_cycle == UNBOUNDED:
         return 0
-    return int(math.ceil(num_bytes / problem.port_bytes_per_cycle))
+    return int(math.ceil(num_bytes / problem.spm_bytes_per_cycle))
 
 
 @small

@@ -284,7 +284,10 @@ class _AttentionWriter:
 
         def finish(i: tvm.ir.Expr, c: tvm.ir.Expr) -> tirx.Stmt:
             at = [*lead, query + i, c]
-            value = spm.out.load(i, c) / spm.row_sum.load(i).astype(context.mac.dtype)
+            total = spm.row_sum.load(i)
+            value = spm.out.load(i, c) / total.astype(context.mac.dtype)
+            if self.site.is_zero_when_empty:
+                value = tirx.Select(total == tirx.const(0, scores.out.dtype), tirx.const(0, context.mac.dtype), value)
             return tirx.BufferStore(context.out.buffer, context.result(at, value), at)
 
         return seq(

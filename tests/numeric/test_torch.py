@@ -52,6 +52,38 @@ def test_network(name: str):
     assert len(find_attention(mod)[0]) == CASES[name].attentions
 
 
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.attentions])
+def test_attention_that_was_taken_apart(name: str):
+    module, inputs = made(name)
+    program = torch.export.export(module, inputs).run_decompositions()
+    mod = extract(load_model(program)).mod
+    close(run(build(mod, "edge-256"), [tensor.numpy() for tensor in leaves(inputs)]), expected(module, inputs))
+    assert len(find_attention(mod)[0]) == CASES[name].attentions
+
+
+def test_tables_are_computed_before_the_run():
+    class Learned(nn.Module):
+        """As GPT-2 keeps its mask."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("seen", torch.ones(1, 1, 32, 32).tril().bool())
+
+        def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            rows = q.shape[2]
+            scores = q @ k.transpose(2, 3) / 8**0.5
+            scores = scores.masked_fill(self.seen[:, :, :rows, :rows].logical_not(), float("-inf"))
+            ahead = torch.arange(rows)[:, None] - torch.arange(rows)
+            return torch.softmax(scores - 0.5 * ahead.abs(), -1) @ v
+
+    torch.manual_seed(0)
+    module, inputs = Learned(), tuple(torch.randn(1, 2, 12, 8) for _ in range(3))
+    extraction = extract(load_model(module, example_inputs=inputs))
+    close(run(build(extraction.mod, "edge-256"), [each.numpy() for each in inputs]), expected(module, inputs))
+    assert len(find_attention(extraction.mod)[0]) == 1
+    assert len(extraction.graph.nodes) == 3
+
+
 @pytest.mark.parametrize("name", ["resnet", "block, mask", "lstm"])
 def test_saved_programs(name: str, tmp_path: Path):
     module, inputs = made(name)

@@ -26,6 +26,7 @@ ROOMS = (
     ("tvm_spm.lowering",),
     ("tvm_spm.fusion",),
     ("tvm_spm.report",),
+    ("tvm_spm.rtl",),
     ("tvm_spm.stream",),
     ("tvm_spm.exact", "tvm_spm.searchers"),
     ("cost_model",),
@@ -50,6 +51,7 @@ ROOMS = (
         "tvm_spm.transfer",
         "tvm_spm.units",
     ),
+    ("tvm_spm.compiler",),
 )
 
 # The same inside a package: its modules and folders, highest first.
@@ -78,6 +80,7 @@ INSIDE = {
         ("case", "constraints_batch", "estimate", "legality_batch"),
         ("constraints", "countable", "legality", "mapping_batch", "tensors", "tiles"),
     ),
+    "tvm_spm.rtl": (("run",), ("area", "words"), ("build", "epilogue"), ("parameters",), ("errors",)),
     "tvm_spm.stream": (
         ("export",), ("encode", "text"), ("binary", "interpret", "memory", "vector"), ("layout",), ("instructions",),
         ("errors",),

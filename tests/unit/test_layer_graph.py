@@ -7,7 +7,8 @@ from fractions import Fraction
 
 import pytest
 
-from tvm_spm.graph import GraphTensor, Layer, LayerGraph, Read, box_elems, retype
+from tvm_spm.graph import GraphTensor, Layer, LayerGraph, Read, box_elems
+from tvm_spm.reproduce.dlfusion.networks import retype
 from tvm_spm.reproduce.dlfusion.recompute import balanced_parts, needed_boxes, recompute_factor
 from tvm_spm.workload import DIM_NAMES, Axis, Epilogue, Workload
 

@@ -38,8 +38,8 @@ def test_every_search_says_how_it_compares_with_the_default_mapping():
 
 def test_each_run_needs_its_parts_and_no_others():
     proof = parts_of_search(measures=False, is_exact=True, perfect=True)
-    assert set(proof) == {Part.EXACT}
-    assert set(parts_of_search(measures=False, is_exact=True, perfect=False)) == {Part.EXACT, Part.ANY_FACTORS}
+    assert set(proof) == {Part.EXACT, Part.DEFAULT}
+    assert set(parts_of_search(measures=False, is_exact=True, perfect=False)) == {*proof, Part.ANY_FACTORS}
     assert set(parts_of_search(measures=False, is_exact=False, perfect=True)) == {Part.SCREEN}
     assert set(parts_of_search(measures=True, is_exact=False, perfect=True)) == {Part.SCREEN, Part.SIMULATOR}
     layers = {Part.EXACT, Part.SCREEN, Part.SIMULATOR}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import tvm
 import tvm_ffi
@@ -13,7 +13,7 @@ from tvm import relax, s_tir, tirx
 from tvm_spm.attention import Attention
 from tvm_spm.errors import WorkloadError
 from tvm_spm.frontend.tir.affine import Affine, Piece, affine_of
-from tvm_spm.frontend.tir.blocks import Block, count_ops, loads_of, read_blocks, strip_casts
+from tvm_spm.frontend.tir.blocks import Block, constant, count_ops, loads_of, read_blocks, strip_casts
 from tvm_spm.lowering.blocks import substitute
 from tvm_spm.workload import DIM_NAMES, Axis, Dims, Epilogue, Projection, Workload
 
@@ -93,6 +93,7 @@ class AttentionSite:
         context: The second product; its left operand is the probabilities.
         values: The parameter of the second product that is not the probabilities.
         args: Arguments of a function that does all three: those of the first product, then the values.
+        is_zero_when_empty: Whether rows that see no key are 0.
         work: The same without TVM, for cost models.
     """
 
@@ -101,6 +102,7 @@ class AttentionSite:
     context: Product
     values: tvm.ir.Var
     args: tuple[relax.Expr, ...]
+    is_zero_when_empty: bool
     work: Attention
 
 
@@ -140,14 +142,15 @@ def find_attention(mod: tvm.IRModule, entry: str = "main") -> tuple[tuple[Attent
                 for name, var in (("scores", scores), ("probabilities", probabilities)):
                     if uses[var] != 1:
                         raise _NoAttentionError(f"the {name} are read {uses[var]} times")
-                sites.append(_site(mod, (scores, probabilities, last), (calls[scores], call)))
+                is_zero = is_zero_when_empty(mod[middle.args[0]])
+                sites.append(_site(mod, (scores, probabilities, last), (calls[scores], call), is_zero=is_zero))
             except (_NoAttentionError, WorkloadError) as error:
                 refused.append(Refusal(name=str(call.args[0].name_hint), reason=str(error)))
     return tuple(sites), tuple(refused)
 
 
 def is_softmax(func: tirx.PrimFunc) -> bool:
-    """Whether a function is ``exp(x - max) / sum`` over the last axis, and nothing else."""
+    """Whether a function is ``exp(x - max) / sum`` over the last axis, maybe 0 where the sum is, and nothing else."""
     blocks = read_blocks(func)
     if isinstance(blocks, str) or len(blocks) != 4:
         return False
@@ -163,6 +166,10 @@ def is_softmax(func: tirx.PrimFunc) -> bool:
     if not isinstance(power, tvm.ir.Call) or not power.op.name.endswith(".exp"):
         return False
     shifted, quotient, summed = power.args[0], norm.store.value, total.store.value
+    if is_zero_when_empty(func):
+        if not _reads(norm, quotient.condition.a, total.buffer, 1):
+            return False
+        quotient = quotient.false_value
     return (
         isinstance(shifted, tirx.Sub)
         and isinstance(summed, tirx.Add)
@@ -174,6 +181,15 @@ def is_softmax(func: tirx.PrimFunc) -> bool:
         and _reads(norm, quotient.a, powers.buffer, 0)
         and _reads(norm, quotient.b, total.buffer, 1)
     )
+
+
+def is_zero_when_empty(func: tirx.PrimFunc) -> bool:
+    """Whether the last value of a softmax is 0 where something is 0."""
+    blocks = read_blocks(func)
+    value = None if isinstance(blocks, str) else blocks[-1].store.value
+    if not isinstance(value, tirx.Select) or not isinstance(value.condition, tirx.EQ):
+        return False
+    return all(constant(each) == 0 for each in (value.condition.b, value.true_value))
 
 
 def _reads(block: Block, value: tvm.ir.Expr, source: tvm.ir.Var, num_dropped: int) -> bool:
@@ -211,7 +227,11 @@ def _is_call_tir(value: object) -> bool:
 
 
 def _site(
-    mod: tvm.IRModule, bindings: tuple[relax.Var, relax.Var, relax.Var], calls: tuple[relax.Call, relax.Call]
+    mod: tvm.IRModule,
+    bindings: tuple[relax.Var, relax.Var, relax.Var],
+    calls: tuple[relax.Call, relax.Call],
+    *,
+    is_zero: bool,
 ) -> AttentionSite:
     # Both calls may be of one function, whose parameters then stand for different tensors.
     scores, context = _product(mod[calls[0].args[0]]), _product(s_tir.renew_defs(mod[calls[1].args[0]]))
@@ -228,8 +248,19 @@ def _site(
         raise _NoAttentionError("scores and result differ in rows, or the softmax changes the type")
     args = (*calls[0].args[1].fields, calls[1].args[1].fields[others[0]])
     work = Attention(scores=_workload(scores), context=_workload(context))
+    if is_zero:
+        # A comparison and a choice per element of the result.
+        epilogue = work.context.epilogue
+        epilogue = replace(epilogue, num_ops_per_elem=epilogue.num_ops_per_elem + 2)
+        work = replace(work, context=replace(work.context, epilogue=epilogue))
     return AttentionSite(
-        bindings=bindings, scores=scores, context=context, values=context.inputs[others[0]], args=args, work=work
+        bindings=bindings,
+        scores=scores,
+        context=context,
+        values=context.inputs[others[0]],
+        args=args,
+        is_zero_when_empty=is_zero,
+        work=work,
     )
 
 

@@ -7,6 +7,9 @@ from tvm import relax, te
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from tvm_spm.errors import ModelError
+from tvm_spm.frontend.attention_forms.grouped import GroupedHeads
+from tvm_spm.frontend.attention_forms.products import BatchedProducts
+from tvm_spm.frontend.attention_forms.softmax import MaskedScores, SafeSoftmax
 from tvm_spm.frontend.broadcast import keep_broadcasts_apart
 from tvm_spm.frontend.channel_scales import ChannelScales
 from tvm_spm.frontend.prologue import Prologues
@@ -44,6 +47,15 @@ def fuse(mod: tvm.IRModule) -> tvm.IRModule:
         transform.DecomposeOpsForInference(),
         _rewrite(WideJoins),
         transform.CanonicalizeBindings(),
+        transform.DeadCodeElimination(),
+        _rewrite(BatchedProducts),
+        transform.CanonicalizeBindings(),
+        transform.DeadCodeElimination(),
+        _rewrite(GroupedHeads),
+        _rewrite(SafeSoftmax),
+        _rewrite(MaskedScores),
+        transform.CanonicalizeBindings(),
+        transform.DeadCodeElimination(),
         _rewrite(_ExpandDims),
         _rewrite(_TransposedMatmul),
         _rewrite(TransposedConvolutions),

@@ -325,8 +325,3 @@ def _roofline(arch: Arch, cost: Cost) -> Roofline:
         achieved_macs_per_cycle=cost.macs / cost.cycles,
         achieved_bytes_per_cycle=num_bytes / cost.cycles,
     )
-
-
-__all__ = [
-    "REASONS", "Breakdown", "LevelUse", "PeUse", "Reason", "ResourceUse", "Roofline", "breakdown_of", "explain",
-]  # fmt: skip

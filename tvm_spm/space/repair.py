@@ -6,7 +6,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from tvm_spm.jit import lean, lean_part
+from tvm_spm.jit import lean
 from tvm_spm.space.constraints_batch import ANY_BUFFERS, COLS, ROWS
 from tvm_spm.space.knobs import (
     CORE_TILE,
@@ -63,7 +63,7 @@ def _cap_product(rng: Generator, factors: NDArray[np.int64], available: int) -> 
         factors[(first + i) % NUM_DIMS] = 1
 
 
-@lean_part
+@lean
 def _repair_cores(knobs: Knobs, rng: Generator, cores: NDArray[np.int64], core_tile: NDArray[np.int64]) -> None:
     limits = knobs.limits
     for d in range(NUM_DIMS):
@@ -104,7 +104,7 @@ def _snap_dim(knobs: Knobs, batch: MappingBatch, row: int, d: int, core_tile: in
     batch.rf[row, d] = snap_rf(batch.spm[row, d], num_pes, batch.rf[row, d], knobs.perfect)
 
 
-@lean_part
+@lean
 def _shrink_rf(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator) -> None:
     rf = batch.rf[row]
     while not fits_rf(knobs.limits, rf, batch.rf_double[row]):
@@ -129,7 +129,7 @@ def _shrink_rf(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator) -> N
             batch.rf_double[row] &= batch.rf_double[row] - 1
 
 
-@lean_part
+@lean
 def _choose_whole(
     knobs: Knobs,
     batch: MappingBatch,
@@ -160,7 +160,7 @@ def _choose_whole(
                     break
 
 
-@lean_part
+@lean
 def _shrink_spm_once(
     knobs: Knobs,
     batch: MappingBatch,
@@ -203,7 +203,7 @@ def _shrink_spm_once(
     return False
 
 
-@lean_part
+@lean
 def _repair_order(
     knobs: Knobs,
     rng: Generator,
@@ -244,7 +244,7 @@ def _repair_order(
         enforce_order(outside, knobs.limits.is_reduction, grouped, order, count, scratch)
 
 
-@lean_part
+@lean
 def repair_row(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator, scratch: Ints) -> None:
     """Move a row to a point of the space nearby, small enough for the memories if that is possible at all."""
     core_tile, is_whole = scratch[CORE_TILE], scratch[IS_WHOLE]

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from tvm_spm.jit import entry, lean, lean_part
+from tvm_spm.jit import entry, lean
 from tvm_spm.space.knobs import CORE_TILE, Ints, Knobs
 from tvm_spm.space.mapping_batch import NO_DIM, NUM_DIMS, MappingBatch
 from tvm_spm.space.repair import pick_below, repair_axes, repair_row
@@ -37,7 +37,7 @@ def _draw_factor(rng: Generator, limit: int) -> int:
     return limit if draw < 0.75 else 1 + pick_below(rng, limit)
 
 
-@lean_part
+@lean
 def _draw_row(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator, core_tile: NDArray[np.int64]) -> None:
     limits, order = knobs.limits, batch.dram_order[row]
     cores, rows, cols = batch.cores[row], batch.rows[row], batch.cols[row]
@@ -109,7 +109,7 @@ def _swap(rng: Generator, order: NDArray[np.int8]) -> None:
         order[i], order[j] = order[j], order[i]
 
 
-@lean_part
+@lean
 def _mutate_spm(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator, core_tile: NDArray[np.int64]) -> None:
     d, spm = _random_dim(knobs, rng), batch.spm[row]
     num_pes, draw = batch.rows[row, d] * batch.cols[row, d], rng.random()
@@ -129,7 +129,7 @@ def _mutate_spm(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator, cor
         )
 
 
-@lean_part
+@lean
 def _mutate_rf(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator) -> None:
     d, rf = _random_dim(knobs, rng), batch.rf[row]
     share = -(-batch.spm[row, d] // (batch.rows[row, d] * batch.cols[row, d]))
@@ -144,7 +144,7 @@ def _mutate_rf(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator) -> N
         rf[d] = random_tile(rng, share, 1, knobs.perfect)
 
 
-@lean_part
+@lean
 def _mutate_row(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator, core_tile: NDArray[np.int64]) -> None:
     limits, largest = knobs.limits, 1
     for d in range(NUM_DIMS):
@@ -175,7 +175,7 @@ def _mutate_row(knobs: Knobs, batch: MappingBatch, row: int, rng: Generator, cor
         batch.cores[row, _random_dim(knobs, rng)] = 1 + pick_below(rng, limits.num_cores)
 
 
-@lean_part
+@lean
 def _cross_row(batch: MappingBatch, other: MappingBatch, row: int, rng: Generator) -> None:
     for d in range(NUM_DIMS):
         if rng.random() < 0.5:

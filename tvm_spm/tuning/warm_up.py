@@ -34,16 +34,18 @@ from tvm_spm.mapping import Mapping
 from tvm_spm.space.case import Case
 from tvm_spm.space.mapping_batch import encode
 from tvm_spm.space.rows import vary_rows
+from tvm_spm.space.tiles import tile_above
 from tvm_spm.tuning.screen import space_of
 from tvm_spm.workload import Workload
 
-NOTICE = "the first run compiles, for about two minutes on two cores; what it compiles is kept"
+NOTICE = "the first run compiles, for half a minute to a minute on two cores; what it compiles is kept"
 
 
 class Part(Enum):
     """What is compiled together, because it is used together."""
 
     EXACT = "exact search"
+    DEFAULT = "default mapping"
     ANY_FACTORS = "exact search over any factors"
     SCREEN = "map space and analytical model"
     SIMULATOR = "simulator"
@@ -52,6 +54,7 @@ class Part(Enum):
 
 _LAST_COMPILED: dict[Part, tuple[Callable[..., object], ...]] = {
     Part.EXACT: (join, evaluate_rows),
+    Part.DEFAULT: (tile_above,),
     Part.ANY_FACTORS: (list_mappings, vary_rows),
     Part.SCREEN: (vary_rows, evaluate_rows),
     Part.SIMULATOR: (simulate_rows,),
@@ -68,7 +71,8 @@ def parts_of_search(*, measures: bool, is_exact: bool, perfect: bool) -> tuple[P
         perfect: Only factors that divide.
     """
     if is_exact and not measures:
-        return (Part.EXACT,) if perfect else (Part.EXACT, Part.ANY_FACTORS)
+        proof = (Part.EXACT,) if perfect else (Part.EXACT, Part.ANY_FACTORS)
+        return (*proof, Part.DEFAULT)
     found = (Part.SCREEN, Part.SIMULATOR) if measures else (Part.SCREEN,)
     return (Part.EXACT, *found) if is_exact else found
 
@@ -90,16 +94,20 @@ def is_compiled(parts: Iterable[Part]) -> bool:
     return all(is_on_disk(function) for part in parts for function in _LAST_COMPILED[part])
 
 
+_OWN = (Part.SIMULATOR, Part.EXACT)
+"""What ``Compilation`` compiles in this process, in this order."""
+
+
 class Compilation:
     """Everything compiled code is needed for, in the order in which it is needed.
 
-    This process compiles the exact search; a second one the models, and then what prices fused groups, while this
-    one goes on with the search.
+    This process compiles the simulator and the exact search; a second one the formula, which the exact search calls
+    last, and the map space, and then what prices fused groups, while this one goes on with the search.
     """
 
     def __init__(self, parts: tuple[Part, ...]) -> None:
-        self._own = [part for part in parts if part is Part.EXACT]
-        others = [part.name for part in parts if part is not Part.EXACT]
+        self._own = [part for part in _OWN if part in parts]
+        others = [part.name for part in parts if part not in _OWN]
         # From the folder this package is in: the cache belongs to that copy; the working directory may hold another.
         # A session of its own, as Ctrl-C is for this process to answer; it ends when its input does, however we end.
         self._other = subprocess.Popen(
@@ -158,14 +166,16 @@ def load(parts: Iterable[Part]) -> None:
 
 
 def _compile_exact(*, perfect: bool) -> None:
-    case = _toy_case()
-    exact_search(case, perfect=perfect)
-    space_of(case).require_default()
+    exact_search(_toy_case(), perfect=perfect)
+
+
+def _compile_default() -> None:
+    space_of(_toy_case()).require_default()
 
 
 def _compile_screen() -> None:
     case, rng = _toy_case(), np.random.default_rng(0)
-    # the formula first: the exact search, which another process compiles meanwhile, calls it last
+    # the formula first: another process that compiles the exact search meanwhile calls it last
     evaluate_batch(case.workload, case.arch, encode([Mapping()]))
     space = space_of(case)
     space.require_default()
@@ -175,7 +185,7 @@ def _compile_screen() -> None:
 
 def _compile_simulator() -> None:
     case = _toy_case()
-    simulate_batch(case.workload, case.arch, [space_of(case).require_default()])
+    simulate_batch(case.workload, case.arch, [Mapping()])
 
 
 def _compile_groups() -> None:
@@ -206,6 +216,7 @@ def _toy_case() -> Case:
 
 _COMPILE: dict[Part, Callable[[], object]] = {
     Part.EXACT: partial(_compile_exact, perfect=True),
+    Part.DEFAULT: _compile_default,
     Part.ANY_FACTORS: partial(_compile_exact, perfect=False),
     Part.SCREEN: _compile_screen,
     Part.SIMULATOR: _compile_simulator,

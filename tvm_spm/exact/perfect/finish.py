@@ -1,13 +1,12 @@
-"""Prices every mapping of one SPM tile and one array tile that the bounds leave, over all orders and bufferings."""
+"""Finds mappings of one SPM tile and one array tile that may be better, over all orders and bufferings."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cost_model.analytical.model import Formula, price_row
 from tvm_spm.exact.case_arrays import (
     ALL_DOUBLE,
     NONE,
@@ -26,7 +25,7 @@ from tvm_spm.exact.perfect.array_tiles import ArrayTile
 from tvm_spm.exact.perfect.core_passes import fill_table, passes_cycles
 from tvm_spm.exact.perfect.pass_time import pass_cycles
 from tvm_spm.exact.perfect.spm_tiles import PerfectTile, order_repeats
-from tvm_spm.jit import kernel, lean, part
+from tvm_spm.jit import kernel, lean
 from tvm_spm.space.mapping_batch import NO_DIM, NUM_DIMS, MappingBatch
 
 NUM_FLAGS = 16
@@ -53,21 +52,37 @@ class Best(NamedTuple):
 
     Attributes:
         row: The best mapping.
-        trial: Room for one that may be better.
-        formula: What prices it.
+        trial: One that may be better, which the formula is to price.
+        trial_pj: Its energy as the bounds add it up.
         objective: Of the best.
         bound: The same with the energy as the bounds add it up, which may differ in the last bits.
-        num_evaluated: Mappings judged by their timelines, or priced.
+        num_evaluated: Mappings judged by their timelines.
         num_bounded: Pairs of tiles that were judged by a bound.
     """
 
     row: MappingBatch
     trial: MappingBatch
-    formula: Formula
+    trial_pj: Floats
     objective: Floats
     bound: Floats
     num_evaluated: Ints
     num_bounded: Ints
+
+
+class PairClass(Protocol):
+    """A record of ``CANDIDATE_FIELDS``: an array tile under an SPM tile, and what the innermost SPM loop leaves.
+
+    Attributes:
+        bound: On the objective.
+        array: Index of the array tile.
+        kept: The operand that stays in place, ``NONE`` or ``SINGLE_STEP``.
+        least_pass: A floor under the cycles of a pass.
+    """
+
+    bound: float
+    array: int
+    kept: int
+    least_pass: int
 
 
 @kernel
@@ -130,56 +145,100 @@ def make_tables(case: CaseArrays, floor: PerfectTile, runs: Ints, room: int) -> 
             return tables
 
 
-@part
+class Inside(NamedTuple):
+    """What a mapping does inside its passes.
+
+    Attributes:
+        order: Of the SPM loops.
+        times: Cycles of a pass by its flags.
+        moved_pj: Energy of the traffic of the RFs, per timeline.
+    """
+
+    order: Ints
+    times: Ints
+    moved_pj: Floats
+
+
+class PairPlace(NamedTuple):
+    """Where a search goes on after it left a mapping to the formula.
+
+    Attributes:
+        at: See ``FLOOR``.
+        order: Of the SPM loops.
+    """
+
+    at: Ints
+    order: Ints
+
+
+FLOOR, NUM, RANK, CANDIDATE, DOUBLE, TABLE = range(6)
+"""Of a ``PairPlace``: the SPM tile, how many candidates it has, how many of them are done, which is in work; of that,
+the RF buffers, -1 if none is in work, and the timeline that was judged last."""
+
+
+@kernel
 def finish(
     case: CaseArrays,
     pairs: Ints,
     floor: PerfectTile,
     array: ArrayTile,
-    kept: int,
-    least_pass: int,
+    found: PairClass,
     tables: Tables,
+    place: PairPlace,
     best: Best,
-) -> None:
-    """Try all mappings of a candidate whose innermost SPM loop leaves operand ``kept`` in place.
+) -> bool:
+    """Go through the mappings of a candidate, whose innermost SPM loop leaves one operand in place.
 
     Args:
         case: What is searched.
         pairs: Rows and columns of each unrolling.
         floor: The SPM tile.
         array: The array tile.
-        kept: The operand, ``NONE`` or ``SINGLE_STEP``.
-        least_pass: A floor under the cycles of a pass.
+        found: The candidate.
         tables: Of the SPM tile.
-        best: Updated.
+        place: Where to go on; updated.
+        best: What is to be beaten; updated but for its best mapping.
+
+    Returns:
+        Whether ``best.trial`` is a mapping that may be better; call again once it is priced.
     """
-    num_tables, arch = len(tables.num), case.arch
-    times = np.full(NUM_FLAGS, least_pass, dtype=np.int64)
+    num_tables, arch, at, order, kept = len(tables.num), case.arch, place.at, place.order, found.kept
+    times = np.full(NUM_FLAGS, found.least_pass, dtype=np.int64)
     least_cycles = np.empty(num_tables, dtype=np.int64)
     for row in range(num_tables):
         least_cycles[row] = tables.base[row] + passes_cycles(tables.passes[row], tables.num[row], times)
-    order, num_loops = np.full(NUM_DIMS, NO_DIM, dtype=np.int64), 0
+    goes_on, num_loops = at[DOUBLE] >= 0, 0
     for d in range(NUM_DIMS):
         if floor.spm[d] > array.array[d]:
-            order[num_loops] = d
+            if not goes_on:
+                order[num_loops] = d
             num_loops += 1
+    for loop in range(num_loops, NUM_DIMS):
+        order[loop] = NO_DIM
     count, kind = np.empty(NUM_DIMS, dtype=np.int64), np.empty(NUM_DIMS, dtype=np.int64)
-    moved_pj = np.empty(num_tables, dtype=np.float64)
+    inside = Inside(order, times, np.empty(num_tables, dtype=np.float64))
     while True:
         for loop in range(num_loops):
             count[loop] = floor.spm[order[loop]] // array.array[order[loop]]
             kind[loop] = case.kind[order[loop]]
-        if _is_wanted(case.outside[1], order, kind, num_loops, kept):
-            resident = _price_order(array, kept, count, kind, num_loops, tables, moved_pj)
-            if _any_better(case, tables, moved_pj, least_cycles, best):
-                for double in range(ALL_DOUBLE, -1, -1):
+        if goes_on or _is_wanted(case.outside[1], order, kind, num_loops, kept):
+            resident = _price_order(array, kept, count, kind, num_loops, tables, inside.moved_pj)
+            if goes_on or _any_better(case, tables, inside.moved_pj, least_cycles, best):
+                for double in range(at[DOUBLE] if goes_on else ALL_DOUBLE, -1, -1):
                     if array.fitting >> double & 1:
                         at_least = _fill_times(case, array.step, double, count, kind, num_loops, resident, times)
-                        _try_tables(case, pairs, floor, array, Inside(order, double, times, moved_pj), tables, best)
-                        if at_least <= least_pass and arch.num_cores == 1:
+                        row = _next_better(case, inside, tables, at[TABLE] + 1 if goes_on else 0, best)
+                        goes_on = False
+                        if row >= 0:
+                            at[DOUBLE], at[TABLE] = double, row
+                            best.trial_pj[0] = tables.energy_pj[row] + inside.moved_pj[row]
+                            _write(pairs, floor, array, inside, tables, at, best.trial)
+                            return True
+                        if at_least <= found.least_pass and arch.num_cores == 1:
                             break
         if not next_order(order, 0, num_loops):
-            return
+            at[DOUBLE] = -1
+            return False
 
 
 @lean
@@ -261,42 +320,19 @@ def _fill_times(
     return most
 
 
-class Inside(NamedTuple):
-    """What a mapping does inside its passes.
-
-    Attributes:
-        order: Of the SPM loops.
-        double: Bits of the operands with two RF buffers.
-        times: Cycles of a pass by its flags.
-        moved_pj: Energy of the traffic of the RFs, per timeline.
-    """
-
-    order: Ints
-    double: int
-    times: Ints
-    moved_pj: Floats
-
-
-@part
-def _try_tables(
-    case: CaseArrays, pairs: Ints, floor: PerfectTile, array: ArrayTile, inside: Inside, tables: Tables, best: Best
-) -> None:
-    """Judge a mapping per timeline, of one core alone; what that leaves is written out and priced by the formula."""
-    for row in range(len(inside.moved_pj)):
+@lean
+def _next_better(case: CaseArrays, inside: Inside, tables: Tables, start: int, best: Best) -> int:
+    """Judge a mapping per timeline, of one core alone, from one on; the first that may be better, -1 if none."""
+    for row in range(start, len(inside.moved_pj)):
         energy_pj = tables.energy_pj[row] + inside.moved_pj[row]
         limit = best.objective[0] * (1.0 - TOLERANCE)
         if objective_of(case, energy_pj, 0.0) >= limit:
             continue
         cycles = tables.base[row] + passes_cycles(tables.passes[row], tables.num[row], inside.times)
         best.num_evaluated[0] += 1
-        if objective_of(case, energy_pj, cycles) >= limit:
-            continue
-        _write(pairs, floor, array, inside, tables, row, best.trial)
-        priced_cycles, priced_pj = price_row(best.formula, best.trial, 0)
-        objective = objective_of(case, priced_pj, priced_cycles)
-        if objective < limit:
-            best.objective[0], best.bound[0] = objective, objective_of(case, energy_pj, priced_cycles)
-            _write(pairs, floor, array, inside, tables, row, best.row)
+        if objective_of(case, energy_pj, cycles) < limit:
+            return row
+    return -1
 
 
 @lean
@@ -306,7 +342,7 @@ def _write(
     array: ArrayTile,
     inside: Inside,
     tables: Tables,
-    table: int,
+    at: Ints,
     row: MappingBatch,
 ) -> None:
     """The first row of a batch becomes the mapping."""
@@ -314,7 +350,7 @@ def _write(
         row.cores[0, d], row.spm[0, d] = floor.cores[d], floor.spm[d]
         row.rows[0, d], row.cols[0, d] = pairs[array.unrolling, 0, d], pairs[array.unrolling, 1, d]
         row.rf[0, d] = array.array[d] // (row.rows[0, d] * row.cols[0, d])
-        row.dram_order[0, d] = tables.order[table, d]
+        row.dram_order[0, d] = tables.order[at[TABLE], d]
         row.spm_order[0, d] = inside.order[d]
-    row.spm_double[0], row.rf_double[0] = tables.double[table], inside.double
+    row.spm_double[0], row.rf_double[0] = tables.double[at[TABLE]], at[DOUBLE]
     row.spill[0] = False

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
 from tvm_spm.exact.case_arrays import NONE, SINGLE_STEP, TOLERANCE, CaseArrays, I, Ints, O, W, objective_of
 from tvm_spm.exact.perfect.array_tiles import ArrayTile
-from tvm_spm.exact.perfect.finish import Best, Tables, finish, make_tables
+from tvm_spm.exact.perfect.finish import (
+    CANDIDATE,
+    DOUBLE,
+    FLOOR,
+    NUM,
+    RANK,
+    Best,
+    PairPlace,
+    Tables,
+    finish,
+    make_tables,
+)
 from tvm_spm.exact.perfect.pass_time import COMPUTE, least_pass_cycles
 from tvm_spm.exact.perfect.spm_tiles import PerfectTile
 from tvm_spm.jit import entry, lean
@@ -149,6 +162,26 @@ def _is_filled(tables: Tables) -> bool:
     return True
 
 
+class PairRoom(NamedTuple):
+    """Room for a search.
+
+    Attributes:
+        runs: For ``fill_table``.
+        found: Candidates; room for all classes under one SPM tile.
+        heap: As long as ``found``.
+        place: Where to go on; starts as zeros, with -1 for the RF buffers.
+    """
+
+    runs: Ints
+    found: NDArray[np.void]
+    heap: Ints
+    place: PairPlace
+
+
+ENDED, PRICE, DONE = range(3)
+"""Why ``join`` returns: no later SPM tile can be better; ``best.trial`` is to be priced; these SPM tiles are done."""
+
+
 @entry
 def join(
     case: CaseArrays,
@@ -156,11 +189,12 @@ def join(
     floors: NDArray[np.void],
     arrays: NDArray[np.void],
     most_candidates: int,
-    runs: Ints,
-    found: NDArray[np.void],
+    scratch: PairRoom,
     best: Best,
-) -> bool:
-    """Search SPM tiles that are in order of their bounds.
+) -> int:
+    """Search SPM tiles that are in order of their bounds, up to a mapping that may be better.
+
+    The formula that prices it is compiled on its own: pasted in here, it would be compiled twice.
 
     Args:
         case: What is searched.
@@ -168,38 +202,42 @@ def join(
         floors: SPM tiles.
         arrays: Array tiles in order of their bounds.
         most_candidates: Finish only so many per SPM tile; the search is exhaustive only if it is not below the room
-            in ``found``.
-        runs: Scratch.
-        found: Scratch, with room for all classes under one SPM tile.
-        best: Updated.
+            in ``scratch.found``.
+        scratch: Room, and where to go on.
+        best: Updated but for its best mapping.
 
     Returns:
-        Whether an SPM tile of a larger bound than these may be better still.
+        ``ENDED``, ``PRICE`` or ``DONE``.
     """
-    heap = np.empty(len(found), dtype=np.int64)
-    for index in range(len(floors)):
+    found, heap, at = scratch.found, scratch.heap, scratch.place.at
+    for index in range(at[FLOOR], len(floors)):
         floor = floors[index]
-        limit = best.objective[0] * (1.0 - TOLERANCE)
-        if floor.bound >= limit:
-            return False
-        num = _list_candidates(case, floor, arrays, limit, found)
-        best.num_bounded[0] += len(arrays)
-        if num == 0:
+        at[FLOOR] = index
+        if at[DOUBLE] < 0:
+            limit = best.objective[0] * (1.0 - TOLERANCE)
+            if floor.bound >= limit:
+                return ENDED
+            at[RANK], at[NUM] = 0, _list_candidates(case, floor, arrays, limit, found)
+            best.num_bounded[0] += len(arrays)
+            for candidate in range(at[NUM]):
+                heap[candidate] = candidate
+            for start in range(at[NUM] // 2 - 1, -1, -1):
+                _sink(found, heap, start, at[NUM])
+        if at[NUM] == 0:
             continue
-        for candidate in range(num):
-            heap[candidate] = candidate
-        for place in range(num // 2 - 1, -1, -1):
-            _sink(found, heap, place, num)
         room = 64
-        tables = make_tables(case, floor, runs, room)
+        tables = make_tables(case, floor, scratch.runs, room)
         while not _is_filled(tables):
             room *= 2
-            tables = make_tables(case, floor, runs, room)
-        for rank in range(min(num, most_candidates)):
-            candidate = found[heap[0]]
-            heap[0] = heap[num - 1 - rank]
-            _sink(found, heap, 0, num - 1 - rank)
-            if candidate.bound >= best.objective[0] * (1.0 - TOLERANCE):
-                break
-            finish(case, pairs, floor, arrays[candidate.array], candidate.kept, candidate.least_pass, tables, best)
-    return True
+            tables = make_tables(case, floor, scratch.runs, room)
+        while at[DOUBLE] >= 0 or at[RANK] < min(at[NUM], most_candidates):
+            if at[DOUBLE] < 0:
+                at[CANDIDATE], at[RANK] = heap[0], at[RANK] + 1
+                heap[0] = heap[at[NUM] - at[RANK]]
+                _sink(found, heap, 0, at[NUM] - at[RANK])
+                if found[at[CANDIDATE]].bound >= best.objective[0] * (1.0 - TOLERANCE):
+                    break
+            candidate = found[at[CANDIDATE]]
+            if finish(case, pairs, floor, arrays[candidate.array], candidate, tables, scratch.place, best):
+                return PRICE
+    return DONE

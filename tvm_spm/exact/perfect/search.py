@@ -8,9 +8,9 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from cost_model.analytical.model import formula_of
+from cost_model.analytical.model import BatchBreakdown, BatchCost, evaluate_rows, formula_of
 from cost_model.bounds import lower_bound
-from tvm_spm.exact.case_arrays import arrays_of
+from tvm_spm.exact.case_arrays import TOLERANCE, arrays_of
 from tvm_spm.exact.perfect.array_tiles import (
     ARRAY_FIELDS,
     ArrayLimits,
@@ -22,8 +22,8 @@ from tvm_spm.exact.perfect.array_tiles import (
     make_shapes,
     single_energies,
 )
-from tvm_spm.exact.perfect.finish import Best
-from tvm_spm.exact.perfect.join import CANDIDATE_FIELDS, bound_floors, join
+from tvm_spm.exact.perfect.finish import DOUBLE, TABLE, Best, PairPlace
+from tvm_spm.exact.perfect.join import CANDIDATE_FIELDS, ENDED, PRICE, PairRoom, bound_floors, join
 from tvm_spm.exact.perfect.spm_tiles import PERFECT_TILE_FIELDS, list_tiles
 from tvm_spm.exact.perfect.unrollings import divisors_of, unrollings
 from tvm_spm.exact.stops import Stops
@@ -44,6 +44,9 @@ DIVES = ((16, 2), (64, 1))
 """(SPM tiles, classes under each) that are tried first, so that the proof starts with a good mapping."""
 
 
+_NO_BREAKDOWN = BatchBreakdown.empty(0)
+
+
 class PerfectSearch:
     """The lists of tiles and the best mapping so far.
 
@@ -58,9 +61,11 @@ class PerfectSearch:
         self.case, self.stops, self.workload, self.arch = case, stops, workload, arch
         self.arrays, self.rules = arrays_of(case, energy_cap_pj), rules_of(case.constraints, workload)
         self.best = Best(
-            encode([Mapping()]), encode([Mapping()]), formula_of(workload, arch), np.full(1, math.inf),
+            encode([Mapping()]), encode([Mapping()]), np.zeros(1), np.full(1, math.inf),
             np.full(1, math.inf), np.zeros(1, np.int64), np.zeros(1, np.int64),
         )  # fmt: skip
+        self.formula, self.priced = formula_of(workload, arch), BatchCost(np.zeros(1, np.int64), np.zeros(1))
+        self.energy_cap_pj = energy_cap_pj
         self.runs = np.zeros((NUM_DIMS, max(workload.dims) + 2), dtype=np.int64)
         self.pairs, self.hops = unrollings(workload, arch, self.rules)
         self.most_pes = int(np.prod(self.pairs[:, 0] * self.pairs[:, 1], axis=1).max(initial=1))
@@ -113,8 +118,34 @@ class PerfectSearch:
         return math.isfinite(self.value) and self.stops.is_late()
 
     def _search(self, arrays: NDArray[np.void], start: int, stop: int, num_classes: int) -> bool:
+        """Whether an SPM tile of a larger bound than these may be better still."""
         found = np.zeros(5 * len(arrays), dtype=CANDIDATE_FIELDS)
-        return join(self.arrays, self.pairs, self.floors[start:stop], arrays, num_classes, self.runs, found, self.best)
+        place = PairPlace(np.zeros(1 + TABLE, np.int64), np.zeros(NUM_DIMS, np.int64))
+        place.at[DOUBLE] = -1
+        scratch = PairRoom(self.runs, found, np.zeros(len(found), np.int64), place)
+        floors, why = self.floors[start:stop], PRICE
+        while why == PRICE:
+            why = join(self.arrays, self.pairs, floors, arrays, num_classes, scratch, self.best)
+            if why == PRICE:
+                self._price()
+        return why != ENDED
+
+    def _price(self) -> None:
+        """Have the formula price a mapping that may be better than the best one, and keep it if it is."""
+        best = self.best
+        evaluate_rows(self.formula, best.trial, (0, 1), self.priced, _NO_BREAKDOWN)
+        cycles, energy_pj = float(self.priced.cycles[0]), float(self.priced.energy_pj[0])
+        value = self._value_of(cycles, energy_pj)
+        if value < self.value * (1.0 - TOLERANCE):
+            best.objective[0], best.bound[0] = value, self._value_of(cycles, float(best.trial_pj[0]))
+            for column, trial in zip(best.row, best.trial, strict=True):
+                np.copyto(column, trial)
+
+    def _value_of(self, cycles: float, energy_pj: float) -> float:
+        """As ``objective_of``."""
+        if energy_pj > self.energy_cap_pj * (1.0 + TOLERANCE):
+            return math.inf
+        return self.case.objective.value_of(cycles, energy_pj)
 
     def _order_floors(self, arrays: NDArray[np.void]) -> None:
         bound_floors(self.arrays, self.floors, float(arrays["least_pj"].min()), self.most_pes)

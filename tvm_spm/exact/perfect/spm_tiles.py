@@ -15,7 +15,7 @@ from cost_model.transfer import transfer
 from tvm_spm.exact.boxes import store_cycles, transfer_cycles
 from tvm_spm.exact.case_arrays import CaseArrays, I, Ints, O, W
 from tvm_spm.exact.perfect.core_passes import tensor_cycles
-from tvm_spm.jit import entry, kernel, lean, part
+from tvm_spm.jit import entry, kernel, lean
 from tvm_spm.space.legality_batch import fits_spm
 from tvm_spm.space.mapping_batch import NUM_DIMS
 from tvm_spm.space.tensors import inside_elems
@@ -128,7 +128,7 @@ def order_repeats(case: CaseArrays, cores: Ints, counts: Ints, order: Ints, num_
     return repeats
 
 
-@part
+@kernel
 def fill_floor(case: CaseArrays, core_tile: Ints, runs: Ints, floor: PerfectTile) -> None:
     """What all mappings with ``floor.cores`` and ``floor.spm`` have in common."""
     workload, arch, words = case.workload, case.arch, case.words

@@ -12,7 +12,7 @@ from tvm import relax
 from tvm_spm.errors import ModelError
 from tvm_spm.frontend.extract import ENTRY, Extraction
 from tvm_spm.frontend.layers.access import FunctionAccess, function_access, whole_access
-from tvm_spm.graph import GraphTensor, Layer, LayerGraph, Read, retype
+from tvm_spm.graph import GraphTensor, Layer, LayerGraph, Read
 from tvm_spm.units import ceil_div
 from tvm_spm.workload import DIM_NAMES, VectorWork, Workload
 
@@ -293,6 +293,3 @@ def _unique(name: str, names: set[str]) -> str:
         found = f"{name}_{number}"
     names.add(found)
     return found
-
-
-__all__ = ["NetworkLayers", "layer_graph", "retype"]

@@ -30,6 +30,10 @@ _ON_HOST = ("float64", "float32", "float16", "int64", "int32", "int16", "int8", 
 """Types that PyTorch and numpy share."""
 
 
+_MOST_EVALUATED = 1 << 22
+"""Elements of a constant that is computed before the run."""
+
+
 class _Converters(dict[str, Callable[[fx.Node], Any]]):
     """Knows every operator: what TVM does not convert may run on the host."""
 
@@ -52,7 +56,20 @@ class Importer(ExportedProgramImporter):
 
     def __init__(self, origin: str) -> None:
         self._origin = origin
+        self._constants: dict[fx.Node, torch.Tensor] = {}
+        """Values of nodes that no input and no weight changes."""
         super().__init__()
+
+    def constants_of(self, program: torch.export.ExportedProgram) -> None:
+        """Take the tables of a program, such as the mask of a causal attention, as numbers."""
+        signature = program.graph_signature
+        mutated = set(signature.buffers_to_mutate.values())
+        tables = {**dict(program.named_buffers()), **program.constants}
+        names = {**signature.inputs_to_buffers, **signature.inputs_to_lifted_tensor_constants}
+        for node in program.graph.nodes:
+            table = tables.get(names.get(node.name)) if node.op == "placeholder" else None
+            if isinstance(table, torch.Tensor) and names[node.name] not in mutated:
+                self._constants[node] = table
 
     def create_convert_map(self) -> dict[str, Callable[[fx.Node], Any]]:
         """As TVM calls it."""
@@ -72,6 +89,9 @@ class Importer(ExportedProgramImporter):
         operator = name.partition(".")[0]
         if operator in _RANDOM or (operator == "native_dropout" and node.args[2]):
             raise ModelError(f"{self._origin}: {_shown(node)} draws numbers at random; export the model for inference")
+        constant = self._evaluated(node)
+        if constant is not None:
+            return constant
         own, theirs = OPERATORS.get(name), self._known.get(name)
         try:
             if own is None and theirs is None:
@@ -83,6 +103,20 @@ class Importer(ExportedProgramImporter):
                 raise ModelError(f"{self._origin}: cannot import {_shown(node)}: {first_line(error)}") from error
             _log.info("%s stays on the host: %s", name, first_line(error))
             return self._on_host(node)
+
+    def _evaluated(self, node: fx.Node) -> relax.Expr | None:
+        """The number of a node that depends on nothing but constants."""
+        stated = node.meta.get("val")
+        is_known = all(each in self._constants for each in node.all_input_nodes)
+        if not is_known or not _may_be_on_host(node) or not isinstance(stated, torch.Tensor):
+            return None
+        if stated.numel() > _MOST_EVALUATED:
+            return None
+        args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), lambda each: self._constants[each])
+        with torch.no_grad():
+            value = node.target(*args, **kwargs)
+        self._constants[node] = value
+        return relax.const(value.contiguous().numpy(), _dtype(stated))
 
     def _as_stated(self, made: Any, node: fx.Node) -> Any:  # noqa: ANN401 (as above)
         """What a node makes, in the type that PyTorch gives it.

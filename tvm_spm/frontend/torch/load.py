@@ -79,7 +79,9 @@ def import_program(program: Program, shapes: Shapes, origin: str) -> tvm.IRModul
         try:
             program = program.run_decompositions(_decompositions())
             _check(program, origin)
-            return Importer(origin).from_exported_program(
+            importer = Importer(origin)
+            importer.constants_of(program)
+            return importer.from_exported_program(
                 _without_numbers(program),
                 keep_params_as_input=False, unwrap_unit_return_tuple=True, no_bind_return_tuple=False,
                 custom_convert_map=None,

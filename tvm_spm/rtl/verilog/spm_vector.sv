@@ -1,0 +1,224 @@
+// The vector unit: runs the epilogue over the elements of a finished tile, ahead of the DMA engine that stores it.
+//
+// It does OPS operations a cycle (VECTOR_NUM / VECTOR_DEN on average), each on the results of those before it, and leaves the
+// results in the places of the sums. Extras come from a buffer that the DMA engine has filled.
+module spm_vector #(
+    parameter int OPS = 1,
+    parameter int VECTOR_NUM = 1,
+    parameter int VECTOR_DEN = 1,
+    parameter int EXTRA_BYTES = 64,
+    parameter int DMA_LANES = 4
+) (
+    input logic clk,
+    input logic rst,
+    // fixed by the layer
+    input logic [7:0] num_ops,
+    input logic [16*64-1:0] program_words,  // of each operation: its code, dtype, result, three sources
+    input logic [8*64-1:0] constants,
+    input logic [3:0] sum_type,
+    // the tile
+    input logic active,
+    input logic finish,                    // the DMA engine has stored all of it
+    input logic [31:0] spm_base,
+    input logic [5*32-1:0] count,
+    input logic [5*32-1:0] spm_stride,
+    input logic [4*224-1:0] extra,         // per extra: base, bytes that an element of each axis advances, dtype
+    output logic [31:0] num_ready,
+    // SPM
+    output logic [OPS*32-1:0] address,
+    input logic [OPS*32-1:0] sums,
+    output logic [OPS-1:0] write,
+    output logic [OPS*32-1:0] results,
+    // the buffer of extras
+    input logic [1:0] fill_extra,
+    input logic [DMA_LANES-1:0] fill_valid,
+    input logic [3:0] fill_bytes,
+    input logic [DMA_LANES*32-1:0] fill_address,
+    input logic [DMA_LANES*32-1:0] fill_data
+);
+  localparam int AW = $clog2(EXTRA_BYTES);
+  logic [7:0] buffer[0:EXTRA_BYTES-1];
+  logic [5*32-1:0] here;
+  logic [7:0] op;
+  logic [31:0] done, credit, credit_now;
+  logic [8*64-1:0] registers, registers_next;
+  logic finished;
+  logic [4*32-1:0] arrived;                // of each extra: the first address behind what is in the buffer
+
+  function automatic logic [63:0] typed(input logic [63:0] value, input logic [3:0] dtype);
+    case (dtype)
+      4'd0: typed = {{56{value[7]}}, value[7:0]};
+      4'd1: typed = {56'd0, value[7:0]};
+      4'd2: typed = {{48{value[15]}}, value[15:0]};
+      4'd3: typed = {48'd0, value[15:0]};
+      4'd4: typed = {{32{value[31]}}, value[31:0]};
+      4'd5: typed = {32'd0, value[31:0]};
+      default: typed = value;
+    endcase
+  endfunction
+
+  function automatic logic [31:0] along(input logic [5*32-1:0] where, input logic [5*32-1:0] stride);
+    along = 32'd0;
+    for (int axis = 0; axis < 5; axis++) along = along + where[axis*32+:32] * stride[axis*32+:32];
+  endfunction
+
+  // who works on what: the operation and the element of each slot -----------------------------------------------------
+  logic [OPS-1:0] works, ends;
+  logic [OPS*8-1:0] op_of;
+  logic [OPS*160-1:0] at;
+  logic [5*32-1:0] here_next;
+  logic [7:0] op_next;
+  logic [31:0] done_next, spent;
+  logic finished_next, is_waiting;
+
+  assign credit_now = credit + 32'(VECTOR_NUM);
+
+  always_comb begin
+    logic carry, is_here;
+    logic [63:0] code;
+    logic [7:0] from;
+    carry = 1'b0;
+    is_here = 1'b1;
+    code = 64'd0;
+    from = 8'd0;
+    here_next = here;
+    op_next = op;
+    done_next = done;
+    finished_next = finished;
+    spent = 32'd0;
+    works = '0;
+    ends = '0;
+    op_of = '0;
+    at = '0;
+    address = '0;
+    for (int slot = 0; slot < OPS; slot++) begin
+      code = program_words[32'(op_next)*64+:64];
+      for (int source = 0; source < 3; source++) begin
+        from = code[24+source*8+:8];
+        if (from[7:2] == 6'd4 && extra[32'(from[1:0])*224+:32]
+            + along(here_next, extra[32'(from[1:0])*224+32+:160]) >= arrived[32'(from[1:0])*32+:32]) is_here = 1'b0;
+      end
+      if (active && is_here && !finished_next && credit_now >= 32'((slot + 1) * VECTOR_DEN)) begin
+        works[slot] = 1'b1;
+        op_of[slot*8+:8] = op_next;
+        at[slot*160+:160] = here_next;
+        address[slot*32+:32] = spm_base + along(here_next, spm_stride);
+        op_next = op_next + 8'd1;
+        spent = 32'((slot + 1) * VECTOR_DEN);
+        if (op_next == num_ops) begin
+          ends[slot] = 1'b1;
+          op_next = 8'd0;
+          done_next = done_next + 32'd1;
+          carry = 1'b1;
+          for (int axis = 4; axis >= 0; axis--)
+            if (carry) begin
+              if (here_next[axis*32+:32] + 32'd1 == count[axis*32+:32]) here_next[axis*32+:32] = 32'd0;
+              else begin
+                here_next[axis*32+:32] = here_next[axis*32+:32] + 32'd1;
+                carry = 1'b0;
+              end
+            end
+          if (carry) finished_next = 1'b1;
+        end
+      end
+    end
+  end
+
+  assign is_waiting = active && !finished && credit_now - spent >= 32'(VECTOR_DEN);
+  assign num_ready = done_next;
+  assign write = ends;
+
+  // what comes out ----------------------------------------------------------------------------------------------------
+  function automatic logic [63:0] computed(
+      input logic [7:0] code, input logic [3:0] dtype, input logic signed [63:0] a, input logic signed [63:0] b,
+      input logic signed [63:0] c);
+    logic [63:0] value;
+    case (code)
+      8'd2: value = a;
+      8'd3: value = a + b;
+      8'd4: value = a - b;
+      8'd5: value = a * b;
+      8'd6: value = a < b ? a : b;
+      8'd7: value = a > b ? a : b;
+      8'd8: value = a >>> b[5:0];
+      8'd9: value = a << b[5:0];
+      8'd10: value = a & b;
+      8'd11: value = a | b;
+      8'd12: value = a ^ b;
+      8'd16: value = 64'(a < b);
+      8'd17: value = 64'(a <= b);
+      8'd18: value = 64'(a == b);
+      8'd19: value = 64'(a != b);
+      8'd20: value = a != 64'd0 ? b : c;
+      default: value = 64'd0;
+    endcase
+    computed = typed(value, dtype);
+  endfunction
+
+  always_comb begin
+    logic [63:0] word;
+    logic [63:0] source_a, source_b, source_c, found, streamed;
+    logic [7:0] from;
+    logic [31:0] place;
+    word = 64'd0;
+    source_a = 64'd0;
+    source_b = 64'd0;
+    source_c = 64'd0;
+    found = 64'd0;
+    streamed = 64'd0;
+    from = 8'd0;
+    place = 32'd0;
+    registers_next = registers;
+    results = '0;
+    for (int slot = 0; slot < OPS; slot++)
+      if (works[slot]) begin
+        word = program_words[32'(op_of[slot*8+:8])*64+:64];
+        for (int source = 0; source < 3; source++) begin
+          // 0..7 registers, 8..15 constants, 16..19 extras, 31 the sum
+          from = word[24+source*8+:8];
+          place = extra[32'(from[1:0])*224+:32] + along(at[slot*160+:160], extra[32'(from[1:0])*224+32+:160]);
+          streamed = 64'd0;
+          for (int b = 0; b < 4; b++) streamed[b*8+:8] = buffer[AW'(place+32'(b))];
+          if (from == 8'd31) found = typed({32'd0, sums[slot*32+:32]}, sum_type);
+          else if (from[4]) found = typed(streamed, extra[32'(from[1:0])*224+192+:4]);
+          else if (from[3]) found = constants[32'(from[2:0])*64+:64];
+          else found = registers_next[32'(from[2:0])*64+:64];
+          if (source == 0) source_a = found;
+          else if (source == 1) source_b = found;
+          else source_c = found;
+        end
+        found = computed(word[7:0], word[11:8], source_a, source_b, source_c);
+        registers_next[32'(word[18:16])*64+:64] = found;
+        results[slot*32+:32] = found[31:0];
+      end
+  end
+
+  always_ff @(posedge clk) begin
+    for (int lane = 0; lane < DMA_LANES; lane++)
+      if (fill_valid[lane])
+        for (int b = 0; b < 4; b++)
+          if (4'(b) < fill_bytes) buffer[AW'(fill_address[lane*32+:32]+32'(b))] <= fill_data[lane*32+b*8+:8];
+    for (int lane = 0; lane < DMA_LANES; lane++)
+      if (fill_valid[lane])
+        arrived[32'(fill_extra)*32+:32] <= fill_address[lane*32+:32] + 32'(fill_bytes);
+    if (rst || finish) begin
+      arrived <= '0;
+      here <= '0;
+      op <= 8'd0;
+      done <= 32'd0;
+      credit <= 32'd0;
+      finished <= 1'b0;
+    end else begin
+      here <= here_next;
+      op <= op_next;
+      done <= done_next;
+      finished <= finished_next;
+      // operations of a cycle that found nothing to do are lost
+      if (active) credit <= is_waiting ? credit_now % 32'(VECTOR_DEN) : credit_now - spent;
+    end
+    registers <= registers_next;
+  end
+
+  logic unused;
+  assign unused = &{1'b0, extra[0]};
+endmodule

@@ -1,0 +1,95 @@
+// Walks the box of a tile, outermost axis first: the address side of one operand network.
+//
+// It offers up to LANES elements a cycle, RATE_NUM / RATE_DEN on average, and goes on behind those that are taken.
+// Slots of a cycle that are not taken are lost, as on any link.
+module spm_walk #(
+    parameter int LANES = 1,
+    parameter int RATE_NUM = 1,
+    parameter int RATE_DEN = 1
+) (
+    input logic clk,
+    input logic rst,
+    input logic start,
+    input logic [63:0] size,               // elements along each of 4 axes, 16 bits each, outermost lowest
+    input logic [15:0] period,             // of the holes along `hole_axis`
+    input logic [1:0] hole_axis,
+    output logic [LANES-1:0] offered,
+    output logic [LANES*64-1:0] at,        // index in the box of each offered element, as `size`
+    output logic [LANES*16-1:0] turn,      // the one along `hole_axis` modulo `period`
+    input logic [LANES-1:0] taken,         // of those offered, the first few
+    output logic [63:0] beyond,            // where it goes on after those
+    output logic busy,
+    output logic last                      // the last element is taken in this cycle
+);
+  logic [63:0] here, extent;
+  logic [15:0] credit, credit_now, turn_here, turn_beyond;
+  logic [(LANES+1)*16-1:0] turns;
+  logic [(LANES+1)*64-1:0] walk;
+  logic [LANES-1:0] is_end;
+
+  assign credit_now = credit + 16'(RATE_NUM);
+
+  always_comb begin
+    logic carry, ended;
+    walk = '0;
+    walk[63:0] = here;
+    turns = '0;
+    turns[15:0] = turn_here;
+    ended = !busy;
+    for (int lane = 0; lane < LANES; lane++) begin
+      carry = 1'b1;
+      for (int axis = 3; axis >= 0; axis--) begin
+        if (!carry) walk[(lane+1)*64+axis*16+:16] = walk[lane*64+axis*16+:16];
+        else if (walk[lane*64+axis*16+:16] + 16'd1 == extent[axis*16+:16]) walk[(lane+1)*64+axis*16+:16] = 16'd0;
+        else begin
+          walk[(lane+1)*64+axis*16+:16] = walk[lane*64+axis*16+:16] + 16'd1;
+          carry = 1'b0;
+        end
+      end
+      if (walk[(lane+1)*64+32'(hole_axis)*16+:16] == walk[lane*64+32'(hole_axis)*16+:16])
+        turns[(lane+1)*16+:16] = turns[lane*16+:16];
+      else if (walk[(lane+1)*64+32'(hole_axis)*16+:16] == 16'd0 || turns[lane*16+:16] + 16'd1 == period)
+        turns[(lane+1)*16+:16] = 16'd0;
+      else turns[(lane+1)*16+:16] = turns[lane*16+:16] + 16'd1;
+      is_end[lane] = carry;
+      offered[lane] = !ended && credit_now >= 16'((lane + 1) * RATE_DEN);
+      ended = ended | carry;
+    end
+  end
+
+  always_comb begin
+    beyond = here;
+    turn_beyond = turn_here;
+    for (int lane = 0; lane < LANES; lane++)
+      if (taken[lane]) begin
+        beyond = walk[(lane+1)*64+:64];
+        turn_beyond = turns[(lane+1)*16+:16];
+      end
+  end
+
+  assign at = walk[LANES*64-1:0];
+  assign turn = turns[LANES*16-1:0];
+  assign last = |(taken & is_end);
+
+  always_ff @(posedge clk) begin
+    if (rst) begin
+      busy <= 1'b0;
+      credit <= 16'd0;
+      here <= 64'd0;
+      turn_here <= 16'd0;
+      extent <= 64'd0;
+    end else if (start) begin
+      busy <= 1'b1;
+      credit <= 16'd0;
+      here <= 64'd0;
+      turn_here <= 16'd0;
+      extent <= size;
+    end else if (busy) begin
+      here <= beyond;
+      turn_here <= turn_beyond;
+      for (int lane = 0; lane <= LANES; lane++)
+        if (credit_now >= 16'(lane * RATE_DEN)) credit <= credit_now - 16'(lane * RATE_DEN);
+      if (last) busy <= 1'b0;
+    end
+  end
+endmodule

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnx
@@ -207,3 +209,24 @@ def test_the_process_that_runs_code_can_be_ended_at_any_time():
     func = prim_func(Workload.matmul(m=2, k=3, n=4, dtype="float32"))
     verify_process.stop()
     assert verify_task(func, func, rng=np.random.default_rng(0)).passed
+
+
+def test_a_comparison_may_run_beside_another():
+    func = prim_func(Workload.matmul(m=2, k=3, n=4, dtype="float32"))
+    with ThreadPoolExecutor(2) as threads:
+        crashed = threads.submit(verify_task, func, crashing(func), rng=np.random.default_rng(0))
+        passed = [threads.submit(verify_task, func, func, rng=np.random.default_rng(seed)) for seed in range(4)]
+    assert "SIGABRT" in str(crashed.result())
+    assert all(outcome.result().passed for outcome in passed)
+
+
+def test_who_waits_for_a_process_that_is_ended_gets_an_outcome():
+    func = prim_func(Workload.matmul(m=256, k=2048, n=2048, dtype="float32"))
+    verify_process.stop()
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(verify_task, func, func, rng=np.random.default_rng(0))
+        while not waiting.done():  # started, or already at work
+            verify_process.stop()
+            time.sleep(0.01)
+    assert not waiting.result().passed
+    assert "SIGKILL" in str(waiting.result())

@@ -1,7 +1,7 @@
-"""A process in which generated code is compiled and run; when it crashes, another one takes its place.
+"""Processes in which generated code is compiled and run; when one crashes, another one takes its place.
 
-It is started once and asked again and again, since importing TVM takes seconds. Messages are pickled objects of our own
-over a pipe that only the two processes have; modules travel as TVM's JSON.
+Each is started once and asked again and again, since importing TVM takes seconds. Messages are pickled objects of our
+own over a pipe that only the two processes have; modules travel as TVM's JSON.
 """
 
 from __future__ import annotations
@@ -67,9 +67,13 @@ class _Child:
         """Whether it can be asked."""
         return self._process.poll() is None
 
-    def close(self) -> None:
-        """End it now."""
+    def kill(self) -> None:
+        """End it now; who waits for its answer gets none."""
         self._process.kill()
+
+    def close(self) -> None:
+        """End it, and forget it."""
+        self.kill()
         self._process.wait()
         interrupt.forget_child(self._process.pid)
         for pipe in (self._process.stdin, self._process.stdout):
@@ -79,64 +83,94 @@ class _Child:
 
 
 class _Children:
-    """The one process there is at a time, of this process: a fork has none."""
+    """The processes of this one, at most as many as ask at the same time; a fork has none."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._child: _Child | None = None
+        self._free: list[_Child] = []
+        self._busy: set[_Child] = set()
         self._owner = os.getpid()
 
-    def start(self) -> _Child:
-        """The process, started unless it runs."""
-        if self._owner != os.getpid():
-            self._child, self._owner = None, os.getpid()
-        if self._child is None or not self._child.is_alive():
-            self.stop()
-            self._child = _Child()
-        return self._child
+    def start(self, num: int) -> None:
+        """Let so many be there."""
+        with self._lock:
+            self._forget_of_parent()
+            self._free += [_Child() for _ in range(num - len(self._free) - len(self._busy))]
 
     def stop(self) -> None:
-        """End the process, if it is ours."""
-        if self._child is not None and self._owner == os.getpid():
-            self._child.close()
-        self._child = None
+        """End the processes, if they are ours; who waits for one is told that it crashed."""
+        with self._lock:
+            self._forget_of_parent()
+            free, self._free = self._free, []
+            for child in self._busy:
+                child.kill()  # closed by who waits for it
+        for child in free:
+            child.close()
 
     def ask(self, request: Request) -> Verification:
-        """The answer of the process."""
+        """The answer of a process that nobody else asks meanwhile."""
+        child = self._take()
+        try:
+            answer = child.ask(request)
+        except BaseException:
+            # Interrupted between question and answer: what comes next would be taken for another answer.
+            self._end(child)
+            raise
+        if answer is None:
+            why = child.why_ended()
+            self._end(child)
+            return Verification.failed(f"the code crashed: the process that ran it {why}")
         with self._lock:
-            child = self.start()
-            try:
-                answer = child.ask(request)
-            except BaseException:
-                # Interrupted between question and answer: what comes next would be taken for another answer.
-                self.stop()
-                raise
-            if answer is None:
-                why = child.why_ended()
-                self.stop()
-                return Verification.failed(f"the code crashed: the process that ran it {why}")
+            self._busy.discard(child)
+            self._free.append(child)
         if isinstance(answer, ModelError):
             raise answer
         return answer
 
+    def _take(self) -> _Child:
+        with self._lock:
+            self._forget_of_parent()
+            while self._free:
+                child = self._free.pop(0)
+                if child.is_alive():
+                    break
+                child.close()
+            else:
+                child = _Child()
+            self._busy.add(child)
+        return child
+
+    def _end(self, child: _Child) -> None:
+        with self._lock:
+            self._busy.discard(child)
+        child.close()
+
+    def _forget_of_parent(self) -> None:
+        if self._owner != os.getpid():
+            self._free, self._busy, self._owner = [], set(), os.getpid()
+
 
 _children = _Children()
-"""Lives as long as this process; the import of TVM in the other one is paid once."""
+"""Live as long as this process; the import of TVM in them is paid once."""
 atexit.register(_children.stop)
 
 
-def start_early() -> None:
-    """Start the process now, so that it is ready when it is first needed."""
-    _children.start()
+def start_early(num: int = 1) -> None:
+    """Start processes now, so that they are ready when they are first needed.
+
+    Args:
+        num: How many are asked at the same time.
+    """
+    _children.start(num)
 
 
 def stop() -> None:
-    """End the process; the next question starts another one."""
+    """End the processes; the next question starts another one."""
     _children.stop()
 
 
 def ask(request: Request) -> Verification:
-    """Compare in the other process.
+    """Compare in another process; several threads may ask at the same time.
 
     Returns:
         The outcome; failed with its reason if the code there crashed.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,7 +139,9 @@ class PerfectSearch:
         value = self._value_of(cycles, energy_pj)
         if value < self.value * (1.0 - TOLERANCE):
             best.objective[0], best.bound[0] = value, self._value_of(cycles, float(best.trial_pj[0]))
-            for column, trial in zip(best.row, best.trial, strict=True):
+            kept: tuple[NDArray[Any], ...] = best.row
+            found: tuple[NDArray[Any], ...] = best.trial
+            for column, trial in zip(kept, found, strict=True):
                 np.copyto(column, trial)
 
     def _value_of(self, cycles: float, energy_pj: float) -> float:

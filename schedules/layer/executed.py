@@ -15,6 +15,7 @@ from schedules.layer.code import Code, iter_values
 from schedules.layer.evaluate import Booleans, Grid, IndexValue, Ints, constant_of, less, loop_value, value_of
 from tvm_spm.errors import ScheduleError
 from tvm_spm.frontend.tir.blocks import count_distinct_ops, loads_of
+from tvm_spm.frontend.tir.packed import bits_kept, packed_index
 from tvm_spm.lowering.blocks import COPY_ATTRS, Placed, parts_of
 from tvm_spm.lowering.partial import DOUBLE
 from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Axis, Operand, dtype_bits
@@ -203,6 +204,8 @@ class Executed:
         regions = block.block.writes if is_write else block.block.reads
         region = next(region for region in regions if region.source.scope() in scopes)
         indices = [value_of(axis.min, values) for axis in region.region][region.source in self.code.doubled :]
+        if operand is Operand.W and path == "DMA" and self.code.nest.unpack_block is not None:
+            indices[-1] = value_of(packed_index(block.block.body.value), values)
         axes = self.code.nest.workload.projection(operand).axes
         if path == "NoC":
             indices = [indices[at] for at in self.code.order[operand]]
@@ -307,9 +310,11 @@ class Executed:
         shape = [constant_of(extent) for extent in staged.shape]
         count = shape.pop(0) if staged in self.code.doubled else 1
         extents = tuple(shape[at] for at in self.code.order[copy.operand])
-        return Buffer(
-            operand=copy.operand, extents=extents, elem_bits=dtype_bits(str(staged.dtype)), count=count
-        )  # fmt: skip
+        bits = dtype_bits(str(staged.dtype))
+        if copy.operand is Operand.W and self.code.nest.unpack_block is not None:
+            # The host keeps a byte for what the accelerator keeps as few bits as are used.
+            bits = min(bits, bits_kept(block.block.body.value))
+        return Buffer(operand=copy.operand, extents=extents, elem_bits=bits, count=count)
 
 
 def _all(at: Grid, guards: Sequence[IndexValue]) -> Booleans:

@@ -230,8 +230,8 @@ def stage_input(
     return spm, rf
 
 
-def pad_in_copy(sch: s_tir.Schedule, pad_block: str) -> None:
-    """Let the copy to SPM produce the padding, so that no padded tensor exists in DRAM.
+def compute_in_copy(sch: s_tir.Schedule, block: str) -> None:
+    """Let the copy to SPM produce padding, or take numbers out of bytes, so that no such tensor exists in DRAM.
 
     Before::
 
@@ -242,7 +242,7 @@ def pad_in_copy(sch: s_tir.Schedule, pad_block: str) -> None:
 
         for ...: I_spm[y] = I[y - 1] if 1 <= y <= IY else 0
     """
-    sch.compute_inline(sch.get_sblock(pad_block))
+    sch.compute_inline(sch.get_sblock(block))
 
 
 def stage_output(sch: s_tir.Schedule, mac: SBlockRV, last: SBlockRV | None) -> SBlockRV:

@@ -179,5 +179,6 @@ def _stage_inputs(
         for block, doubled in ((spm, mapping.spm_double), (rf, mapping.rf_double)):
             if operand in doubled:
                 primitives.mark_double(sch, block)
-        if operand is Operand.I and nest.pad_block is not None:
-            primitives.pad_in_copy(sch, nest.pad_block)
+        before = nest.pad_block if operand is Operand.I else nest.unpack_block
+        if before is not None:
+            primitives.compute_in_copy(sch, before)

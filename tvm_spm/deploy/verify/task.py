@@ -51,7 +51,7 @@ def run_task(
     except TVM_ERRORS as error:
         return Verification.failed(f"the code cannot be compiled: {first_line(error)}")
     inputs, expected = _telling(
-        [_draw(func, blocks, num_terms, rng, of_bytes=bound) for bound in _bounds_of_bytes(nest)],
+        [_draw(func, blocks, nest, rng, of_bytes=bound) for bound in _bounds_of_bytes(nest)],
         lambda drawn: _call(reference, func, blocks, drawn),
     )
     actual = _call(tuned, func, blocks, inputs)
@@ -117,14 +117,20 @@ def _bounds_of_bytes(nest: TirNest | Unsupported) -> tuple[int, ...]:
 
 
 def _draw(
-    func: tirx.PrimFunc, blocks: Sequence[Block], num_terms: int, rng: np.random.Generator, *, of_bytes: int
+    func: tirx.PrimFunc,
+    blocks: Sequence[Block],
+    nest: TirNest | Unsupported,
+    rng: np.random.Generator,
+    *,
+    of_bytes: int,
 ) -> _Inputs:
     """Small whole numbers for every input; those the nest does not multiply are positive, for roots and logarithms.
 
     If bytes are drawn larger, what is added to their sums is as large as these.
     """
-    multiplied = multiplied_params(func, blocks)
+    multiplied, num_terms = multiplied_params(func, blocks), num_terms_of(nest)
     written = [block.buffer for block in blocks]
+    packed = _packed_param(func, blocks, nest)
     inputs = {}
     for position, param in enumerate(func.params):
         if any(param.same_as(buffer) for buffer in written):
@@ -134,6 +140,9 @@ def _draw(
         if of_bytes > _MAX_DRAW and not is_float(dtype) and dtype != "bool":
             bound = of_bytes if dtype_bits(dtype) <= 8 else math.ceil(of_bytes**2 * math.sqrt(num_terms))
             bound = min(bound, int(np.iinfo(dtype).max))
+        if position == packed:
+            # Every byte holds two numbers.
+            bound = 255
         low = 0 if dtype.startswith("uint") or dtype == "bool" else -bound
         if position not in multiplied:
             low = 1 if dtype != "bool" else 0
@@ -141,6 +150,14 @@ def _draw(
         drawn = rng.integers(low, high, size=shape, dtype=np.int8 if high <= 127 else np.int64, endpoint=True)
         inputs[position] = tvm.runtime.tensor(drawn.astype(dtype))
     return inputs
+
+
+def _packed_param(func: tirx.PrimFunc, blocks: Sequence[Block], nest: TirNest | Unsupported) -> int | None:
+    """The parameter whose bytes hold several numbers each."""
+    if isinstance(nest, Unsupported) or nest.unpack_block is None:
+        return None
+    source = next(load.source for b in blocks if b.name == nest.unpack_block for load in loads_of(b.store.value))
+    return next(position for position, param in enumerate(func.params) if param.same_as(source))
 
 
 def _amplitude(dtype: str, num_terms: int) -> int:
@@ -180,6 +197,8 @@ def _roundings_of_layers(blocks: Sequence[Block]) -> int:
 
 def _sums_exactly(nest: TirNest, num_terms: int) -> bool:
     largest = _amplitude(nest.workload.I.dtype, num_terms) * _amplitude(nest.workload.W.dtype, num_terms)
+    if nest.unpack_block is not None:
+        largest = _amplitude(nest.workload.I.dtype, num_terms) * 2**nest.workload.W.elem_bits
     return _largest_sum(num_terms, largest) <= exact_limit(nest.workload.O.dtype)
 
 

@@ -214,6 +214,8 @@ def function_access(func: tvm.tirx.PrimFunc, nest: TirNest | None) -> FunctionAc
     if not outputs:
         raise ModelError("a function cannot be a layer: it writes no parameter")
     why = _why_everything(blocks, params, outputs)
+    if nest is not None and nest.unpack_block is not None:
+        why = "its weights are packed, several to a byte"
     if why is not None:
         inputs = tuple(_shape(param) for index, param in enumerate(params) if index not in outputs)
         return whole_access(inputs, _shape(params[outputs[0]]), why)

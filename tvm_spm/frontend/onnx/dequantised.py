@@ -7,27 +7,61 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from tvm_spm.frontend.onnx.host import tensor_kinds, value_of
 from tvm_spm.frontend.onnx.in_place import Floats, NodeInPlace, Rewrite, integer_sums, rewritten
+from tvm_spm.frontend.onnx.packed import DOMAIN, PackedWeight, packed_weight, with_domain, write_product, write_sums
 from tvm_spm.frontend.onnx.writer import Array
 
 
-def take_integers(model: onnx.ModelProto, origin: str) -> onnx.ModelProto:
+def take_integers(model: onnx.ModelProto, origin: str, packed: dict[str, PackedWeight]) -> onnx.ModelProto:
     """Layers between ``DequantizeLinear`` nodes as sums of integers; other constants are dequantised at once.
+
+    Products with matrices of four bits become nodes that only the importer reads.
+
+    Args:
+        model: What is written again.
+        origin: What errors call it.
+        packed: By name, constants that are matrices of four bits; grows.
 
     Raises:
         ModelError: The model is too old.
     """
     makers = {name: node for node in model.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    if not makers and not packed:
+        return model
+    halves = {init.name for init in model.graph.initializer if init.data_type in _HALF_BYTES}
+
+    def is_half(name: str) -> bool:
+        return name in packed or (name in makers and makers[name].input[0] in halves)
 
     def rewrite_of(node: onnx.NodeProto) -> Rewrite | None:
         if node.domain in ("", "ai.onnx") and node.op_type in ("Conv", "MatMul", "Gemm"):
             if node.input[0] in makers and node.input[1] in makers:
-                return lambda each: _layer(each, makers)
+                return lambda each: _layer(each, makers, halves)
+            if node.op_type == "MatMul" and is_half(node.input[1]):
+                return _packed_product
         if node.op_type == "DequantizeLinear":
-            return _constant
+            return lambda each: _constant(each, halves)
         return None
 
-    return rewritten(model, origin, rewrite_of) if makers else model
+    kinds = tensor_kinds(model, origin) if packed or halves else {}
+    found = rewritten(model, origin, rewrite_of, packed)
+    own = [name for node in found.graph.node if node.domain == DOMAIN for name in node.output if name in kinds]
+    # Shape inference does not know these nodes.
+    found.graph.value_info.extend(value_of(name, kinds[name]) for name in own)
+    return with_domain(found) if any(node.domain == DOMAIN for node in found.graph.node) else found
+
+
+_HALF_BYTES = (onnx.TensorProto.INT4, onnx.TensorProto.UINT4)
+
+
+def _packed_product(each: NodeInPlace) -> None:
+    """With a matrix of four bits, if blocks end with bytes."""
+    weight = each.writer.packed.get(each.input(1))
+    if weight is None or not weight.can_be_packed:
+        each.writer.nodes.append(each.node)
+    else:
+        write_product(each, weight)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +94,7 @@ def _before(each: NodeInPlace, maker: onnx.NodeProto | None) -> _Quantised | Non
     return _Quantised(name=inputs.input(0), zero=zero, scale=inputs.scale(1), axis=axis, bits=bits)
 
 
-def _layer(each: NodeInPlace, makers: dict[str, onnx.NodeProto]) -> None:
+def _layer(each: NodeInPlace, makers: dict[str, onnx.NodeProto], halves: set[str]) -> None:
     """A convolution or product of dequantised tensors, if its scales leave the sum over its terms."""
     known, node = each.writer.known, each.node
     data, weights = (_before(each, makers[node.input[index]]) for index in (0, 1))
@@ -82,7 +116,11 @@ def _layer(each: NodeInPlace, makers: dict[str, onnx.NodeProto]) -> None:
         return
     right = each.writer.transposed(weights.name) if is_flipped else weights.name
     operator = "MatMulInteger" if is_product else "ConvInteger"
-    sums = integer_sums(each, operator, (data.name, right, data.zero, weights.zero))
+    weight = _half_bytes(known[right]) if is_product and weights.name in halves and not weights.zero else None
+    if weight is not None:
+        sums = write_sums(each, data.name, data.zero, weight)
+    else:
+        sums = integer_sums(each, operator, (data.name, right, data.zero, weights.zero))
     scale = data.scale.reshape(()) * weights.scale
     if node.op_type == "Gemm":
         scale = np.float32(each.attribute("alpha", 1.0)) * scale
@@ -109,7 +147,16 @@ def _is_alike(bias_scale: Floats, scale: Floats) -> bool:
     return bool(np.allclose(np.broadcast_to(bias_scale.reshape(-1), scale.size), scale.reshape(-1), rtol=1e-6, atol=0))
 
 
-def _constant(each: NodeInPlace) -> None:
+def _half_bytes(matrix: Array) -> PackedWeight | None:
+    """A matrix of four bits without scales, if it can be packed."""
+    if matrix.ndim != 2:
+        return None
+    one = np.ones((), np.float32)
+    found = packed_weight(matrix, one, np.zeros((), np.float32), 1, 0)
+    return found if found is not None and found.can_be_packed else None
+
+
+def _constant(each: NodeInPlace, halves: set[str]) -> None:
     """A dequantised constant as the floats it stands for; others stay."""
     known, node = each.writer.known, each.node
     names = [name for name in node.input if name]
@@ -120,6 +167,10 @@ def _constant(each: NodeInPlace) -> None:
     zero = known[names[2]] if len(names) > 2 else np.zeros((), data.dtype)
     axis, block = each.integer("axis", 1), each.integer("block_size")
     wide = data.astype(np.int64)
+    if names[0] in halves and scale.dtype == np.float32:
+        weight = packed_weight(data, scale.astype(np.float32), zero.astype(np.float32), axis, block)
+        if weight is not None:
+            each.writer.packed[each.out] = weight
     if scale.ndim == 0 or scale.size == 1:
         scale, zero = scale.reshape(()), zero.reshape(-1)[0]
     elif block:

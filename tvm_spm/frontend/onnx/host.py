@@ -100,8 +100,8 @@ class HostNodes:
         made = {each: f"y{number}" for number, each in enumerate(each for each in node.output if each)}
         alone.input[:] = [named.get(each, each) for each in node.input]
         alone.output[:] = [made.get(each, "") for each in node.output]
-        inputs = [_value(f"x{number}", self.kinds[each]) for number, each in enumerate(arguments)]
-        outputs = [_value(new, self.kinds[each]) for each, new in made.items()]
+        inputs = [value_of(f"x{number}", self.kinds[each]) for number, each in enumerate(arguments)]
+        outputs = [value_of(new, self.kinds[each]) for each, new in made.items()]
         own = [self.constants[each] for each in dict.fromkeys(node.input) if each in self.constants]
         graph = helper.make_graph([alone], "node", inputs, outputs, own)
         model = helper.make_model(graph, opset_imports=self.opsets, ir_version=10)
@@ -166,7 +166,8 @@ def tensor_kinds(model: onnx.ModelProto, origin: str) -> dict[str, TensorKind]:
     return kinds
 
 
-def _value(name: str, kind: TensorKind) -> onnx.ValueInfoProto:
+def value_of(name: str, kind: TensorKind) -> onnx.ValueInfoProto:
+    """What a graph says of a tensor."""
     return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(kind.dtype)), kind.shape)
 
 

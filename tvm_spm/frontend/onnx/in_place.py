@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -13,6 +13,9 @@ from onnx import helper
 
 from tvm_spm.errors import ModelError
 from tvm_spm.frontend.onnx.writer import Array, Writer, known_arrays, require_opset, with_nodes
+
+if TYPE_CHECKING:
+    from tvm_spm.frontend.onnx.packed import PackedWeight
 
 _CONV = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
 
@@ -73,9 +76,18 @@ Rewrite = Callable[[NodeInPlace], None]
 
 
 def rewritten(
-    model: onnx.ModelProto, origin: str, rewrite_of: Callable[[onnx.NodeProto], Rewrite | None]
+    model: onnx.ModelProto,
+    origin: str,
+    rewrite_of: Callable[[onnx.NodeProto], Rewrite | None],
+    packed: dict[str, PackedWeight] | None = None,
 ) -> onnx.ModelProto:
     """The model with other nodes in the place of those that ``rewrite_of`` has a rewrite for.
+
+    Args:
+        model: What is written again.
+        origin: What errors call it.
+        rewrite_of: What takes the place of a node, if it is not to stay.
+        packed: By name, constants that are matrices of four bits; grows.
 
     Raises:
         ModelError: The model is too old.
@@ -86,12 +98,13 @@ def rewritten(
     known = known_arrays(model)
     nodes: list[onnx.NodeProto] = []
     constants: dict[str, Array] = {}
+    packed = {} if packed is None else packed
     for position, node in enumerate(model.graph.node):
         rewrite = rewrite_of(node)
         if rewrite is None:
             nodes.append(node)
             continue
-        writer = Writer(prefix=f"{node.op_type.lower()}{position}", opset=opset, known=known)
+        writer = Writer(prefix=f"{node.op_type.lower()}{position}", opset=opset, known=known, packed=packed)
         rewrite(NodeInPlace(node=node, writer=writer, origin=origin))
         nodes += writer.nodes
         constants |= writer.constants

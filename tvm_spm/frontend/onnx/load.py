@@ -22,6 +22,7 @@ from tvm_spm.frontend.onnx.dequantised import take_integers
 from tvm_spm.frontend.onnx.fold import fold_constants
 from tvm_spm.frontend.onnx.host import tensor_kinds
 from tvm_spm.frontend.onnx.operators import expand_functions, import_graph
+from tvm_spm.frontend.onnx.packed import PackedWeight
 from tvm_spm.frontend.onnx.quantised import expand_quantised
 from tvm_spm.frontend.onnx.recurrent import has_recurrent, unroll_recurrent
 from tvm_spm.frontend.onnx.simplify import is_weightless, simplify
@@ -111,21 +112,21 @@ def pin_inputs(model: onnx.ModelProto, shapes: Shapes, values: Values, origin: s
 
 def _prepared(model: onnx.ModelProto, origin: str, max_memory_bytes: int) -> onnx.ModelProto:
     """The model in operators that the importer takes, with everything computed that does not depend on the data."""
-    keep_fills = is_weightless(model.graph)
+    keep_fills, packed = is_weightless(model.graph), dict[str, PackedWeight]()
 
     def folded(model: onnx.ModelProto) -> onnx.ModelProto:
         return fold_constants(model, origin, keep_fills=keep_fills, max_memory_bytes=max_memory_bytes)
 
-    static = folded(expand_functions(expand_quantised(model, origin)))
+    static = folded(expand_functions(expand_quantised(model, origin, packed)))
     if has_branches(static):
         # Branches whose results differ in shape stay as they are.
         with contextlib.suppress(ModelError):
-            static = folded(expand_functions(expand_quantised(choose_by_where(static), origin)))
+            static = folded(expand_functions(expand_quantised(choose_by_where(static), origin, packed)))
     _refuse_statistics(static, origin)
     if has_recurrent(static):
         inferred = infer_shapes(checked_skeleton(static, origin), origin, max_memory_bytes=max_memory_bytes)
         static = folded(unroll_recurrent(static, inferred, origin))
-    static = take_integers(static, origin)
+    static = take_integers(static, origin, packed)
     if any(node.op_type == "Conv" for node in static.graph.node):
         kinds = {name: kind.shape for name, kind in tensor_kinds(static, origin).items()}
         if has_volumes(static, kinds):

@@ -18,6 +18,7 @@ from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter, _get_conver
 from tvm_spm.errors import ModelError
 from tvm_spm.frontend.fuse import TVM_ERRORS, first_line
 from tvm_spm.frontend.onnx.host import HostNodes, host_nodes
+from tvm_spm.frontend.onnx.packed import INTEGER_PRODUCT, PRODUCT, packed_matmul, packed_matmul_integer
 from tvm_spm.frontend.onnx.writer import opset_of
 from tvm_spm.frontend.relay.operators.convolution import conv_attrs
 from tvm_spm.frontend.relay.operators.data_movement import known
@@ -163,11 +164,12 @@ def _upsample(b: Builder, inputs: list[Tensor | None], attributes: _Attributes) 
 
 
 OPERATORS: dict[str, _Convert] = {
-    "ConvInteger": _conv_integer, "MatMulInteger": _matmul_integer, "Upsample": _upsample,
+    "ConvInteger": _conv_integer, "MatMulInteger": _matmul_integer, "Upsample": _upsample, PRODUCT: packed_matmul,
+    INTEGER_PRODUCT: packed_matmul_integer,
 }  # fmt: skip
-"""By name, in ONNX's own domain."""
+"""By name, in ONNX's own domain, and in that of ``packed``."""
 
-_NEVER_ON_HOST = ("Conv", "ConvTranspose", "Gemm", "If", "MatMul", "Reshape")
+_NEVER_ON_HOST = ("Conv", "ConvTranspose", "Gemm", "If", "MatMul", "Reshape", PRODUCT, INTEGER_PRODUCT)
 """What the importer refuses of these is a fault of the model."""
 
 

@@ -13,18 +13,24 @@ from onnx import helper
 
 from tvm_spm.errors import ModelError
 from tvm_spm.frontend.onnx.in_place import Floats, NodeInPlace, Rewrite, integer_sums, rewritten
+from tvm_spm.frontend.onnx.packed import PackedWeight
 from tvm_spm.frontend.onnx.writer import Array
 
 _MICROSOFT = "com.microsoft"
 
 
-def expand_quantised(model: onnx.ModelProto, origin: str) -> onnx.ModelProto:
+def expand_quantised(model: onnx.ModelProto, origin: str, packed: dict[str, PackedWeight]) -> onnx.ModelProto:
     """Write operators on quantised tensors as sums of integers with a scale, or as float ones between two scales.
+
+    Args:
+        model: What is written again.
+        origin: What errors call it.
+        packed: By name, constants of the result that are matrices of four bits; grows.
 
     Raises:
         ModelError: A scale or zero point depends on the data, or the model is too old.
     """
-    return rewritten(model, origin, _rewrite_of)
+    return rewritten(model, origin, _rewrite_of, packed)
 
 
 def _rewrite_of(node: onnx.NodeProto) -> Rewrite | None:
@@ -163,7 +169,7 @@ def _matmul_bits(each: NodeInPlace) -> None:
             f"block_size = {block}{', with a group index' if each.input(4) else ''}: must be 2, 4 or 8 bits in blocks "
             "of at least 16 without a group index"
         )
-    weights = _unpacked(each.array(1, "weight"), bits).reshape(columns, num_blocks, block).astype(np.float32)
+    numbers = _unpacked(each.array(1, "weight"), bits).reshape(columns, num_blocks, block)
     scale = each.scale(2).reshape(columns, num_blocks, 1)
     zero: Array = np.full((columns, num_blocks), 1 << (bits - 1), np.float32)
     if each.input(3):
@@ -172,8 +178,15 @@ def _matmul_bits(each: NodeInPlace) -> None:
             given = _unpacked(given.reshape(columns, -1), bits)[:, :num_blocks]
         zero = given.reshape(columns, num_blocks).astype(np.float32)
     dtype = each.array(2, "scale").dtype
-    matrix = ((weights - zero[..., None].astype(np.float32)) * scale).reshape(columns, -1)[:, :depth].T
-    found = each.writer.emit("MatMul", each.input(0), each.writer.constant(np.ascontiguousarray(matrix.astype(dtype))))
+    middle = np.float32(8)
+    if bits == 4 and (zero == middle).all():
+        weight = PackedWeight(numbers=numbers.astype(np.int8) - np.int8(8), scale=scale[..., 0])
+    else:
+        weight = PackedWeight(numbers=numbers, scale=scale[..., 0], zero=zero.astype(np.float32))
+    constant = each.writer.constant(np.ascontiguousarray(weight.floats()[:depth].astype(dtype)))
+    if bits == 4 and num_blocks * block == depth:
+        each.writer.packed[constant] = weight
+    found = each.writer.emit("MatMul", each.input(0), constant)
     each.writer.emit(*(("Add", found, each.input(5)) if each.input(5) else ("Identity", found)), out=each.out)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from tvm_spm.errors import ModelError
+
+if TYPE_CHECKING:
+    from tvm_spm.frontend.onnx.packed import PackedWeight
 
 Array = NDArray[np.generic]
 
@@ -34,6 +37,7 @@ class Writer:
         known: Constants of the graph, and new ones that later nodes may take apart.
         nodes: What was emitted.
         constants: New constants; those that nobody reads are left out in the end.
+        packed: By name, constants that are matrices of four bits an element.
     """
 
     prefix: str
@@ -41,6 +45,7 @@ class Writer:
     known: dict[str, Array]
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: dict[str, Array] = field(default_factory=dict)
+    packed: dict[str, PackedWeight] = field(default_factory=dict)
 
     def constant(self, array: Array) -> str:
         """The name of a new constant."""

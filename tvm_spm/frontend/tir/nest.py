@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import tvm
 
@@ -10,6 +10,7 @@ from tvm_spm.errors import WorkloadError
 from tvm_spm.frontend.tir.affine import Affine, Piece, affine_of, split_vars
 from tvm_spm.frontend.tir.blocks import Block, constant, count_ops, loads_of, read_blocks, strip_casts
 from tvm_spm.frontend.tir.naming import Roles, name_pieces
+from tvm_spm.frontend.tir.packed import BYTE, bits_kept
 from tvm_spm.workload import DIM_NAMES, Axis, Dims, Epilogue, Projection, Workload
 
 
@@ -25,6 +26,8 @@ class TirNest:
         input_read: Index of I in ``block.reads``.
         weight_read: Index of W in ``block.reads``.
         pad_block: The block that pads I or copies it unchanged, if any; I of the workload is what that block reads.
+        unpack_block: The block that takes W of less than a byte out of the bytes it is stored in, if any; W of the
+            workload is what that block writes.
         prologue: Other blocks that compute I or W, in order; I and W of the workload are what they write. No program
             of a mapping contains them: they are to be functions of their own (see ``frontend.prologue``).
         epilogue: Blocks that follow, in order; all are element-wise.
@@ -37,6 +40,7 @@ class TirNest:
     input_read: int
     weight_read: int
     pad_block: str | None = None
+    unpack_block: str | None = None
     prologue: tuple[str, ...] = ()
     epilogue: tuple[str, ...] = ()
     extra_params: tuple[int, ...] = ()
@@ -115,10 +119,12 @@ def _read(reader: _NestReader, func: tvm.tirx.PrimFunc) -> TirNest:
         raise _NotANestError("both operands are the same tensor")
     pad, source, source_form = _through_padding(reader, first, roles.input)
     inputs = _projection(source, source_form, names)
-    weights = _projection(second.source, roles.weight, names)
+    weights, unpack = _projection(second.source, roles.weight, names), _unpacking(reader, second)
+    if unpack is not None:
+        weights = replace(weights, dtype=weights.dtype.replace(str(BYTE), str(bits_kept(unpack.store.value))))
     outputs = _projection(mac.buffer, out, names)
     epilogue_blocks, extras, epilogue, out_dtype = _epilogue(reader, func, out, names)
-    before = _producers(reader, (source, second.source))
+    before = _producers(reader, (source,) if unpack is not None else (source, second.source))
     dims = Dims(**{name: piece.extent for piece, name in names.items()})
     try:
         workload = Workload(
@@ -134,6 +140,7 @@ def _read(reader: _NestReader, func: tvm.tirx.PrimFunc) -> TirNest:
         input_read=_read_index(mac, first.source),
         weight_read=_read_index(mac, second.source),
         pad_block=None if pad is None else pad.name,
+        unpack_block=None if unpack is None else unpack.name,
         prologue=tuple(block.name for block in before),
         epilogue=tuple(block.name for block in epilogue_blocks),
         extra_params=tuple(
@@ -191,6 +198,16 @@ def _through_padding(
     indices = [affine_of(index, _bind(block, form)) for index in inner.indices]
     found = [index for index in indices if index is not None]
     return (None, load.source, form) if len(found) < len(indices) else (block, inner.source, tuple(found))
+
+
+def _unpacking(reader: _NestReader, load: tvm.ir.TensorLoad) -> Block | None:
+    """The block that takes an operand of less than a byte out of the bytes of one parameter."""
+    block = reader.producer(load.source)
+    if block is None or block.reduces or bits_kept(block.store.value) == BYTE:
+        return None
+    loads = loads_of(block.store.value)
+    is_stored = all(reader.producer(each.source) is None and str(each.source.dtype) == "uint8" for each in loads)
+    return block if is_stored and len({each.source.name for each in loads}) == 1 else None
 
 
 def _bind(block: Block, form: tuple[Affine, ...]) -> dict[tvm.ir.Var, Affine]:

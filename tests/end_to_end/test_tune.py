@@ -146,3 +146,24 @@ def test_a_built_in_network_gets_numbers_as_wide_as_a_word(monkeypatch: pytest.M
     asked = tvm_spm.tune("one", "edge-256", trials=1, dtype="float32")
     assert asked.totals()["chosen_dtype"] is None
     assert [task.work.I.elem_bits for task in asked.graph.tasks] == [32]
+
+
+def test_a_tuned_network_moves_half_a_byte_a_weight():
+    rng = np.random.default_rng(0)
+    weights = rng.integers(0, 256, (12, 2, 16)).astype(np.uint8)
+    scale = rng.uniform(0.1, 0.2, 24).astype(np.float32)
+    node = onnx.helper.make_node(
+        "MatMulNBits", ["x", "w", "s"], ["y"], domain="com.microsoft", K=64, N=12, bits=4, block_size=32
+    )
+    graph = onnx.helper.make_graph(
+        [node], "packed",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, (1, 64))],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, (1, 12))],
+        [onnx.numpy_helper.from_array(array, name) for name, array in (("w", weights), ("s", scale))],
+    )  # fmt: skip
+    opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("com.microsoft", 1)]
+    result = tvm_spm.tune(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8), TARGET, trials=2)
+    assert result.verified is True
+    product = result.tasks[0]
+    # 64 x 12 weights of 4 bits, read once, and as many inputs and sums of blocks as there are.
+    assert product.cost.dram_bytes == (64 * 4, 64 * 12 // 2, 2 * 12 * 4, 0)

@@ -58,7 +58,12 @@ _NUMBERS = {
 
 def machine(name: str, **numbers: float | str) -> Arch:
     """A machine of 2x2 PEs, but for what is given."""
-    return parse_arch(_TEXT.format(name=name, **{**_NUMBERS, **numbers}), origin=f"{name}.toml")
+    return parse_arch(machine_text(name, **numbers), origin=f"{name}.toml")
+
+
+def machine_text(name: str, **numbers: float | str) -> str:
+    """The file of a machine."""
+    return _TEXT.format(name=name, **{**_NUMBERS, **numbers})
 
 
 SMALLEST = machine("two")

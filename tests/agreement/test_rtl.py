@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from cost_model.simulator import account, record
+from cost_model.simulator import account, record, simulate_batch
 from cost_model.simulator.log import PASS_END, PASS_START
-from tests.rtl_cases import LAYERS, MACHINES, SMALLEST, sums_collide
+from tests.rtl_cases import LAYERS, MACHINES, SMALLEST, machine_text, sums_collide
 from tvm_spm.arch import Arch
+from tvm_spm.axes import Axis, Projection
+from tvm_spm.cli import app
 from tvm_spm.mapping import Mapping
+from tvm_spm.rtl.area import count_area
 from tvm_spm.rtl.build import build
 from tvm_spm.rtl.parameters import parameters_of
 from tvm_spm.rtl.run import RtlRun, run_program
@@ -19,7 +25,10 @@ from tvm_spm.rtl.words import core_program
 from tvm_spm.space.mapping_batch import decode
 from tvm_spm.space.mapspace import MapSpace
 from tvm_spm.stream.encode import LayerStreams, encode
-from tvm_spm.workload import DIM_NAMES, Workload
+from tvm_spm.stream.instructions import VectorStep
+from tvm_spm.tuning.measurer import MeasureError, MeasureRequest
+from tvm_spm.tuning.rtl import RtlMeasurer
+from tvm_spm.workload import DIM_NAMES, Epilogue, Workload
 
 pytestmark = pytest.mark.skipif(
     shutil.which("verilator") is None, reason="VERILATOR IS NOT INSTALLED: the timing rule is not checked by hardware"
@@ -105,3 +114,78 @@ def test_five_machines_take_the_cycles_of_the_simulator(arch):
         exact += [run_and_compare(workload, arch, mapping, rng)[0] for mapping in sampled(workload, arch, rng, 8)]
     assert len(exact) >= 200
     assert sum(exact) >= 0.9 * len(exact)
+
+
+def test_hardware_measures_what_the_simulator_says():
+    measurer = RtlMeasurer.of(SMALLEST)
+    workload = replace(
+        Workload.matmul(m=6, k=7, n=8, dtype="float16"),
+        epilogue=Epilogue(
+            num_ops_per_elem=2, extras=(Projection(axes=(Axis(terms=(("K", 1),), extent=8),), dtype="float16"),)
+        ),
+    )
+    mappings = sampled(workload, SMALLEST, np.random.default_rng(3), 4)
+    costs = simulate_batch(workload, SMALLEST, mappings)
+    found = measurer.measure([MeasureRequest(workload=workload, arch=SMALLEST, mapping=each) for each in mappings])
+    # 4 outputs a cycle pass the vector unit and 2 the DMA engine: nothing waits for it
+    assert [(each.cycles, each.energy_pj) for each in found] == [(cost.cycles, cost.energy_pj) for cost in costs]
+    with pytest.raises(MeasureError, match="four: not the accelerator whose hardware measures"):
+        measurer.measure([MeasureRequest(workload=workload, arch=MACHINES[1], mapping=mappings[0])])
+
+
+def test_an_epilogue_computes_and_takes_the_cycles_of_the_simulator():
+    base = Workload.conv2d(K=4, C=3, OY=5, OX=4, FY=3, FX=3, padding=1, dtype="int8", out_dtype="int32")
+    bias = Projection(axes=(base.O.axes[1],), dtype="int32")
+    workload = replace(
+        base, out_dtype="int8",
+        epilogue=Epilogue(num_ops_per_elem=4, extras=(bias, Projection(axes=base.O.axes, dtype="int8"))),
+    )  # fmt: skip
+    # (sum + bias + residual) >> 3, as int8
+    steps = (
+        VectorStep(operation="extra", dtype="int32", target=1, immediate=0),
+        VectorStep(operation="add", dtype="int32", target=2, sources=(0, 1, 0)),
+        VectorStep(operation="extra", dtype="int8", target=3, immediate=1),
+        VectorStep(operation="add", dtype="int32", target=4, sources=(2, 3, 0)),
+        VectorStep(operation="const", dtype="int32", target=5, immediate=3),
+        VectorStep(operation="shr", dtype="int32", target=6, sources=(4, 5, 0)),
+        VectorStep(operation="cast", dtype="int8", target=7, sources=(6, 0, 0)),
+    )
+    rng = np.random.default_rng(0)
+    for mapping in sampled(workload, SMALLEST, rng, 8):
+        layer = encode(workload, SMALLEST, mapping, steps)
+        tensors = random_tensors(layer, rng)
+        image = np.frombuffer(bytes(layer.memory.image(tensors)), np.uint8)
+        run = run_program(core_program(layer.streams[0], SMALLEST), build(parameters_of(SMALLEST)), image)
+        sums = expected(base, tensors) + tensors["E0"].reshape(-1, 1, 1)
+        finished = (sums + tensors["E1"] >> 3).astype(np.int8)
+        np.testing.assert_array_equal(layer.memory.tensor(run.image.tobytes(), "O"), finished)
+        if not sums_collide(layer.streams[0]):
+            assert run.cycles == simulate_batch(workload, SMALLEST, [mapping])[0].cycles, mapping.line()
+
+
+def test_written_sources_are_clean(tmp_path):
+    (tmp_path / "mine.toml").write_text(machine_text("mine", rows=3, cols=4, noc=2.5, launch=2, vector=3))
+    command = ["rtl", str(tmp_path / "mine.toml"), "-o", str(tmp_path / "new" / "out"), "--no-area"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    files = sorted(path.name for path in (tmp_path / "new" / "out").iterdir())
+    assert {"spm_core.sv", "spm_pe.sv", "spm_bench.sv", "bench.cpp"} <= set(files)
+    command = [
+        "verilator",
+        "--lint-only",
+        "-Wall",
+        "--top-module",
+        "spm_bench",
+        *(f for f in files if f.endswith(".sv")),
+    ]
+    done = subprocess.run(command, cwd=tmp_path / "new" / "out", capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("yosys") is None, reason="YOSYS IS NOT INSTALLED: nothing is counted")
+def test_memories_have_the_bits_of_the_accelerator():
+    areas = {area.unit: area for area in count_area(parameters_of(SMALLEST))}
+    # 4 PEs with 64 B, a scratchpad of 1 KiB
+    assert (areas["spm_pe"].instances, areas["spm_pe"].memory_bits) == (4, 4 * 64 * 8)
+    assert areas["spm_scratchpad"].memory_bits == 1024 * 8

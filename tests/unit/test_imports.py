@@ -66,7 +66,7 @@ INSIDE = {
         ("search",), ("any_factors", "perfect"), ("boxes", "orders"), ("case_arrays", "stops"),
     ),
     "tvm_spm.tuning": (
-        ("network", "text"), ("groups", "result", "tasks"), ("export", "task", "warm_up"), ("candidates",),
+        ("network", "rtl", "text"), ("groups", "result", "tasks"), ("export", "task", "warm_up"), ("candidates",),
         ("screen", "search_path"), ("run",), ("run_log",), ("measuring", "saved_run", "task_memory"),
         ("agreement", "attention", "measurer", "options", "parts", "trial_log"), ("log_lines",),
     ),

@@ -19,6 +19,7 @@ from tvm_spm.arch import archs as arch_names
 from tvm_spm.arch import load_arch
 from tvm_spm.cli.options import (
     JsonOption,
+    MeasuredBy,
     ObjectiveOption,
     PlotOption,
     SeedOption,
@@ -35,6 +36,7 @@ from tvm_spm.cli.search import search_app
 from tvm_spm.errors import NoMappingError, SpmError
 from tvm_spm.objective import Objective
 from tvm_spm.terminal import EscapedFormatter, console, one_line, printable
+from tvm_spm.tuning.measurer import Measurer
 from tvm_spm.tuning.text import print_result
 
 HELP = "Find how a network runs best on an accelerator with scratchpad memory, and show that it computes the same."
@@ -68,6 +70,10 @@ def tune(
     seed: SeedOption = 0,
     workdir: Annotated[Path | None, typer.Option(help="Keeps trials and schedules; a second run continues.")] = None,
     fusion: Annotated[bool, typer.Option("--fusion/--no-fusion", help="Run several layers as one.")] = True,
+    measurer: Annotated[
+        MeasuredBy,
+        typer.Option(help="Who says how long a mapping takes: the simulator, or hardware simulated by Verilator."),
+    ] = MeasuredBy.simulator,
     plot: Annotated[Path | None, typer.Option(help="Draw the layers and their groups: .svg or .png.")] = None,
     shape: Annotated[list[str] | None, typer.Option(help="NAME=1,3,224,224 for an input without fixed shape.")] = None,
     value: Annotated[list[str] | None, typer.Option(help="NAME=16000 for an input that never changes.")] = None,
@@ -105,6 +111,7 @@ def tune(
         time_limit_s=time_limit,
         seed=seed,
         workdir=workdir,
+        measurer=_measurer(measurer, target),
         fusion=fusion,
         shapes=dict(parse_shape(text) for text in shape or []),
         values=dict(parse_value(text) for text in value or []),
@@ -121,6 +128,14 @@ def tune(
         result.draw(plot)
     if result.verified is False:
         raise typer.Exit(1)
+
+
+def _measurer(who: MeasuredBy, target: str) -> Measurer | None:
+    if who is MeasuredBy.simulator:
+        return None
+    from tvm_spm.tuning.rtl import RtlMeasurer
+
+    return RtlMeasurer.of(load_arch(target))
 
 
 @app.command()
@@ -219,6 +234,26 @@ def reproduce(
     from tvm_spm.reproduce import reproduce as run
 
     print_text(run(paper, quick=quick, out_dir=out))
+
+
+@app.command()
+def rtl(
+    arch: Annotated[str, typer.Argument(help="A name of `tvm-spm archs` or a TOML file.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A directory; made if it is missing.")],
+    area: Annotated[bool, typer.Option("--area/--no-area", help="Count cells and memory bits with Yosys.")] = True,
+) -> None:
+    """Write an accelerator as SystemVerilog with a testbench, and count what it is made of."""
+    from tvm_spm.rtl.area import area_text, count_area
+    from tvm_spm.rtl.build import make_folder, write_sources
+    from tvm_spm.rtl.parameters import parameters_of
+
+    parameters = parameters_of(load_arch(arch))
+    for path in write_sources(parameters, make_folder(out)):
+        typer.echo(f"wrote {path}", err=True)
+    if area:
+        text = area_text(count_area(parameters))
+        (out / "area.txt").write_text(text + "\n", encoding="utf-8")
+        print_text(text)
 
 
 @app.command()

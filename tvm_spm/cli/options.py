@@ -25,6 +25,13 @@ class Model(str, Enum):
     dmazerunner = "dmazerunner"
 
 
+class MeasuredBy(str, Enum):
+    """Who measures mappings in ``tune``."""
+
+    simulator = "simulator"
+    rtl = "rtl"
+
+
 TargetOption = Annotated[str, typer.Option("--target", "--arch", help="A name of `tvm-spm archs` or a TOML file.")]
 ObjectiveOption = Annotated[Objective, typer.Option(help="What to minimise.")]
 TrialsOption = Annotated[int | None, typer.Option(min=1, help="Measured mappings per task.", show_default="64")]

@@ -31,8 +31,21 @@ def sources(parameters: Parameters) -> dict[str, str]:
     return found
 
 
+def make_folder(path: Path) -> Path:
+    """The same path, with a directory there.
+
+    Raises:
+        RtlError: There is a file, or the system refuses; says why.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RtlError(f"{path}: cannot make the directory: {error.strerror}; choose another") from error
+    return path
+
+
 def write_sources(parameters: Parameters, folder: Path) -> tuple[Path, ...]:
-    """Write the files of ``sources`` into a folder that exists."""
+    """Write the files of ``sources`` into a directory that is there."""
     paths = []
     for name, text in sources(parameters).items():
         paths.append(folder / name)

@@ -40,7 +40,7 @@ _AXES, _EXTRAS = 4, 4
 _PLACES = 120
 """Register of the first row of PEs."""
 
-_INPUT_TYPES = ("int8", "uint8", "int16", "uint16")
+_INPUT_TYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32")
 _SUM_TYPES = ("int8", "int16", "int32")
 _OUT_TYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32")
 _EVERYWHERE = (0, 0xFFFF)

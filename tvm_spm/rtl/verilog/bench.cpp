@@ -74,6 +74,7 @@ int main() {
   clock();
   top.configure = 0;
   clock();
+  clock();
   feed();
   top.start = 1;
   clock();

@@ -220,9 +220,11 @@ module spm_array #(
   generate
     if (STATIONS > 1) begin : g_stations
       logic [(STATIONS-1)*LANES*TAG-1:0] tags_later;
-      always_ff @(posedge clk)
-        if (rst) tags_later <= '0;
-        else tags_later <= tags[(STATIONS-1)*LANES*TAG-1:0];
+      for (genvar station = 0; station < STATIONS - 1; station++) begin : g_later
+        always_ff @(posedge clk)
+          if (rst) tags_later[station*LANES*TAG+:LANES*TAG] <= '0;
+          else tags_later[station*LANES*TAG+:LANES*TAG] <= tags[station*LANES*TAG+:LANES*TAG];
+      end
       assign tags = {tags_later, tag_now};
     end else begin : g_station
       assign tags = tag_now;
@@ -336,19 +338,20 @@ module spm_array #(
   always_comb begin
     sums = '0;
     write_valid = '0;
-    for (int pe = 0; pe < ROWS * COLS; pe++)
-      for (int lane = 0; lane < LANES; lane++)
-        if (result_valid[pe*LANES+lane]) begin
-          write_valid[lane] = 1'b1;
-          sums[lane*32+:32] = sums[lane*32+:32] | result[(pe*LANES+lane)*32+:32];
-        end
+    if (|written)
+      for (int pe = 0; pe < ROWS * COLS; pe++)
+        for (int lane = 0; lane < LANES; lane++)
+          if (result_valid[pe*LANES+lane]) begin
+            write_valid[lane] = 1'b1;
+            sums[lane*32+:32] = sums[lane*32+:32] | result[(pe*LANES+lane)*32+:32];
+          end
   end
 
   generate
     for (genvar row = 0; row < ROWS; row++) begin : g_row
       for (genvar col = 0; col < COLS; col++) begin : g_col
         localparam int PE = row * COLS + col;
-        logic [127:0] offset;
+        logic [127:0] place;
         logic [7:0] row_number, col_number, station;
         logic is_end;
         logic [LANES*TAG-1:0] passing;
@@ -358,7 +361,7 @@ module spm_array #(
 
         always_comb begin
           for (int d = 0; d < 8; d++)
-            offset[d*16+:16] = row_place[row*144+d*16+:16] + col_place[col*144+d*16+:16];
+            place[d*16+:16] = row_place[row*144+d*16+:16] + col_place[col*144+d*16+:16];
           row_number = row_place[row*144+128+:8];
           col_number = col_place[col*144+128+:8];
           station = row_number + col_number;
@@ -375,7 +378,7 @@ module spm_array #(
         spm_pe #(.LANES(LANES), .RF_BYTES(RF_BYTES), .STAGES(STAGES)) pe_i (
             .clk, .rst, .configure, .enabled(row_place[row*144+136] && col_place[col*144+136]),
             .is_root(station == 8'd0), .is_end, .from_left(col_number != 8'd0),
-            .from_above(16'(col_number) + 16'd1 == sum_cols && row_number != 8'd0), .offset, .rf_tile, .axes,
+            .from_above(16'(col_number) + 16'd1 == sum_cols && row_number != 8'd0), .place, .rf_tile, .axes,
             .rf_stride, .elem_bytes, .is_signed, .has_holes(period != 16'd0), .enter_turn(turn), .leave_turn, .enter_start, .enter_size, .enter_valid(taken),
             .enter_at(at), .enter_address, .enter_data, .enter_buffer, .leave_start, .leave_size,
             .leave_valid, .leave_at, .leave_address, .leave_buffer, .leave_which,

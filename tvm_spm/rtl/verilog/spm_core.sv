@@ -57,8 +57,7 @@ module spm_core #(
   // registers ---------------------------------------------------------------------------------------------------------
   logic [REGISTERS*32-1:0] registers;
   always_ff @(posedge clk)
-    if (rst) registers <= '0;
-    else if (register_write && register_number < 16'(REGISTERS)) registers[32'(register_number)*32+:32] <= register_value;
+    if (register_write && register_number < 16'(REGISTERS)) registers[32'(register_number)*32+:32] <= register_value;
 
   logic [31:0] num_passes, num_transfers;
   assign num_passes = registers[4*32+:32];

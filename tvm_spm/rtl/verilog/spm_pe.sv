@@ -16,7 +16,7 @@ module spm_pe #(
     input logic is_end,                    // where a chain ends
     input logic from_left,
     input logic from_above,
-    input logic [127:0] offset,            // of its piece in the array tile, per dim
+    input logic [127:0] place,             // of its piece in the array tile, per dim
     input logic [127:0] rf_tile,           // of a full piece
     input logic [3*4*40-1:0] axes,         // of I, W, O: two dims that index each axis, and how far
     input logic [3*4*16-1:0] rf_stride,    // bytes from an element of an axis to the next
@@ -72,7 +72,8 @@ module spm_pe #(
   logic [15:0] enter_channels, leave_channels;
   logic leave_busy;
   logic [127:0] piece;
-  logic is_fresh, configured;
+  logic is_fresh, configured, based;
+  logic [127:0] offset;
   logic [1:0] has_sum;
 
   // pieces ------------------------------------------------------------------------------------------------------------
@@ -123,19 +124,21 @@ module spm_pe #(
     into = '0;
     for (int o = 0; o < 3; o++)
       for (int lane = 0; lane < LANES; lane++) begin
-        hears[o*LANES+lane] = enter_valid[o*LANES+lane] && is_busy[o]
-            && is_inside(enter_at[(o*LANES+lane)*64+:64], base[o*64+:64], span[o*64+:64])
-            && (o != 2 || !has_holes || enter_turn[lane*16+:16] - offset[32+:16] < enter_channels);
-        into[(o*LANES+lane)*16+:16] =
-            enter_buffer[o*16+:16] + enter_address[(o*LANES+lane)*16+:16] - base_address[o*16+:16];
+        if (enter_valid[o*LANES+lane] && is_busy[o]) begin
+          hears[o*LANES+lane] = is_inside(enter_at[(o*LANES+lane)*64+:64], base[o*64+:64], span[o*64+:64])
+              && (o != 2 || !has_holes || enter_turn[lane*16+:16] - offset[32+:16] < enter_channels);
+          into[(o*LANES+lane)*16+:16] =
+              enter_buffer[o*16+:16] + enter_address[(o*LANES+lane)*16+:16] - base_address[o*16+:16];
+        end
       end
     has = '0;
     out_of = '0;
-    for (int lane = 0; lane < LANES; lane++) begin
-      has[lane] = leave_valid[lane] && leave_busy && is_inside(leave_at[lane*64+:64], base[2*64+:64], leave_span)
-          && (!has_holes || leave_turn[lane*16+:16] - offset[32+:16] < leave_channels);
-      out_of[lane*16+:16] = leave_buffer + leave_address[lane*16+:16] - base_address[32+:16];
-    end
+    for (int lane = 0; lane < LANES; lane++)
+      if (leave_valid[lane] && leave_busy) begin
+        has[lane] = is_inside(leave_at[lane*64+:64], base[2*64+:64], leave_span)
+            && (!has_holes || leave_turn[lane*16+:16] - offset[32+:16] < leave_channels);
+        out_of[lane*16+:16] = leave_buffer + leave_address[lane*16+:16] - base_address[32+:16];
+      end
   end
 
   function automatic logic [31:0] word(input logic [15:0] address, input logic [3:0] bytes, input logic extend);
@@ -165,8 +168,11 @@ module spm_pe #(
   logic [15:0] add_address;
 
   always_comb begin
-    works = mac_valid && is_any(piece);
-    for (int d = 0; d < 8; d++) works = works && mac_at[d*16+:16] < piece[d*16+:16];
+    works = 1'b0;
+    if (mac_valid) begin
+      works = is_any(piece);
+      for (int d = 0; d < 8; d++) works = works && mac_at[d*16+:16] < piece[d*16+:16];
+    end
     product = 32'd0;
     if (works)
       product = word(mac_address[0+:16], elem_bytes[0+:4], is_signed[0])
@@ -216,13 +222,17 @@ module spm_pe #(
       piece <= '0;
       is_fresh <= 1'b0;
       configured <= 1'b0;
+      based <= 1'b0;
+      offset <= '0;
       has_sum <= 2'b00;
       sum_on <= '0;
     end else begin
-      if (configure)
+      if (configure) offset <= place;
+      if (configured)
         for (int o = 0; o < 3; o++) base[o*64+:64] <= spread(axes[o*160+:160], offset, 16'd0, 16'd0);
       configured <= configure;
-      if (configured)
+      based <= configured;
+      if (based)
         for (int o = 0; o < 3; o++)
           base_address[o*16+:16] <= base[o*64+:16] * rf_stride[o*64+:16] + base[o*64+16+:16] * rf_stride[o*64+16+:16]
               + base[o*64+32+:16] * rf_stride[o*64+32+:16] + base[o*64+48+:16] * rf_stride[o*64+48+:16];

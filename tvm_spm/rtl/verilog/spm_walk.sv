@@ -1,7 +1,7 @@
 // Walks the box of a tile, outermost axis first: the address side of one operand network.
 //
 // It offers up to LANES elements a cycle, RATE_NUM / RATE_DEN on average, and goes on behind those that are taken.
-// Slots of a cycle that are not taken are lost, as on any link.
+// A link that had to wait may be one element ahead of its rate afterwards, no more.
 module spm_walk #(
     parameter int LANES = 1,
     parameter int RATE_NUM = 1,
@@ -22,7 +22,7 @@ module spm_walk #(
     output logic last                      // the last element is taken in this cycle
 );
   logic [63:0] here, extent;
-  logic [15:0] credit, credit_now, turn_here, turn_beyond;
+  logic [15:0] credit, credit_now, credit_left, turn_here, turn_beyond;
   logic [(LANES+1)*16-1:0] turns;
   logic [(LANES+1)*64-1:0] walk;
   logic [LANES-1:0] is_end;
@@ -60,10 +60,12 @@ module spm_walk #(
   always_comb begin
     beyond = here;
     turn_beyond = turn_here;
+    credit_left = credit_now;
     for (int lane = 0; lane < LANES; lane++)
       if (taken[lane]) begin
         beyond = walk[(lane+1)*64+:64];
         turn_beyond = turns[(lane+1)*16+:16];
+        credit_left = credit_left - 16'(RATE_DEN);
       end
   end
 
@@ -87,8 +89,7 @@ module spm_walk #(
     end else if (busy) begin
       here <= beyond;
       turn_here <= turn_beyond;
-      for (int lane = 0; lane <= LANES; lane++)
-        if (credit_now >= 16'(lane * RATE_DEN)) credit <= credit_now - 16'(lane * RATE_DEN);
+      credit <= credit_left > 16'(RATE_DEN) ? 16'(RATE_DEN) : credit_left;
       if (last) busy <= 1'b0;
     end
   end

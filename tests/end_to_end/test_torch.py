@@ -42,7 +42,7 @@ def test_saved_program_on_the_command_line(tmp_path: Path):
     torch.export.save(torch.export.export(torch.nn.Linear(8, 4), (torch.zeros(3, 8),)), path)
     found = CliRunner().invoke(app, ["tune", str(path), "--target", TARGET, "--trials", "1", "--json"])
     assert found.exit_code == 0, found.output
-    assert json.loads(found.stdout)["verified"] is True
+    assert json.loads(found.stdout)["totals"]["verified"] is True
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(tvm_spm.SpmError, match="not a program of torch.export.save, or cut short"):
         CliRunner().invoke(app, ["tune", str(path), "--target", TARGET], catch_exceptions=False)

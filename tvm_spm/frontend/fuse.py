@@ -9,7 +9,7 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 from tvm_spm.errors import ModelError
 from tvm_spm.frontend.attention_forms.grouped import GroupedHeads
 from tvm_spm.frontend.attention_forms.products import BatchedProducts
-from tvm_spm.frontend.attention_forms.softmax import MaskedScores, SafeSoftmax
+from tvm_spm.frontend.attention_forms.softmax import ComposedSoftmax, MaskedScores, SafeSoftmax
 from tvm_spm.frontend.broadcast import keep_broadcasts_apart
 from tvm_spm.frontend.channel_scales import ChannelScales
 from tvm_spm.frontend.prologue import Prologues
@@ -49,6 +49,7 @@ def fuse(mod: tvm.IRModule) -> tvm.IRModule:
         transform.CanonicalizeBindings(),
         transform.DeadCodeElimination(),
         _rewrite(BatchedProducts),
+        _rewrite(ComposedSoftmax),
         transform.CanonicalizeBindings(),
         transform.DeadCodeElimination(),
         _rewrite(GroupedHeads),

@@ -19,6 +19,7 @@ from tvm_spm.frontend.onnx.load import Shapes, choose_shapes, import_onnx, read_
 from tvm_spm.frontend.onnx.tensors import load_tensors
 from tvm_spm.frontend.pinned import Values, pin_module
 from tvm_spm.frontend.relay import ParamsLike, RelayModule, import_relay, relay_text
+from tvm_spm.frontend.stablehlo.source import is_stablehlo_path, require_jaxlib
 from tvm_spm.frontend.torch.source import ExampleInputs, TorchModel, is_torch_model, is_torch_path, require_torch
 
 Model: TypeAlias = "str | Path | onnx.ModelProto | tvm.IRModule | RelayModule | TorchModel"
@@ -37,7 +38,7 @@ def check_model(model: object) -> None:
         shown = repr(model) if model is None or isinstance(model, str) else f"{model!r:.100} ({type(model).__name__})"
         raise ModelError(
             f"mod = {shown}: must be a Relax module, an onnx.ModelProto, a torch.nn.Module or ExportedProgram, a Relay "
-            "module or its text, the path of an ONNX, Relay or .pt2 file or the name of a built-in model "
+            "module or its text, the path of an ONNX, Relay, .pt2 or StableHLO file or the name of a built-in model "
             f"({', '.join(models())})"
         )
 
@@ -58,8 +59,8 @@ def load_model(
     more memory than allowed.
 
     Args:
-        model: The name of a built-in network, the path of an ``.onnx``, Relay or ``.pt2`` file, an ONNX model, a module
-            or an exported program of PyTorch, a Relax module, or a Relay module or its text.
+        model: The name of a built-in network, the path of an ``.onnx``, Relay, ``.pt2`` or StableHLO file, an ONNX
+            model, a module or an exported program of PyTorch, a Relax module, or a Relay module or its text.
         shapes: Shapes of inputs by name; needed for inputs with unknown dims.
         values: Numbers of inputs by name, which become constants.
         params: Weights of a Relay text: a file, bytes or arrays by name.
@@ -84,7 +85,11 @@ def load_model(
     allowed = default_memory_bytes() if max_memory_bytes is None else max_memory_bytes
     try:
         known = dict(values or {})
-        found = _import_torch(model, example_inputs, shapes, allowed) or _import_relay(model, params, shapes, allowed)
+        found = (
+            _import_torch(model, example_inputs, shapes, allowed)
+            or _import_stablehlo(model, shapes, allowed)
+            or _import_relay(model, params, shapes, allowed)
+        )
         if found is None:
             origin, mod = _import(model, dict(shapes or {}), known, allowed, dtype)
         else:
@@ -114,6 +119,17 @@ def _import_torch(
     if example_inputs is not None:
         raise ModelError("example_inputs: only a torch.nn.Module takes them; other models have shapes of their own")
     return None
+
+
+def _import_stablehlo(model: Model, shapes: Shapes | None, allowed: int) -> tuple[str, tvm.IRModule] | None:
+    """As ``_import``; ``None`` if the model is no StableHLO file."""
+    if not isinstance(model, (str, Path)) or not is_stablehlo_path(Path(model)):
+        return None
+    require_jaxlib(str(model))
+    from tvm_spm.frontend.stablehlo.load import import_stablehlo
+
+    mod = import_stablehlo(Path(model), max_memory_bytes=allowed)
+    return str(model), _bind_shapes(mod, dict(shapes or {}))
 
 
 def _import_relay(

@@ -147,3 +147,55 @@ class MaskedScores(PyExprMutator):
             if op_name(choice) == "where" and [number_of(each) for each in choice.args[1:]] == [0, -math.inf]:
                 return relax.op.where(choice.args[0], scores, relax.const(-math.inf, str(call.ty.dtype)))
         return call
+
+
+@mutator
+class ComposedSoftmax(PyExprMutator):
+    """Rewrites a softmax over the last axis that was taken apart, as JAX writes it.
+
+    Before::
+
+        e = exp(x - max(x)); e / sum(e)
+
+    After::
+
+        softmax(x)
+    """
+
+    def visit_call_(self, call: relax.Call) -> relax.Expr:
+        """A quotient of powers and their sum."""
+        call = self.visit_expr_post_order(call)
+        if op_name(call) != "divide":
+            return call
+        power = self._value(call.args[0])
+        shifted: relax.Expr = self._value(power.args[0]) if op_name(power) == "exp" else None
+        if op_name(shifted) != "subtract" or shape_of(shifted) != shape_of(call) or not shape_of(call):
+            return call
+        scores = shifted.args[0]
+        is_softmax = self._is_over_last(call.args[1], "sum", call.args[0]) and self._is_over_last(
+            shifted.args[1], "max", scores
+        )
+        return relax.op.nn.softmax(scores, axis=-1) if is_softmax else call
+
+    def _value(self, expr: relax.Expr) -> relax.Expr:
+        while isinstance(expr, relax.Var):
+            value = self.lookup_binding(expr)
+            if value is None:
+                return expr
+            expr = value
+        return expr
+
+    def _is_over_last(self, expr: relax.Expr, name: str, source: relax.Expr) -> bool:
+        """Whether an expression is a maximum or sum of ``source`` over its last axis, with an axis of 1 for it."""
+        value, wanted = self._value(expr), (*shape_of(source)[:-1], 1)
+        if shape_of(value) != wanted:
+            return False
+        while op_name(value) in ("reshape", "expand_dims") or (name == "max" and self._is_no_bound(value)):
+            value = self._value(value.args[1] if op_name(value) == "maximum" else value.args[0])
+        if op_name(value) != name or [int(axis) for axis in value.attrs.axis or ()] not in ([-1], [len(wanted) - 1]):
+            return False
+        found = value.args[0]
+        return bool(found.same_as(source)) or self._value(found).same_as(self._value(source))
+
+    def _is_no_bound(self, value: relax.Expr) -> bool:
+        return op_name(value) == "maximum" and number_of(self._value(value.args[0])) == -math.inf

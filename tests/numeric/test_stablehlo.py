@@ -1,0 +1,214 @@
+"""StableHLO texts compute what they say: against numpy, and with calls, windows and attention as JAX writes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tvm_spm.deploy.runtime import build, run
+from tvm_spm.errors import ModelError
+from tvm_spm.frontend import Extraction, extract, load_model
+from tvm_spm.frontend.attention import find_attention
+
+pytest.importorskip(
+    "jaxlib", reason='StableHLO is parsed by jaxlib, which is optional: pip install "tvm-spm[stablehlo]"'
+)
+
+Arrays = list[NDArray[np.float32]]
+
+
+def draw(*shapes: tuple[int, ...]) -> Arrays:
+    rng = np.random.default_rng(0)
+    return [rng.standard_normal(shape).astype("float32") for shape in shapes]
+
+
+def read(tmp_path: Path, text: str) -> Extraction:
+    path = tmp_path / "model.mlir"
+    path.write_text(text)
+    return extract(load_model(path))
+
+
+def check(extraction: Extraction, arrays: list[NDArray[np.generic]], expected: NDArray[np.generic]) -> None:
+    assert [call.name for call in extraction.graph.host_calls if "a view" not in call.reason] == []
+    found = run(build(extraction.mod, "edge-256"), arrays)[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+LAYER = """
+module @jit_f {
+  func.func public @main(%arg0: tensor<3x4xf32>, %arg1: tensor<4x5xf32>, %arg2: tensor<5xf32>) -> tensor<3x5xf32> {
+    %0 = stablehlo.dot_general %arg0, %arg1, contracting_dims = [1] x [0]
+      : (tensor<3x4xf32>, tensor<4x5xf32>) -> tensor<3x5xf32>
+    %1 = stablehlo.broadcast_in_dim %arg2, dims = [1] : (tensor<5xf32>) -> tensor<3x5xf32>
+    %2 = stablehlo.add %0, %1 : tensor<3x5xf32>
+    %3 = call @relu(%2) : (tensor<3x5xf32>) -> tensor<3x5xf32>
+    return %3 : tensor<3x5xf32>
+  }
+  func.func private @relu(%arg0: tensor<3x5xf32>) -> tensor<3x5xf32> {
+    %cst = stablehlo.constant dense<0.0> : tensor<f32>
+    %0 = stablehlo.broadcast_in_dim %cst, dims = [] : (tensor<f32>) -> tensor<3x5xf32>
+    %1 = stablehlo.maximum %arg0, %0 : tensor<3x5xf32>
+    return %1 : tensor<3x5xf32>
+  }
+}
+"""
+
+
+def test_layer_and_calls(tmp_path: Path):
+    x, w, b = draw((3, 4), (4, 5), (5,))
+    extraction = read(tmp_path, LAYER)
+    check(extraction, [x, w, b], np.maximum(x @ w + b, 0))
+    assert len(extraction.graph.nodes) == 1
+
+
+def test_convolution_and_windows(tmp_path: Path):
+    # 3x3 filters over an image with channels last, then the largest of 2x2 pixels, then sums of 2x2.
+    text = """
+    module {
+      func.func @main(%x: tensor<1x7x6x3xf32>, %w: tensor<3x3x3x4xf32>) -> tensor<1x2x2x4xf32> {
+        %0 = stablehlo.convolution(%x, %w) dim_numbers = [b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f],
+          window = {stride = [1, 1], pad = [[1, 0], [1, 1]]}
+          {batch_group_count = 1 : i64, feature_group_count = 1 : i64}
+          : (tensor<1x7x6x3xf32>, tensor<3x3x3x4xf32>) -> tensor<1x6x6x4xf32>
+        %low = stablehlo.constant dense<0xFF800000> : tensor<f32>
+        %1 = "stablehlo.reduce_window"(%0, %low) <{window_dimensions = array<i64: 1, 2, 2, 1>,
+          window_strides = array<i64: 1, 2, 2, 1>}> ({
+          ^bb0(%a: tensor<f32>, %b: tensor<f32>):
+            %m = stablehlo.maximum %a, %b : tensor<f32>
+            stablehlo.return %m : tensor<f32>
+        }) : (tensor<1x6x6x4xf32>, tensor<f32>) -> tensor<1x3x3x4xf32>
+        %zero = stablehlo.constant dense<0.0> : tensor<f32>
+        %2 = "stablehlo.reduce_window"(%1, %zero) <{window_dimensions = array<i64: 1, 2, 2, 1>}> ({
+          ^bb0(%a: tensor<f32>, %b: tensor<f32>):
+            %m = stablehlo.add %a, %b : tensor<f32>
+            stablehlo.return %m : tensor<f32>
+        }) : (tensor<1x3x3x4xf32>, tensor<f32>) -> tensor<1x2x2x4xf32>
+        return %2 : tensor<1x2x2x4xf32>
+      }
+    }
+    """
+    x, w = draw((1, 7, 6, 3), (3, 3, 3, 4))
+    padded = np.pad(x[0], ((1, 0), (1, 1), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(0, 1))
+    image = np.einsum("yxcij,ijck->yxk", windows, w)
+    largest = image.reshape(3, 2, 3, 2, 4).max((1, 3))
+    sums = np.lib.stride_tricks.sliding_window_view(largest, (2, 2), axis=(0, 1)).sum((-1, -2))
+    check(read(tmp_path, text), [x, w], sums[None])
+
+
+def test_causal_attention(tmp_path: Path):
+    # As JAX writes einsum, tril, where and softmax.
+    text = """
+    module {
+      func.func @main(%q: tensor<2x3x5x8xf32>, %k: tensor<2x3x5x8xf32>, %v: tensor<2x3x5x8xf32>)
+          -> tensor<2x3x5x8xf32> {
+        %0 = stablehlo.dot_general %q, %k, batching_dims = [0, 1] x [0, 1], contracting_dims = [3] x [3]
+          : (tensor<2x3x5x8xf32>, tensor<2x3x5x8xf32>) -> tensor<2x3x5x5xf32>
+        %scale = stablehlo.constant dense<2.0> : tensor<f32>
+        %1 = stablehlo.broadcast_in_dim %scale, dims = [] : (tensor<f32>) -> tensor<2x3x5x5xf32>
+        %2 = stablehlo.divide %0, %1 : tensor<2x3x5x5xf32>
+        %3 = stablehlo.iota dim = 0 : tensor<5x5xi32>
+        %4 = stablehlo.iota dim = 1 : tensor<5x5xi32>
+        %5 = stablehlo.compare GE, %3, %4, SIGNED : (tensor<5x5xi32>, tensor<5x5xi32>) -> tensor<5x5xi1>
+        %6 = stablehlo.broadcast_in_dim %5, dims = [2, 3] : (tensor<5x5xi1>) -> tensor<2x3x5x5xi1>
+        %low = stablehlo.constant dense<0xFF800000> : tensor<f32>
+        %7 = stablehlo.broadcast_in_dim %low, dims = [] : (tensor<f32>) -> tensor<2x3x5x5xf32>
+        %8 = stablehlo.select %6, %2, %7 : tensor<2x3x5x5xi1>, tensor<2x3x5x5xf32>
+        %9 = stablehlo.reduce(%8 init: %low) applies stablehlo.maximum across dimensions = [3]
+          : (tensor<2x3x5x5xf32>, tensor<f32>) -> tensor<2x3x5xf32>
+        %10 = stablehlo.broadcast_in_dim %low, dims = [] : (tensor<f32>) -> tensor<2x3x5xf32>
+        %11 = stablehlo.maximum %10, %9 : tensor<2x3x5xf32>
+        %12 = stablehlo.broadcast_in_dim %11, dims = [0, 1, 2] : (tensor<2x3x5xf32>) -> tensor<2x3x5x5xf32>
+        %13 = stablehlo.subtract %8, %12 : tensor<2x3x5x5xf32>
+        %14 = stablehlo.exponential %13 : tensor<2x3x5x5xf32>
+        %zero = stablehlo.constant dense<0.0> : tensor<f32>
+        %15 = stablehlo.reduce(%14 init: %zero) applies stablehlo.add across dimensions = [3]
+          : (tensor<2x3x5x5xf32>, tensor<f32>) -> tensor<2x3x5xf32>
+        %16 = stablehlo.broadcast_in_dim %15, dims = [0, 1, 2] : (tensor<2x3x5xf32>) -> tensor<2x3x5x5xf32>
+        %17 = stablehlo.divide %14, %16 : tensor<2x3x5x5xf32>
+        %18 = stablehlo.dot_general %17, %v, batching_dims = [0, 1] x [0, 1], contracting_dims = [3] x [2]
+          : (tensor<2x3x5x5xf32>, tensor<2x3x5x8xf32>) -> tensor<2x3x5x8xf32>
+        return %18 : tensor<2x3x5x8xf32>
+      }
+    }
+    """
+    q, k, v = draw(*[(2, 3, 5, 8)] * 3)
+    scores = np.where(np.tri(5, dtype=bool), np.einsum("bhmd,bhnd->bhmn", q, k) / 2, -np.inf)
+    powers = np.exp(scores - scores.max(-1, keepdims=True))
+    extraction = read(tmp_path, text)
+    check(extraction, [q, k, v], powers / powers.sum(-1, keepdims=True) @ v)
+    assert len(find_attention(extraction.mod)[0]) == 1
+    assert len(extraction.graph.nodes) == 3
+
+
+def test_products_over_any_axes(tmp_path: Path):
+    text = """
+    module {
+      func.func @main(%a: tensor<4x2x3x5xf32>, %b: tensor<5x6x4x7xf32>) -> tensor<4x2x3x6x7xf32> {
+        %0 = stablehlo.dot_general %a, %b, batching_dims = [0] x [2], contracting_dims = [3] x [0]
+          : (tensor<4x2x3x5xf32>, tensor<5x6x4x7xf32>) -> tensor<4x2x3x6x7xf32>
+        return %0 : tensor<4x2x3x6x7xf32>
+      }
+    }
+    """
+    a, b = draw((4, 2, 3, 5), (5, 6, 4, 7))
+    check(read(tmp_path, text), [a, b], np.einsum("bmnk,kpbq->bmnpq", a, b))
+
+
+def test_rows_of_a_table(tmp_path: Path):
+    text = """
+    module {
+      func.func @main(%t: tensor<7x4xf32>, %i: tensor<2x3xi32>) -> tensor<2x3x4xf32> {
+        %0 = stablehlo.broadcast_in_dim %i, dims = [0, 1] : (tensor<2x3xi32>) -> tensor<2x3x1xi32>
+        %1 = "stablehlo.gather"(%t, %0) <{dimension_numbers = #stablehlo.gather<offset_dims = [2],
+          collapsed_slice_dims = [0], start_index_map = [0], index_vector_dim = 2>, indices_are_sorted = false,
+          slice_sizes = array<i64: 1, 4>}> : (tensor<7x4xf32>, tensor<2x3x1xi32>) -> tensor<2x3x4xf32>
+        return %1 : tensor<2x3x4xf32>
+      }
+    }
+    """
+    (table,) = draw((7, 4))
+    # The definition takes the nearest row for a number outside.
+    places = np.array([[0, 6, 3], [-2, 9, 1]], "int32")
+    check(read(tmp_path, text), [table, places], table[np.clip(places, 0, 6)])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("module {", r'model.mlir: no StableHLO that can be parsed: "-":1:7: expected operation name in quotes'),
+        (LAYER[: len(LAYER) // 2], "no StableHLO that can be parsed"),
+        ("module { func.func @f() { return } }", r"the module has no function 'main' \(it has 'f'\)"),
+        (
+            "module { func.func @main(%a: tensor<?xf32>) -> tensor<?xf32> { return %a : tensor<?xf32> } }",
+            r"argument 0 of main: tensor<\?xf32> is no tensor of known shape",
+        ),
+        (
+            "module { func.func @main(%a: tensor<3xf32>) -> tensor<3xf32> {\n"
+            "%0 = stablehlo.custom_call @foo(%a) : (tensor<3xf32>) -> tensor<3xf32>\n return %0 : tensor<3xf32> } }",
+            r'operator stablehlo.custom_call at "-":2:6: unknown \("foo"\)',
+        ),
+        (
+            "module { func.func @main(%a: tensor<3xf32>) -> tensor<3xf32> {\n"
+            "%0 = call @main(%a) : (tensor<3xf32>) -> tensor<3xf32>\n return %0 : tensor<3xf32> } }",
+            "calls nest deeper than 64; functions cannot recur",
+        ),
+    ],
+)
+def test_what_cannot_be_read_is_named(tmp_path: Path, text: str, message: str):
+    with pytest.raises(ModelError, match=message) as caught:
+        read(tmp_path, text)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_no_text(tmp_path: Path):
+    path = tmp_path / "model.mlir"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ModelError, match="no StableHLO that can be parsed"):
+        load_model(path)
+    path.write_bytes(b"ML\xefR" + bytes(40))
+    with pytest.raises(ModelError, match="no StableHLO that can be parsed"):
+        load_model(path)

@@ -14,7 +14,7 @@ from tvm import relax
 from tvm_spm.errors import ModelError, did_you_mean
 from tvm_spm.frontend.fuse import TVM_ERRORS, first_line
 from tvm_spm.frontend.stablehlo.operators import OPERATORS, kind_of
-from tvm_spm.frontend.stablehlo.value import Value, Writer
+from tvm_spm.frontend.stablehlo.value import Emitter, Value
 from tvm_spm.input_file import read_regular
 
 _BYTECODE = b"ML\xefR"
@@ -71,7 +71,7 @@ class _Reader:
     def __init__(self, functions: dict[str, Any], origin: str) -> None:
         self._functions, self._origin = functions, origin
         self._builder = relax.BlockBuilder()
-        self._writer = Writer(builder=self._builder)
+        self._writer = Emitter(builder=self._builder)
 
     def module(self) -> tvm.IRModule:
         """The module of ``main``."""

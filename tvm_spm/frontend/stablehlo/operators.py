@@ -12,9 +12,9 @@ from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import stablehlo
 from tvm import relax
 
-from tvm_spm.frontend.stablehlo.value import Value, Writer
+from tvm_spm.frontend.stablehlo.value import Emitter, Value
 
-Convert: TypeAlias = Callable[[Writer, Any, list[Value]], Value]
+Convert: TypeAlias = Callable[[Emitter, Any, list[Value]], Value]
 """What an operation makes of its operands."""
 
 DTYPES = {
@@ -65,57 +65,57 @@ _NUMPY: dict[str, Callable[..., Any]] = {
 """What constants are computed with; divisions and logic only where they mean the same."""
 
 
-def _unary(op: Callable[[relax.Expr], relax.Expr], writer: Writer, operation: Any, operands: list[Value]) -> Value:  # noqa: ANN401
+def _unary(op: Callable[[relax.Expr], relax.Expr], emitter: Emitter, operation: Any, operands: list[Value]) -> Value:  # noqa: ANN401
     known = _folded(op.__name__, operation, operands)
     if known is not None:
         return known
-    made = writer.emit(op(operands[0].expr))
+    made = emitter.emit(op(operands[0].expr))
     return Value(expr=made.expr, shape=operands[0].shape)
 
 
-def _elementwise(op: Callable[..., relax.Expr], writer: Writer, operation: Any, operands: list[Value]) -> Value:  # noqa: ANN401
+def _elementwise(op: Callable[..., relax.Expr], emitter: Emitter, operation: Any, operands: list[Value]) -> Value:  # noqa: ANN401
     shape, dtype = kind_of(operation.results[0])
     whole_quotient = op is relax.op.divide and "int" in dtype
     known = None if whole_quotient else _folded(op.__name__, operation, operands)
     if known is not None:
         return known
-    made = writer.emit(op(*(each.expr for each in operands)))
+    made = emitter.emit(op(*(each.expr for each in operands)))
     return Value(expr=made.expr, shape=shape)
 
 
-def _logical(name: str, writer: Writer, operation: Any, operands: list[Value]) -> Value:  # noqa: ANN401
+def _logical(name: str, emitter: Emitter, operation: Any, operands: list[Value]) -> Value:  # noqa: ANN401
     """Of truths, or of the bits of integers."""
     kind = "logical" if operands[0].dtype == "bool" else "bitwise"
     known = _folded(name, operation, operands) if kind == "logical" else None
     if known is not None:
         return known
-    return _elementwise(getattr(relax.op, f"{kind}_{name}"), writer, operation, operands)
+    return _elementwise(getattr(relax.op, f"{kind}_{name}"), emitter, operation, operands)
 
 
-def _compare(writer: Writer, operation: Any, operands: list[Value]) -> Value:  # noqa: ANN401
+def _compare(emitter: Emitter, operation: Any, operands: list[Value]) -> Value:  # noqa: ANN401
     names = {"EQ": relax.op.equal, "NE": relax.op.not_equal, "LT": relax.op.less, "LE": relax.op.less_equal,
              "GT": relax.op.greater, "GE": relax.op.greater_equal}  # fmt: skip
     direction = str(operation.attributes["comparison_direction"]).rstrip(">").split()[-1]
-    return _elementwise(names[direction], writer, operation, operands)
+    return _elementwise(names[direction], emitter, operation, operands)
 
 
-def _clamp(writer: Writer, operation: Any, operands: list[Value]) -> Value:  # noqa: ANN401
+def _clamp(emitter: Emitter, operation: Any, operands: list[Value]) -> Value:  # noqa: ANN401
     least, data, most = operands
-    raised = writer.emit(relax.op.maximum(data.expr, least.expr))
-    made = writer.emit(relax.op.minimum(raised.expr, most.expr))
+    raised = emitter.emit(relax.op.maximum(data.expr, least.expr))
+    made = emitter.emit(relax.op.minimum(raised.expr, most.expr))
     return Value(expr=made.expr, shape=kind_of(operation.results[0])[0])
 
 
-def _convert(writer: Writer, operation: Any, operands: list[Value]) -> Value:  # noqa: ANN401
+def _convert(emitter: Emitter, operation: Any, operands: list[Value]) -> Value:  # noqa: ANN401
     dtype = kind_of(operation.results[0])[1]
     array = operands[0].array
     if array is not None:
         return Value(expr=relax.const(array.astype(dtype), dtype), shape=operands[0].shape)
-    made = writer.emit(relax.op.astype(operands[0].expr, dtype))
+    made = emitter.emit(relax.op.astype(operands[0].expr, dtype))
     return Value(expr=made.expr, shape=operands[0].shape)
 
 
-def _constant(_writer: Writer, operation: Any, _operands: list[Value]) -> Value:  # noqa: ANN401
+def _constant(_writer: Emitter, operation: Any, _operands: list[Value]) -> Value:  # noqa: ANN401
     shape, dtype = kind_of(operation.results[0])
     array = np.array(operation.attributes["value"])
     stored = (1,) * len(shape) if array.size == 1 else shape
@@ -123,14 +123,14 @@ def _constant(_writer: Writer, operation: Any, _operands: list[Value]) -> Value:
     return Value(expr=relax.const(array.astype(dtype), dtype), shape=shape)
 
 
-def _iota(_writer: Writer, operation: Any, _operands: list[Value]) -> Value:  # noqa: ANN401
+def _iota(_writer: Emitter, operation: Any, _operands: list[Value]) -> Value:  # noqa: ANN401
     shape, dtype = kind_of(operation.results[0])
     axis = _integer(operation, "iota_dimension", 0)
     stored = [shape[axis] if each == axis else 1 for each in range(len(shape))]
     return Value(expr=relax.const(np.arange(shape[axis]).astype(dtype).reshape(stored), dtype), shape=shape)
 
 
-def _broadcast(writer: Writer, operation: Any, operands: list[Value]) -> Value:  # noqa: ANN401
+def _broadcast(emitter: Emitter, operation: Any, operands: list[Value]) -> Value:  # noqa: ANN401
     shape, _ = kind_of(operation.results[0])
     axes = _integers(operation, "broadcast_dimensions")
     source = operands[0]
@@ -143,48 +143,50 @@ def _broadcast(writer: Writer, operation: Any, operands: list[Value]) -> Value: 
         return Value(expr=source.expr, shape=shape)
     if source.array is not None:
         return Value(expr=relax.const(source.array.reshape(stored), source.dtype), shape=shape)
-    return Value(expr=writer.emit(relax.op.reshape(source.expr, stored)).expr, shape=shape)
+    return Value(expr=emitter.emit(relax.op.reshape(source.expr, stored)).expr, shape=shape)
 
 
-def _reshape(writer: Writer, operation: Any, operands: list[Value]) -> Value:  # noqa: ANN401
-    return writer.emit(relax.op.reshape(writer.whole(operands[0]), kind_of(operation.results[0])[0]))
+def _reshape(emitter: Emitter, operation: Any, operands: list[Value]) -> Value:  # noqa: ANN401
+    return emitter.emit(relax.op.reshape(emitter.whole(operands[0]), kind_of(operation.results[0])[0]))
 
 
-def _transpose(writer: Writer, operation: Any, operands: list[Value]) -> Value:  # noqa: ANN401
+def _transpose(emitter: Emitter, operation: Any, operands: list[Value]) -> Value:  # noqa: ANN401
     axes = _integers(operation, "permutation")
-    made = writer.emit(relax.op.permute_dims(operands[0].expr, axes))
+    made = emitter.emit(relax.op.permute_dims(operands[0].expr, axes))
     return Value(expr=made.expr, shape=tuple(operands[0].shape[axis] for axis in axes))
 
 
-def _slice(writer: Writer, operation: Any, operands: list[Value]) -> Value:  # noqa: ANN401
+def _slice(emitter: Emitter, operation: Any, operands: list[Value]) -> Value:  # noqa: ANN401
     begin, end = _integers(operation, "start_indices"), _integers(operation, "limit_indices")
     strides = _integers(operation, "strides")
-    data = writer.whole(operands[0])
-    return writer.emit(relax.op.strided_slice(data, list(range(len(begin))), begin, end, strides))
+    data = emitter.whole(operands[0])
+    return emitter.emit(relax.op.strided_slice(data, list(range(len(begin))), begin, end, strides))
 
 
-def _concatenate(writer: Writer, operation: Any, operands: list[Value]) -> Value:  # noqa: ANN401
-    return writer.emit(relax.op.concat([writer.whole(each) for each in operands], _integer(operation, "dimension", 0)))
+def _concatenate(emitter: Emitter, operation: Any, operands: list[Value]) -> Value:  # noqa: ANN401
+    return emitter.emit(
+        relax.op.concat([emitter.whole(each) for each in operands], _integer(operation, "dimension", 0))
+    )
 
 
-def _pad(writer: Writer, operation: Any, operands: list[Value]) -> Value:  # noqa: ANN401
+def _pad(emitter: Emitter, operation: Any, operands: list[Value]) -> Value:  # noqa: ANN401
     low, high = _integers(operation, "edge_padding_low"), _integers(operation, "edge_padding_high")
     if any(_integers(operation, "interior_padding")) or min(low + high) < 0 or operands[1].array is None:
         raise NotImplementedError("padding between elements, of less than none, or with a number that is computed")
     widths = [each for pair in zip(low, high, strict=True) for each in pair]
-    return writer.emit(relax.op.nn.pad(writer.whole(operands[0]), widths, pad_value=float(operands[1].array.item())))
+    return emitter.emit(relax.op.nn.pad(emitter.whole(operands[0]), widths, pad_value=float(operands[1].array.item())))
 
 
-def _arranged(writer: Writer, data: Value, axes: Sequence[int], shape: Sequence[int]) -> relax.Expr:
+def _arranged(emitter: Emitter, data: Value, axes: Sequence[int], shape: Sequence[int]) -> relax.Expr:
     """Axes in another order, then joined."""
-    expr = writer.whole(data)
+    expr = emitter.whole(data)
     if list(axes) != sorted(axes):
-        expr = writer.emit(relax.op.permute_dims(expr, list(axes))).expr
+        expr = emitter.emit(relax.op.permute_dims(expr, list(axes))).expr
     current = tuple(int(extent) for extent in expr.ty.shape.values)
-    return expr if current == tuple(shape) else writer.emit(relax.op.reshape(expr, list(shape))).expr
+    return expr if current == tuple(shape) else emitter.emit(relax.op.reshape(expr, list(shape))).expr
 
 
-def _dot(writer: Writer, operation: Any, operands: list[Value]) -> Value:  # noqa: ANN401
+def _dot(emitter: Emitter, operation: Any, operands: list[Value]) -> Value:  # noqa: ANN401
     """Batch axes first, then those of the left operand, then those of the right one."""
     shape, dtype = kind_of(operation.results[0])
     numbers = stablehlo.DotDimensionNumbers(operation.attributes["dot_dimension_numbers"])
@@ -201,13 +203,13 @@ def _dot(writer: Writer, operation: Any, operands: list[Value]) -> Value:  # noq
     columns = [right.shape[axis] for axis in free[1]]
     # Without a batch, the rows keep their axes, so that a linear layer stays one.
     kept = rows if not batch and rows else [prod(rows)]
-    first = _arranged(writer, left, [*batches[0], *free[0], *summed[0]], [*batch, *kept, terms])
-    second = _arranged(writer, right, [*batches[1], *summed[1], *free[1]], [*batch, terms, prod(columns)])
-    made = writer.emit(relax.op.matmul(first, second, out_dtype=dtype))
-    return made if made.shape == shape else writer.emit(relax.op.reshape(made.expr, shape))
+    first = _arranged(emitter, left, [*batches[0], *free[0], *summed[0]], [*batch, *kept, terms])
+    second = _arranged(emitter, right, [*batches[1], *summed[1], *free[1]], [*batch, terms, prod(columns)])
+    made = emitter.emit(relax.op.matmul(first, second, out_dtype=dtype))
+    return made if made.shape == shape else emitter.emit(relax.op.reshape(made.expr, shape))
 
 
-def _convolution(writer: Writer, operation: Any, operands: list[Value]) -> Value:  # noqa: ANN401
+def _convolution(emitter: Emitter, operation: Any, operands: list[Value]) -> Value:  # noqa: ANN401
     numbers = stablehlo.ConvDimensionNumbers(operation.attributes["dimension_numbers"])
     spatial = list(numbers.input_spatial_dimensions)
     ones = [1] * len(spatial)
@@ -221,12 +223,12 @@ def _convolution(writer: Writer, operation: Any, operands: list[Value]) -> Value
         *numbers.kernel_spatial_dimensions,
     ]  # fmt: skip
     data, weight = (
-        _arranged(writer, each, axes, [each.shape[axis] for axis in axes])
+        _arranged(emitter, each, axes, [each.shape[axis] for axis in axes])
         for each, axes in zip(operands, (data_axes, filter_axes), strict=True)
     )
     pads = _integers(operation, "padding", [0] * 2 * len(spatial))
     op = {1: relax.op.nn.conv1d, 2: relax.op.nn.conv2d, 3: relax.op.nn.conv3d}[len(spatial)]
-    made = writer.emit(
+    made = emitter.emit(
         op(
             data, weight, strides=_integers(operation, "window_strides", ones), padding=pads[0::2] + pads[1::2],
             dilation=_integers(operation, "rhs_dilation", ones), groups=_integer(operation, "feature_group_count", 1),
@@ -235,10 +237,10 @@ def _convolution(writer: Writer, operation: Any, operands: list[Value]) -> Value
     )  # fmt: skip
     out_axes = [numbers.output_batch_dimension, numbers.output_feature_dimension, *numbers.output_spatial_dimensions]
     back = [out_axes.index(axis) for axis in range(len(out_axes))]
-    return made if back == sorted(back) else writer.emit(relax.op.permute_dims(made.expr, back))
+    return made if back == sorted(back) else emitter.emit(relax.op.permute_dims(made.expr, back))
 
 
-def _gather(writer: Writer, operation: Any, operands: list[Value]) -> Value:  # noqa: ANN401
+def _gather(emitter: Emitter, operation: Any, operands: list[Value]) -> Value:  # noqa: ANN401
     """Rows of a table by their number; numbers outside are those of the first or last row."""
     numbers = stablehlo.GatherDimensionNumbers(operation.attributes["dimension_numbers"])
     table, indices = operands
@@ -254,8 +256,8 @@ def _gather(writer: Writer, operation: Any, operands: list[Value]) -> Value:  # 
     )
     if not is_lookup:
         raise NotImplementedError("a gather of other slices than whole rows of a table")
-    flat = writer.emit(relax.op.reshape(writer.whole(indices), indices.shape[:-1]))
-    return writer.emit(relax.op.take(writer.whole(table), flat.expr, axis=0, mode="clip"))
+    flat = emitter.emit(relax.op.reshape(emitter.whole(indices), indices.shape[:-1]))
+    return emitter.emit(relax.op.take(emitter.whole(table), flat.expr, axis=0, mode="clip"))
 
 
 _IDENTITIES = {"add": 0.0, "maximum": -np.inf, "minimum": np.inf, "multiply": 1.0, "or": 0.0, "and": 1.0}
@@ -284,16 +286,16 @@ def _combined_by(operation: Any, start: Value) -> str:  # noqa: ANN401
     return name
 
 
-def _reduce(writer: Writer, operation: Any, operands: list[Value]) -> Value:  # noqa: ANN401
+def _reduce(emitter: Emitter, operation: Any, operands: list[Value]) -> Value:  # noqa: ANN401
     name = _combined_by(operation, operands[1])
-    data, axes = writer.whole(operands[0]), _integers(operation, "dimensions")
+    data, axes = emitter.whole(operands[0]), _integers(operation, "dimensions")
     if name in ("or", "and"):
-        made = writer.emit(_REDUCTIONS[name](writer.emit(relax.op.astype(data, "int8")).expr, axes))
-        return writer.emit(relax.op.astype(made.expr, operands[0].dtype))
-    return writer.emit(_REDUCTIONS[name](data, axes))
+        made = emitter.emit(_REDUCTIONS[name](emitter.emit(relax.op.astype(data, "int8")).expr, axes))
+        return emitter.emit(relax.op.astype(made.expr, operands[0].dtype))
+    return emitter.emit(_REDUCTIONS[name](data, axes))
 
 
-def _reduce_window(writer: Writer, operation: Any, operands: list[Value]) -> Value:  # noqa: ANN401
+def _reduce_window(emitter: Emitter, operation: Any, operands: list[Value]) -> Value:  # noqa: ANN401
     """Pooling; the two axes of windows come last meanwhile."""
     name = _combined_by(operation, operands[1])
     rank = len(operands[0].shape)
@@ -308,20 +310,20 @@ def _reduce_window(writer: Writer, operation: Any, operands: list[Value]) -> Val
         raise NotImplementedError(f"windows {window} by {name}: only two axes of four, by add or maximum")
     over = sorted({*over, *[axis for axis in (2, 1, 3) if axis not in over][: 2 - len(over)]})
     order = [axis for axis in range(rank) if axis not in over] + over
-    data = _arranged(writer, operands[0], order, [operands[0].shape[axis] for axis in order])
+    data = _arranged(emitter, operands[0], order, [operands[0].shape[axis] for axis in order])
     options: dict[str, Any] = {
         "pool_size": [window[axis] for axis in over],
         "strides": [strides[axis] for axis in over],
         "padding": [pads[2 * axis] for axis in over] + [pads[2 * axis + 1] for axis in over],
     }
     if name == "maximum":
-        made = writer.emit(relax.op.nn.max_pool2d(data, **options))
+        made = emitter.emit(relax.op.nn.max_pool2d(data, **options))
     else:
-        mean = writer.emit(relax.op.nn.avg_pool2d(data, count_include_pad=True, **options))
+        mean = emitter.emit(relax.op.nn.avg_pool2d(data, count_include_pad=True, **options))
         area = relax.const(prod(options["pool_size"]), operands[0].dtype)
-        made = writer.emit(relax.op.multiply(mean.expr, area))
+        made = emitter.emit(relax.op.multiply(mean.expr, area))
     back = [order.index(axis) for axis in range(rank)]
-    return made if back == sorted(back) else writer.emit(relax.op.permute_dims(made.expr, back))
+    return made if back == sorted(back) else emitter.emit(relax.op.permute_dims(made.expr, back))
 
 
 _UNARY: dict[str, Callable[[relax.Expr], relax.Expr]] = {

@@ -39,7 +39,7 @@ class Value:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Writer:
+class Emitter:
     """Writes expressions into the function being built."""
 
     builder: relax.BlockBuilder

@@ -46,6 +46,15 @@ def _add_matmul(node: fx.Node, importer: Importer) -> relax.Expr:
     return importer.emit(relax.op.add(total, scaled))
 
 
+def _select(node: fx.Node, importer: Importer) -> relax.Expr:
+    # TVM's converter gathers, which no one can follow; a slice is a view.
+    data, axis, index = _given(node, importer, ("self", "dim", "index"))
+    axis %= data.ty.ndim
+    begin = index % _shape(data)[axis]
+    cut = importer.emit(relax.op.strided_slice(data, [axis], [begin], [begin + 1]))
+    return importer.emit(relax.op.squeeze(cut, [axis]))
+
+
 _ATTENTION = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
 
 
@@ -136,6 +145,7 @@ OPERATORS: dict[str, Convert] = {
     "matmul.default": _matmul,
     "mm.default": _matmul,
     "scaled_dot_product_attention.default": _attention,
+    "select.int": _select,
 }
 """By name, as in ``torch.ops.aten``."""
 

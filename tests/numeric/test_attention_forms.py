@@ -20,6 +20,7 @@ from tvm_spm.attention import AttentionMapping
 from tvm_spm.deploy.runtime import build, run
 from tvm_spm.frontend import extract, load_model
 from tvm_spm.frontend.attention import find_attention
+from tvm_spm.workload import Workload
 
 Array = NDArray[np.float64]
 Shape = tuple[int, ...]
@@ -249,3 +250,42 @@ def test_onnx_attention(kind: str):
         added = np.where(np.tri(5, 7, dtype=bool), 0, _HIDDEN)
     model = onnx_attention(kinds, (2, 4, rows, 4), is_causal=int(kind == "causal"))
     check(load_model(model), arrays, attended(*wide([q, k, v]), added))
+
+
+@pytest.mark.parametrize("are_weights_quantised", [False, True])
+def test_quantised_attention(are_weights_quantised: bool):
+    # Scores of integers are one with what follows. Weights can only be rounded once the last key has come, so that a
+    # rounding between softmax and values keeps three layers, of integers.
+    q, k, v = draw((1, 2, 12, 8), (1, 2, 12, 8), (1, 2, 12, 8))
+    step = 1 / 32
+    constants = {"step": np.float32(step), "zero": np.int8(0), "scale": np.float32(1 / math.sqrt(8))}
+    nodes = [helper.make_node("Transpose", ["k"], ["turned"], perm=[0, 1, 3, 2])]
+
+    def rounded(name: str) -> str:
+        nodes.append(helper.make_node("QuantizeLinear", [name, "step", "zero"], [f"{name}_q"]))
+        nodes.append(helper.make_node("DequantizeLinear", [f"{name}_q", "step", "zero"], [f"{name}_d"]))
+        return f"{name}_d"
+
+    nodes.append(helper.make_node("MatMul", [rounded("q"), rounded("turned")], ["products"]))
+    nodes.append(helper.make_node("Mul", ["products", "scale"], ["scores"]))
+    nodes.append(helper.make_node("Softmax", ["scores"], ["weights"], axis=-1))
+    operands = [rounded("weights"), rounded("v")] if are_weights_quantised else ["weights", "v"]
+    nodes.append(helper.make_node("MatMul", operands, ["y"]))
+    values = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, (1, 2, 12, 8)) for name in "qkvy"]
+    initial = [onnx.numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()]
+    graph = helper.make_graph(nodes, "quantised", values[:3], values[3:], initial)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+    def near(array: Array) -> Array:
+        return np.clip(np.round(array / step), -128, 127) * step
+
+    q_near, k_near, wide_v = (near(wide([q])[0]), near(wide([k])[0]), wide([v])[0])
+    mod = load_model(model)
+    if not are_weights_quantised:
+        check(mod, [q, k, v], attended(q_near, k_near, wide_v))
+        assert find_attention(extract(mod).mod)[0][0].work.scores.I.dtype == "int8"
+        return
+    extraction = extract(mod)
+    assert find_attention(extraction.mod)[0] == ()
+    products = [task.work for task in extraction.graph.tasks if isinstance(task.work, Workload)]
+    assert [(work.I.dtype, work.W.dtype) for work in products] == [("int8", "int8")] * 2

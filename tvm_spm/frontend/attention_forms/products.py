@@ -110,7 +110,8 @@ class BatchedProducts(PyExprMutator):
         operands = []
         for operand in product.args:
             copies = self._bound(operand, is_read_once=False)
-            is_copy = op_name(copies) == "broadcast_to" and shape_of(copies.args[0])[-2:] == shape_of(operand)[-2:]
+            matrix = shape_of(operand)[-2:]
+            is_copy = op_name(copies) == "broadcast_to" and len(matrix) == 2 and shape_of(copies.args[0])[-2:] == matrix
             operands.append(copies.args[0] if is_copy else operand)
         made = self.builder_.normalize(relax.op.matmul(*operands, out_dtype=product.attrs.out_dtype))
         return made if shape_of(made) == shape_of(product) else product

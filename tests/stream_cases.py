@@ -10,7 +10,7 @@ import numpy as np
 
 from tests.numeric.sampled import brute_force
 from tests.simulator_cases import random_case
-from tvm_spm.arch import Arch
+from tvm_spm.arch import Arch, SplitBytes
 from tvm_spm.mapping import Mapping
 from tvm_spm.space.legality import check
 from tvm_spm.stream.instructions import End, Instruction, Stream, StreamHead, VectorStep
@@ -53,11 +53,12 @@ def random_stream(rng: random.Random) -> Stream:
 
 def roomy(arch: Arch) -> Arch:
     """The same machine with memories that hold any tile."""
-    rf, spm = arch.levels.RF, arch.levels.SPM
+    rf, spm, most = arch.levels.RF, arch.levels.SPM, 1 << 36
+    capacity = SplitBytes(I=most, W=most, O=most) if spm.is_split else most
     return replace(
         arch,
         levels=replace(
-            arch.levels, RF=replace(rf, capacity_bytes=1 << 30), SPM=replace(spm, capacity_bytes=1 << 36)
+            arch.levels, RF=replace(rf, capacity_bytes=1 << 30), SPM=replace(spm, capacity_bytes=capacity)
         ),
     )  # fmt: skip
 

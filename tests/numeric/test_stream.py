@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import tvm
 from tvm import relax
 
+from schedules.layer import schedule
+from schedules.layer.program import program_from_tir
 from tests.numeric.fused import NETWORKS, functions, fuse, network
-from tests.numeric.sampled import sample_mapping
+from tests.numeric.plain import nest, prim_func
+from tests.numeric.sampled import LAYERS, sample_mapping
+from tests.program_mapping import mapping_of
 from tests.stream_cases import roomy
 from tvm_spm.arch import load_arch
 from tvm_spm.frontend.tir.nest import TirNest, read_nest
 from tvm_spm.frontend.tir.vector_steps import vector_steps
+from tvm_spm.lowering.tiles import exact_tiles
 from tvm_spm.space.legality import check
+from tvm_spm.stream.binary import to_bytes
 from tvm_spm.stream.encode import encode
 from tvm_spm.stream.errors import StreamError
 from tvm_spm.stream.interpret import interpret
 from tvm_spm.stream.vector import num_timed
+from tvm_spm.workload import Operand
 
 
 def scaled(builder: relax.BlockBuilder, p: list[relax.Var]) -> relax.Expr:
@@ -98,3 +106,19 @@ def test_streams_compute_what_functions_compute(name: str):
             else:
                 np.testing.assert_allclose(outputs, expected.numpy(), rtol=2e-5, atol=1e-5)
     assert checked >= 3
+
+
+@pytest.mark.parametrize("name", ["odd extents, uneven padding", "groups", "NHWC", "batched matmul"])
+def test_streams_are_those_of_the_code(name: str):
+    """The program that is read back from scheduled code has the same words as the mapping it was made from."""
+    workload, rng, arch = LAYERS[name], random.Random(f"streams {name}"), roomy(load_arch("quad-edge"))
+    for trial in range(3):
+        mapping = sample_mapping(workload, rng, spills=trial == 2)
+        if trial == 2:
+            mapping = replace(mapping, spm_double=(Operand.I, Operand.W))
+        executed = program_from_tir(
+            exact_tiles(schedule(prim_func(workload), nest(workload), mapping).mod["main"]), nest(workload)
+        )
+        read_back = mapping_of(executed)
+        words = [[to_bytes(stream) for stream in encode(workload, arch, each).streams] for each in (mapping, read_back)]
+        assert words[0] == words[1]

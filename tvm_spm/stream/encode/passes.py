@@ -37,6 +37,12 @@ class OuterLoops:
         """Product of all iterations."""
         return math.prod(self.counts)
 
+    @property
+    def spills(self) -> bool:
+        """Whether a partial sum leaves SPM: a loop over sums iterates around one that makes another output tile."""
+        around = zip(self.dims[: self.positions[Operand.O.value] + 1], self.counts, strict=False)
+        return any(d in _SUMMED and count > 1 for d, count in around)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TilePass:

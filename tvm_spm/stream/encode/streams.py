@@ -90,7 +90,13 @@ def encode(workload: Workload, arch: Arch, mapping: Mapping, vector: tuple[Vecto
     require_vector(workload, vector)
     mapping = mapping.canonical(workload)
     loops = [outer_loops(workload, mapping, core) for core in range(mapping.cores.product())]
-    spills = any(_spills(each) for each in loops)
+    for number, each in enumerate(loops):
+        if 2 * each.num_passes > MOST_INSTRUCTIONS:
+            raise StreamError(
+                f"{workload} on core {number}: {each.num_passes:,} passes, each of 2 or more instructions: a stream "
+                f"has <= {MOST_INSTRUCTIONS:,} instructions; larger SPM tiles make fewer passes"
+            )
+    spills = any(each.spills for each in loops)
     memory = memory_map(workload, spills=spills)
     places = place_tensors(workload, mapping, memory, spills=spills)
     buffers = place_buffers(workload, arch, mapping)
@@ -101,11 +107,6 @@ def encode(workload: Workload, arch: Arch, mapping: Mapping, vector: tuple[Vecto
     )
     streams = []
     for number, each in enumerate(loops):
-        if 2 * each.num_passes > MOST_INSTRUCTIONS:
-            raise StreamError(
-                f"{workload} on core {number}: {each.num_passes:,} passes, each of 2 or more instructions: a stream "
-                f"has <= {MOST_INSTRUCTIONS:,} instructions; larger SPM tiles make fewer passes"
-            )
         core = _Core(
             number=number, loops=each, array=mapping.array.as_tuple(), in_spm=in_spm,
             doubles=tuple(mapping.num_buffers("SPM", operand) == 2 for operand in Operand), places=places,
@@ -125,11 +126,6 @@ def encode(workload: Workload, arch: Arch, mapping: Mapping, vector: tuple[Vecto
             require_fields(instruction, layout.fields, f"core {number}, instruction {at:,} ({layout.name})")
         streams.append(Stream(head=head, instructions=body))
     return LayerStreams(streams=tuple(streams), memory=memory)
-
-
-def _spills(loops: OuterLoops) -> bool:
-    """Whether a partial sum leaves SPM."""
-    return any(not each.ends_sums and each.moves <= loops.positions[_O] for each in passes(loops))
 
 
 def _body(core: _Core) -> Iterator[Instruction]:

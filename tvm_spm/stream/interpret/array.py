@@ -73,6 +73,9 @@ def run_pass(state: PeArrayState, run: RunPass, spm: list[bytearray], traffic: T
     nest, loops = state.nest, [DIMS.index(name) for name in state.nest.loops]
     if any(count < 1 or last < 1 for count, last in zip(run.counts, run.lasts, strict=True)):
         raise StreamError(f"pass {run.number}: counts {run.counts} and lasts {run.lasts}: must be >= 1")
+    if any(last > each.array for last, each in zip(run.lasts, state.dims, strict=True)):
+        arrays = tuple(each.array for each in state.dims)
+        raise StreamError(f"pass {run.number}: lasts {run.lasts}: must be <= {arrays}, which the array holds")
     if any(count > 1 and d not in loops for d, count in enumerate(run.counts)):
         raise StreamError(f"pass {run.number}: counts {run.counts}: dims that do not loop must have 1")
     enters = [bool(run.loads_i), bool(run.loads_w)]

@@ -96,8 +96,7 @@ def attention(
     if dropout:
         raise NotImplementedError(f"attention drops {dropout:g} of its weights at random, as in training")
     query, key, value = tensors
-    keys = importer.emit(relax.op.repeat(key, _heads(query) // _heads(key), _head_axis(key)))
-    values = importer.emit(relax.op.repeat(value, _heads(query) // _heads(value), _head_axis(value)))
+    keys, values = (_copied(importer, each, _heads(query)) for each in (key, value))
     rank = keys.ty.ndim
     turned = importer.emit(relax.op.permute_dims(keys, [*range(rank - 2), rank - 1, rank - 2]))
     scores = importer.emit(relax.op.matmul(query, turned))
@@ -133,8 +132,10 @@ def _heads(tensor: relax.Expr) -> int:
     return _shape(tensor)[-3] if tensor.ty.ndim > 2 else 1
 
 
-def _head_axis(tensor: relax.Expr) -> int:
-    return tensor.ty.ndim - 3 if tensor.ty.ndim > 2 else 0
+def _copied(importer: Importer, tensor: relax.Expr, heads: int) -> relax.Expr:
+    """Every head beside itself, as often as it is shared; ``frontend.attention_forms`` takes the copies away again."""
+    group = heads // _heads(tensor)
+    return tensor if group == 1 else importer.emit(relax.op.repeat(tensor, group, tensor.ty.ndim - 3))
 
 
 OPERATORS: dict[str, Convert] = {

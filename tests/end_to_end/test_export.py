@@ -128,6 +128,8 @@ def test_what_cannot_be_exported(tuned: tuple[Path, tvm_spm.TuningResult], tmp_p
         export_workdir(path / "work", tmp_path / "out", objective=edp, task="x")
     with pytest.raises(SpmError, match="missing.onnx"):
         export_workdir(path / "work", tmp_path / "out", objective=edp, model=str(path / "missing.onnx"))
+    with pytest.raises(WorkdirError, match=r"net\.onnx: cannot write streams: not a directory; choose another one"):
+        export_workdir(path / "work", path / "net.onnx", objective=edp)
     onnx.save(network(channels=4), tmp_path / "other.onnx")
     with pytest.raises(SpmError, match=r"other\.onnx: its task \w+ is not the one that was tuned"):
         export_workdir(path / "work", tmp_path / "out", objective=edp, model=str(tmp_path / "other.onnx"))

@@ -12,6 +12,7 @@ from tvm_spm.errors import MappingError
 from tvm_spm.mapping import Mapping
 from tvm_spm.stream.encode import encode
 from tvm_spm.stream.errors import StreamError
+from tvm_spm.stream.export.manual import described, manual
 from tvm_spm.stream.instructions import (
     End,
     LoadTile,
@@ -19,10 +20,12 @@ from tvm_spm.stream.instructions import (
     StoreTile,
     Stream,
     StreamExtra,
+    StreamHead,
     Sync,
     VectorStep,
 )
 from tvm_spm.stream.interpret import interpret
+from tvm_spm.stream.layout import HEAD, LAYOUTS
 from tvm_spm.stream.memory import memory_map
 from tvm_spm.stream.vector import bits_of
 from tvm_spm.workload import Axis, Dims, Epilogue, Operand, Projection, Workload
@@ -264,6 +267,21 @@ def test_what_nobody_loaded_is_marked():
         images.append(layer.memory.tensor(image, "O"))
     assert not images[0].any()
     assert images[1].any()
+
+
+def test_the_manual_explains_every_field():
+    for kind, fields in ((StreamHead, HEAD), *((kind, layout.fields) for kind, layout in LAYOUTS.items())):
+        assert set(described(kind)) == {field.name for field in fields}, kind
+    text = manual(["| row |"], [("a layer", "its reason")], "Constants.")
+    for line in (
+        "| `dram` | word 2 | 1 | Address of the first element that moves; 0 if none moves. |",
+        "| `periods` | word 9 | 5, 160 bits apart; as many as word 0 [22:20] says | Per axis, see `runs`. |",
+        "| `buffer` | word 0 [18] | 1 | Which of two in SPM. |",
+        "* a layer: its reason",
+        "### `run`, opcode 0x20, 21 words",
+    ):
+        assert line in text.splitlines()
+    assert "{" not in text
 
 
 def test_bits_of_constants():

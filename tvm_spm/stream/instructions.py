@@ -30,10 +30,10 @@ class NestSetup:
         dtypes: Of I and W, of a sum, and of a finished output in DRAM.
         reducing: PEs along rows and along columns that add up one sum.
         num_ops_per_elem: Operations of the vector unit that are timed for one finished output.
-        num_passes: In the stream.
+        num_passes: ``run`` instructions in the stream.
         rf_addresses: First and second buffer of I, of W, of O; both the same if there is one.
         rf_bytes: Of one PE that are used.
-        num_vector_steps: In the stream.
+        num_vector_steps: ``vector`` instructions in the stream.
     """
 
     loops: tuple[str, ...]
@@ -122,7 +122,7 @@ class LoadTile:
         buffer: Which of two in SPM.
         dtype: Of an element.
         number: Of the pass.
-        dram: Address of the first element that moves.
+        dram: Address of the first element that moves; 0 if none moves.
         spm: Address of the box.
         num_bursts: Contiguous runs in DRAM; 0 if nothing of the box lies in the tensor.
         burst_bytes: Of one run, before it is rounded to what the memory moves.

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tvm_spm import durable
+from tvm_spm.errors import WorkdirError
 from tvm_spm.stream.binary import to_bytes
 from tvm_spm.stream.encode import LayerStreams
 from tvm_spm.stream.export.header import HEADER_NAME, memory_header, stream_header
@@ -63,6 +64,8 @@ def write_export(
         WorkdirError: The directory cannot be written.
         StreamError: A field of an instruction cannot hold its value.
     """
+    if directory.exists() and not directory.is_dir():
+        raise WorkdirError(f"{directory}: cannot write streams: not a directory; choose another one")
     durable.make_directory(directory)
     found, rows, all_known = [], [], True
     for number, layer in enumerate(layers):

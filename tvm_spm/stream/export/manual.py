@@ -52,7 +52,7 @@ def manual(rows: Sequence[str], left_out: Sequence[tuple[str, str]], constants: 
 
 def _instructions() -> Iterator[str]:
     for kind, layout in LAYOUTS.items():
-        text = (inspect.getdoc(kind) or "").partition("\n\n")[0]
+        text = (inspect.getdoc(kind) or "").partition("\n\n")[0].replace("``", "`")
         words = "1 word" if layout.num_words == 1 else f"{layout.num_words} words"
         yield f"### `{layout.name}`, opcode {layout.opcode:#04x}, {words}\n"
         yield text + "\n"
@@ -66,10 +66,10 @@ def _table(fields: Sequence[Field], kind: type) -> Iterator[str]:
     yield "| field | bits | values | meaning |"
     yield "|---|---|---|---|"
     for field in fields:
-        values = "1" if not field.most else f"{field.most}, every {field.step_bits} bits"
+        values = "1" if not field.most else f"{field.most}, {field.step_bits} bits apart"
         if field.length_at is not None:
             word, bit, bits = field.length_at
-            values += f"; how many: word {word} [{bit + bits - 1}:{bit}]"
+            values += f"; as many as word {word} [{bit + bits - 1}:{bit}] says"
         shown = "" if field.kind in (NUMBER, ADDRESS) else f" ({field.kind.name})"
         yield f"| `{field.name}` | {_place(field)} | {values} | {meanings.get(field.name, '')}{shown} |"
 
@@ -78,14 +78,15 @@ def _place(field: Field) -> str:
     if field.bits > WORD_BITS:
         return f"words {field.word}, {field.word + 1}"
     whole = field.bit == 0 and field.bits == WORD_BITS
-    return f"word {field.word}" + ("" if whole else f" [{field.bit + field.bits - 1}:{field.bit}]")
+    bits = f"{field.bit}" if field.bits == 1 else f"{field.bit + field.bits - 1}:{field.bit}"
+    return f"word {field.word}" + ("" if whole else f" [{bits}]")
 
 
 def described(kind: type) -> dict[str, str]:
     """What the docstring of a class says about its attributes."""
     _, _, text = (inspect.getdoc(kind) or "").partition("Attributes:\n")
     found: dict[str, str] = {}
-    name = ""
+    name, text = "", text.replace("``", "`")
     for line in text.splitlines():
         entry = re.match(r"    (\w+): (.*)", line)
         if entry is not None:

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import onnx.inliner
 import tvm
+from onnx import helper
 from tvm import relax
 from tvm.ir.expr import GenericConst
 from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter, _get_convert_map
@@ -18,7 +19,9 @@ from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter, _get_conver
 from tvm_spm.errors import ModelError
 from tvm_spm.frontend.fuse import TVM_ERRORS, first_line
 from tvm_spm.frontend.onnx.host import HostNodes, host_nodes
+from tvm_spm.frontend.onnx.ignored import refuse_ignored, with_pads
 from tvm_spm.frontend.onnx.packed import INTEGER_PRODUCT, PRODUCT, packed_matmul, packed_matmul_integer
+from tvm_spm.frontend.onnx.resampling import upsample
 from tvm_spm.frontend.onnx.writer import opset_of
 from tvm_spm.frontend.relay.operators.convolution import conv_attrs
 from tvm_spm.frontend.relay.operators.data_movement import known
@@ -41,11 +44,13 @@ class OnnxImporter(ONNXGraphImporter):
     Args:
         shapes: Dims of inputs by name.
         nodes: What the reference may evaluate.
+        origin: What errors call the model.
     """
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]], nodes: HostNodes) -> None:
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], nodes: HostNodes, origin: str) -> None:
         super().__init__({name: list(shape) for name, shape in shapes.items()}, "float32")
         self._host_nodes = nodes
+        self._origin = origin
 
     def _check_for_unsupported_ops(self, graph: onnx.GraphProto) -> None:
         known = {*_get_convert_map(), *OPERATORS, "If", "Constant"}
@@ -61,16 +66,28 @@ class OnnxImporter(ONNXGraphImporter):
             if op_name in _NEVER_ON_HOST or not self._host_nodes.may_call(name):
                 raise
             _log.info("%s stays on the host: %s", op_name, first_line(error))
-            return self.bb.emit(self._host_nodes.call(name, inputs))
+            return self.bb.emit(self._on_host(op_name, name, inputs))
+        except ModelError as error:
+            name = attrs["tvm_custom"]["name"]
+            raise ModelError(f"{self._origin}: cannot import: node {name!r} (operator {op_name}): {error}") from error
+
+    def _on_host(self, op_name: str, name: str, inputs: Sequence[Any]) -> relax.Expr:
+        try:
+            return self._host_nodes.call(name, inputs)
+        except ModelError as error:
+            raise ModelError(f"{self._origin}: cannot import: node {name!r}: {error}") from error
 
     def _converted(self, op_name: str, inputs: Sequence[Any], attrs: _Attributes, opset: int) -> relax.Expr:
-        convert = OPERATORS.get(op_name)
+        if op_name == "ConvTranspose" and "output_shape" in attrs:
+            attrs = with_pads(inputs, attrs)
+        convert = OPERATORS.get("Upsample" if op_name == "Resize" and opset < 11 else op_name)
         if convert is not None:
             builder = Builder(MAX_CONSTANT_BYTES, block_builder=self.bb)
             given = [None if each is None else _tensor(each) for each in inputs]
             return builder.expr(convert(builder, given, attrs))
         if op_name not in _get_convert_map():
             raise NotImplementedError(f"operator {op_name} is unknown to the importer")
+        refuse_ignored(op_name, inputs, attrs, opset)
         found = super()._convert_operator(op_name, inputs, attrs, opset)
         fields = found.ty.fields if isinstance(found.ty, relax.TupleType) else [found]
         if len(fields) < attrs["tvm_custom"]["num_outputs"]:
@@ -80,7 +97,7 @@ class OnnxImporter(ONNXGraphImporter):
 
 def import_graph(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], origin: str) -> tvm.IRModule:
     """A model as a Relax module; as ``relax.frontend.onnx.from_onnx``, with the operators of this file."""
-    importer = OnnxImporter(shapes, host_nodes(model, origin))
+    importer = OnnxImporter(shapes, host_nodes(model, origin), origin)
     return importer.from_onnx(model.graph, opset_of(model))
 
 
@@ -142,30 +159,31 @@ def _matmul_integer(b: Builder, inputs: list[Tensor | None], attributes: _Attrib
     return multiply_integers(b, left, right, _zeros(b, inputs, 2))
 
 
-def _upsample(b: Builder, inputs: list[Tensor | None], attributes: _Attributes) -> Tensor:
-    """Grow the last two axes; TVM's converter does not know that scales are an input."""
-    data, scales = inputs[0], inputs[1] if len(inputs) > 1 else None
-    assert data is not None
-    factors = [float(each) for each in attributes.get("scales", () if scales is None else known(scales, "scales"))]
-    if data.rank != 4 or len(factors) != 4 or factors[:2] != [1.0, 1.0]:
-        raise ModelError(f"scales {factors} of a tensor with {data.rank} axes: must be (1, 1, height, width)")
-    mode = attributes.get("mode", b"nearest")
-    mode = mode.decode() if isinstance(mode, bytes) else str(mode)
-    size = [math.floor(extent * factor) for extent, factor in zip(data.shape[2:], factors[2:], strict=True)]
-    method = {"nearest": "nearest_neighbor", "linear": "linear", "bilinear": "linear"}.get(mode)
-    if method is None:
-        raise ModelError(f"attribute mode = {mode!r}: must be nearest or linear")
-    return b.emit(
-        relax.op.image.resize2d(
-            b.expr(data), tuple(size), layout="NCHW", method=method, coordinate_transformation_mode="asymmetric",
-            rounding_method="floor",
-        )
-    )  # fmt: skip
+def _one_hot(b: Builder, inputs: list[Tensor | None], attributes: _Attributes) -> Tensor:
+    """Compare with every class; TVM's converter makes values of 64 bits and takes only some shapes of the depth."""
+    indices, depth, values = inputs
+    assert indices is not None
+    assert depth is not None
+    assert values is not None
+    num_classes = int(np.ravel(known(depth, "depth"))[0])
+    off, on = (relax.const(each, values.dtype) for each in known(values, "values"))
+    axis = int(attributes.get("axis", -1)) % (indices.rank + 1)
+    b.reserve(math.prod(indices.shape) * num_classes, values.dtype)
+    shape = [1] * (indices.rank + 1)
+    shape[axis] = num_classes
+    found = relax.op.expand_dims(b.expr(indices), axis)
+    # A class counts from the end where it is below 0; one beyond the depth is none.
+    ahead, behind = (
+        relax.const(np.arange(first, first + num_classes).reshape(shape).astype(indices.dtype))
+        for first in (0, -num_classes)
+    )
+    is_hot = relax.op.logical_or(relax.op.equal(found, ahead), relax.op.equal(found, behind))
+    return b.emit(relax.op.where(is_hot, on, off))
 
 
 OPERATORS: dict[str, _Convert] = {
-    "ConvInteger": _conv_integer, "MatMulInteger": _matmul_integer, "Upsample": _upsample, PRODUCT: packed_matmul,
-    INTEGER_PRODUCT: packed_matmul_integer,
+    "ConvInteger": _conv_integer, "MatMulInteger": _matmul_integer, "OneHot": _one_hot, "Upsample": upsample,
+    PRODUCT: packed_matmul, INTEGER_PRODUCT: packed_matmul_integer,
 }  # fmt: skip
 """By name, in ONNX's own domain, and in that of ``packed``."""
 
@@ -186,7 +204,29 @@ def expand_functions(model: onnx.ModelProto) -> onnx.ModelProto:
     for node in whole.graph.node:
         if ("", node.op_type) in chosen:
             _set_defaults(node, opset_of(model))
-    return onnx.inliner.inline_selected_functions(whole, chosen, inline_schema_functions=True)
+    return _inlined(whole, chosen)
+
+
+def _inlined(model: onnx.ModelProto, chosen: list[tuple[str, str]]) -> onnx.ModelProto:
+    """Bodies for nodes; ONNX's inliner knows the types of inputs and results, not of constants and of what is left out.
+
+    Args:
+        model: Is changed.
+        chosen: Domain and name of operators.
+    """
+    listed = {value.name for value in (*model.graph.input, *model.graph.value_info)}
+    added = [
+        helper.make_tensor_value_info(constant.name, constant.data_type, constant.dims)
+        for constant in model.graph.initializer
+        if constant.name not in listed
+    ]
+    model.graph.value_info.extend([*added, helper.make_tensor_value_info("", onnx.TensorProto.FLOAT, None)])
+    found = onnx.inliner.inline_selected_functions(model, chosen, inline_schema_functions=True)
+    extra = {"", *(value.name for value in added)}
+    kept = [value for value in found.graph.value_info if value.name not in extra]
+    del found.graph.value_info[:]
+    found.graph.value_info.extend(kept)
+    return found
 
 
 def _set_defaults(node: onnx.NodeProto, opset: int) -> None:

@@ -143,6 +143,32 @@ def test_what_is_refused_names_its_node():
         load_model(model)
 
 
+def test_a_body_on_the_host_reads_constants_of_the_graph_around_it():
+    value = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [node("MatMul", ["i", "w"], ["t"]), node("Add", ["s", "t"], ["n"]), node("Tanh", ["n"], ["o"])], "body",
+        [value("s", FLOAT, (2, 4)), value("i", FLOAT, (2, 4))], [value("n", FLOAT, (2, 4)), value("o", FLOAT, (2, 4))],
+    )  # fmt: skip
+    scan = node("Scan", ["s0", "x"], ["last", "y"], body=body, num_scan_inputs=1)
+    model = model_of([scan], {"s0": (2, 4), "x": (3, 2, 4)}, {"w": normal(4, 4)}, 18, ("last", "y"))
+    s = normal(2, 4)
+    data = {"s0": s, "x": normal(3, 2, 4)}
+    rows = []
+    for x in data["x"]:
+        s = s + x @ normal(4, 4)
+        rows.append(np.tanh(s))
+    last, y = computed(model, data)
+    np.testing.assert_allclose(last, s, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(y, rows, rtol=1e-5, atol=1e-5)
+
+
+def test_an_input_of_texts_is_named():
+    model = model_of([node("Relu", ["x"], ["y"])], {"x": (2,)}, {}, 18)
+    model.graph.input.append(helper.make_tensor_value_info("words", TensorProto.STRING, (2,)))
+    with pytest.raises(ModelError, match="input 'words' is a tensor of texts; cut the model behind"):
+        load_model(model)
+
+
 def test_every_attribute_that_no_converter_names_is_known():
     missed: dict[str, set[str]] = {}
     for operator, converter in onnx_frontend._get_convert_map().items():

@@ -65,7 +65,7 @@ class HostNodes:
     def may_call(self, name: str) -> bool:
         """Whether all tensors of a node have known kinds."""
         node = self.nodes.get(name)
-        if node is None or node.op_type in _RANDOM:
+        if node is None or node.op_type in _RANDOM or not captured(node) <= set(self.constants):
             return False
         return all(each in self.kinds for each in (*node.input, *node.output) if each)
 
@@ -102,10 +102,23 @@ class HostNodes:
         alone.output[:] = [made.get(each, "") for each in node.output]
         inputs = [value_of(f"x{number}", self.kinds[each]) for number, each in enumerate(arguments)]
         outputs = [value_of(new, self.kinds[each]) for each, new in made.items()]
-        own = [self.constants[each] for each in dict.fromkeys(node.input) if each in self.constants]
+        read = dict.fromkeys([*node.input, *sorted(captured(node))])
+        own = [self.constants[each] for each in read if each in self.constants]
         graph = helper.make_graph([alone], "node", inputs, outputs, own)
         model = helper.make_model(graph, opset_imports=self.opsets, ir_version=10)
         return base64.b64encode(model.SerializeToString()).decode()
+
+
+def captured(node: onnx.NodeProto) -> set[str]:
+    """Names that the bodies of a node (a Scan, a Loop) read from the graph around it."""
+    found: set[str] = set()
+    for attr in node.attribute:
+        for graph in (*([attr.g] if attr.HasField("g") else []), *attr.graphs):
+            made = {each.name for each in (*graph.input, *graph.initializer)}
+            made |= {name for inner in graph.node for name in inner.output}
+            read = {name for inner in graph.node for name in (*inner.input, *captured(inner)) if name}
+            found |= (read | {each.name for each in graph.output}) - made
+    return found
 
 
 def _try(operator: str, text: str, inputs: list[TensorKind], outputs: list[TensorKind]) -> None:

@@ -84,6 +84,7 @@ def import_onnx(
     """
     if not model.graph.node:
         raise ModelError(f"{origin}: not an ONNX model, or one without a single operator")
+    _refuse_texts(model, origin)
     pinned = pin_inputs(model, shapes, values or {}, origin)
     chosen = {name: tuple(int(dim) for dim in dims or ()) for name, dims in _input_shapes(pinned.graph).items()}
     static = _prepared(pinned, origin, max_memory_bytes)
@@ -97,6 +98,22 @@ def import_onnx(
     main = mod["main"]
     mod["main"] = main.with_attr("num_input", len(main.params) - num_weights)
     return mod
+
+
+def _refuse_texts(model: onnx.ModelProto, origin: str) -> None:
+    """No tensor of TVM holds texts.
+
+    Raises:
+        ModelError: An input is one of texts.
+    """
+    for value in model.graph.input:
+        if value.type.tensor_type.elem_type == onnx.TensorProto.STRING:
+            reader = next((node for node in model.graph.node if value.name in node.input), None)
+            of = "" if reader is None else f", which {_describe(reader)} reads"
+            raise ModelError(
+                f"{origin}: cannot import: input {value.name!r} is a tensor of texts{of}; cut the model behind what "
+                "turns them into numbers (onnx.utils.extract_model)"
+            )
 
 
 def pin_inputs(model: onnx.ModelProto, shapes: Shapes, values: Values, origin: str) -> onnx.ModelProto:

@@ -9,12 +9,12 @@ import pytest
 
 from cost_model.simulator import account, record
 from cost_model.simulator.log import CORE as OF_CORE
-from cost_model.simulator.log import DMA, END, MOVED, NOTE, PASS, PASS_TILE, START, TRANSFERS
+from cost_model.simulator.log import DMA, END, MOVED, NOTE, PASS, PASS_END, PASS_START, PASS_TILE, START, TRANSFERS
 from tests.stream_cases import Drawn, expected_outputs, random_layer, random_tensors
 from tvm_spm.stream.binary import from_bytes, to_bytes
 from tvm_spm.stream.encode import encode
 from tvm_spm.stream.errors import StreamError
-from tvm_spm.stream.instructions import RunPass
+from tvm_spm.stream.instructions import LoadTile, RunPass, StoreTile, Stream, Sync
 from tvm_spm.stream.interpret import Execution, interpret
 from tvm_spm.stream.text import from_text, to_text
 
@@ -35,6 +35,28 @@ def executed_transfers(layer: Drawn, done: Execution) -> list[tuple[int, int, st
     ]
 
 
+def check_time(layer: Drawn, stream: Stream) -> None:
+    """One core that waits where its stream says, with the times of passes and transfers, takes the cycles simulated."""
+    cycles, log = record(layer.workload, layer.arch, layer.mapping, most_events=10**6)
+    moved = [event for event in log.events.tolist() if DMA <= event[NOTE] < DMA + len(TRANSFERS)]
+    transfers = iter(sorted((event[START], event[END]) for event in moved))
+    runs = iter([(row[PASS_START], row[PASS_END]) for row in log.passes.tolist()])
+    array = dma = layer.arch.cores.launch_cycles
+    for each in stream.instructions:
+        if isinstance(each, RunPass):
+            start, end = next(runs)
+            assert array == start
+            array = end
+        elif isinstance(each, (LoadTile, StoreTile)) and each.num_bursts:
+            start, end = next(transfers)
+            assert dma == start
+            dma = end
+        elif isinstance(each, Sync):
+            array = dma = max(array, dma)
+    assert array == dma == cycles
+    assert next(runs, None) is next(transfers, None) is None
+
+
 def check_layer(layer: Drawn, rng: random.Random) -> None:
     encoded = encode(layer.workload, layer.arch, layer.mapping, layer.vector)
     streams = [from_text(to_text(from_bytes(to_bytes(stream)))) for stream in encoded.streams]
@@ -46,6 +68,8 @@ def check_layer(layer: Drawn, rng: random.Random) -> None:
     for name in ("I", "W"):
         np.testing.assert_array_equal(encoded.memory.tensor(image, name), tensors[name])
     assert executed_transfers(layer, done) == timed_transfers(layer)
+    if len(streams) == 1:
+        check_time(layer, streams[0])
     counts = account(layer.workload, layer.arch, layer.mapping).counts
     traffic = done.traffic
     for name in ("crossed", "delivered"):

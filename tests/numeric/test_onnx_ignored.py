@@ -45,7 +45,7 @@ TABLES = {"c": normal(9, 4), "s": normal(9, 4), "p": np.array([[0, 1, 2, 5]])}
 
 def scaled(*scales, **attributes):
     model_node = node("Resize", ["x", "", "scales"], ["y"], **attributes)
-    return model_of([model_node], IMAGE, {"scales": np.array(scales, "float32")}, 18)
+    return model_of([model_node], IMAGE, {"scales": np.array(scales, "float32")}, 19)
 
 
 def sized(*sizes, **attributes):
@@ -61,6 +61,7 @@ CASES = {
     "fractional scales of nearest": scaled(
         1, 1, 2.5, 0.7, mode="nearest", nearest_mode="floor", coordinate_transformation_mode="asymmetric"
     ),
+    "symmetric coordinates": scaled(1, 1, 2, 1.5, mode="linear", coordinate_transformation_mode="half_pixel_symmetric"),
     "channels last": scaled(1, 2, 2, 1, mode="nearest"),
     "antialias": scaled(1, 1, 0.8, 0.5, mode="linear", antialias=1),
     "aspect ratio": sized(9, 9, mode="nearest", axes=[2, 3], keep_aspect_ratio_policy="not_larger"),

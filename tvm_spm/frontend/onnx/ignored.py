@@ -56,6 +56,9 @@ def refuse_ignored(operator: str, inputs: Sequence[Any], attrs: Mapping[str, Any
         if name in attrs and not _is_default(name, attrs[name], operator, opset):
             raise NotImplementedError(f"operator {operator}: the importer does not read attribute {name}")
     if operator == "Resize":
+        mode = attrs.get("coordinate_transformation_mode", b"half_pixel")
+        if mode in (b"half_pixel_symmetric", "half_pixel_symmetric"):
+            raise NotImplementedError("operator Resize: TVM has no coordinates half_pixel_symmetric")
         _refuse_resize(inputs)
 
 

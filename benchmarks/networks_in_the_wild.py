@@ -2,7 +2,7 @@
 
 Source: the files of the packages named in ``PACKAGES`` (fetched with pip into a temporary directory or ``--models``,
 never stored here). onnxruntime runs with its optimisations off, as those change quantised results. Each network has a
-process of its own. Needs onnxruntime and the package registry. Expected time: about half an hour on two cores with
+process of its own. Needs the extra ``bench`` and the package registry. Expected time: about half an hour on two cores with
 the default of 8 trials a task; ``--import-only`` under two minutes.
 
     python benchmarks/networks_in_the_wild.py [--import-only] [--trials 8] [--csv FILE] [NETWORK ...]
@@ -161,7 +161,7 @@ def main() -> None:
         print(json.dumps(run_one(options.one, options.models, options.trials, import_only=options.import_only)))
         return
     if importlib.util.find_spec("onnxruntime") is None:
-        raise SystemExit("onnxruntime is not installed: pip install onnxruntime")
+        raise SystemExit("onnxruntime is not installed: pip install .[bench]")
     with tempfile.TemporaryDirectory() as own:
         folder = options.models or Path(own)
         folder.mkdir(parents=True, exist_ok=True)

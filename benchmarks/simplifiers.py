@@ -1,8 +1,8 @@
 """What a simplifier leaves of the networks of public packages: our folding beside onnxslim and onnxscript's optimizer.
 
 Source: the networks of ``networks_in_the_wild``, their inputs pinned. Per simplifier: operators left, results of them
-whose shape is still unknown to ONNX's shape inference, and seconds. Needs ``pip install onnxslim onnxscript`` and the
-package registry. Expected time: one minute.
+whose shape is still unknown to ONNX's shape inference, and seconds. Needs the extra ``bench`` and the package
+registry. Expected time: one minute.
 
     python benchmarks/simplifiers.py [--models FOLDER] [--csv FILE] [NETWORK ...]
 """

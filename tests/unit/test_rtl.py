@@ -119,6 +119,7 @@ def test_an_epilogue_becomes_operations_with_constants_and_extras_as_sources():
 
 def test_tools_that_are_missing(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(RtlError, match="verilator is not installed: apt-get install verilator"):
         build(parameters_of(SMALLEST))
     with pytest.raises(RtlError, match="yosys is not installed: apt-get install yosys"):

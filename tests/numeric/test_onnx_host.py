@@ -78,7 +78,10 @@ def test_a_network_with_a_node_on_the_host_is_tuned_and_says_so():
     result = tvm_spm.tune(CASES["between convolutions"][0], "spm/edge-256", trials=2)
     assert result.verified
     assert len(result.tasks) == 2
-    assert "onnx.LpNormalization" in str(result)
+    lines = str(result).splitlines()
+    assert lines[0] == "2 tasks on edge-256 for least edp, verified:"
+    assert any(line.startswith("  on the host: ") and "onnx.LpNormalization" in line for line in lines)
+    assert lines[-1].startswith(f"network: {result.cost.cycles:,} cycles")
 
 
 def test_upsampling_by_scales_that_are_an_input():

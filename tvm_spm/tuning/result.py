@@ -65,6 +65,19 @@ class TuningResult:
     left_out: tuple[LeftOut, ...] = ()
     chosen_dtype: str | None = None
 
+    def __str__(self) -> str:
+        """One line a task, and the network; ``table`` has the numbers, the command line a table."""
+        verdict = {True: "verified", False: "NOT VERIFIED", None: "not verified"}
+        lines = [f"{len(self.tasks)} tasks on {self.arch.name} for least {self.objective}, {verdict[self.verified]}:"]
+        for each in self.tasks:
+            how = "vector unit" if each.mapping is None else each.mapping.line()
+            lines.append(f"  {each.task.count} x {shown(each.task.name)}: {each.cost.cycles:,} cycles, {how}")
+        lines += [
+            f"  {each.count} x {len(each.names)} layers as one: {each.cost.cycles:,} cycles" for each in self.groups
+        ]
+        lines += [f"  on the host: {shown(call.name)} ({shown(call.reason)})" for call in self.host_calls]
+        return "\n".join([*lines, f"network: {self.cost}"])
+
     @property
     def host_calls(self) -> tuple[HostCall, ...]:
         """Calls left on the host, with the reason."""

@@ -38,13 +38,14 @@ def branch_of(node: onnx.NodeProto, which: str) -> Branch:
     for inner in graph.node:
         copy_node = onnx.NodeProto()
         copy_node.CopyFrom(inner)
-        _rename(copy_node, names)
+        rename(copy_node, names)
         nodes.append(copy_node)
     results = [names.get(result.name, result.name) for result in graph.output]
     return Branch(nodes=nodes, constants=constants, results=results)
 
 
-def _rename(node: onnx.NodeProto, names: dict[str, str]) -> None:
+def rename(node: onnx.NodeProto, names: dict[str, str]) -> None:
+    """Give tensors other names, in bodies too where these do not name one of their own so."""
     node.input[:] = [names.get(name, name) for name in node.input]
     node.output[:] = [names.get(name, name) for name in node.output]
     for attr in node.attribute:
@@ -52,7 +53,7 @@ def _rename(node: onnx.NodeProto, names: dict[str, str]) -> None:
             shadowed = {value.name for value in graph.input}
             visible = {old: new for old, new in names.items() if old not in shadowed}
             for inner in graph.node:
-                _rename(inner, visible)
+                rename(inner, visible)
             for result in graph.output:
                 result.name = visible.get(result.name, result.name)
 

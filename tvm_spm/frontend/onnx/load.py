@@ -21,6 +21,7 @@ from tvm_spm.frontend.onnx.check import checked_skeleton, infer_shapes
 from tvm_spm.frontend.onnx.dequantised import take_integers
 from tvm_spm.frontend.onnx.fold import fold_constants
 from tvm_spm.frontend.onnx.host import tensor_kinds
+from tvm_spm.frontend.onnx.loops import has_loops, refuse_loops, unroll_loops
 from tvm_spm.frontend.onnx.operators import expand_functions, import_graph
 from tvm_spm.frontend.onnx.packed import PackedWeight
 from tvm_spm.frontend.onnx.quantised import expand_quantised
@@ -135,6 +136,9 @@ def _prepared(model: onnx.ModelProto, origin: str, max_memory_bytes: int) -> onn
         return fold_constants(model, origin, keep_fills=keep_fills, max_memory_bytes=max_memory_bytes)
 
     static = folded(expand_functions(expand_quantised(model, origin, packed)))
+    while has_loops(static):
+        static = folded(expand_functions(expand_quantised(unroll_loops(static, origin), origin, packed)))
+    refuse_loops(static, origin)
     if has_branches(static):
         # Branches whose results differ in shape stay as they are.
         with contextlib.suppress(ModelError):

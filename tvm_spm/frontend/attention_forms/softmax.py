@@ -27,6 +27,16 @@ def _softmax_or_zero(scores: te.Tensor) -> te.Tensor:
     return te.compute(scores.shape, quotient, name="softmax_or_zero")
 
 
+def value_of(reader: PyExprMutator, expr: relax.Expr) -> relax.Expr:
+    """What a variable is bound to, in the end."""
+    while isinstance(expr, relax.Var):
+        value = reader.lookup_binding(expr)
+        if value is None:
+            return expr
+        expr = value
+    return expr
+
+
 @mutator
 class SafeSoftmax(PyExprMutator):
     """Rewrites a softmax that something else zeroes.
@@ -50,10 +60,10 @@ class SafeSoftmax(PyExprMutator):
         call = self.visit_expr_post_order(call)
         if op_name(call) != "where" or not self._is_zero(call.args[1]):
             return call
-        chosen = array_of(self._value(call.args[0]))
+        chosen = array_of(value_of(self, call.args[0]))
         if chosen is not None and not chosen.any() and shape_of(call.args[2]) == shape_of(call):
             return call.args[2]
-        condition, weights = self._value(call.args[0]), self._value(call.args[2])
+        condition, weights = value_of(self, call.args[0]), value_of(self, call.args[2])
         if op_name(weights) != "nn.softmax" or int(weights.attrs.axis) not in (-1, weights.ty.ndim - 1):
             return call
         scores = weights.args[0]
@@ -64,14 +74,6 @@ class SafeSoftmax(PyExprMutator):
             return call.args[2]
         return self.builder_.call_te(_softmax_or_zero, scores, primfunc_name_hint="softmax_or_zero")
 
-    def _value(self, expr: relax.Expr) -> relax.Expr:
-        while isinstance(expr, relax.Var):
-            value = self.lookup_binding(expr)
-            if value is None:
-                return expr
-            expr = value
-        return expr
-
     def _name(self, expr: relax.Expr) -> relax.Expr:
         """The variable that others are only names of."""
         while isinstance(expr, relax.Var) and isinstance(self.lookup_binding(expr), relax.Var):
@@ -79,7 +81,7 @@ class SafeSoftmax(PyExprMutator):
         return expr
 
     def _is_zero(self, expr: relax.Expr) -> bool:
-        value = self._value(expr)
+        value = value_of(self, expr)
         if op_name(value) in ("full_like", "broadcast_to"):
             return self._is_zero(value.args[-1] if op_name(value) == "full_like" else value.args[0])
         if op_name(value) == "full":
@@ -97,15 +99,15 @@ class SafeSoftmax(PyExprMutator):
             if step == "max" and ([int(axis) for axis in value.attrs.axis or ()] not in ([-1], [scores.ty.ndim - 1])):
                 return False
             if step != "equal":
-                value = self._value(value.args[0])
+                value = value_of(self, value.args[0])
         compared, number = value.args
         return self._name(compared).same_as(self._name(scores)) and number_of(number) == -math.inf
 
     def _is_mask_hidden(self, condition: relax.Expr, scores: relax.Expr) -> bool:
         """Whether a condition is that a row of what was added to the scores is minus infinity throughout."""
-        largest: relax.Expr = self._value(condition.args[0]) if op_name(condition) == "equal" else None
-        total = self._value(scores)
-        if op_name(largest) != "max" or number_of(self._value(condition.args[1])) != -math.inf:
+        largest: relax.Expr = value_of(self, condition.args[0]) if op_name(condition) == "equal" else None
+        total = value_of(self, scores)
+        if op_name(largest) != "max" or number_of(value_of(self, condition.args[1])) != -math.inf:
             return False
         mask = self._name(largest.args[0])
         is_row = [int(axis) % mask.ty.ndim for axis in largest.attrs.axis or ()] == [mask.ty.ndim - 1]
@@ -113,9 +115,9 @@ class SafeSoftmax(PyExprMutator):
         return is_row and is_added and shape_of(mask)[-1] == shape_of(scores)[-1]
 
     def _is_product(self, scores: relax.Expr) -> bool:
-        value = self._value(scores)
+        value = value_of(self, scores)
         while op_name(value) in ("multiply", "divide") and number_of(value.args[1]) is not None:
-            value = self._value(value.args[0])
+            value = value_of(self, value.args[0])
         return op_name(value) == "matmul"
 
 
@@ -167,8 +169,8 @@ class ComposedSoftmax(PyExprMutator):
         call = self.visit_expr_post_order(call)
         if op_name(call) != "divide":
             return call
-        power = self._value(call.args[0])
-        shifted: relax.Expr = self._value(power.args[0]) if op_name(power) == "exp" else None
+        power = value_of(self, call.args[0])
+        shifted: relax.Expr = value_of(self, power.args[0]) if op_name(power) == "exp" else None
         if op_name(shifted) != "subtract" or shape_of(shifted) != shape_of(call) or not shape_of(call):
             return call
         scores = shifted.args[0]
@@ -177,25 +179,17 @@ class ComposedSoftmax(PyExprMutator):
         )
         return relax.op.nn.softmax(scores, axis=-1) if is_softmax else call
 
-    def _value(self, expr: relax.Expr) -> relax.Expr:
-        while isinstance(expr, relax.Var):
-            value = self.lookup_binding(expr)
-            if value is None:
-                return expr
-            expr = value
-        return expr
-
     def _is_over_last(self, expr: relax.Expr, name: str, source: relax.Expr) -> bool:
         """Whether an expression is a maximum or sum of ``source`` over its last axis, with an axis of 1 for it."""
-        value, wanted = self._value(expr), (*shape_of(source)[:-1], 1)
+        value, wanted = value_of(self, expr), (*shape_of(source)[:-1], 1)
         if shape_of(value) != wanted:
             return False
         while op_name(value) in ("reshape", "expand_dims") or (name == "max" and self._is_no_bound(value)):
-            value = self._value(value.args[1] if op_name(value) == "maximum" else value.args[0])
+            value = value_of(self, value.args[1] if op_name(value) == "maximum" else value.args[0])
         if op_name(value) != name or [int(axis) for axis in value.attrs.axis or ()] not in ([-1], [len(wanted) - 1]):
             return False
         found = value.args[0]
-        return bool(found.same_as(source)) or self._value(found).same_as(self._value(source))
+        return bool(found.same_as(source)) or value_of(self, found).same_as(value_of(self, source))
 
     def _is_no_bound(self, value: relax.Expr) -> bool:
-        return op_name(value) == "maximum" and number_of(self._value(value.args[0])) == -math.inf
+        return op_name(value) == "maximum" and number_of(value_of(self, value.args[0])) == -math.inf

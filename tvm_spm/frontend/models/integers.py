@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from statistics import NormalDist
 
 import numpy as np
 import tvm
@@ -22,6 +21,7 @@ from tvm import relax, te
 
 from tvm_spm.frontend.inputs import DEVIATIONS
 from tvm_spm.frontend.models import integer_vectors as vectors
+from tvm_spm.frontend.models.curves import deviation_behind, gelu, sigmoid, silu
 from tvm_spm.frontend.relay.operators.convolution import conv_attrs, convolve_transposed
 from tvm_spm.frontend.relay.operators.quantised_layers import convolve_integers, multiply_integers
 from tvm_spm.frontend.relay.operators.registry import Attrs
@@ -274,15 +274,15 @@ class _Writer:
         """A smooth ReLU: about half of small numbers is left."""
         value = self._values[call.args[0]]
         made = self._emit(relax.Call(call.op, [self._numbers(value)], call.attrs))
-        curve = _silu if call.op.name == "relax.nn.silu" else _gelu
-        return _Value(expr=made, deviation=_behind(curve, value.deviation), layer=value.layer)
+        curve = silu if call.op.name == "relax.nn.silu" else gelu
+        return _Value(expr=made, deviation=deviation_behind(curve, value.deviation), layer=value.layer)
 
     def saturating(self, call: relax.Call) -> _Value:
         """Never above 1."""
         value = self._values[call.args[0]]
         made = self._emit(relax.Call(call.op, [self._numbers(value)], call.attrs))
-        curve = _sigmoid if call.op.name == "relax.sigmoid" else math.tanh
-        return _Value(expr=made, deviation=_behind(curve, value.deviation), largest=1.0, layer=value.layer)
+        curve = sigmoid if call.op.name == "relax.sigmoid" else math.tanh
+        return _Value(expr=made, deviation=deviation_behind(curve, value.deviation), largest=1.0, layer=value.layer)
 
     # Whatever else reads int8
 
@@ -359,26 +359,6 @@ class _Writer:
     def _emit(self, expr: relax.Expr) -> relax.Var:
         return self._bb.emit(expr)
 
-
-def _behind(curve: Callable[[float], float], deviation: float) -> float:
-    """The root of the mean square of what a curve makes of normal numbers."""
-    return math.sqrt(sum(curve(deviation * z) ** 2 for z in _NORMAL) / len(_NORMAL))
-
-
-def _sigmoid(x: float) -> float:
-    return 1 / (1 + math.exp(-x))
-
-
-def _silu(x: float) -> float:
-    return x * _sigmoid(x)
-
-
-def _gelu(x: float) -> float:
-    return x * (1 + math.erf(x / math.sqrt(2))) / 2
-
-
-_NORMAL = tuple(NormalDist().inv_cdf((number + 0.5) / 64) for number in range(64))
-"""As many numbers of a normal distribution, all equally likely."""
 
 _RESULT = "result"
 """Stands for the operator where the network ends."""

@@ -10,6 +10,7 @@ import onnx
 from tvm_spm.frontend.onnx.host import tensor_kinds, value_of
 from tvm_spm.frontend.onnx.in_place import Floats, NodeInPlace, Rewrite, integer_sums, rewritten
 from tvm_spm.frontend.onnx.packed import DOMAIN, PackedWeight, packed_weight, with_domain, write_product, write_sums
+from tvm_spm.frontend.onnx.requantised import Requantisations, without_scale
 from tvm_spm.frontend.onnx.writer import Array
 
 
@@ -31,18 +32,21 @@ def take_integers(model: onnx.ModelProto, origin: str, packed: dict[str, PackedW
         return model
     halves = {init.name for init in model.graph.initializer if init.data_type in _HALF_BYTES}
 
+    requantised = Requantisations(model)
+
     def is_half(name: str) -> bool:
         return name in packed or (name in makers and makers[name].input[0] in halves)
 
     def rewrite_of(node: onnx.NodeProto) -> Rewrite | None:
         if node.domain in ("", "ai.onnx") and node.op_type in ("Conv", "MatMul", "Gemm"):
             if node.input[0] in makers and node.input[1] in makers:
-                return lambda each: _layer(each, makers, halves)
+                return lambda each: _layer(each, makers, halves, requantised)
             if node.op_type == "MatMul" and is_half(node.input[1]):
                 return _packed_product
         if node.op_type == "DequantizeLinear":
             return lambda each: _constant(each, halves)
-        return None
+        # Known only once the layer in front was written.
+        return without_scale if requantised.is_joined(node) else None
 
     kinds = tensor_kinds(model, origin) if packed or halves else {}
     found = rewritten(model, origin, rewrite_of, packed)
@@ -94,7 +98,9 @@ def _before(each: NodeInPlace, maker: onnx.NodeProto | None) -> _Quantised | Non
     return _Quantised(name=inputs.input(0), zero=zero, scale=inputs.scale(1), axis=axis, bits=bits)
 
 
-def _layer(each: NodeInPlace, makers: dict[str, onnx.NodeProto], halves: set[str]) -> None:
+def _layer(
+    each: NodeInPlace, makers: dict[str, onnx.NodeProto], halves: set[str], requantised: Requantisations
+) -> None:
     """A convolution or product of dequantised tensors, if its scales leave the sum over its terms."""
     known, node = each.writer.known, each.node
     data, weights = (_before(each, makers[node.input[index]]) for index in (0, 1))
@@ -132,6 +138,10 @@ def _layer(each: NodeInPlace, makers: dict[str, onnx.NodeProto], halves: set[str
         bias = ""
     elif whole is not None and whole.name in known:
         bias = each.writer.constant((known[whole.name].astype(np.float32) * whole.scale).astype(np.float32))
+    behind = None if bias else requantised.behind(each.out, known)
+    if behind is not None:
+        scale = scale / behind.step
+        requantised.join(behind)
     floats = each.writer.emit("Cast", sums, to=onnx.TensorProto.FLOAT)
     factor = scale.reshape(()) if scale.size == 1 else scale.reshape(spread)
     found = each.writer.emit("Mul", floats, each.writer.constant(factor), out=None if bias else each.out)

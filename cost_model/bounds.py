@@ -21,7 +21,7 @@ def lower_bound(workload: Workload, arch: Arch, objective: str) -> float:
 
     Energy counts the MACs with their four RF accesses, and for every touched word one DRAM access, two SPM accesses,
     one crossing of the NoC and one delivery. Cycles are the larger of MACs at the peak rate and DRAM bytes at the
-    peak rate. No mapping need reach either.
+    peak rate; with open pages, those bytes lie in rows that are opened once at least. No mapping need reach either.
 
     Source: the floor that mappers are compared with in the literature, extended to any element width.
     """
@@ -40,9 +40,11 @@ def _moved(workload: Workload) -> list[Projection]:
 
 def _cycles(workload: Workload, arch: Arch) -> int:
     num_bytes = sum(bits_to_bytes(touched_elems(p, workload.dims) * p.elem_bits) for p in _moved(workload))
-    rate = arch.dma_bytes_per_cycle * min(arch.levels.DRAM.channels, arch.cores.count)
+    channels, pages = min(arch.levels.DRAM.channels, arch.cores.count), arch.levels.DRAM.pages
+    rate = arch.dma_bytes_per_cycle * channels
+    waits = 0 if pages is None else ceil_div(num_bytes, pages.row_bytes) * (pages.miss_cycles - pages.hit_cycles)
     return arch.cores.launch_cycles + max(
-        ceil_div(workload.macs, arch.peak_macs_per_cycle), math.ceil(num_bytes / rate)
+        ceil_div(workload.macs, arch.peak_macs_per_cycle), math.ceil(num_bytes / rate + waits / channels)
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from tvm_spm.arch import Arch, Cores, Dram, Levels, load_arch
 from tvm_spm.mapping import Mapping
+from tvm_spm.pages import Pages
 from tvm_spm.units import ceil_div
 from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Axis, Dims, Epilogue, Operand, Projection, Workload
 
@@ -58,6 +59,17 @@ def random_arch(rng: random.Random, *, num_cores: int = 1, num_channels: int = 1
             ),  # fmt: skip
         ),
     )
+
+
+def with_pages(rng: random.Random, arch: Arch) -> Arch:
+    """The same machine with banks so few and rows so short that small layers miss, and hit, in all of them."""
+    dram = arch.levels.DRAM
+    block = max(rng.choice([8, 16, 64, 256]), dram.burst_bytes)
+    pages = Pages(
+        banks=rng.choice([1, 2, 4, 8]), row_bytes=block * rng.choice([1, 1, 2, 8]),
+        interleave_bytes=block, hit_cycles=rng.choice([0, 0, 3]), miss_cycles=rng.choice([3, 14, 40]),
+    )  # fmt: skip
+    return replace(arch, levels=replace(arch.levels, DRAM=replace(dram, pages=pages)))
 
 
 def random_mapping(rng: random.Random, workload: Workload, arch: Arch, *, perfect: bool = False) -> Mapping:

@@ -31,6 +31,8 @@ class Walk:
     moved: Counter[str] = field(default_factory=Counter)
     dram_bytes: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
     unused_bits: int = 0
+    blocks: int = 0
+    misses: int = 0
 
 
 @dataclass(slots=True)
@@ -204,34 +206,55 @@ def core_passes(nest: Nest, start: levels.Point, extent: levels.Point, walk: Wal
     return passes
 
 
-def core_process(nest: Nest, passes: list[Pass], walk: Walk) -> Generator[tuple[int, int, int], int, int]:
-    """One core's timeline: yields (request time, channel cycles, engine cycles), is sent the grant, returns its end."""
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A transfer that asks for a channel: its cycles without waits for rows, and the addresses of its runs."""
+
+    t: int
+    channel: int
+    vector: int
+    runs: list[tuple[int, int]]
+
+
+Process = Generator[Request, int, int]
+"""Is sent when the engine is done with a request; returns when all is over."""
+
+
+def core_process(nest: Nest, passes: list[Pass], places: dict[str, int], walk: Walk) -> Process:
+    """One core's timeline."""
     workload, arch = nest.workload, nest.arch
 
-    def load(operand: Operand, p: int, t: int) -> Generator[tuple[int, int, int], int, int]:
+    def move(operand: Operand, place: str, p: int, t: int) -> Process:
         projection = workload.projection(operand)
         cycles, elems, bits = transfer(projection, passes[p].first, passes[p].tile, arch)
         walk.moved[operand.name] += elems
         walk.dram_bytes[operand.value] += whole_bytes(bits)
         walk.unused_bits += bits - elems * projection.elem_bits
-        return (yield (t, cycles, cycles)) + cycles if cycles else t
+        runs = addresses(projection, places[place], passes[p].first, passes[p].tile)
+        return (yield Request(t, cycles, 0, runs)) if cycles else t
 
-    def store(p: int, t: int) -> Generator[tuple[int, int, int], int, int]:
+    def load(operand: Operand, p: int, t: int) -> Process:
+        return (yield from move(operand, "P" if operand is Operand.O else operand.name, p, t))
+
+    def store(p: int, t: int) -> Process:
         if not passes[p].complete:
-            return (yield from load(Operand.O, p, t))
-        cycles, elems, bits = transfer(workload.final_projection(), passes[p].first, passes[p].tile, arch)
+            return (yield from move(Operand.O, "P", p, t))
+        final = workload.final_projection()
+        cycles, elems, bits = transfer(final, passes[p].first, passes[p].tile, arch)
         walk.moved["final"] += elems
         walk.dram_bytes[Operand.O.value] += whole_bytes(bits)
         walk.unused_bits += bits - elems * workload.out_bits
+        runs = []
         for number, extra in enumerate(workload.epilogue.extras):
             more, extra_elems, bits = transfer(extra, passes[p].first, passes[p].tile, arch)
             cycles += more
             walk.moved[f"extra{number}"] += extra_elems
             walk.dram_bytes[3] += whole_bytes(bits)
             walk.unused_bits += bits - extra_elems * extra.elem_bits
+            runs += addresses(extra, places[f"E{number}"], passes[p].first, passes[p].tile)
+        runs += addresses(final, places["O"], passes[p].first, passes[p].tile)
         vector = math.ceil(elems * workload.epilogue.num_ops_per_elem / arch.vector.ops_per_cycle)
-        engine = max(vector, cycles)
-        return (yield (t, cycles, engine)) + engine
+        return (yield Request(t, cycles, vector, runs))
 
     doubled = [o for o in Operand if nest.double("SPM", o)]
     single = [o for o in Operand if not nest.double("SPM", o)]
@@ -260,32 +283,87 @@ def core_process(nest: Nest, passes: list[Pass], walk: Walk) -> Generator[tuple[
     return t
 
 
+def tensor_places(workload: Workload, *, spills: bool) -> dict[str, int]:
+    """Address of every tensor: one behind the other, each on the next multiple of 64 B."""
+    tensors = {"I": workload.I, "W": workload.W, "O": workload.final_projection()}
+    tensors |= {"P": workload.O} if spills else {}
+    tensors |= {f"E{number}": extra for number, extra in enumerate(workload.epilogue.extras)}
+    places, end = {}, 0
+    for name, projection in tensors.items():
+        places[name] = next(address for address in range(end, end + 64) if address % 64 == 0)
+        end = places[name] + whole_bytes(math.prod(axis.extent for axis in projection.axes) * projection.elem_bits)
+    return places
+
+
+def addresses(projection: Projection, place: int, first: dict[str, int], tile: Dims) -> list[tuple[int, int]]:
+    """First byte and the one behind the last of every run of a tile, from the bits of all its elements in order."""
+    shape = [axis.extent for axis in projection.axes]
+    runs: list[list[int]] = []
+    for index in itertools.product(*(range(*one) for one in clipped_box(projection.axes, first, tile))):
+        at = 0
+        for i, extent in zip(index, shape, strict=True):
+            at = at * extent + i
+        if runs and runs[-1][1] == at * projection.elem_bits:
+            runs[-1][1] += projection.elem_bits
+        else:
+            runs.append([at * projection.elem_bits, (at + 1) * projection.elem_bits])
+    return [(place + start // 8, place + whole_bytes(stop)) for start, stop in runs]
+
+
+def wait_for_rows(arch: Arch, rows: dict[int, int], runs: list[tuple[int, int]], walk: Walk) -> int:
+    """Cycles beyond a hit per run, which is part of its start; byte by byte, with the row of each bank in ``rows``."""
+    pages = arch.levels.DRAM.pages
+    if pages is None:
+        return 0
+    waited = 0
+    for start, stop in runs:
+        hit, last = 0, None
+        for address in range(start, stop):
+            place = divmod(address, pages.interleave_bytes or pages.row_bytes)[0]
+            if place == last:
+                continue
+            last, bank, row = place, place % pages.banks, address // (pages.banks * pages.row_bytes)
+            walk.blocks += 1
+            if rows.get(bank) != row:
+                walk.misses += 1
+                waited += pages.miss_cycles - pages.hit_cycles
+            rows[bank] = row
+            waited += hit
+            hit = pages.hit_cycles
+    return waited
+
+
 def simulate(workload: Workload, arch: Arch, mapping: Mapping) -> Walk:
     """Run every core against the shared channels."""
     walk = Walk()
     nest = Nest(workload, arch, mapping)
     cores = [core_passes(nest, *share, walk) for share in levels.shares(workload, mapping)]
-    processes = [core_process(nest, passes, walk) for passes in cores]
-    waiting: list[tuple[int, int, int, int]] = []
+    spills = any(one.leaves and not one.complete for passes in cores for one in passes)
+    places = tensor_places(workload, spills=spills)
+    processes = [core_process(nest, passes, places, walk) for passes in cores]
+    waiting: list[tuple[int, int, Request]] = []
     ends = [0] * len(processes)
 
-    def advance(core: int, grant: int | None) -> None:
+    def advance(core: int, done: int | None) -> None:
         try:
-            t, channel, engine = next(processes[core]) if grant is None else processes[core].send(grant)
-            heapq.heappush(waiting, (t, core, channel, engine))
+            request = next(processes[core]) if done is None else processes[core].send(done)
+            heapq.heappush(waiting, (request.t, core, request))
         except StopIteration as stop:
             ends[core] = stop.value
 
     free = [0] * arch.levels.DRAM.channels
+    rows: list[dict[int, int]] = [{} for _ in free]
     for core in range(len(processes)):
         advance(core, None)
     while waiting:
-        t, core, channel_cycles, engine_cycles = heapq.heappop(waiting)
+        t, core, request = heapq.heappop(waiting)
         channel = free.index(min(free))
         grant = max(t, free[channel])
-        free[channel] = grant + channel_cycles
-        walk.dma_busy_cycles += engine_cycles
-        advance(core, grant)
+        held = request.channel + wait_for_rows(arch, rows[channel], request.runs, walk)
+        engine = max(request.vector, held)
+        free[channel] = grant + held
+        walk.dma_busy_cycles += engine
+        advance(core, grant + engine)
     walk.cycles = max(ends)
     slowest = cores[ends.index(walk.cycles)]
     walk.compute_cycles = sum(one.compute_cycles for one in slowest)

@@ -11,11 +11,12 @@ from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from tvm_spm.errors import ArchError, did_you_mean
 from tvm_spm.input_file import read_regular
+from tvm_spm.pages import Pages, refuse
 from tvm_spm.units import format_capacity, format_si, shown
 from tvm_spm.workload import Operand
 
@@ -99,13 +100,22 @@ class Dram:
 
     ``burst_bytes`` is the least that a burst moves, and what longer ones grow by: a contiguous run of a tile starts at
     such an address and moves whole multiples, and time, channel and ``access_pj`` are charged for all of them. With 1
-    nothing is rounded.
+    nothing is rounded. Without ``pages`` it makes no difference where a run lies.
     """
 
     access_pj: EnergyPj
     channels: Count = 1
     channel_bytes_per_cycle: Rate
     burst_bytes: Annotated[int, Field(ge=1, le=65536, strict=True)] = 1
+    pages: Pages | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Dram:
+        if self.pages is not None and self.pages.block_bytes % self.burst_bytes:
+            refuse(
+                f"burst_bytes = {self.burst_bytes:,}: must divide the {self.pages.block_bytes:,} B in one bank (pages)"
+            )
+        return self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
@@ -208,8 +218,10 @@ class Arch:
 
     @property
     def burst_startup_cycles(self) -> float:
-        """Accelerator cycles before the first byte of a burst."""
-        return self.dma.startup_cycles * self.clock_hz / self.dma.clock_hz
+        """Accelerator cycles before the first byte of a burst; with ``pages``, if its row is open."""
+        startup = self.dma.startup_cycles * self.clock_hz / self.dma.clock_hz
+        pages = self.levels.DRAM.pages
+        return startup if pages is None else startup + pages.hit_cycles
 
     @property
     def burst_bits(self) -> int:
@@ -232,8 +244,10 @@ class Arch:
         """Hash of every number, not of name, description or sources."""
         plain = {k: v for k, v in asdict(self).items() if k not in ("name", "description", "sources")}
         if self.levels.DRAM.burst_bytes == 1:
-            # logs written before there were least transfers belong to the same machine
+            # logs written before there were least transfers, or pages, belong to the same machine
             del plain["levels"]["DRAM"]["burst_bytes"]
+        if self.levels.DRAM.pages is None:
+            del plain["levels"]["DRAM"]["pages"]
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
     def numbers(self) -> tuple[tuple[str, object], ...]:
@@ -247,8 +261,8 @@ class Arch:
             if spm.is_split
             else format_capacity(spm.capacity_of(Operand.I))
         )
-        burst_bytes = self.levels.DRAM.burst_bytes
-        least = f" of whole {burst_bytes} B" if burst_bytes > 1 else ""
+        burst_bytes, pages = self.levels.DRAM.burst_bytes, self.levels.DRAM.pages
+        least = (f" of whole {burst_bytes} B" if burst_bytes > 1 else "") + (f", {pages}" if pages is not None else "")
         return (
             f"{self.name}: {self.cores.count} x {self.pe.rows}x{self.pe.cols} PEs at {format_si(self.clock_hz, 'Hz')}, "
             f"RF {self.levels.RF.capacity_bytes} B, SPM {size}, DMA {self.dma_bytes_per_cycle:.4g} B/cycle "
@@ -366,6 +380,8 @@ def _explain(origin: str, data: dict[str, Any], problem: Any) -> str:  # noqa: A
     if isinstance(value, dict) and kind == "int_type":
         parts_given = ", ".join(f"{name}={shown(part)}" for name, part in list(value.items())[:8])
         return f"{origin}: {path} = {{{parts_given}}}: must be one number; only levels.SPM may be split per operand"
+    if isinstance(value, dict) and kind == "pair":
+        return f"{origin}: {path}.{problem['msg']}"
     context = problem.get("ctx", {})
     bounds = [f"{sign} {context[name]:,.13g}" for name, sign in _BOUNDS.items() if name in context]
     if bounds:
@@ -377,7 +393,7 @@ def _field_names(parts: list[str]) -> list[str]:
     node: Any = Arch
     sections = {
         "cores": Cores, "pe": PeArray, "mac": Mac, "levels": Levels, "noc": Noc, "dma": Dma, "vector": VectorUnit,
-        "RF": RegisterFile, "SPM": Scratchpad, "DRAM": Dram, "capacity_bytes": SplitBytes,
+        "RF": RegisterFile, "SPM": Scratchpad, "DRAM": Dram, "capacity_bytes": SplitBytes, "pages": Pages,
     }  # fmt: skip
     if parts:
         node = sections.get(parts[-1], Arch)

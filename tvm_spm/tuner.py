@@ -47,6 +47,7 @@ from tvm_spm.tuning.result import TuningResult
 from tvm_spm.tuning.run import Run
 from tvm_spm.tuning.screen import screen_workload
 from tvm_spm.tuning.task import tune_workload
+from tvm_spm.tuning.waits import with_waits
 from tvm_spm.tuning.warm_up import load, parts_of_search
 from tvm_spm.workload import Workload
 
@@ -111,7 +112,8 @@ def search(
         workload: What to run.
         arch: An accelerator, the name of one, or the path of its file.
         objective: ``edp``, ``energy`` or ``latency``.
-        model: Prices the result; with ``simulator`` the candidates are measured too, and nothing is certified.
+        model: Prices the result; with ``simulator`` the candidates are measured too, and nothing is certified. On an
+            accelerator with open pages the simulator prices what ``analytical`` finds, which then is a bound.
             ``dmazerunner`` is the published model of Dave et al., searched over its own tilings.
         searcher: ``exact``, ``evolutionary`` or ``random``, or a class of your own as in ``tvm_spm.searchers``; with
             the model ``dmazerunner`` only ``exact``, or ``dmazerunner-pruned`` for the authors' own pruned search.
@@ -148,14 +150,17 @@ def search(
             should_stop.keep()
             return _search_published(case, should_stop, is_pruned=searcher == "dmazerunner-pruned")
         proposer = Proposer.of(searcher)
-        load(parts_of_search(measures=model == "simulator", is_exact=proposer is EXACT, perfect=perfect))
+        waits = case.arch.levels.DRAM.pages is not None
+        load(parts_of_search(measures=waits or model == "simulator", is_exact=proposer is EXACT, perfect=perfect))
         should_stop.keep()
         if model == "simulator":
             options = TunerOptions() if trials is None else TunerOptions(trials=trials)
             return tune_workload(case, options, run, proposer=proposer)
         if proposer is EXACT:
-            return _search_exact(case, energy_cap_pj, should_stop, perfect=perfect)
-        return screen_workload(case, run, proposer.make, trials=trials or 20_000)
+            found = _search_exact(case, energy_cap_pj, should_stop, perfect=perfect)
+        else:
+            found = screen_workload(case, run, proposer.make, trials=trials or 20_000)
+        return with_waits(case, found) if waits else found
 
 
 def _search_exact(case: Case, energy_cap_pj: float | None, should_stop: StopRequest, *, perfect: bool) -> SearchResult:

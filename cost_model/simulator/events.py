@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from cost_model.nest import Nest, build_nest
 from cost_model.problem import Ints, Problem
+from cost_model.simulator.banks import Banks, wait_for_rows
 from cost_model.simulator.core import advance, serve
 from cost_model.simulator.heap import sift_down
 from cost_model.simulator.ledger import TOTAL_FIELDS, Ledger, open_ledger
@@ -37,6 +38,8 @@ class RunRoom(NamedTuple):
         cores: Records of ``CORE_FIELDS``, at least as many as a mapping uses cores.
         results: One row per mapping, ``RESULT_FIELDS`` numbers.
         extra_elems: One row per mapping, elements moved per extra of the epilogue.
+        banks: Of the memory.
+        rows_met: One row per mapping, see ``banks.BLOCKS``.
     """
 
     nests: NDArray[np.void]
@@ -44,11 +47,17 @@ class RunRoom(NamedTuple):
     cores: NDArray[np.void]
     results: Ints
     extra_elems: Ints
+    banks: Banks
+    rows_met: Ints
 
 
 @kernel
-def _run_cores(problem: Problem, nest: Nest, cores: NDArray[np.void], ledger: Ledger, log: Log) -> None:
-    """Serve requests first come, first served, each on the channel that is free earliest."""
+def _run_cores(
+    problem: Problem, nest: Nest, cores: NDArray[np.void], ledger: Ledger, log: Log, banks: Banks, rows_met: Ints
+) -> None:
+    """Serve requests first come, first served, each on the channel that is free earliest, which has its rows open."""
+    memory, open_rows = banks.memory[0], banks.open_rows
+    open_rows[:] = -1
     num_cores, num_channels, bits = len(cores), problem.dram_channels, 0
     while 1 << bits < num_channels:
         bits += 1
@@ -66,6 +75,8 @@ def _run_cores(problem: Problem, nest: Nest, cores: NDArray[np.void], ledger: Le
             if should_stop(log, time, problem.launch_cycles):
                 break
             channel = free[0] & (1 << bits) - 1
+            if memory.banks > 0:
+                wait_for_rows(problem, nest, core, memory, open_rows[channel], rows_met)
             free[0] = serve(core, ledger, log, max(time, free[0] >> bits), channel) << bits | channel
             sift_down(free, num_channels)
         is_waiting = advance(problem, nest, core, ledger, log)
@@ -96,11 +107,14 @@ def simulate_rows(problems: NDArray[np.void], batch: MappingBatch, fold: bool, r
         cores = room.cores[:num_cores]
         for number in range(num_cores):
             place_core(problem, nest, number, cores[number])
-        if fold and num_cores <= problem.dram_channels and log.at[MOST_EVENTS] == 0:
+        room.rows_met[row] = 0
+        # what a transfer waits for rows depends on all before it: no two passes are alike
+        is_alike = room.banks.memory[0].banks == 0
+        if fold and is_alike and num_cores <= problem.dram_channels and log.at[MOST_EVENTS] == 0:
             for number in range(num_cores):
                 run_undisturbed(problem, nest, cores[number], ledger, log)
         else:
-            _run_cores(problem, nest, cores, ledger, log)
+            _run_cores(problem, nest, cores, ledger, log, room.banks, room.rows_met[row])
         last = 0
         for number in range(num_cores):
             if cores[number].clock > cores[last].clock:

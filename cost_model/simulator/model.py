@@ -12,6 +12,7 @@ import numpy as np
 
 from cost_model.nest import NEST_FIELDS
 from cost_model.problem import Ints, problem_of
+from cost_model.simulator.banks import BLOCKS, MISSES, banks_of
 from cost_model.simulator.events import (
     COUNTS,
     CYCLES,
@@ -55,6 +56,8 @@ class EventCounts:
         final: Finished outputs stored.
         extras: Read per extra of the epilogue.
         unused_bits: Moved between DRAM and SPM because bursts are whole, of I, W, O and extras; bits, not elements.
+        blocks: With open pages, blocks of single banks that runs reached: each is a hit or a miss.
+        misses: Of them, those whose row had to be opened.
     """
 
     crossed: tuple[int, int, int]
@@ -64,6 +67,8 @@ class EventCounts:
     final: int
     extras: tuple[int, ...]
     unused_bits: tuple[int, int, int, int]
+    blocks: int = 0
+    misses: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -120,20 +125,15 @@ def simulate_batch(
         Costs in the order of ``mappings``.
     """
     room = _run(workload, arch, mappings, num_threads=num_threads, fold=fold)
-    return [
-        _cost(workload, arch, mapping, result, _counts(result, extras))
-        for mapping, result, extras in zip(mappings, room.results.tolist(), room.extra_elems.tolist(), strict=True)
-    ]
+    return [_cost(workload, arch, mapping, room, row) for row, mapping in enumerate(mappings)]
 
 
 def account(workload: Workload, arch: Arch, mapping: Mapping, *, fold: bool = True) -> Account:
     """Simulate a legal mapping and count what its cycles and its energy go into; ``fold`` as for ``simulate_batch``."""
-    room, log = _room(workload, [mapping]), new_log(mapping.cores.product())
+    room, log = _room(workload, arch, [mapping]), new_log(mapping.cores.product())
     simulate_rows(problem_of(workload, arch), encode([mapping]), fold, room, log)
-    result = room.results[0].tolist()
-    counts = _counts(result, room.extra_elems[0].tolist())
-    cost = _cost(workload, arch, mapping, result, counts)
-    return Account(cost=cost, counts=counts, last_core=result[LAST_CORE], notes=log.account)
+    cost, counts = _cost(workload, arch, mapping, room, 0), _counts(room, 0)
+    return Account(cost=cost, counts=counts, last_core=int(room.results[0, LAST_CORE]), notes=log.account)
 
 
 def record(workload: Workload, arch: Arch, mapping: Mapping, *, most_events: int) -> tuple[int, Log]:
@@ -148,7 +148,7 @@ def record(workload: Workload, arch: Arch, mapping: Mapping, *, most_events: int
     batch, problem, num_cores = encode([mapping]), problem_of(workload, arch), mapping.cores.product()
     room_for = min(2 * most_events + _SPARE_EVENTS, _FIRST_EVENTS)
     while True:
-        room, log = _room(workload, [mapping]), new_log(num_cores, most_events=most_events, room=room_for)
+        room, log = _room(workload, arch, [mapping]), new_log(num_cores, most_events=most_events, room=room_for)
         simulate_rows(problem, batch, True, room, log)
         num_events, num_passes = int(log.at[NUM_EVENTS]), int(log.at[NUM_PASSES])
         if max(num_events, num_passes) <= room_for:
@@ -163,10 +163,12 @@ def _run(
 ) -> RunRoom:
     """Results of the engine and elements per extra, one row per mapping."""
     batch, problem, log = encode(mappings), problem_of(workload, arch), new_log()
-    room = _room(workload, mappings)
+    room = _room(workload, arch, mappings)
 
     def run(rows: slice) -> None:
-        own = _room(workload, mappings[rows])._replace(results=room.results[rows], extra_elems=room.extra_elems[rows])
+        own = _room(workload, arch, mappings[rows])._replace(
+            results=room.results[rows], extra_elems=room.extra_elems[rows], rows_met=room.rows_met[rows]
+        )
         simulate_rows(problem, batch.take(rows), fold, own, log)
 
     threads = min(num_threads or os.cpu_count() or 1, len(mappings) // _ROWS_PER_THREAD)
@@ -179,7 +181,7 @@ def _run(
     return room
 
 
-def _room(workload: Workload, mappings: Sequence[Mapping]) -> RunRoom:
+def _room(workload: Workload, arch: Arch, mappings: Sequence[Mapping]) -> RunRoom:
     most_cores = max((mapping.cores.product() for mapping in mappings), default=1)
     return RunRoom(
         nests=np.zeros(1, dtype=NEST_FIELDS),
@@ -187,10 +189,13 @@ def _room(workload: Workload, mappings: Sequence[Mapping]) -> RunRoom:
         cores=np.zeros(most_cores, dtype=CORE_FIELDS),
         results=np.zeros((len(mappings), RESULT_FIELDS), dtype=np.int64),
         extra_elems=np.zeros((len(mappings), len(workload.epilogue.extras)), dtype=np.int64),
+        banks=banks_of(workload, arch),
+        rows_met=np.zeros((len(mappings), 2), dtype=np.int64),
     )
 
 
-def _counts(result: list[int], extra_elems: list[int]) -> EventCounts:
+def _counts(room: RunRoom, row: int) -> EventCounts:
+    result = room.results[row].tolist()
     totals, counts = result[TOTALS:COUNTS], result[COUNTS:]
     return EventCounts(
         crossed=(counts[CROSSED], counts[CROSSED + 1], counts[CROSSED + 2]),
@@ -198,12 +203,15 @@ def _counts(result: list[int], extra_elems: list[int]) -> EventCounts:
         left=counts[LEFT_ELEMS],
         moved=(totals[MOVED], totals[MOVED + 1], totals[MOVED + 2]),
         final=totals[FINAL_ELEMS],
-        extras=tuple(extra_elems),
+        extras=tuple(room.extra_elems[row].tolist()),
         unused_bits=(totals[UNUSED_BITS], totals[UNUSED_BITS + 1], totals[UNUSED_BITS + 2], totals[UNUSED_BITS + 3]),
+        blocks=int(room.rows_met[row, BLOCKS]),
+        misses=int(room.rows_met[row, MISSES]),
     )
 
 
-def _cost(workload: Workload, arch: Arch, mapping: Mapping, result: list[int], counts: EventCounts) -> Cost:
+def _cost(workload: Workload, arch: Arch, mapping: Mapping, room: RunRoom, row: int) -> Cost:
+    result, counts = room.results[row].tolist(), _counts(room, row)
     totals, cycles = result[TOTALS:COUNTS], result[CYCLES]
     launch_cycles, pass_cycles, mac_cycles = arch.cores.launch_cycles, result[PASS_CYCLES_SUM], result[MAC_CYCLES]
     i_bytes, w_bytes, o_bytes, extras_bytes = totals[DRAM_BYTES : DRAM_BYTES + 4]

@@ -39,6 +39,7 @@ def test_result_is_verified_and_adds_up(result: tvm_spm.TuningResult):
     # Both layers run as one; nothing else is left.
     assert [group.cost.cycles for group in result.groups] == [result.cost.cycles]
     assert result.cost.edp_pj_cycles < result.unfused_cost.edp_pj_cycles
+    assert result.not_modelled == ()
     # 8 * 3 * 12 * 12 * 3 * 3 + 5 * 8 * 12 * 12 multiply-accumulates
     assert result.cost.macs == 31_104 + 5_760
     assert list(result.table()["name"]) == [task.task.name for task in result.tasks]
@@ -98,6 +99,19 @@ def test_a_measurer_replaces_the_simulator(model: Path):
     assert {task.cost.model for task in result.tasks} == {"board"}
     assert len(board.asked) == 2 * 4
     assert all("spm.level" in (request.program or "") for request in board.asked)
+
+
+def test_open_pages_are_timed_and_what_is_not_is_said(model: Path):
+    result = tvm_spm.tune(model, "spm/edge-256-lpddr4", trials=4)
+    assert result.verified is True
+    # groups would be timed without waits for rows, so both layers run alone
+    assert (result.groups, result.plan) == ((), None)
+    assert [task.cost.model for task in result.tasks] == ["simulator"] * 2
+    (text,) = result.not_modelled
+    assert "no layers run as one" in text
+    assert "vector work is timed without waits for rows" in text
+    assert text in str(result)
+    assert result.totals()["not_modelled"] == [text]
 
 
 def test_another_process_replays_the_database(model: Path, tmp_path: Path):

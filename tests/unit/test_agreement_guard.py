@@ -92,6 +92,14 @@ def test_only_cores_that_share_a_channel_may_differ(monkeypatch: pytest.MonkeyPa
         tune(arch)
 
 
+def test_waits_for_rows_only_add_cycles(monkeypatch: pytest.MonkeyPatch):
+    arch = load_arch("edge-256-lpddr4")
+    assert tune(arch) == OPTIONS.trials
+    wrong_in(monkeypatch, 1, cycles=0.5)
+    with pytest.raises(DisagreementError, match="They must be equal, but for cycles that wait for rows of DRAM"):
+        tune(arch)
+
+
 @dataclass
 class Board:
     """A user's measurer: its numbers are its own."""

@@ -10,6 +10,7 @@ import pytest
 import tvm_spm.arch
 from tvm_spm.arch import SplitBytes, archs, load_arch, parse_arch
 from tvm_spm.errors import ArchError
+from tvm_spm.pages import Pages
 from tvm_spm.workload import Operand
 
 TEXT = (Path(tvm_spm.arch.__file__).parent / "archs" / "edge-256.toml").read_text(encoding="utf-8")
@@ -24,7 +25,10 @@ def refusal(old: str, new: str) -> str:
 
 
 def test_presets():
-    assert archs() == ("dmazerunner-256", "edge-256", "eyeriss-168", "mlu100-32", "quad-edge", "vta-1x16x16")
+    assert archs() == (
+        "dmazerunner-256", "edge-256", "edge-256-ddr4", "edge-256-lpddr4", "eyeriss-168", "mlu100-32", "quad-edge",
+        "vta-1x16x16",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", archs())
@@ -74,7 +78,8 @@ def test_the_slower_of_engine_and_channel_counts():
 def test_least_transfers():
     # Bursts of 64 B are 512 bits; without bursts elements move bit by bit, and tiles in whole bytes.
     assert {name: load_arch(name).levels.DRAM.burst_bytes for name in archs()} == {
-        "dmazerunner-256": 1, "edge-256": 1, "eyeriss-168": 64, "mlu100-32": 64, "quad-edge": 1, "vta-1x16x16": 64,
+        "dmazerunner-256": 1, "edge-256": 1, "edge-256-ddr4": 64, "edge-256-lpddr4": 32, "eyeriss-168": 64,
+        "mlu100-32": 64, "quad-edge": 1, "vta-1x16x16": 64,
     }  # fmt: skip
     assert load_arch("vta-1x16x16").burst_bits == 512
     assert load_arch("edge-256").burst_bits == 1
@@ -90,6 +95,70 @@ def test_a_file_without_least_transfers_is_the_machine_it_was():
     whole = replace(load_arch("edge-256").levels.DRAM, burst_bytes=64)
     changed = replace(load_arch("edge-256"), levels=replace(load_arch("edge-256").levels, DRAM=whole))
     assert changed.sha256() != load_arch("edge-256").sha256()
+
+
+def test_pages_of_real_memories():
+    ddr, lp = load_arch("edge-256-ddr4"), load_arch("edge-256-lpddr4")
+    # 3200 MT/s of 8 B and of 2 B, at 500 MHz
+    assert (ddr.dma_bytes_per_cycle, lp.dma_bytes_per_cycle) == (3200 * 8 / 500, 3200 * 2 / 500)
+    # 22 + 22 clocks of 0.625 ns are 27.5 ns, 13.75 cycles of 2 ns; 18 + 18 ns are 18
+    assert (ddr.levels.DRAM.pages, lp.levels.DRAM.pages) == (
+        Pages(banks=16, row_bytes=8192, interleave_bytes=8192, miss_cycles=14),
+        Pages(banks=8, row_bytes=2048, interleave_bytes=2048, miss_cycles=18),
+    )
+    assert ddr.burst_startup_cycles == 0
+    waits = replace(ddr.levels.DRAM, pages=Pages(banks=16, row_bytes=8192, hit_cycles=5, miss_cycles=14))
+    # every run waits for a hit at least
+    assert replace(ddr, levels=replace(ddr.levels, DRAM=waits)).burst_startup_cycles == 5
+    assert str(ddr).endswith("of whole 64 B, 16 banks with open rows of 8 KiB + 14 cycles/miss")
+
+
+def test_a_file_without_pages_is_the_machine_it_was():
+    pages = Pages(banks=16, row_bytes=8192, miss_cycles=14)
+    arch = load_arch("edge-256")
+    assert arch.levels.DRAM.pages is None
+    paged = replace(arch, levels=replace(arch.levels, DRAM=replace(arch.levels.DRAM, pages=pages)))
+    assert paged.sha256() != arch.sha256()
+    assert "levels.DRAM.pages.miss_cycles" in dict(paged.numbers())
+
+
+PAGES = """[levels.DRAM.pages]
+banks = 16
+row_bytes = 8192
+miss_cycles = 14
+
+[noc]"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "text"),
+    [
+        ("banks = 16", "banks = 12",
+         "mine.toml: levels.DRAM.pages.banks = 12: must be a power of two, such as 8 or 16"),
+        ("banks = 16", "banks = 0", "mine.toml: levels.DRAM.pages.banks = 0: must be >= 1"),
+        ("banks = 16", "bank = 16", "mine.toml: levels.DRAM.pages.bank: unknown field; did you mean 'banks'?"),
+        ("row_bytes = 8192", "row_bytes = 1000",
+         "mine.toml: levels.DRAM.pages.row_bytes = 1000: must be a power of two, such as 512 or 1,024"),
+        ("row_bytes = 8192", "row_bytes = 4", "mine.toml: levels.DRAM.pages.row_bytes = 4: must be >= 8"),
+        ("miss_cycles = 14", "miss_cycles = -1", "mine.toml: levels.DRAM.pages.miss_cycles = -1: must be >= 0"),
+        ("miss_cycles = 14", "miss_cycles = 13.75",
+         "mine.toml: levels.DRAM.pages.miss_cycles = 13.75: input should be a valid integer"),
+        ("row_bytes = 8192\n", "",
+         "mine.toml: levels.DRAM.pages.row_bytes: missing; this section has banks, miss_cycles"),
+        ("miss_cycles = 14", "miss_cycles = 14\nhit_cycles = 15",
+         "mine.toml: levels.DRAM.pages.miss_cycles = 14: must be >= hit_cycles = 15"),
+        ("miss_cycles = 14", "miss_cycles = 14\ninterleave_bytes = 16384",
+         "mine.toml: levels.DRAM.pages.interleave_bytes = 16,384: must be <= row_bytes = 8,192"),
+        ("burst_bytes = 1 ", "burst_bytes = 48 ",
+         "mine.toml: levels.DRAM.burst_bytes = 48: must divide the 8,192 B in one bank (pages)"),
+    ],
+)  # fmt: skip
+def test_refused_pages(old: str, new: str, text: str):
+    whole = TEXT.replace("[noc]", PAGES, 1)
+    assert old in whole
+    with pytest.raises(ArchError) as caught:
+        parse_arch(whole.replace(old, new, 1), origin="mine.toml")
+    assert any(line.startswith(text) for line in str(caught.value).splitlines())
 
 
 def test_many_cores():

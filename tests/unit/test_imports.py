@@ -36,12 +36,12 @@ ROOMS = (
     ("tvm_spm.cost",),
     ("tvm_spm.attention", "tvm_spm.group"),
     ("tvm_spm.graph", "tvm_spm.mapping"),
-    ("tvm_spm.arch", "tvm_spm.rejection"),
+    ("tvm_spm.addresses", "tvm_spm.arch", "tvm_spm.rejection"),
     ("tvm_spm.workload",),
     ("tvm_spm.axes",),
     # base
     ("tvm_spm.arguments", "tvm_spm.durable", "tvm_spm.input_file", "tvm_spm.progress"),
-    ("tvm_spm.objective",),
+    ("tvm_spm.objective", "tvm_spm.pages"),
     (
         "tvm_spm.errors",
         "tvm_spm.interrupt",
@@ -68,7 +68,7 @@ INSIDE = {
     "tvm_spm.tuning": (
         ("network", "rtl", "text"), ("groups", "result", "tasks"), ("export", "task", "warm_up"), ("candidates",),
         ("screen", "search_path"), ("run",), ("run_log",), ("measuring", "saved_run", "task_memory"),
-        ("agreement", "attention", "measurer", "options", "parts", "trial_log"), ("log_lines",),
+        ("agreement", "attention", "measurer", "options", "parts", "trial_log", "waits"), ("log_lines",),
     ),
     "tvm_spm.deploy": (("programs",), ("network",), ("groups",), ("verify",), ("database", "grouping", "runtime")),
     "tvm_spm.fusion": (

@@ -73,12 +73,11 @@ def _search(workload: Workload, options: SearchOptions) -> None:
 
     constraints = _constraints(options.constraint, options.dataflow)
     check_outputs(options.trace, options.plot)
-    parts = parts_of_search(
-        measures=options.model is Model.simulator, is_exact=options.searcher == "exact", perfect=True
-    )
+    arch = load_arch(options.target)
+    measures = options.model is Model.simulator or arch.levels.DRAM.pages is not None
+    parts = parts_of_search(measures=measures, is_exact=options.searcher == "exact", perfect=True)
     if options.model is not Model.dmazerunner and not is_compiled(parts):
         typer.echo(f"tvm-spm: {NOTICE}", err=True)
-    arch = load_arch(options.target)
     result = search(
         workload, arch, objective=options.objective, model=options.model.value, searcher=options.searcher,
         constraints=constraints, trials=options.trials, time_limit_s=options.time_limit, seed=options.seed,

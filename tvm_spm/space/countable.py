@@ -35,12 +35,12 @@ def most_counted(workload: Workload, arch: Arch) -> int:
 
     Each tile, at each level, does at least one multiply-accumulate of its own and spans at most as many elements of a
     tensor as its multiply-accumulates times the largest step of each axis. The worst mapping moves each of those
-    elements as a whole burst of its own, at the slowest rate, and waits for each.
+    elements as a whole burst of its own, at the slowest rate, and waits for each, and for two rows of memory.
     """
     spread = max(_spread(p) for p in (workload.I, workload.W, workload.O, *workload.epilogue.extras))
     elem_bytes, least = bits_to_bytes(MAX_ELEM_BITS), arch.levels.DRAM.burst_bytes
     burst_bytes = ceil_div(elem_bytes, least) * least
-    port = arch.levels.SPM.bytes_per_cycle
+    port, pages = arch.levels.SPM.bytes_per_cycle, arch.levels.DRAM.pages
     cycles_per_elem = (
         arch.burst_startup_cycles
         + burst_bytes / arch.dma_bytes_per_cycle
@@ -51,6 +51,7 @@ def most_counted(workload: Workload, arch: Arch) -> int:
         + arch.pe.rows
         + arch.pe.cols
         + 8 * burst_bytes
+        + (0 if pages is None else ceil_div(elem_bytes + pages.block_bytes, pages.block_bytes) * pages.miss_cycles)
     )
     num_operands = _MARGIN + len(workload.epilogue.extras)
     return workload.macs * spread * num_operands * math.ceil(cycles_per_elem) + arch.cores.launch_cycles

@@ -10,13 +10,11 @@ import ml_dtypes  # noqa: F401 (gives numpy the types that it has not)
 import numpy as np
 from numpy.typing import NDArray
 
+from tvm_spm.addresses import locate
 from tvm_spm.stream.errors import StreamError
 from tvm_spm.stream.layout import DTYPES, WORD_BITS
-from tvm_spm.units import ceil_div, format_bytes
+from tvm_spm.units import format_bytes
 from tvm_spm.workload import Projection, Workload
-
-ALIGNMENT_BYTES = 64
-"""Every tensor begins at a multiple of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,16 +121,13 @@ def memory_map(workload: Workload, *, spills: bool) -> MemoryMap:
     Raises:
         StreamError: A type of element is not known to streams, or the tensors need more than 32 bits address.
     """
-    tensors = [("I", workload.I), ("W", workload.W), ("O", workload.final_projection())]
-    tensors += [("P", workload.O)] if spills else []
-    tensors += [(f"E{number}", extra) for number, extra in enumerate(workload.epilogue.extras)]
+    tensors = locate(workload, spills=spills)
     require_dtype("of sums", workload.O)
-    regions, address = [], 0
-    for name, projection in tensors:
+    regions = []
+    for name, projection, address, _ in tensors:
         require_dtype(name, projection)
         shape = tuple(axis.extent for axis in projection.axes)
         regions.append(Region(name=name, address=address, dtype=projection.dtype, shape=shape))
-        address += ceil_div(regions[-1].num_bytes, ALIGNMENT_BYTES) * ALIGNMENT_BYTES
     memory = MemoryMap(regions=tuple(regions))
     if memory.num_bytes > 1 << WORD_BITS:
         sizes = " + ".join(f"{region.name} {format_bytes(region.num_bytes)}" for region in regions)

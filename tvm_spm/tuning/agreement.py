@@ -25,6 +25,8 @@ def check_agreement(
 ) -> None:
     """Compare measured trials with the analytical model; cycles only where no cores share a DRAM channel.
 
+    With open pages the analytical model counts no waits for rows, so there the simulator may not say less.
+
     Args:
         workload: What runs.
         arch: Where.
@@ -35,19 +37,20 @@ def check_agreement(
     Raises:
         DisagreementError: Names the first mapping that differs and both numbers.
     """
-    channels = arch.levels.DRAM.channels
+    channels, waits = arch.levels.DRAM.channels, arch.levels.DRAM.pages is not None
+    must = "They must be equal, but for cycles that wait for rows of DRAM" if waits else "They must be equal"
     for mapping, cost, cycles, energy_pj in zip(
         mappings, simulated, estimated.cycles.tolist(), estimated.energy_pj.tolist(), strict=True
     ):
         num_cores = mapping.cores.product()
         differing = []
-        if num_cores <= channels and cost.cycles != cycles:
+        if num_cores <= channels and (cost.cycles < cycles if waits else cost.cycles != cycles):
             differing.append(f"{cost.cycles:,} cycles by the simulator, {cycles:,} by the analytical model")
         if not math.isclose(cost.energy_pj, energy_pj, rel_tol=ENERGY_TOLERANCE):
             differing.append(f"{cost.energy_pj!r} pJ by the simulator, {energy_pj!r} pJ by the analytical model")
         if differing:
             raise DisagreementError(
-                f"{workload} on {arch.name}: {'; '.join(differing)}. They must be equal (cores: {num_cores}, DRAM "
+                f"{workload} on {arch.name}: {'; '.join(differing)}. {must} (cores: {num_cores}, DRAM "
                 f"channels: {channels}), so at least one is wrong and no result is given. Please report this mapping: "
                 f"{mapping.line()}"
             )

@@ -137,8 +137,9 @@ def _tune_owned(mod: Model, arch: Arch, options: NetworkOptions, run: Run) -> Tu
             )
         )
     run = replace(run, log=_open_log(replace(options, dtype=options.dtype or chosen_dtype), arch, run, mod, extraction))
-    # A measurer cannot time groups, and costs of different sources cannot be compared.
-    is_fused = options.fusion and run.measurer is None and bool(extraction.graph.nodes)
+    # A measurer cannot time groups, and nobody their waits for rows of DRAM; costs of different kinds do not compare.
+    can_time = run.measurer is None and arch.levels.DRAM.pages is None
+    is_fused = options.fusion and can_time and bool(extraction.graph.nodes)
     planned: Planned | None = None
     needed = parts_of_tune(measures=run.measurer is None, fuses=is_fused)
     with ExitStack() as until_planned:

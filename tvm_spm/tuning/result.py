@@ -14,6 +14,7 @@ from tvm_spm.errors import SpmError, did_you_mean
 from tvm_spm.objective import Objective
 from tvm_spm.tuning.parts import GroupResult, LeftOut, TaskResult, total_cost
 from tvm_spm.tuning.saved_run import SavedGroup, save_plan
+from tvm_spm.tuning.waits import LEFT_OUT
 from tvm_spm.units import finite, ratio, shown
 from tvm_spm.workload import HostCall, TaskGraph, Workload
 
@@ -76,12 +77,18 @@ class TuningResult:
             f"  {each.count} x {len(each.names)} layers as one: {each.cost.cycles:,} cycles" for each in self.groups
         ]
         lines += [f"  on the host: {shown(call.name)} ({shown(call.reason)})" for call in self.host_calls]
+        lines += [f"not modelled: {each}" for each in self.not_modelled]
         return "\n".join([*lines, f"network: {self.cost}"])
 
     @property
     def host_calls(self) -> tuple[HostCall, ...]:
         """Calls left on the host, with the reason."""
         return self.graph.host_calls
+
+    @property
+    def not_modelled(self) -> tuple[str, ...]:
+        """What the accelerator has and these numbers leave out."""
+        return () if self.arch.levels.DRAM.pages is None else (LEFT_OUT,)
 
     @property
     def cost(self) -> Cost:
@@ -244,6 +251,7 @@ class TuningResult:
             "time_limit_s": self.time_limit_s,
             "stopped_by": self.stopped_by,
             "left_out": [asdict(each) for each in self.left_out],
+            "not_modelled": list(self.not_modelled),
         }
 
     def as_dict(self) -> dict[str, object]:

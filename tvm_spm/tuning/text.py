@@ -106,6 +106,7 @@ def print_result(result: TuningResult) -> None:
         if task.failures
     ]
     lines += [f"left on the host: {call.name}: {call.reason}" for call in result.host_calls]
+    lines += [f"not modelled: {each}" for each in result.not_modelled]
     lines += _stopped_lines(result)
     lines.append("seconds: " + ", ".join(f"{name} {value:.1f}" for name, value in result.seconds))
     console().print("\n".join(one_line(line) for line in lines), soft_wrap=True)

@@ -36,6 +36,7 @@ access_pj = 200.0
 channels = 1
 channel_bytes_per_cycle = {rate}
 burst_bytes = {burst}
+{pages}
 [noc]
 elems_per_cycle = {noc}
 elem_pj = 2.0
@@ -63,10 +64,18 @@ def machine(name: str, **numbers: float | str) -> Arch:
 
 def machine_text(name: str, **numbers: float | str) -> str:
     """The file of a machine."""
-    return _TEXT.format(name=name, **{**_NUMBERS, **numbers})
+    pages = f"[levels.DRAM.pages]\n{numbers.pop('pages')}" if "pages" in numbers else ""
+    return _TEXT.format(name=name, pages=pages, **{**_NUMBERS, **numbers})
 
 
 SMALLEST = machine("two")
+PAGED = (
+    machine("paged", pages="banks = 2\nrow_bytes = 64\nmiss_cycles = 9"),
+    machine("turns", rate=5.0, per_byte=0.2, burst=8, startup=2.5,
+            pages="banks = 4\nrow_bytes = 32\ninterleave_bytes = 8\nhit_cycles = 2\nmiss_cycles = 5"),
+)  # fmt: skip
+"""With a DRAM whose banks are so few and rows so short that small layers miss and hit."""
+
 MACHINES = (
     SMALLEST,
     machine("four", rows=4, cols=4, rf=128, spm=4096, bank=64, noc=2, rate=8.0, per_byte=0.125, burst=8, startup=10,

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from cost_model.simulator import simulate_batch
-from tests.rtl_cases import LAYERS, MACHINES, SMALLEST, machine_text, sums_collide
+from cost_model.simulator import account, simulate_batch
+from tests.rtl_cases import LAYERS, MACHINES, PAGED, SMALLEST, machine_text, sums_collide
 from tests.rtl_programs import expected, random_tensors, run_and_compare, sampled
 from tvm_spm.axes import Axis, Projection
 from tvm_spm.cli import app
@@ -43,6 +43,20 @@ def test_hardware_takes_the_cycles_of_the_simulator():
     assert sum(exact) >= 0.9 * len(exact)
 
 
+@pytest.mark.parametrize("arch", PAGED, ids=lambda arch: arch.name)
+def test_hardware_waits_for_rows_as_the_simulator_does(arch):
+    # 30 layers, 2 random legal mappings each, on two machines: 120 programs
+    exact, misses = [], 0
+    for number, workload in enumerate(LAYERS):
+        rng = np.random.default_rng([2, number])
+        for mapping in sampled(workload, arch, rng, 2):
+            exact.append(run_and_compare(workload, arch, mapping, rng)[0])
+            misses += account(workload, arch, mapping).counts.misses
+    assert len(exact) >= 50
+    assert sum(exact) >= 0.9 * len(exact)
+    assert misses > 10 * len(exact)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("arch", MACHINES, ids=lambda arch: arch.name)
@@ -72,7 +86,8 @@ def test_hardware_measures_what_the_simulator_says():
         measurer.measure([MeasureRequest(workload=workload, arch=MACHINES[1], mapping=mappings[0])])
 
 
-def test_an_epilogue_computes_and_takes_the_cycles_of_the_simulator():
+@pytest.mark.parametrize("arch", [SMALLEST, *PAGED], ids=lambda arch: arch.name)
+def test_an_epilogue_computes_and_takes_the_cycles_of_the_simulator(arch):
     base = Workload.conv2d(K=4, C=3, OY=5, OX=4, FY=3, FX=3, padding=1, dtype="int8", out_dtype="int32")
     bias = Projection(axes=(base.O.axes[1],), dtype="int32")
     workload = replace(
@@ -90,20 +105,21 @@ def test_an_epilogue_computes_and_takes_the_cycles_of_the_simulator():
         VectorStep(operation="cast", dtype="int8", target=7, sources=(6, 0, 0)),
     )
     rng = np.random.default_rng(0)
-    for mapping in sampled(workload, SMALLEST, rng, 8):
-        layer = encode(workload, SMALLEST, mapping, steps)
+    for mapping in sampled(workload, arch, rng, 8):
+        layer = encode(workload, arch, mapping, steps)
         tensors = random_tensors(layer, rng)
         image = np.frombuffer(bytes(layer.memory.image(tensors)), np.uint8)
-        run = run_program(core_program(layer.streams[0], SMALLEST), build(parameters_of(SMALLEST)), image)
+        run = run_program(core_program(layer.streams[0], arch), build(parameters_of(arch)), image)
         sums = expected(base, tensors) + tensors["E0"].reshape(-1, 1, 1)
         finished = (sums + tensors["E1"] >> 3).astype(np.int8)
         np.testing.assert_array_equal(layer.memory.tensor(run.image.tobytes(), "O"), finished)
         if not sums_collide(layer.streams[0]):
-            assert run.cycles == simulate_batch(workload, SMALLEST, [mapping])[0].cycles, mapping.line()
+            assert run.cycles == simulate_batch(workload, arch, [mapping])[0].cycles, mapping.line()
 
 
-def test_written_sources_are_clean(tmp_path):
-    (tmp_path / "mine.toml").write_text(machine_text("mine", rows=3, cols=4, noc=2.5, launch=2, vector=3))
+@pytest.mark.parametrize("numbers", [{}, {"pages": "banks = 4\nrow_bytes = 64\nhit_cycles = 1\nmiss_cycles = 9"}])
+def test_written_sources_are_clean(tmp_path, numbers):
+    (tmp_path / "mine.toml").write_text(machine_text("mine", rows=3, cols=4, noc=2.5, launch=2, vector=3, **numbers))
     command = ["rtl", str(tmp_path / "mine.toml"), "-o", str(tmp_path / "new" / "out"), "--no-area"]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output

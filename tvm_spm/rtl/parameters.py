@@ -7,6 +7,7 @@ from dataclasses import astuple, dataclass, fields
 from fractions import Fraction
 
 from tvm_spm.arch import Arch
+from tvm_spm.pages import Pages
 from tvm_spm.rtl.errors import RtlError
 from tvm_spm.workload import Operand
 
@@ -20,6 +21,8 @@ MOST_RF_BYTES = 1 << 10
 
 MOST_LANES = 32
 """Elements that a network, or bytes that the DMA engine, moves in a cycle at most."""
+
+MOST_BANKS = 64
 
 MOST_WORK = 3000
 """PEs times elements that a network moves in a cycle, at most: a simulation looks at all of them in every cycle."""
@@ -46,6 +49,11 @@ class Parameters:
     start_units: int
     byte_units: int
     burst_bytes: int
+    banks: int
+    row_bytes: int
+    block_bytes: int
+    hit_units: int
+    miss_units: int
     vector_ops: int
     vector_num: int
     vector_den: int
@@ -71,6 +79,7 @@ def parameters_of(arch: Arch) -> Parameters:
     bytes_per_cycle = _ratio(arch, "DMA bytes per cycle", arch.dma_bytes_per_cycle)
     startup = _ratio(arch, "DMA start-up cycles", arch.burst_startup_cycles)
     units = math.lcm(bytes_per_cycle.numerator, startup.denominator)
+    pages = arch.levels.DRAM.pages or Pages(banks=1, row_bytes=64, miss_cycles=0)
     vector = _ratio(arch, "vector.ops_per_cycle", arch.vector.ops_per_cycle)
     spm = arch.levels.SPM
     spm_bytes = sum(spm.capacity_of(o) for o in Operand) if spm.is_split else spm.capacity_of(Operand.I)
@@ -79,8 +88,10 @@ def parameters_of(arch: Arch) -> Parameters:
         stages=arch.pe.mac_stages, lanes=lanes, rate_num=rate.numerator, rate_den=rate.denominator,
         port_num=shared.numerator, port_den=shared.denominator, dma_lanes=math.ceil(bytes_per_cycle) + 1,
         cycle_units=units, start_units=int(startup * units), byte_units=int(units / bytes_per_cycle),
-        burst_bytes=arch.levels.DRAM.burst_bytes, vector_ops=math.ceil(vector), vector_num=vector.numerator,
-        vector_den=vector.denominator, launch_cycles=arch.cores.launch_cycles,
+        burst_bytes=arch.levels.DRAM.burst_bytes, banks=0 if arch.levels.DRAM.pages is None else pages.banks,
+        row_bytes=pages.row_bytes, block_bytes=pages.block_bytes, hit_units=pages.hit_cycles * units,
+        miss_units=(pages.miss_cycles - pages.hit_cycles) * units, vector_ops=math.ceil(vector),
+        vector_num=vector.numerator, vector_den=vector.denominator, launch_cycles=arch.cores.launch_cycles,
     )  # fmt: skip
     for path, value, most in (
         ("pe.rows", found.rows, MOST_ROWS), ("pe.cols", found.cols, MOST_ROWS),
@@ -88,6 +99,7 @@ def parameters_of(arch: Arch) -> Parameters:
         ("levels.SPM.capacity_bytes", found.spm_bytes, MOST_SPM_BYTES),
         ("noc.elems_per_cycle", found.lanes, MOST_LANES), ("DMA bytes per cycle", found.dma_lanes - 1, MOST_LANES),
         ("vector.ops_per_cycle", found.vector_ops, MOST_LANES), ("pe.mac_stages", found.stages, 16),
+        ("levels.DRAM.pages.banks", found.banks, MOST_BANKS),
     ):  # fmt: skip
         if value > most:
             raise RtlError(f"{arch.name}: {path} = {value:,}: hardware is simulated up to {most:,}")

@@ -18,6 +18,11 @@ module spm_core #(
     parameter int START_UNITS = 0,
     parameter int BYTE_UNITS = 1,
     parameter int BURST_BYTES = 1,
+    parameter int BANKS = 0,
+    parameter int ROW_BYTES = 64,
+    parameter int BLOCK_BYTES = 64,
+    parameter int HIT_UNITS = 0,
+    parameter int MISS_UNITS = 0,
     parameter int VECTOR_OPS = 1,
     parameter int VECTOR_NUM = 1,
     parameter int VECTOR_DEN = 1,
@@ -151,7 +156,8 @@ module spm_core #(
 
   spm_dma #(
       .LANES(DMA_LANES), .CYCLE_UNITS(CYCLE_UNITS), .START_UNITS(START_UNITS), .BYTE_UNITS(BYTE_UNITS),
-      .BURST_BYTES(BURST_BYTES)
+      .BURST_BYTES(BURST_BYTES), .BANKS(BANKS), .ROW_BYTES(ROW_BYTES), .BLOCK_BYTES(BLOCK_BYTES), .HIT_UNITS(HIT_UNITS),
+      .MISS_UNITS(MISS_UNITS)
   ) dma_i (
       .clk, .rst, .active(dma_active), .dram_base(transfer_word[2*32+:32]), .spm_base(transfer_word[3*32+:32]),
       .elem_bytes(transfer_word[11:8]), .count(transfer_word[4*32+:160]), .dram_stride(transfer_word[9*32+:160]),

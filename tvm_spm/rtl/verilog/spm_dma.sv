@@ -3,12 +3,21 @@
 // Time is counted in units of 1 / CYCLE_UNITS core cycles, because engine and channel have clocks of their own: a burst costs
 // START_UNITS before its first byte and BYTE_UNITS a byte, and moves whole multiples of BURST_BYTES. A new burst starts
 // wherever the next address in DRAM is not the one behind the last. Padding is not moved: networks put zeros in its place.
+//
+// With BANKS above 0 each bank of the channel keeps a row open; blocks of BLOCK_BYTES lie in the banks in turn, and all three
+// sizes are powers of two. In each block that a burst comes to, it waits MISS_UNITS if the bank has another row open than the
+// block's, and HIT_UNITS anyway, but for its first block, for which they are part of START_UNITS.
 module spm_dma #(
     parameter int LANES = 4,
     parameter int CYCLE_UNITS = 1,
     parameter int START_UNITS = 0,
     parameter int BYTE_UNITS = 1,
-    parameter int BURST_BYTES = 1
+    parameter int BURST_BYTES = 1,
+    parameter int BANKS = 0,
+    parameter int ROW_BYTES = 64,
+    parameter int BLOCK_BYTES = 64,
+    parameter int HIT_UNITS = 0,
+    parameter int MISS_UNITS = 0           // beyond a hit
 ) (
     input logic clk,
     input logic rst,
@@ -33,6 +42,11 @@ module spm_dma #(
   logic [5*32-1:0] here, turn;
   logic [31:0] in_burst, owed, index;
   logic in_run, is_owed;
+
+  // per bank: the row that is open, 0 for none, else its number and 1
+  localparam int TABLE = BANKS > 0 ? BANKS : 1;
+  logic [TABLE*32-1:0] open_row, open_row_next;
+  logic [31:0] block, block_next;        // of the last element
 
   logic [5*32-1:0] here_next, turn_next;
   logic [31:0] in_burst_next, owed_next, index_next;
@@ -67,7 +81,7 @@ module spm_dma #(
 
   always_comb begin
     logic stopped, is_last, ends;
-    logic [31:0] budget, cost, whole, pad;
+    logic [31:0] budget, cost, whole, pad, at_block, row, bank;
     logic [5*32-1:0] to, to_turn;
     here_next = here;
     turn_next = turn;
@@ -91,6 +105,11 @@ module spm_dma #(
     pad = 32'd0;
     to = '0;
     to_turn = '0;
+    open_row_next = open_row;
+    block_next = block;
+    at_block = 32'd0;
+    row = 32'd0;
+    bank = 32'd0;
     for (int lane = 0; lane < LANES; lane++)
       if (!stopped) begin
         dram_address[lane*32+:32] = dram_base + along(here_next, dram_stride);
@@ -101,6 +120,15 @@ module spm_dma #(
         pad = ends && whole != 32'd0 ? 32'(BURST_BYTES) - whole : 32'd0;
         cost = is_owed_next ? owed_next
             : (in_run_next ? 32'd0 : 32'(START_UNITS)) + (32'(elem_bytes) + pad) * 32'(BYTE_UNITS);
+        if (BANKS > 0) begin
+          at_block = dram_address[lane*32+:32] >> $clog2(BLOCK_BYTES);
+          bank = at_block & 32'(TABLE - 1);
+          row = (dram_address[lane*32+:32] >> $clog2(TABLE * ROW_BYTES)) + 32'd1;
+          if (!is_owed_next) begin
+            if (in_run_next && at_block != block_next) cost = cost + 32'(HIT_UNITS);
+            if (open_row_next[bank*32+:32] != row) cost = cost + 32'(MISS_UNITS);
+          end
+        end
         if (budget >= cost && index_next < num_ready) begin
           moves[lane] = 1'b1;
           strobe[lane] = 1'b1;
@@ -110,6 +138,10 @@ module spm_dma #(
           pad_bytes = pad_bytes + pad;
           in_burst_next = ends ? 32'd0 : whole;
           in_run_next = !ends;
+          if (BANKS > 0) begin
+            block_next = at_block;
+            open_row_next[bank*32+:32] = row;
+          end
           is_owed_next = 1'b0;
           here_next = to;
           turn_next = to_turn;
@@ -132,6 +164,8 @@ module spm_dma #(
       {here, turn, in_burst, owed, index} <= '0;
       in_run <= 1'b0;
       is_owed <= 1'b0;
+      open_row <= '0;
+      block <= 32'd0;
     end else begin
       here <= here_next;
       turn <= turn_next;
@@ -140,5 +174,7 @@ module spm_dma #(
       index <= index_next;
       in_run <= in_run_next;
       is_owed <= is_owed_next;
+      open_row <= open_row_next;
+      block <= block_next;
     end
 endmodule

@@ -90,7 +90,7 @@ def walk_parts(
         found: ``(parts, PROBE_FIELDS)``; parts that do not fit the tables need ``1 << 62`` bytes.
     """
     for row in range(len(found)):
-        _clear(walk)
+        clear_walk(walk)
         part = CorePart(
             parts.chunk[row], parts.tile[row], parts.kept[row], parts.k_tile[row], parts.double[row : row + 1]
         )
@@ -115,7 +115,8 @@ def walk_parts(
 
 
 @lean
-def _clear(walk: Walk) -> None:
+def clear_walk(walk: Walk) -> None:
+    """Empty the tables that add up."""
     walk.counters[:] = 0
     walk.reads[:] = 0
     walk.written[:] = 0

@@ -26,9 +26,9 @@ _FIRST_STAGE, _NUM_STAGES, _START = range(3)
 """Columns of ``Orders.spans``."""
 
 _ENDS, _LOADED, _STORES = range(3)
-"""Tables of ``_State.times``: of stages, of their loads, of stores."""
+"""Tables of ``State.times``: of stages, of their loads, of stores."""
 
-_NEVER = 1 << 62
+NEVER = 1 << 62
 
 
 class Orders(NamedTuple):
@@ -45,7 +45,7 @@ class Orders(NamedTuple):
     cycles: Ints
 
 
-class _State(NamedTuple):
+class State(NamedTuple):
     """Where cores stand, when each stage ended and each transfer was done, and two heaps: of requests and channels."""
 
     cores: Ints
@@ -68,9 +68,9 @@ def finish_times(arch: Arch, kinds: Sequence[Orders], kind: Ints, *, double: boo
     spans = np.array(
         [np.cumsum([0, *num_stages])[:-1], num_stages, np.cumsum([0, *num_loads])[:-1]], np.int64
     ).T[kind]  # fmt: skip
-    state = _State(
+    state = State(
         np.zeros((num_cores, CORE_FIELDS), np.int64), np.zeros((3, num_cores, max(1, *num_stages)), np.int64),
-        np.full(num_cores, _NEVER, np.int64),
+        np.full(num_cores, NEVER, np.int64),
         np.full(min(arch.levels.DRAM.channels, num_cores), launch_cycles, np.int64),
     )  # fmt: skip
     finished = np.zeros(num_cores, np.int64)
@@ -123,7 +123,7 @@ def _compute(core: Ints, orders: Orders, span: Ints, upto: int, depth: int, time
 
 
 @entry
-def run_cores(orders: Orders, spans: Ints, launch_cycles: int, depth: int, state: _State, finished: Ints) -> None:
+def run_cores(orders: Orders, spans: Ints, launch_cycles: int, depth: int, state: State, finished: Ints) -> None:
     """Set when each core has finished everything.
 
     Args:
@@ -146,7 +146,7 @@ def run_cores(orders: Orders, spans: Ints, launch_cycles: int, depth: int, state
         if core[WAIT] >= 0:
             ready = _compute(core, orders, spans[number], core[WAIT], depth, state.times, number)
         push(waiting, number, ready * num_cores + number)
-    while waiting[0] != _NEVER:
+    while waiting[0] != NEVER:
         time, number = waiting[0] // num_cores, waiting[0] % num_cores
         core, span = state.cores[number], spans[number]
         core[DMA_END] = grant(state.free, time, core[CHANNEL]) + core[ENGINE]
@@ -161,7 +161,7 @@ def run_cores(orders: Orders, spans: Ints, launch_cycles: int, depth: int, state
                 ready = max(ready, _compute(core, orders, span, core[WAIT], depth, state.times, number))
             waiting[0] = ready * num_cores + number
         else:
-            waiting[0] = _NEVER
+            waiting[0] = NEVER
             end = _compute(core, orders, span, span[_NUM_STAGES] - 1, depth, state.times, number)
             finished[number] = max(core[DMA_END], end)
         sift_down(waiting, num_cores)

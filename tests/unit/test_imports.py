@@ -72,8 +72,8 @@ INSIDE = {
     ),
     "tvm_spm.deploy": (("programs",), ("network",), ("groups",), ("verify",), ("database", "grouping", "runtime")),
     "tvm_spm.fusion": (
-        ("network",), ("planner",), ("hull",), ("search", "sweep"), ("probe", "table", "timing"),
-        ("candidates", "plan", "probe_bounds"),
+        ("network",), ("planner", "proof"), ("hull", "prover"), ("group_space", "search", "sweep"),
+        ("bounds", "probe", "table", "timing"), ("candidates", "plan", "probe_bounds"),
     ),
     "tvm_spm.space": (
         ("mapspace",), ("rows",), ("conflict", "count", "default", "repair"), ("knobs",),

@@ -50,13 +50,15 @@ class Timer:
         arch: The accelerator.
         mapper: For its stages.
         objective: Keep only the best by this instead of all Pareto-optimal ones.
+        most_stages: Of one core; candidates with more are refused.
     """
 
     def __init__(
-        self, group: Group, flat: FlatGroup, arch: Arch, mapper: InnerMapper, objective: str | None = None
-    ) -> None:
+        self, group: Group, flat: FlatGroup, arch: Arch, mapper: InnerMapper, objective: str | None = None, *,
+        most_stages: int = MOST_STAGES,
+    ) -> None:  # fmt: skip
         self._group, self._flat, self._arch, self._mapper = group, flat, arch, mapper
-        self._objective = objective
+        self._objective, self._most_stages = objective, most_stages
         self._numbers = [
             -1 if (work := group.graph.layers[index].workload) is None else mapper.number(work)
             for index in group.layers
@@ -71,7 +73,7 @@ class Timer:
             inner=(None,) * self._flat.num_layers, double=is_double,
         )  # fmt: skip
         parts, kind = kinds_of(self._flat, parts_of(blank, self._group.sink_shape))
-        if any(most_stages(self._flat, parts.row(number)) > MOST_STAGES for number in range(len(parts.chunk))):
+        if any(most_stages(self._flat, parts.row(number)) > self._most_stages for number in range(len(parts.chunk))):
             return "stages"
         walks = walk_kinds(self._flat, self._arch, parts)
         capacity_bytes = self._arch.levels.SPM.capacity_of(Operand.I)

@@ -1,0 +1,178 @@
+"""Exact cycles and energy of many mappings of one group, each with the array mappings that suit its stages."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cost_model.fused.energy import PARTS, pass_pj, pass_prices, tensor_energy
+from cost_model.fused.flat import FlatGroup, Ints
+from cost_model.fused.inner_mapper import InnerMapper, Shape
+from cost_model.fused.many import (
+    KIND_CORES,
+    KIND_ROW,
+    KIND_SHAPE,
+    KIND_SHAPES,
+    USED_KINDS,
+    USED_SHAPES,
+    Arena,
+    Choices,
+    Survey,
+    empty_arena,
+    empty_survey,
+    finish,
+    most_stages_of,
+    survey,
+)
+from cost_model.fused.passes import CYCLES
+from cost_model.fused.state import SHAPE_DIMS, SHAPE_LAYER, SHAPE_STAGES, empty_room, machine_of
+from tvm_spm.arch import Arch
+from tvm_spm.group import Group
+
+Floats = NDArray[np.float64]
+
+_ARENA_STAGES = 1 << 16
+_ARENA_KINDS = 1 << 11
+
+
+class Priced(NamedTuple):
+    """Per row: cycles and energy for each of the mappers, and scratchpad in bytes; cycles are below 0 where the array
+    cannot run a stage."""
+
+    cycles: Ints
+    energy_pj: Floats
+    spm_bytes: Ints
+
+
+class _Known:
+    """Passes that one mapper found, by workload, main stage and stage."""
+
+    def __init__(self, mapper: InnerMapper) -> None:
+        self.mapper = mapper
+        self._place: dict[bytes, int] = {}
+        self._rows: list[tuple[int, float]] = []
+
+    def look_up(self, keys: list[bytes], table: Ints, prices: dict[int, Floats]) -> tuple[Ints, Floats]:
+        """Cycles (below 0: none) and energy of passes; a key is a row of the table as bytes."""
+        place, rows = self._place, self._rows
+        new = {key: row for row, key in enumerate(keys) if key not in place}
+        if new:
+            todo: dict[tuple[int, Shape], list[tuple[bytes, Shape]]] = {}
+            for key, row in new.items():
+                number, *extents = table[row].tolist()
+                half = len(extents) // 2
+                todo.setdefault((number, tuple(extents[:half])), []).append((key, tuple(extents[half:])))
+            by_number: dict[int, list[Shape]] = {}
+            for number, main in todo:
+                by_number.setdefault(number, []).append(main)
+            for number, mains in by_number.items():
+                self.mapper.choose(number, mains)
+            for (number, main), stages in todo.items():
+                if not self.mapper.has_choice(number, main):
+                    found = [(-1, 0.0)] * len(stages)
+                else:
+                    shapes = [shape for _, shape in stages]
+                    records = np.array(self.mapper.records(number, main, shapes))
+                    pes = np.full(len(shapes), self.mapper.reduction_pes(number, main), np.int64)
+                    energy_pj = pass_pj(records, prices[number], np.prod(np.array(shapes, np.int64), axis=1), pes)
+                    found = list(zip(records[:, CYCLES].tolist(), energy_pj.tolist(), strict=True))
+                for (key, _), one in zip(stages, found, strict=True):
+                    place[key] = len(rows)
+                    rows.append(one)
+        chosen = [rows[place[key]] for key in keys]
+        return np.array([c for c, _ in chosen], np.int64), np.array([e for _, e in chosen], np.float64)
+
+
+class Pricer:
+    """Prices mappings of one group.
+
+    Args:
+        group: The group.
+        flat: Its arrays.
+        arch: The accelerator.
+        mappers: Ways to choose the mappings of the array; each gives a price of its own.
+    """
+
+    def __init__(self, group: Group, flat: FlatGroup, arch: Arch, mappers: tuple[InnerMapper, ...]) -> None:
+        self._flat, self._arch, self._shape = flat, arch, group.sink_shape
+        self._machine = machine_of(arch)
+        works = [group.graph.layers[index].workload for index in group.layers]
+        self._known = [_Known(mapper) for mapper in mappers]
+        self._numbers = [
+            np.array([-1 if work is None else mapper.number(work) for work in works], np.int64) for mapper in mappers
+        ]
+        self._prices = [
+            {
+                number: pass_prices(work, arch)
+                for number, work in zip(own.tolist(), works, strict=True) if work is not None
+            }
+            for own in self._numbers
+        ]  # fmt: skip
+        self.tensor_prices = tensor_prices(flat, arch)
+        """pJ per entry of ``Survey.totals``."""
+        self._arena = empty_arena(flat, _ARENA_STAGES, _ARENA_KINDS)
+
+    def price(self, choices: Choices) -> Priced:
+        """Exact costs of every row."""
+        num, most = len(choices.double), int(choices.cores.prod(axis=1).max(initial=1))
+        found = empty_survey(self._flat, num, most)
+        cycles = np.full((num, len(self._known)), -1, np.int64)
+        energy_pj = np.zeros((num, len(self._known)))
+        chunk = -(-np.array(self._shape, np.int64) // choices.cores)
+        tiles = np.prod(-(-chunk // choices.tile), axis=1) * choices.kept.any(axis=1)
+        room = empty_room(self._flat, int(tiles.max(initial=0)))
+        start = 0
+        while start < num:
+            stop = survey(self._flat, self._machine, choices, start, self._arena, room, found)
+            if stop == start:
+                self._grow(int(most_stages_of(self._flat, self._shape, choices.take(np.array([start])))[0]))
+                continue
+            self._finish(choices, (start, stop), found, cycles, energy_pj)
+            start = stop
+        return Priced(cycles, energy_pj, found.spm_bytes)
+
+    def _grow(self, num_stages: int) -> None:
+        size = 2 * max(len(self._arena.stages), num_stages)
+        self._arena = empty_arena(self._flat, size, 2 * len(self._arena.kinds))
+
+    def _finish(self, choices: Choices, rows: tuple[int, int], found: Survey, cycles: Ints, energy_pj: Floats) -> None:
+        arena: Arena = self._arena
+        num_shapes = int(arena.used[USED_SHAPES])
+        shapes, kinds = arena.shapes[:num_shapes], arena.kinds[: arena.used[USED_KINDS]]
+        row_of = np.repeat(kinds[:, KIND_ROW], kinds[:, KIND_SHAPES])
+        count = np.repeat(kinds[:, KIND_CORES], kinds[:, KIND_SHAPES]) * shapes[:, SHAPE_STAGES]
+        assert len(row_of) == num_shapes
+        assert (kinds[:, KIND_SHAPE] == np.cumsum([0, *kinds[:, KIND_SHAPES]])[:-1]).all()
+        layer = shapes[:, SHAPE_LAYER]
+        machine = self._arch.levels.DRAM.channels, self._arch.cores.launch_cycles
+        base = found.totals[rows[0] : rows[1]] @ self.tensor_prices
+        for place, known in enumerate(self._known):
+            table = np.column_stack(
+                [self._numbers[place][layer], found.main[row_of, layer], shapes[:, SHAPE_DIMS:]]
+            )  # fmt: skip
+            keys = np.ascontiguousarray(table).view(f"V{table.itemsize * table.shape[1]}").ravel().tolist()
+            pass_cycles, pass_energy = known.look_up(keys, table, self._prices[place])
+            finish(choices, rows, arena, found.kind, pass_cycles, machine, cycles[:, place])
+            energy_pj[rows[0] : rows[1], place] = base + np.bincount(
+                row_of - rows[0], count * pass_energy, rows[1] - rows[0]
+            )  # fmt: skip
+
+
+def tensor_prices(flat: FlatGroup, arch: Arch) -> Floats:
+    """What an entry of ``Survey.totals`` costs in pJ: ``energy.tensor_energy`` of one element at a time."""
+    layers, reads = flat.num_layers, len(flat.read)
+    prices = np.zeros(layers + 2 * reads + 2)
+    nothing, none = np.zeros(layers), np.zeros(reads)
+    for place in range(len(prices) - 1):
+        one = np.zeros(len(prices))
+        one[place] = 1.0
+        parts = tensor_energy(
+            flat, arch, nothing + one[:layers], none + one[layers : layers + reads],
+            none + one[layers + reads : layers + 2 * reads], float(one[layers + 2 * reads]),
+        )  # fmt: skip
+        assert len(parts) == PARTS
+        prices[place] = parts.sum()
+    prices[-1] = arch.levels.DRAM.access_pj / arch.word_bits
+    return prices

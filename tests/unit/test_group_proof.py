@@ -1,0 +1,82 @@
+"""The proof of a group's best mapping: what it finds, what ends it, and that it says so."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+
+from cost_model.fused import group_cost
+from tests.fused_cases import conv_chain
+from tests.group_legality import broken_rule
+from tvm_spm.arch import load_arch
+from tvm_spm.fusion.group_space import even_sizes, splits
+from tvm_spm.fusion.proof import prove_group
+from tvm_spm.fusion.search import group_search
+
+CHAIN = conv_chain(16, 16, 16, size=28)
+
+
+def test_two_layers_have_a_certified_best_mapping():
+    # 16-16-16 @28x28, 16 bits: rows kept on a 2x2 split have 1.711e11, which climbing on one split does not reach.
+    arch = load_arch("quad-edge")
+    proof = prove_group(CHAIN, arch)
+    assert proof.certified
+    assert proof.gap == 0
+    assert proof.limits == ()
+    assert proof.mapping is not None
+    assert broken_rule(CHAIN, arch, proof.mapping) is None
+    assert proof.value == proof.lower_bound == group_cost(CHAIN, arch, proof.mapping).cost.edp_pj_cycles
+    assert proof.value <= 1.712e11
+    found = group_search(CHAIN, arch).best("edp")
+    assert found is not None
+    assert proof.value < found[1].cost.edp_pj_cycles
+
+
+def test_overlap_along_columns_alone_can_be_best():
+    proof = prove_group(CHAIN, load_arch("quad-edge"), objective="latency")
+    assert proof.certified
+    assert proof.mapping is not None
+    assert proof.mapping.kept == (3,)
+
+
+def test_a_budget_that_ends_is_in_the_result():
+    some = prove_group(CHAIN, load_arch("quad-edge"), most_priced=0)
+    assert some.limits == ("0 mappings were priced",)
+    assert not some.certified
+    assert 0 < some.lower_bound < some.value
+    assert some.gap == pytest.approx(1 - some.lower_bound / some.value)
+    assert f"within {some.gap:.1%} of the best; 0 mappings were priced" in str(some)
+    full = prove_group(CHAIN, load_arch("quad-edge"))
+    assert some.lower_bound <= full.value <= some.value
+    assert prove_group(CHAIN, load_arch("quad-edge"), most_priced=0).mapping == some.mapping
+
+
+def test_a_stop_leaves_a_valid_bound():
+    full = prove_group(CHAIN, load_arch("edge-256"))
+    for number in (0, 1, 3):
+        asked = itertools.count()
+        some = prove_group(CHAIN, load_arch("edge-256"), should_stop=lambda asked=asked, n=number: next(asked) >= n)
+        assert some.lower_bound <= full.value * (1 + 1e-9)
+        assert some.certified or some.limits == ("stopped",)
+
+
+def test_where_nothing_fits():
+    proof = prove_group(conv_chain(4096, 4096, 4096, size=16), load_arch("edge-256"))
+    assert proof.mapping is None
+    assert math.isinf(proof.lower_bound)
+    assert "nothing fits" in str(proof)
+
+
+def test_the_space_is_stated():
+    text = prove_group(CHAIN, load_arch("quad-edge"), most_priced=0).space
+    assert text.startswith("1 2 4 cores over any axes, none idle; tiles that cut each of the axes 0 2 3 of")
+    assert "overlap kept along any of the axes 2 3 that are cut" in text
+
+
+def test_sizes_and_splits():
+    # 7 in 1, 2, 3, 4 pieces: 7, 4, 3, 2; 5 and 6 pieces of 2 are 4; 7 pieces of 1.
+    assert even_sizes(7) == (7, 4, 3, 2, 1)
+    # 5 rows over 4 cores are 2 2 1: one is idle.
+    assert splits((5, 4), 4) == [(1, 4), (2, 2)]

@@ -1,0 +1,136 @@
+"""The space of mappings of a group that a proof is about: every way to cut it, as arrays."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from cost_model.fused.flat import IS_MAC, K_LOOP, FlatGroup, Ints
+from tvm_spm.fusion.bounds import Cut
+from tvm_spm.fusion.candidates import FEWEST_CHANNELS, Candidate, axes_of
+from tvm_spm.group import Group
+from tvm_spm.units import ceil_div
+
+
+@lru_cache(maxsize=4096)
+def even_sizes(extent: int) -> tuple[int, ...]:
+    """The least sizes that cut an extent into each number of pieces, falling."""
+    return tuple(dict.fromkeys(ceil_div(extent, pieces) for pieces in range(1, extent + 1)))
+
+
+def largest_up_to(sizes: Sequence[int], most: int) -> int:
+    """Of falling sizes the first that is small enough, or the last."""
+    return next((size for size in sizes if size <= most), sizes[-1])
+
+
+def _around(sizes: tuple[int, ...], size: int) -> list[int]:
+    """The next smaller and larger of falling sizes, half, double, and all."""
+    place = sizes.index(size) if size in sizes else sizes.index(largest_up_to(sizes, size))
+    near = [*sizes[max(0, place - 2) : place + 3], sizes[0]]
+    near += [largest_up_to(sizes, size // 2), largest_up_to(sizes, 2 * size)]
+    return [each for each in dict.fromkeys(near) if each != size]
+
+
+def splits(shape: Sequence[int], count: int) -> list[tuple[int, ...]]:
+    """All splits of any axes over exactly ``count`` cores, none of them idle."""
+    if not shape:
+        return [()] if count == 1 else []
+    extent = shape[0]
+    return [
+        (parts, *rest)
+        for parts in range(1, min(count, extent) + 1)
+        if count % parts == 0 and ceil_div(extent, ceil_div(extent, parts)) == parts
+        for rest in splits(shape[1:], count // parts)
+    ]
+
+
+class GroupSpace:
+    """Splits over cores, tiles of a core's share, axes along which overlap stays, and channels at a time.
+
+    Args:
+        group: The group.
+        flat: Its arrays.
+        counts: Numbers of cores.
+    """
+
+    def __init__(self, group: Group, flat: FlatGroup, counts: Sequence[int]) -> None:
+        self.shape, self.counts = group.sink_shape, tuple(counts)
+        axes = axes_of(group, flat)
+        self._whole = {axis for axis in axes.channels if axis in axes.shared}
+        self.halo = axes.halo
+        self.splits = [split for count in counts for split in splits(self.shape, count)]
+        self.k_options = [
+            tuple(size for size in even_sizes(k) if size >= min(k, FEWEST_CHANNELS))
+            for k in np.where(flat.layer[:, IS_MAC] == 1, flat.loops[:, K_LOOP], 1).tolist()
+        ]
+
+    def __str__(self) -> str:
+        cut = [str(axis) for axis in range(len(self.shape)) if axis not in self._whole]
+        return (
+            f"{' '.join(map(str, self.counts))} cores over any axes, none idle; tiles that cut each of the axes "
+            f"{' '.join(cut)} of a core's share of the last output evenly into any number; overlap kept along any of "
+            f"the axes {' '.join(map(str, self.halo)) or '(none)'} that are cut; per layer all output channels at a "
+            f"time, or an even part of at least {FEWEST_CHANNELS}; one or two buffers; the array mappings of least "
+            f"cycles, of least energy or of least product that the mapper of stages finds for the stages with most of "
+            f"the work"
+        )
+
+    def tile_sizes(self, axis: int, extent: int) -> tuple[int, ...]:
+        """Tiles of a share along an axis."""
+        return (extent,) if axis in self._whole else even_sizes(extent)
+
+    def cuts(self) -> list[Cut]:
+        """All ways to cut one axis."""
+        return list(dict.fromkeys(cut for split in self.splits for axis in self._axis_cuts(split) for cut in axis))
+
+    def _axis_cuts(self, split: tuple[int, ...]) -> list[list[Cut]]:
+        found = []
+        for axis, (extent, parts) in enumerate(zip(self.shape, split, strict=True)):
+            share = ceil_div(extent, parts)
+            found.append([
+                (axis, parts, size, kept)
+                for size in self.tile_sizes(axis, share)
+                for kept in ((0, 1) if size < share and axis in self.halo else (0,))
+            ])  # fmt: skip
+        return found
+
+    def rows(self, split: tuple[int, ...], row_of: dict[Cut, int]) -> Ints:
+        """``(rows, axes)``: every combination of ways to cut the axes."""
+        numbers = [[row_of[cut] for cut in axis] for axis in self._axis_cuts(split)]
+        return np.array(list(itertools.product(*numbers)), np.int64)
+
+    def neighbours(self, candidate: Candidate, is_double: bool) -> Iterator[tuple[Candidate, bool]]:
+        """Mappings that differ in one decision, or in the split over cores with a tile of much the same size."""
+        yield candidate, not is_double
+        shares = self._shares(candidate.cores)
+        for axis, share in enumerate(shares):
+            if axis in self.halo and candidate.tile[axis] < share:
+                yield candidate._replace(kept=tuple(sorted(set(candidate.kept) ^ {axis}))), is_double
+            for size in _around(self.tile_sizes(axis, share), candidate.tile[axis]):
+                tile = _with(candidate.tile, axis, size)
+                for more in ((), (axis,)) if axis in self.halo and axis not in candidate.kept else ((),):
+                    kept = sorted((*candidate.kept, *more))
+                    cut = tuple(place for place in kept if tile[place] < shares[place])
+                    yield candidate._replace(tile=tile, kept=cut), is_double
+        for layer, options in enumerate(self.k_options):
+            for size in _around(options, candidate.k_tile[layer]):
+                yield candidate._replace(k_tile=_with(candidate.k_tile, layer, size)), is_double
+        for split in self.splits:
+            if split != candidate.cores:
+                others = self._shares(split)
+                tile = tuple(
+                    largest_up_to(self.tile_sizes(axis, share), old)
+                    for axis, (old, share) in enumerate(zip(candidate.tile, others, strict=True))
+                )
+                stay = tuple(axis for axis in candidate.kept if tile[axis] < others[axis])
+                yield Candidate(split, tile, stay, candidate.k_tile), is_double
+
+    def _shares(self, split: tuple[int, ...]) -> list[int]:
+        return [ceil_div(extent, parts) for extent, parts in zip(self.shape, split, strict=True)]
+
+
+def _with(values: tuple[int, ...], place: int, value: int) -> tuple[int, ...]:
+    return (*values[:place], value, *values[place + 1 :])

@@ -1,0 +1,311 @@
+"""Best first through the space of mappings of a group: what promises most is decided further, or priced, next."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cost_model.fused.cost import GroupCost
+from cost_model.fused.flat import BITS, IS_MAC, K_LOOP, LAYER, PRODUCER, ROLE, WEIGHT, Ints, flatten
+from cost_model.fused.many import Choices, most_stages_of
+from cost_model.fused.pricing import Pricer
+from tvm_spm.arch import Arch
+from tvm_spm.fusion.bounds import CYCLES, ENERGY_PJ, SINGLE_BYTES, Bounds
+from tvm_spm.fusion.candidates import Candidate
+from tvm_spm.fusion.group_space import GroupSpace, largest_up_to
+from tvm_spm.fusion.search import core_counts, inner_mapper
+from tvm_spm.fusion.timing import Timer
+from tvm_spm.group import Group, GroupMapping
+from tvm_spm.workload import Operand
+
+Floats = NDArray[np.float64]
+
+Aim = Callable[[Floats, Floats], Floats]
+"""What is least wanted of cycles and pJ; more of either is never less."""
+
+Choice = tuple[Candidate, bool]
+"""A mapping but for the array, and whether it has two buffers."""
+
+BOUNDED_PER_PRICED = 64
+"""So many parts of the space are bounded at most for each mapping that may be priced."""
+
+MOST_STAGES = 1 << 17
+"""Of one core; what has more is left to its bound."""
+
+_BATCH = 256
+_NUM_DIVES = 64
+_MOST_ROUNDS = 24
+
+
+class Point(NamedTuple):
+    """A mapping that was priced; ``mapper`` is the place of that of its array."""
+
+    cycles: int
+    energy_pj: float
+    choice: Choice
+    mapper: int
+
+
+class _Block(NamedTuple):
+    """Parts of the space with the channels of the first ``depth`` layers decided, by rising bound."""
+
+    depth: int
+    cut: Ints
+    k_tile: Ints
+    chunks: Ints
+    held: Floats
+    value: Floats
+
+
+class GroupProver:
+    """Searches one group for the least of one aim after the other; prices and bounds stay.
+
+    Args:
+        group: Consecutive layers, or one.
+        arch: The accelerator, whose scratchpad is not split.
+        aim: The first one.
+        cores: Numbers of cores; default 1, 2, 4, ... and all.
+        mappers: Objectives of the mappers of stages that are tried for every mapping.
+    """
+
+    def __init__(
+        self, group: Group, arch: Arch, aim: Aim, *, cores: Sequence[int] | None = None,
+        mappers: Sequence[str] = ("edp", "energy", "latency"),
+    ) -> None:  # fmt: skip
+        counts = [count for count in (cores or core_counts(arch)) if count <= arch.cores.count]
+        self._group, self._arch = group, arch
+        self._flat = flatten(group)
+        self.space = GroupSpace(group, self._flat, counts)
+        self._bounds = Bounds(group, self._flat, arch, self.space.cuts())
+        self._cut_list = list(self._bounds.row_of)
+        self._mappers = tuple(inner_mapper(arch, name) for name in mappers)
+        self._pricer = Pricer(group, self._flat, arch, self._mappers)
+        self._capacity_bytes = arch.levels.SPM.capacity_of(Operand.I)
+        self._deep = [layer for layer, options in enumerate(self.space.k_options) if len(options) > 1]
+        self._whole_k = np.where(self._flat.layer[:, IS_MAC] == 1, self._flat.loops[:, K_LOOP], 1)
+        self._seen: set[Choice] = set()
+        self._front: list[Point] = []
+        self.num_bounded = self.num_priced = 0
+        self._roots, self._root_bounds = self._bound_roots()
+        self._aim_at(aim)
+
+    def _aim_at(self, aim: Aim) -> None:
+        self._aim, self._serial = aim, itertools.count()
+        self._heap: list[tuple[float, int, int, int, _Block]] = []
+        self._left_out, self._num_left_out = math.inf, 0
+        found = self._root_bounds
+        self._put(0, self._roots, found, aim(found[:, CYCLES], found[:, ENERGY_PJ]))
+
+    def aim_at(self, aim: Aim) -> None:
+        """Begin again with another aim; what was priced counts."""
+        self._aim_at(aim)
+
+    @property
+    def best(self) -> Point | None:
+        """Of all priced ones."""
+        return min(self._front, key=lambda point: (self._value_of(point), point.cycles), default=None)
+
+    @property
+    def value(self) -> float:
+        """Aim of the best so far."""
+        best = self.best
+        return math.inf if best is None else self._value_of(best)
+
+    @property
+    def lower_bound(self) -> float:
+        """No mapping of the space has less."""
+        return min(self.value, self._left_out, self._heap[0][0] if self._heap else math.inf)
+
+    @property
+    def corner(self) -> tuple[float, float]:
+        """Cycles and pJ that no mapping of the space stays below; infinite if none fits."""
+        if not len(self._root_bounds):
+            return math.inf, math.inf
+        return float(self._root_bounds[:, CYCLES].min()), float(self._root_bounds[:, ENERGY_PJ].min())
+
+    def _value_of(self, point: Point) -> float:
+        return float(self._aim(np.array([point.cycles], np.float64), np.array([point.energy_pj]))[0])
+
+    def _bound_roots(self) -> tuple[tuple[Ints, Ints, Ints], Floats]:
+        """Every way to cut the group, in as many chunks of channels as the scratchpad forces."""
+        least_k = np.array([min(options) for options in self.space.k_options], np.int64)
+        chunks = self._forced_chunks()
+        cuts = [self.space.rows(split, self._bounds.row_of) for split in self.space.splits]
+        cut = np.concatenate(cuts)
+        rows = cut, np.repeat(least_k[None], len(cut), axis=0), np.repeat(chunks[None], len(cut), axis=0)
+        found = self._bounds.bound(*rows)
+        self.num_bounded += len(cut)
+        fits = found[:, SINGLE_BYTES] <= self._capacity_bytes
+        return (rows[0][fits], rows[1][fits], rows[2][fits]), found[fits]
+
+    def _forced_chunks(self) -> Ints:
+        """Per layer, chunks of channels whose weights alone fit a scratchpad."""
+        flat, chunks = self._flat, np.ones(self._flat.num_layers, np.int64)
+        for read in np.flatnonzero((flat.read[:, ROLE] == WEIGHT) & (flat.read[:, PRODUCER] < 0)):
+            layer = int(flat.read[read, LAYER])
+            bits = int(np.prod(flat.read_shape[read])) * int(flat.read[read, BITS])
+            groups = int(flat.loops[layer, 1])
+            most = max(1, self._capacity_bytes * 8 * int(self._whole_k[layer]) * groups // max(1, bits))
+            size = largest_up_to(self.space.k_options[layer], most)
+            chunks[layer] = max(chunks[layer], -(-self._whole_k[layer] // size))
+        return chunks
+
+    def _push(self, depth: int, cut: Ints, k_tile: Ints, chunks: Ints) -> None:
+        """Bound parts of the space, and keep those that may hold something better."""
+        found = self._bounds.bound(cut, k_tile, chunks)
+        self.num_bounded += len(cut)
+        self._put(depth, (cut, k_tile, chunks), found, self._aim(found[:, CYCLES], found[:, ENERGY_PJ]))
+
+    def _put(self, depth: int, rows: tuple[Ints, Ints, Ints], found: Floats, value: Floats) -> None:
+        keep = np.flatnonzero((found[:, SINGLE_BYTES] <= self._capacity_bytes) & (value < self.value))
+        keep = keep[np.argsort(value[keep], kind="stable")]
+        if len(keep):
+            cut, k_tile, chunks = rows
+            block = _Block(depth, cut[keep], k_tile[keep], chunks[keep], found[keep, SINGLE_BYTES:], value[keep])
+            heapq.heappush(self._heap, (float(block.value[0]), -depth, next(self._serial), 0, block))
+
+    def start(self, known: Iterable[Choice] = ()) -> None:
+        """Price mappings that are known, the most promising ways to cut, and climb from the best of them."""
+        choices = [*known]
+        for _, _, _, _, block in heapq.nsmallest(1, self._heap):
+            for place in range(min(_NUM_DIVES, len(block.value))):
+                choices += self._dive(block.cut[place])
+        self._try(choices)
+        self.climb()
+
+    def climb(self) -> None:
+        """Go to the best neighbour of the best, until none is better."""
+        for _ in range(_MOST_ROUNDS):
+            best = self.best
+            if best is None:
+                return
+            self._try(list(self.space.neighbours(*best.choice)))
+            if self.best == best:
+                return
+
+    def _dive(self, cut: Ints) -> list[Choice]:
+        """A mapping of a part of the space: all channels at a time, or of the layers with most weights few."""
+        most = (self._whole_k // self._forced_chunks()).tolist()
+        k_tile = np.array([largest_up_to(*pair) for pair in zip(self.space.k_options, most, strict=True)], np.int64)
+        for layer in (None, *np.argsort(-self._whole_k, kind="stable").tolist()):
+            if layer is not None:
+                k_tile[layer] = largest_up_to(self.space.k_options[layer], int(k_tile[layer]) // 2)
+            chunks = -(-self._whole_k // k_tile)
+            held = self._bounds.bound(cut[None], k_tile[None], chunks[None])[0, SINGLE_BYTES:]
+            if held[0] <= self._capacity_bytes:
+                candidate = self._candidate(cut, k_tile)
+                return [(candidate, double) for double in (False, True) if held[int(double)] <= self._capacity_bytes]
+        return []
+
+    def _candidate(self, cut: Ints, k_tile: Ints) -> Candidate:
+        cuts = [self._cut_list[row] for row in cut.tolist()]
+        return Candidate(
+            tuple(parts for _, parts, _, _ in cuts), tuple(tile for _, _, tile, _ in cuts),
+            tuple(axis for axis, _, _, kept in cuts if kept), tuple(k_tile.tolist()),
+        )  # fmt: skip
+
+    def improve(self, most_priced: int, should_stop: Callable[[], bool] = lambda: False) -> tuple[str, ...]:
+        """Search on until the bound meets the best, or the budget ends.
+
+        Args:
+            most_priced: Mappings to price; a multiple of it to bound.
+            should_stop: Asked between batches.
+
+        Returns:
+            What ended the search before it was proved.
+        """
+        stop_priced = self.num_priced + most_priced
+        stop_bounded = self.num_bounded + BOUNDED_PER_PRICED * most_priced
+        while self._heap and self._heap[0][0] < self.value:
+            if self.num_priced >= stop_priced:
+                return (f"{most_priced:,} mappings were priced",)
+            if self.num_bounded >= stop_bounded:
+                return (f"{BOUNDED_PER_PRICED * most_priced:,} parts of the space were bounded",)
+            if should_stop():
+                return ("stopped",)
+            self._step()
+        if self._left_out < self.value:
+            return (f"{self._num_left_out:,} mappings of more than {MOST_STAGES:,} stages per core were not priced",)
+        return ()
+
+    def _step(self) -> None:
+        """Take the most promising parts of the space: decide one layer more, or price them."""
+        _, _, _, cursor, block = heapq.heappop(self._heap)
+        other = self._heap[0][0] if self._heap else math.inf
+        until = min(self.value, max(other, float(block.value[cursor]) * 1.001))
+        stop = max(cursor + 1, min(cursor + _BATCH, int(np.searchsorted(block.value, until))))
+        if stop < len(block.value) and block.value[stop] < self.value:
+            heapq.heappush(
+                self._heap, (float(block.value[stop]), -block.depth, next(self._serial), stop, block)
+            )  # fmt: skip
+        cut, k_tile, chunks = block.cut[cursor:stop], block.k_tile[cursor:stop], block.chunks[cursor:stop]
+        if block.depth < len(self._deep):
+            layer = self._deep[block.depth]
+            options = np.array(self.space.k_options[layer], np.int64)
+            cut, k_tile, chunks = (np.repeat(column, len(options), axis=0) for column in (cut, k_tile, chunks))
+            k_tile[:, layer] = np.tile(options, stop - cursor)
+            chunks[:, layer] = -(-self._whole_k[layer] // k_tile[:, layer])
+            self._push(block.depth + 1, cut, k_tile, chunks)
+            return
+        choices = []
+        for place in range(stop - cursor):
+            candidate, held = self._candidate(cut[place], k_tile[place]), block.held[cursor + place]
+            choices += [(candidate, double) for double in (False, True) if held[int(double)] <= self._capacity_bytes]
+        self._try(choices, float(block.value[cursor]))
+
+    def _try(self, choices: Sequence[Choice], floor: float | None = None) -> None:
+        """Price mappings that were not yet; ``floor`` is a bound of them all."""
+        new = [choice for choice in dict.fromkeys(choices) if choice not in self._seen]
+        if not new:
+            return
+        rows = _rows(new, len(self.space.shape))
+        few = most_stages_of(self._flat, self.space.shape, rows) <= MOST_STAGES
+        if floor is not None and not few.all():
+            self._left_out, self._num_left_out = min(self._left_out, floor), self._num_left_out + int((~few).sum())
+        kept = np.flatnonzero(few)
+        if not len(kept):
+            return
+        new = [new[place] for place in kept.tolist()]
+        self._seen.update(new)
+        priced = self._pricer.price(rows.take(kept))
+        self.num_priced += len(new)
+        fits = (priced.spm_bytes <= self._capacity_bytes)[:, None] & (priced.cycles >= 0)
+        places, mappers = np.nonzero(fits)
+        cycles, energy_pj = priced.cycles[fits].tolist(), priced.energy_pj[fits].tolist()
+        points = [
+            Point(c, e, new[place], mapper)
+            for c, e, place, mapper in zip(cycles, energy_pj, places.tolist(), mappers.tolist(), strict=True)
+        ]
+        self._front = _unbeaten([*self._front, *points])
+
+    def mapping(self, point: Point) -> tuple[GroupMapping, GroupCost]:
+        """A point as a mapping, with all that it costs."""
+        timer = Timer(self._group, self._flat, self._arch, self._mappers[point.mapper], most_stages=MOST_STAGES)
+        timer.time(*point.choice)
+        return timer.front()[0]
+
+    def front(self) -> tuple[Point, ...]:
+        """Points that no other one priced beats, by rising cycles."""
+        return tuple(self._front)
+
+
+def _unbeaten(points: list[Point]) -> list[Point]:
+    kept: list[Point] = []
+    for point in sorted(points, key=lambda point: point[:2]):
+        if not kept or point.energy_pj < kept[-1].energy_pj:
+            kept.append(point)
+    return kept
+
+
+def _rows(choices: Sequence[Choice], rank: int) -> Choices:
+    return Choices(
+        np.array([c.cores for c, _ in choices], np.int64), np.array([c.tile for c, _ in choices], np.int64),
+        np.array([[int(axis in c.kept) for axis in range(rank)] for c, _ in choices], np.int64),
+        np.array([c.k_tile for c, _ in choices], np.int64), np.array([int(double) for _, double in choices], np.int64),
+    )  # fmt: skip

@@ -58,7 +58,7 @@ class NodeInPlace:
             raise ModelError(
                 f"{self.origin}: cannot import: node {self.node.name or self.node.output[0]!r} "
                 f"(operator {self.node.op_type}): its {what} {name!r} depends on the inputs; only a constant can be "
-                "imported"
+                "imported (--value NAME=NUMBERS makes one of an input)"
             )
         return self.writer.known[name]
 

@@ -22,6 +22,7 @@ from tvm_spm.frontend.onnx.dequantised import take_integers
 from tvm_spm.frontend.onnx.fold import fold_constants
 from tvm_spm.frontend.onnx.host import tensor_kinds
 from tvm_spm.frontend.onnx.loops import has_loops, refuse_loops, unroll_loops
+from tvm_spm.frontend.onnx.microsoft.expand import has_own_operators, in_own_domain, write_out
 from tvm_spm.frontend.onnx.operators import expand_functions, import_graph
 from tvm_spm.frontend.onnx.packed import PackedWeight
 from tvm_spm.frontend.onnx.quantised import expand_quantised
@@ -135,9 +136,10 @@ def _prepared(model: onnx.ModelProto, origin: str, max_memory_bytes: int) -> onn
     def folded(model: onnx.ModelProto) -> onnx.ModelProto:
         return fold_constants(model, origin, keep_fills=keep_fills, max_memory_bytes=max_memory_bytes)
 
-    static = folded(expand_functions(expand_quantised(model, origin, packed)))
-    while has_loops(static):
-        static = folded(expand_functions(expand_quantised(unroll_loops(static, origin), origin, packed)))
+    static = folded(expand_functions(expand_quantised(in_own_domain(model), origin, packed)))
+    while has_loops(static) or has_own_operators(static):
+        next_step = write_out if has_own_operators(static) else unroll_loops
+        static = folded(expand_functions(expand_quantised(next_step(static, origin), origin, packed)))
     refuse_loops(static, origin)
     if has_branches(static):
         # Branches whose results differ in shape stay as they are.
@@ -181,10 +183,10 @@ def _refuse_statistics(model: onnx.ModelProto, origin: str) -> None:
                 f"{origin}: cannot import: {_describe(node)} normalises by its batch, as in training; "
                 "export the model for inference"
             )
-        if node.op_type in ("BatchNormalization", "LayerNormalization") and used.intersection(extra):
+        if node.op_type == "BatchNormalization" and used.intersection(extra):
             raise ModelError(
                 f"{origin}: cannot import: {_describe(node)}: its output {used.intersection(extra).pop()!r} is used; "
-                "only the first output of a normalisation can be"
+                "only its first output can be"
             )
 
 

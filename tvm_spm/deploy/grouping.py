@@ -11,7 +11,7 @@ from tvm import relax
 
 from schedules.group.code import FusedFunction
 from tvm_spm.errors import ModelError
-from tvm_spm.frontend.extract import ENTRY
+from tvm_spm.frontend.calls import called_functions
 from tvm_spm.frontend.fuse import TVM_ERRORS, first_line
 from tvm_spm.frontend.tir.blocks import read_blocks
 
@@ -74,23 +74,22 @@ def group_calls(
     Groups of equal code share a function.
 
     Args:
-        mod: With TIR functions, as ``fuse`` returns it; ``main`` has one block where there is a group.
-        groups: Per group, the variables of ``main`` its calls are bound to, in an order in which they can run. Only the
-            last one may be used outside. No variable is in two groups.
+        mod: With TIR functions, as ``fuse`` returns it; a function has one block where there is a group.
+        groups: Per group, the variables its calls are bound to, of ``main`` or of one function that it calls, in an
+            order in which they can run. Only the last one may be used outside. No variable is in two groups.
         variants: Per group a number; groups of different numbers share no function. Default: all the same.
 
     Raises:
         ModelError: A variable is not bound to a call of a TIR function, or a group is not closed; names it.
     """
     bindings = {
-        binding.var: (number, binding)
-        for number, block in enumerate(mod[ENTRY].body.blocks)
-        for binding in block.bindings
-    }
+        binding.var: binding
+        for each in called_functions(mod) for block in each.func.body.blocks for binding in block.bindings
+    }  # fmt: skip
     by_name = {var.name: var for var in bindings}
     calls = [[_call(bindings, by_name, member) for member in group] for group in groups]
     _check_closed(mod, calls)
-    made, names = _with_functions(mod, calls, variants or [0] * len(calls), bindings)
+    made, names = _with_functions(mod, calls, variants or [0] * len(calls))
     try:
         fused = relax.transform.DeadCodeElimination()(relax.transform.FuseTIR()(made))
     except TVM_ERRORS as error:
@@ -102,12 +101,12 @@ def group_calls(
 
 
 def _call(
-    bindings: dict[relax.Var, tuple[int, relax.Binding]], by_name: dict[str, relax.Var], member: relax.Var | str
+    bindings: dict[relax.Var, relax.Binding], by_name: dict[str, relax.Var], member: relax.Var | str
 ) -> relax.Binding:
     var = by_name.get(member) if isinstance(member, str) else member
     if var is None or var not in bindings:
-        raise ModelError(f"{member} is not bound in {ENTRY!r}")
-    binding = bindings[var][1]
+        raise ModelError(f"{member} is not bound in the network")
+    binding = bindings[var]
     value = binding.value
     if not isinstance(value, relax.Call) or not isinstance(value.op, tvm.ir.Op) or value.op.name != "relax.call_tir":
         raise ModelError(f"{var.name} is not the result of a call of a TIR function")
@@ -121,15 +120,15 @@ def _check_closed(mod: tvm.IRModule, calls: Sequence[Sequence[relax.Binding]]) -
     if len(group_of) < sum(map(len, calls)):
         raise ModelError("a call is in two groups")
     inner = {binding.var: number for number, group in enumerate(calls) for binding in group[:-1]}
-    main = mod[ENTRY]
-    for block in main.body.blocks:
-        for binding in block.bindings:
-            for var in relax.analysis.free_vars(binding.value):
-                if var in inner and group_of.get(binding.var) != inner[var]:
-                    raise ModelError(f"{var.name} is used by {binding.var.name}, which is not in its group")
-    for var in relax.analysis.free_vars(main.body.body):
-        if var in inner:
-            raise ModelError(f"{var.name} is a result of {ENTRY!r} and can only be the last of its group")
+    for each in called_functions(mod):
+        for block in each.func.body.blocks:
+            for binding in block.bindings:
+                for var in relax.analysis.free_vars(binding.value):
+                    if var in inner and group_of.get(binding.var) != inner[var]:
+                        raise ModelError(f"{var.name} is used by {binding.var.name}, which is not in its group")
+        for var in relax.analysis.free_vars(each.func.body.body):
+            if var in inner:
+                raise ModelError(f"{var.name} is a result of {each.name!r} and can only be the last of its group")
 
 
 def _arguments(binding: relax.Binding) -> list[relax.Expr]:
@@ -152,7 +151,6 @@ def _with_functions(
     mod: tvm.IRModule,
     calls: Sequence[Sequence[relax.Binding]],
     variants: Sequence[int],
-    bindings: dict[relax.Var, tuple[int, relax.Binding]],
 ) -> tuple[tvm.IRModule, list[str]]:
     """The module with a Relax function per group, called where the last call of the group stood."""
     builder = relax.BlockBuilder(mod)
@@ -170,19 +168,24 @@ def _with_functions(
         names.append(var.name_hint)
         replaced |= {binding.var: None for binding in group[:-1]}
         replaced[group[-1].var] = relax.Call(var, arguments)
-    main = mod[ENTRY]
+    for each in called_functions(mod):
+        if any(binding.var in replaced for block in each.func.body.blocks for binding in block.bindings):
+            builder.update_func(mod.get_global_var(each.name), _with_calls(each.func, replaced))
+    return relax.transform.Normalize()(builder.get()), names
+
+
+def _with_calls(func: relax.Function, replaced: dict[relax.Var, relax.Expr | None]) -> relax.Function:
+    """A function with other values for some variables, and without those that have none."""
     blocks = []
-    for block in main.body.blocks:
+    for block in func.body.blocks:
         kept = []
         for binding in block.bindings:
             value = replaced.get(binding.var, binding.value)
             if value is not None:
                 kept.append(binding if value is binding.value else relax.VarBinding(binding.var, value))
         blocks.append(type(block)(kept))
-    body = relax.SeqExpr(blocks, main.body.body)
-    function = relax.Function(main.params, body, main.ret_ty, main.is_pure, main.attrs)
-    builder.update_func(mod.get_global_var(ENTRY), function)
-    return relax.transform.Normalize()(builder.get()), names
+    body = relax.SeqExpr(blocks, func.body.body)
+    return relax.Function(func.params, body, func.ret_ty, func.is_pure, func.attrs)
 
 
 def _function(group: Sequence[relax.Binding], variant: int) -> tuple[relax.Function, list[relax.Expr]]:

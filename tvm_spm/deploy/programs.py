@@ -12,7 +12,7 @@ from tvm import relax
 
 from tvm_spm.arch import Arch
 from tvm_spm.deploy.network import make_schedule
-from tvm_spm.frontend import ENTRY
+from tvm_spm.frontend.calls import ENTRY, CalledFunction, called_functions, function_calls
 from tvm_spm.frontend.tir.blocks import loads_of, read_blocks
 from tvm_spm.frontend.tir.nest import TirNest, read_nest
 from tvm_spm.frontend.tir.vector_steps import vector_steps
@@ -58,15 +58,19 @@ def streams_of(func: tvm.tirx.PrimFunc, arch: Arch, mapping: Mapping) -> LayerSt
 
 
 def calls_of(mod: tvm.IRModule, names: Sequence[str]) -> tuple[CallTensors, ...]:
-    """Per call of one of some functions, in order, what it reads.
+    """Per call of one of some functions, in order, what it reads; one that runs many times counts as one.
 
     Args:
         mod: A network as ``frontend.extract`` gives it.
         names: Of functions that are one task.
     """
+    called = called_functions(mod)
+    constants = _constants(called)
     return tuple(
-        _tensors(mod, call) for call in _calls(mod) if isinstance(call.op, tvm.ir.Op) and _callee(call) in names
-    )
+        _tensors(mod, call, each, constants)
+        for each in called for call in _calls(each.func)
+        if isinstance(call.op, tvm.ir.Op) and _callee(call) in names
+    )  # fmt: skip
 
 
 def params_of(func: tvm.tirx.PrimFunc, nest: TirNest) -> dict[str, int]:
@@ -87,8 +91,21 @@ def params_of(func: tvm.tirx.PrimFunc, nest: TirNest) -> dict[str, int]:
     return {"I": at(data), "W": at(weight), **extras}
 
 
-def _calls(mod: tvm.IRModule) -> Iterator[relax.Call]:
-    for block in mod[ENTRY].body.blocks:
+def _constants(called: Sequence[CalledFunction]) -> dict[relax.Var, tvm.ir.GenericConst]:
+    """Parameters of functions that are the same constant in every call."""
+    found: dict[relax.Var, tvm.ir.GenericConst | None] = {}
+    funcs = {each.name: each.func for each in called}
+    for each in called:
+        for name, binding in function_calls(each.func):
+            for param, argument in zip(funcs[name].params if name in funcs else (), binding.value.args, strict=False):
+                given = argument if isinstance(argument, tvm.ir.GenericConst) else found.get(argument)
+                is_same = param not in found or (given is not None and given.same_as(found[param]))
+                found[param] = given if is_same else None
+    return {param: constant for param, constant in found.items() if constant is not None}
+
+
+def _calls(func: relax.Function) -> Iterator[relax.Call]:
+    for block in func.body.blocks:
         for binding in block.bindings:
             if isinstance(binding.value, relax.Call):
                 yield binding.value
@@ -98,18 +115,25 @@ def _callee(call: relax.Call) -> str:
     return str(call.args[0].name_hint) if call.op.name.startswith("relax.call_tir") else ""
 
 
-def _tensors(mod: tvm.IRModule, call: relax.Call) -> CallTensors:
+def _tensors(
+    mod: tvm.IRModule,
+    call: relax.Call,
+    caller: CalledFunction,
+    known: dict[relax.Var, tvm.ir.GenericConst],
+) -> CallTensors:
     func = mod[_callee(call)]
     nest = read_nest(func)
     assert isinstance(nest, TirNest)
     constants: dict[str, NDArray[np.generic]] = {}
     sources: dict[str, str] = {}
-    params = [str(param) for param in mod[ENTRY].params]
+    params = [str(param) for param in caller.func.params]
+    place = "the network" if caller.name == ENTRY else caller.name
     for region, position in params_of(func, nest).items():
         argument = call.args[1][position]
+        argument = known.get(argument, argument)
         if isinstance(argument, tvm.ir.GenericConst):
             constants[region] = argument.value.numpy()
         else:
             name = str(argument)
-            sources[region] = f"parameter {name} of the network" if name in params else f"result {name}"
+            sources[region] = f"parameter {name} of {place}" if name in params else f"result {name}"
     return CallTensors(constants=constants, sources=sources)

@@ -5,7 +5,8 @@
 ``layers`` the graph that the planner cuts. A function that is no task is named with the reason and stays on the host.
 """
 
-from tvm_spm.frontend.extract import ENTRY, Extraction, extract
+from tvm_spm.frontend.calls import ENTRY
+from tvm_spm.frontend.extract import Extraction, extract
 from tvm_spm.frontend.fuse import fuse
 from tvm_spm.frontend.inputs import random_inputs
 from tvm_spm.frontend.layers.graph import NetworkLayers, layer_graph

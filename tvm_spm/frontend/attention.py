@@ -12,6 +12,7 @@ from tvm import relax, s_tir, tirx
 
 from tvm_spm.attention import Attention
 from tvm_spm.errors import WorkloadError
+from tvm_spm.frontend.calls import called_functions
 from tvm_spm.frontend.tir.affine import Affine, Piece, affine_of
 from tvm_spm.frontend.tir.blocks import Block, constant, count_ops, loads_of, read_blocks, strip_casts
 from tvm_spm.lowering.blocks import substitute
@@ -118,15 +119,15 @@ class _NoAttentionError(Exception):
     """Leaves the reader early; never leaves this module."""
 
 
-def find_attention(mod: tvm.IRModule, entry: str = "main") -> tuple[tuple[AttentionSite, ...], tuple[Refusal, ...]]:
+def find_attention(mod: tvm.IRModule) -> tuple[tuple[AttentionSite, ...], tuple[Refusal, ...]]:
     """Every attention of a module whose operators are fused TIR functions, and the softmaxes that are none.
 
     Args:
         mod: As ``extract(...).mod``.
-        entry: The Relax function to look through.
     """
-    calls = {binding.var: binding.value for binding in _bindings(mod[entry])}
-    uses = _uses(mod[entry])
+    called = [each.func for each in called_functions(mod)]
+    calls = {binding.var: binding.value for func in called for binding in _bindings(func)}
+    uses = Counter(var for func in called for var in _uses(func).elements())
     sites, refused = [], []
     for last, call in calls.items():
         if not _is_call_tir(call):

@@ -9,6 +9,7 @@ import tvm_ffi
 from tvm import relax
 
 from tvm_spm.errors import ModelError
+from tvm_spm.frontend.calls import ENTRY, called_functions, callee_of
 from tvm_spm.frontend.fuse import fuse
 from tvm_spm.frontend.onnx.host import FUNCTION as ONNX_NODE
 from tvm_spm.frontend.onnx.host import operator_of as onnx_operator_of
@@ -19,9 +20,6 @@ from tvm_spm.frontend.vector_work import vector_work
 from tvm_spm.lowering.root_block import has_root_block
 from tvm_spm.workload import HostCall, Task, TaskGraph, TaskNode, VectorWork, Workload
 
-ENTRY = "main"
-"""The function that is tuned."""
-
 _CALL_TIR = ("relax.call_tir", "relax.call_tir_inplace")
 
 
@@ -31,28 +29,36 @@ class Extraction:
 
     Attributes:
         mod: The Relax module with one fused TIR function per layer.
-        graph: Tasks, calls in execution order, and calls left on the host.
+        graph: Tasks, calls in execution order, those of a called function once and behind those of its caller, and
+            calls left on the host.
+        times: Per node of the graph, how often it runs: more than once in a function that is called more than once.
         functions: (name of a TIR function in ``mod``, index of its task), in order of first use.
         nests: Per task how its function realises the workload; ``None`` for vector work.
     """
 
     mod: tvm.IRModule
     graph: TaskGraph
+    times: tuple[int, ...]
     functions: tuple[tuple[str, int], ...]
     nests: tuple[TirNest | None, ...]
 
 
 @dataclass(slots=True, kw_only=True)
 class _FoundTasks:
-    """What the walk over ``main`` has found so far."""
+    """What the walk over ``main`` and the functions that it calls has found so far."""
 
     mod: tvm.IRModule
+    followed: frozenset[str]
+    """Relax functions that are walked over too."""
+    times: int = 1
+    """How often the function runs over which the walk goes."""
     tasks: list[Task] = field(default_factory=list)
     nests: list[TirNest | None] = field(default_factory=list)
     functions: dict[str, int | str] = field(default_factory=dict)
     """Per function its task, or the reason why it has none."""
     alike: dict[Workload | VectorWork, list[tuple[tvm.tirx.PrimFunc, int]]] = field(default_factory=dict)
     nodes: list[TaskNode] = field(default_factory=list)
+    node_times: list[int] = field(default_factory=list)
     host_calls: list[HostCall] = field(default_factory=list)
     sources: dict[relax.Var, tuple[int, ...]] = field(default_factory=dict)
     """Per variable the calls it comes from, looking through everything that is no task."""
@@ -71,17 +77,21 @@ def extract(mod: tvm.IRModule) -> Extraction:
     """
     require_entry(mod)
     fused = fuse(mod)
-    found = _FoundTasks(mod=fused)
-    for block in fused[ENTRY].body.blocks:
-        for binding in block.bindings:
-            found.sources[binding.var] = _visit(found, binding)
+    called = called_functions(fused)
+    found = _FoundTasks(mod=fused, followed=frozenset(each.name for each in called))
+    for each in called:
+        found.times = each.times
+        for block in each.func.body.blocks:
+            for binding in block.bindings:
+                found.sources[binding.var] = _visit(found, binding)
     counts = [0] * len(found.tasks)
-    for node in found.nodes:
-        counts[node.task] += 1
+    for node, times in zip(found.nodes, found.node_times, strict=True):
+        counts[node.task] += times
     tasks = tuple(replace(task, count=count) for task, count in zip(found.tasks, counts, strict=True))
     return Extraction(
         mod=fused,
         graph=TaskGraph(tasks=tasks, nodes=tuple(found.nodes), host_calls=tuple(found.host_calls)),
+        times=tuple(found.node_times),
         functions=tuple((name, task) for name, task in found.functions.items() if isinstance(task, int)),
         nests=tuple(found.nests),
     )
@@ -110,6 +120,8 @@ def _visit(found: _FoundTasks, binding: relax.Binding) -> tuple[int, ...]:
     arguments = tuple(dict.fromkeys(node for arg in value.args for node in _sources(found, arg)))
     if isinstance(value.op, tvm.ir.Op) and value.op.name in _CALL_TIR:
         return _visit_call_tir(found, value.args[0].name_hint, arguments)
+    if callee_of(value) in found.followed:
+        return arguments
     _leave_on_host(found, *_why_not(value))
     return arguments
 
@@ -122,6 +134,7 @@ def _visit_call_tir(found: _FoundTasks, name: str, arguments: tuple[int, ...]) -
         _leave_on_host(found, name, task)
         return arguments
     found.nodes.append(TaskNode(name=name, task=task, inputs=tuple(sorted(arguments))))
+    found.node_times.append(found.times)
     return (len(found.nodes) - 1,)
 
 
@@ -152,7 +165,8 @@ def _classify(found: _FoundTasks, name: str) -> int | str:
 
 
 def _leave_on_host(found: _FoundTasks, name: str, reason: str) -> None:
-    found.host_calls.append(HostCall(name=name, reason=reason))
+    repeated = "" if found.times == 1 else f" (in each of {found.times:,} rounds)"
+    found.host_calls.append(HostCall(name=name, reason=reason + repeated))
 
 
 def _why_not(call: relax.Call) -> tuple[str, str]:

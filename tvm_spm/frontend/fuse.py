@@ -12,6 +12,7 @@ from tvm_spm.frontend.attention_forms.products import BatchedProducts
 from tvm_spm.frontend.attention_forms.softmax import ComposedSoftmax, MaskedScores, SafeSoftmax
 from tvm_spm.frontend.broadcast import keep_broadcasts_apart
 from tvm_spm.frontend.channel_scales import ChannelScales
+from tvm_spm.frontend.lift import lift_constants
 from tvm_spm.frontend.prologue import Prologues
 from tvm_spm.frontend.transposed import TransposedConvolutions
 from tvm_spm.frontend.wide import WideJoins
@@ -32,7 +33,8 @@ def first_line(error: BaseException) -> str:
 def fuse(mod: tvm.IRModule) -> tvm.IRModule:
     """Lower all operators to TIR and fuse each layer with its bias, activation and residual add.
 
-    What a function computes before its nest becomes a function of its own, so that it is counted.
+    What a function computes before its nest becomes a function of its own, so that it is counted. Private Relax
+    functions are inlined; others that ``main`` calls stay, and take their constants from their callers.
 
     Constant folding is left out on purpose: it compiles every constant expression and takes most of the time.
 
@@ -68,6 +70,7 @@ def fuse(mod: tvm.IRModule) -> tvm.IRModule:
         transform.FuseTIR(),
         _rewrite(Prologues),
         transform.DeadCodeElimination(),
+        lift_constants,
     ]
     try:
         return tvm.transform.Sequential(passes)(mod)

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from tvm_spm.errors import ModelError
-from tvm_spm.frontend.extract import ENTRY, require_entry
+from tvm_spm.frontend.calls import ENTRY
+from tvm_spm.frontend.extract import require_entry
 
 DEVIATIONS = 4
 """Standard deviations for which all of an 8-bit integer stands."""

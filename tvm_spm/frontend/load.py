@@ -12,7 +12,8 @@ import tvm
 from tvm import relax
 
 from tvm_spm.errors import ModelError, did_you_mean
-from tvm_spm.frontend.extract import ENTRY, require_entry
+from tvm_spm.frontend.calls import ENTRY
+from tvm_spm.frontend.extract import require_entry
 from tvm_spm.frontend.memory import default_memory_bytes, module_bytes, require_memory
 from tvm_spm.frontend.models import DEFAULT_DTYPE, build_model, models
 from tvm_spm.frontend.onnx.load import Shapes, choose_shapes, import_onnx, read_onnx

@@ -12,7 +12,8 @@ from onnx import helper, numpy_helper
 from tvm import relax
 
 from tvm_spm.errors import ModelError, did_you_mean
-from tvm_spm.frontend.extract import ENTRY, require_entry
+from tvm_spm.frontend.calls import ENTRY
+from tvm_spm.frontend.extract import require_entry
 from tvm_spm.frontend.inputs import num_inputs
 
 Values = collections.abc.Mapping[str, ArrayLike]

@@ -23,7 +23,7 @@ MAX_GROUP = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alone:
-    """A layer that runs by itself: its task, and what that costs on how many cores.
+    """A layer that runs by itself: its task, what that costs on how many cores, and how often it runs.
 
     Without a cost it stays on the host, and in no group.
     """
@@ -31,6 +31,7 @@ class Alone:
     task: int
     cost: Cost | None
     num_cores: int
+    times: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,7 @@ class FusedGroup:
         cost: By the simulator.
         spm_bytes: Most that one core holds at a time.
         recompute_share: Multiply-accumulates done more than once, as a share of those needed.
+        times: How often the layers run in the network.
     """
 
     group: Group
@@ -50,6 +52,7 @@ class FusedGroup:
     cost: Cost
     spm_bytes: int
     recompute_share: float = 0.0
+    times: int = 1
 
     @classmethod
     def of(cls, group: Group, mapping: GroupMapping, cost: GroupCost) -> FusedGroup:
@@ -62,7 +65,9 @@ class FusedGroup:
     @property
     def option(self) -> GroupOption:
         """For the planner."""
-        return GroupOption(cycles=self.cost.cycles, energy_pj=self.cost.energy_pj, choice=self)
+        return GroupOption(
+            cycles=self.cost.cycles * self.times, energy_pj=self.cost.energy_pj * self.times, choice=self
+        )  # fmt: skip
 
     @property
     def tile(self) -> str:
@@ -208,9 +213,10 @@ class GroupPrices:
     def options(self, first: int, stop: int) -> list[GroupOption]:
         """For ``plan_groups``: the ways to run an interval, none if it cannot be one group."""
         if stop - first == 1:
-            cost = self._alone[first].cost
+            cost, times = self._alone[first].cost, self._alone[first].times
             # A layer without a mapping stays on the host and costs the accelerator nothing.
-            return [GroupOption(cycles=cost.cycles if cost else 0, energy_pj=cost.energy_pj if cost else 0.0)]
+            cycles, energy_pj = (cost.cycles * times, cost.energy_pj * times) if cost else (0, 0.0)
+            return [GroupOption(cycles=cycles, energy_pj=energy_pj)]
         group = Group(graph=self._graph, first=first, stop=stop)
         if (first, stop) not in self._keys:
             self._keys[first, stop] = self._key(group)
@@ -262,10 +268,12 @@ class GroupPrices:
                 self._refused[key, GroupMapping] = RefusedGroup(
                     names=_names(group), kind=_kind(result), reason=result.refusal
                 )
-        ways = [replace(way, group=group) for way in self._found.get(key, [])]
+        times = self._alone[group.first].times
+        ways = [replace(way, group=group, times=times) for way in self._found.get(key, [])]
         known = self._known.get((group.first, group.stop))
+        others = (replace(known, times=times),) if known else ()
         return [
-            way for way in (*ways, *((known,) if known else ())) if (key, type(way.mapping)) not in self._refused
+            way for way in (*ways, *others) if (key, type(way.mapping)) not in self._refused
         ]  # fmt: skip
 
 

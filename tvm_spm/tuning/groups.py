@@ -92,14 +92,15 @@ def plan_groups(
 def _alone(extraction: Extraction, layers: NetworkLayers, arch: Arch, outcomes: dict[int, SearchResult]) -> list[Alone]:
     simulator = SimulatorModel()
     found = []
-    for node in layers.node_of_layer:
+    for node, times in zip(layers.node_of_layer, layers.times, strict=True):
         index = extraction.graph.nodes[node].task
         work = extraction.graph.tasks[index].work
         if isinstance(work, VectorWork):
-            found.append(Alone(task=index, cost=simulator.vector_cost(work, arch), num_cores=arch.cores.count))
+            cost = simulator.vector_cost(work, arch)
+            found.append(Alone(task=index, cost=cost, num_cores=arch.cores.count, times=times))
         elif index in outcomes:
             best = outcomes[index]
-            found.append(Alone(task=index, cost=best.cost, num_cores=best.mapping.cores.product()))
+            found.append(Alone(task=index, cost=best.cost, num_cores=best.mapping.cores.product(), times=times))
         else:
-            found.append(Alone(task=index, cost=None, num_cores=0))
+            found.append(Alone(task=index, cost=None, num_cores=0, times=times))
     return found

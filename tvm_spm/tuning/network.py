@@ -216,13 +216,13 @@ def _group_results(plan: NetworkPlan, arch: Arch, network: ScheduledNetwork) -> 
     for fused, verification in zip(plan.groups, network.group_verifications, strict=True):
         key = (group_key(fused.group), fused.mapping)
         if key in found:
-            found[key] = replace(found[key], count=found[key].count + 1)
+            found[key] = replace(found[key], count=found[key].count + fused.times)
             continue
         alone = [plan.alone[index] for index in fused.group.layers]
         found[key] = GroupResult(
             names=tuple(plan.graph.layers[index].name for index in fused.group.layers),
             tasks=tuple(each.task for each in alone),
-            count=1,
+            count=fused.times,
             mapping=fused.mapping,
             tile=fused.tile,
             overlap=fused.overlap,

@@ -17,7 +17,7 @@ from tvm_spm.deploy.verify.network import Networks, run_networks
 from tvm_spm.deploy.verify.outcome import Array, Difference, Verification, compare
 from tvm_spm.deploy.verify.process import ask
 from tvm_spm.errors import ModelError
-from tvm_spm.frontend.extract import ENTRY
+from tvm_spm.frontend.calls import ENTRY
 from tvm_spm.frontend.tir.blocks import read_blocks
 from tvm_spm.lowering.target import arch_of
 

@@ -16,6 +16,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -36,7 +37,7 @@ from tvm_spm.deploy.verify.task import (
     multiplied_params,
     num_terms_of,
 )
-from tvm_spm.frontend.extract import ENTRY
+from tvm_spm.frontend.calls import ENTRY
 from tvm_spm.frontend.fuse import TVM_ERRORS, first_line
 from tvm_spm.frontend.inputs import num_inputs, random_inputs
 from tvm_spm.frontend.tir.blocks import count_ops, read_blocks
@@ -48,6 +49,9 @@ _RUNS = 4
 
 _TERMS = {"float16": 1, "bfloat16": 1}
 """Terms of a sum of sparse whole numbers, on average: 2, or fewer where few bits keep whole numbers."""
+
+_FUNCTIONS = 4096
+"""Functions of which is remembered what was read off them: a step of a loop runs thousands of times."""
 
 _WHOLE_CALLS = (
     "bitwise_and", "bitwise_not", "bitwise_or", "bitwise_xor", "ceil", "fabs", "floor", "if_then_else", "isnan",
@@ -211,7 +215,7 @@ def _exact_results(
 
 def _multiplies_exactly(steps: Sequence[Step], exact: Mapping[relax.Var, list[Array]]) -> bool:
     """Whether most layers are among the exact ones, so that whole numbers say more than random ones."""
-    nests = [step for step in steps if step.func is not None and isinstance(read_nest(step.func), TirNest)]
+    nests = [step for step in steps if step.func is not None and _factors_of(step.func)[0]]
     return 2 * sum(step.var in exact for step in nests) > len(nests)
 
 
@@ -301,9 +305,12 @@ def _disturbed(step: Step, made: Array, rng: np.random.Generator) -> Array:
 
 def _num_roundings(step: Step) -> int:
     """Roundings on the way to one element of what a step makes."""
-    if step.func is None:
-        return ROUNDINGS_PER_OP
-    blocks = read_blocks(step.func)
+    return ROUNDINGS_PER_OP if step.func is None else _roundings_of(step.func)
+
+
+@lru_cache(maxsize=_FUNCTIONS)
+def _roundings_of(func: tirx.PrimFunc) -> int:
+    blocks = read_blocks(func)
     if isinstance(blocks, str):
         return ROUNDINGS_PER_OP
     return sum(
@@ -315,8 +322,11 @@ def _num_roundings(step: Step) -> int:
 
 def _keeps_whole(step: Step) -> bool:
     """Whether a step makes whole numbers of whole numbers and rounds none that is small enough."""
-    if step.func is None:
-        return step.name in _SELECTING
+    return step.name in _SELECTING if step.func is None else _function_keeps_whole(step.func)
+
+
+@lru_cache(maxsize=_FUNCTIONS)
+def _function_keeps_whole(func: tirx.PrimFunc) -> bool:
     found: list[object] = []
 
     def division(node: tirx.Div) -> None:
@@ -333,7 +343,7 @@ def _keeps_whole(step: Step) -> bool:
             found.append(node)
 
     for kind, visit in ((tirx.Div, division), (tvm.ir.Call, call), (tirx.FloatImm, number)):
-        tvm_ffi.structural_walk(step.func.body, (kind, visit), order="post")
+        tvm_ffi.structural_walk(func.body, (kind, visit), order="post")
     return not found
 
 
@@ -380,11 +390,17 @@ def _terms_of_weights(steps: Sequence[Step]) -> dict[relax.Var, int]:
     """Per parameter that a nest multiplies, the terms of a sum."""
     found: dict[relax.Var, int] = {}
     for step in steps:
-        nest = None if step.func is None else read_nest(step.func)
-        blocks = None if step.func is None else read_blocks(step.func)
-        if step.func is None or not isinstance(nest, TirNest) or blocks is None or isinstance(blocks, str):
-            continue
-        for position in multiplied_params(step.func, blocks):
+        num_terms, params = (0, frozenset[int]()) if step.func is None else _factors_of(step.func)
+        for position in params:
             if position < len(step.arguments) and isinstance(step.arguments[position], relax.Var):
-                found[step.arguments[position]] = num_terms_of(nest)
+                found[step.arguments[position]] = num_terms
     return found
+
+
+@lru_cache(maxsize=_FUNCTIONS)
+def _factors_of(func: tirx.PrimFunc) -> tuple[int, frozenset[int]]:
+    """Terms of the sum of a nest, and the parameters that it multiplies; none for other functions."""
+    nest, blocks = read_nest(func), read_blocks(func)
+    if not isinstance(nest, TirNest) or isinstance(blocks, str):
+        return 0, frozenset()
+    return num_terms_of(nest), frozenset(multiplied_params(func, blocks))

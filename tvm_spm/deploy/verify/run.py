@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -13,7 +13,7 @@ from tvm import relax, tirx
 
 from tvm_spm.deploy.runtime import run
 from tvm_spm.deploy.verify.outcome import Array
-from tvm_spm.frontend.extract import ENTRY
+from tvm_spm.frontend.calls import ENTRY, called_functions, callee_of
 
 Visit = Callable[["Step", list[Array]], list[Array]]
 """Sees what a step made, and says what those who read it get."""
@@ -21,10 +21,10 @@ Visit = Callable[["Step", list[Array]], list[Array]]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Step:
-    """One binding of ``main`` that computes something.
+    """One binding that computes something, of ``main`` or, once for each time it runs, of a function that it calls.
 
     Attributes:
-        var: What it is bound to.
+        var: What it is bound to; a variable of its own for each time it runs.
         name: Of the function that is called.
         func: The function, if it is one of TIR.
         arguments: What it reads, of a TIR function.
@@ -36,6 +36,31 @@ class Step:
     func: tirx.PrimFunc | None
     arguments: tuple[relax.Expr, ...]
     reads: frozenset[relax.Var]
+
+
+Scope = Mapping[relax.Var, relax.Expr]
+"""Of one time that a function runs, what each of its variables is in the whole network; empty for ``main``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Bound:
+    """A binding of one time that a function runs.
+
+    Attributes:
+        var: In the whole network.
+        value: As it stands in its function.
+        origin: The variable of the function.
+        scope: Of the variables in the value.
+        reads: Variables of the whole network in the value.
+        step: If it computes something.
+    """
+
+    var: relax.Var
+    value: relax.Expr
+    origin: relax.Var
+    scope: Scope
+    reads: tuple[relax.Var, ...]
+    step: Step | None
 
 
 _NOTHING: Mapping[relax.Var, list[Array]] = MappingProxyType({})
@@ -57,7 +82,8 @@ class NetworkRun:
         build_module: Callable[[tvm.IRModule], relax.VMExecutable],
     ) -> None:
         self._mod, self._build = mod, build_module
-        self._main = mod[ENTRY]
+        self._called = {each.name: each.func for each in called_functions(mod)}
+        self._main = self._called[ENTRY]
         self._functions = {
             name.name_hint: func.with_attr("global_symbol", name.name_hint)
             for name, func in mod.functions_items()
@@ -67,20 +93,21 @@ class NetworkRun:
         self._callable: dict[str, Callable[..., None]] = {}
         self._others: dict[relax.Var, tuple[relax.VMExecutable, list[relax.Var]]] = {}
         self._roots = {param: frozenset([param]) for param in self._main.params}
-        for binding in self._bindings():
-            self._roots[binding.var] = (
-                frozenset([binding.var]) if self._computes(binding) else self._roots_of(binding.value)
-            )
+        self._zeros: dict[relax.Var, list[Array]] = {}
+        self._num_runs = 0
+        self._bound = list(self._expanded(self._main, {}))
+        self._uses = Counter(var for bound in self._bound for var in bound.reads)
+        self._uses.update(dict.fromkeys(relax.analysis.free_vars(self._main.body.body), 1 << 30))
 
     @property
     def steps(self) -> list[Step]:
         """All bindings that compute something, in order."""
-        return [self._step(binding) for binding in self._bindings() if self._computes(binding)]
+        return [bound.step for bound in self._bound if bound.step is not None]
 
     @property
     def outputs_read(self) -> frozenset[relax.Var]:
         """Parameters and variables of steps that the outputs are."""
-        return self._roots_of(self._main.body.body)
+        return self._roots_of(relax.analysis.free_vars(self._main.body.body))
 
     @property
     def params(self) -> list[relax.Var]:
@@ -101,62 +128,81 @@ class NetworkRun:
             The outputs.
         """
         known: dict[relax.Var, object] = dict(zip(self._main.params, inputs, strict=True))
-        left = self._uses()
-        for binding in self._bindings():
-            if self._computes(binding):
-                made = given.get(binding.var)
+        left = self._uses.copy()
+        for bound in self._bound:
+            step = bound.step
+            if step is not None:
+                made = given.get(bound.var)
                 if made is None:
-                    step = self._step(binding)
-                    made = visit(step, self._results(step, binding, known))
-                known[binding.var] = made if isinstance(binding.var.ty, relax.TupleType) else made[0]
+                    made = visit(step, self._results(step, bound, known))
+                known[bound.var] = made if isinstance(bound.var.ty, relax.TupleType) else made[0]
             else:
-                known[binding.var] = _value(binding.value, known)
-            for var in relax.analysis.free_vars(binding.value):
+                known[bound.var] = _value(bound.value, known, bound.scope)
+            for var in bound.reads:
                 left[var] -= 1
                 if not left[var] and var in known:
                     # A large network does not keep everything that it ever computed.
                     del known[var]
-        return _flat(_value(self._main.body.body, known))
+        return _flat(_value(self._main.body.body, known, {}))
 
-    def _bindings(self) -> list[relax.Binding]:
-        return [binding for block in self._main.body.blocks for binding in block.bindings]
+    def _expanded(self, func: relax.Function, params: Scope) -> Iterator[_Bound]:
+        """Bindings of one time that a function runs, and those of the functions that it calls in their place.
 
-    def _uses(self) -> Counter[relax.Var]:
-        found = Counter(var for binding in self._bindings() for var in relax.analysis.free_vars(binding.value))
-        found.update(dict.fromkeys(relax.analysis.free_vars(self._main.body.body), 1 << 30))
-        return found
+        Args:
+            func: The function.
+            params: What its parameters are in the whole network; empty for ``main``.
+        """
+        scope = dict(params)
+        self._num_runs += 1
+        for binding in (binding for block in func.body.blocks for binding in block.bindings):
+            origin, value, inside = binding.var, binding.value, scope
+            callee = callee_of(value)
+            if callee in self._called:
+                inner = self._called[callee]
+                given = [_in_network(argument, scope) for argument in value.args]
+                made: dict[relax.Var, relax.Expr] = dict(zip(inner.params, given, strict=True))
+                for bound in self._expanded(inner, made):
+                    made[bound.origin] = bound.var
+                    yield bound
+                value, inside = inner.body.body, made
+            var = origin
+            if func is not self._main:
+                var = relax.Var(f"{origin.name}#{self._num_runs}", origin.ty)
+                scope[origin] = var
+            reads = tuple(_read_by(value, inside))
+            step = self._step(var, value, inside, reads) if _computes(value) else None
+            self._roots[var] = self._roots_of(reads) if step is None else frozenset([var])
+            yield _Bound(var=var, value=value, origin=origin, scope=inside, reads=reads, step=step)
 
-    @staticmethod
-    def _computes(binding: relax.Binding) -> bool:
-        plain = (relax.Var, relax.Tuple, relax.TupleGetItem, tvm.ir.GenericConst)
-        return not isinstance(binding.value, plain)
-
-    def _step(self, binding: relax.Binding) -> Step:
-        value = binding.value
+    def _step(self, var: relax.Var, value: relax.Expr, scope: Scope, reads: Sequence[relax.Var]) -> Step:
+        roots = self._roots_of(reads)
         if isinstance(value, relax.Call) and isinstance(value.op, tvm.ir.Op) and value.op.name == "relax.call_tir":
             name = str(value.args[0].name_hint)
-            if len(value.args) == 2 and isinstance(value.args[1], relax.Tuple) and _static(binding.var.ty):
-                return Step(
-                    var=binding.var, name=name, func=self._functions[name], arguments=tuple(value.args[1].fields),
-                    reads=self._roots_of(value),
-                )  # fmt: skip
+            if len(value.args) == 2 and isinstance(value.args[1], relax.Tuple) and _static(var.ty):
+                arguments = tuple(_in_network(argument, scope) for argument in value.args[1].fields)
+                return Step(var=var, name=name, func=self._functions[name], arguments=arguments, reads=roots)
         name = str(getattr(getattr(value, "op", None), "name", type(value).__name__))
-        return Step(var=binding.var, name=name, func=None, arguments=(), reads=self._roots_of(value))
+        return Step(var=var, name=name, func=None, arguments=(), reads=roots)
 
-    def _roots_of(self, expr: relax.Expr) -> frozenset[relax.Var]:
-        return frozenset(root for var in relax.analysis.free_vars(expr) for root in self._roots[var])
+    def _roots_of(self, reads: Sequence[relax.Var]) -> frozenset[relax.Var]:
+        return frozenset(root for var in reads for root in self._roots[var])
 
-    def _results(self, step: Step, binding: relax.Binding, known: dict[relax.Var, object]) -> list[Array]:
+    def _results(self, step: Step, bound: _Bound, known: dict[relax.Var, object]) -> list[Array]:
         if step.func is None:
-            return self._other(binding, known)
-        types = step.var.ty.fields if isinstance(step.var.ty, relax.TupleType) else [step.var.ty]
-        made = [
-            tvm.runtime.tensor(np.zeros([int(extent) for extent in ty.shape.values], dtype=str(ty.dtype)))
-            for ty in types
-        ]
-        arguments = [_tensor(_value(argument, known)) for argument in step.arguments]
+            return self._other(bound, known)
+        made = [tvm.runtime.tensor(zeros) for zeros in self._zeros_of(bound.origin)]
+        arguments = [_tensor(_value(argument, known, {})) for argument in step.arguments]
         self._function(step.name)(*arguments, *made)
         return [tensor.numpy() for tensor in made]
+
+    def _zeros_of(self, var: relax.Var) -> list[Array]:
+        """What the results of a step are before it runs, for a variable as it stands in its function."""
+        if var not in self._zeros:
+            types = var.ty.fields if isinstance(var.ty, relax.TupleType) else [var.ty]
+            self._zeros[var] = [
+                np.zeros([int(extent) for extent in ty.shape.values], dtype=str(ty.dtype)) for ty in types
+            ]
+        return self._zeros[var]
 
     def _function(self, name: str) -> Callable[..., None]:
         """A compiled function, looked up once: TVM takes milliseconds to find one, longer than most of them run."""
@@ -165,30 +211,45 @@ class NetworkRun:
             self._callable[name] = self._compiled[name]
         return self._callable[name]
 
-    def _other(self, binding: relax.Binding, known: dict[relax.Var, object]) -> list[Array]:
+    def _other(self, bound: _Bound, known: dict[relax.Var, object]) -> list[Array]:
         """A binding that is no plain call: a network of its own, run by TVM's machine."""
-        if binding.var not in self._others:
-            free = list(relax.analysis.free_vars(binding.value))
-            out = relax.Var("out", binding.var.ty)
-            body = relax.SeqExpr([relax.BindingBlock([relax.VarBinding(out, binding.value)])], out)
-            function = relax.Function(free, body, binding.var.ty, self._main.is_pure).with_attr("global_symbol", ENTRY)
+        if bound.origin not in self._others:
+            free = list(relax.analysis.free_vars(bound.value))
+            out = relax.Var("out", bound.var.ty)
+            body = relax.SeqExpr([relax.BindingBlock([relax.VarBinding(out, bound.value)])], out)
+            function = relax.Function(free, body, bound.var.ty, self._main.is_pure).with_attr("global_symbol", ENTRY)
             mod = tvm.IRModule(self._mod.functions, attrs=self._mod.attrs)
             mod[ENTRY] = function
-            self._others[binding.var] = self._build(mod), free
-        executable, free = self._others[binding.var]
-        return run(executable, [np.asarray(known[var]) for var in free])
+            self._others[bound.origin] = self._build(mod), free
+        executable, free = self._others[bound.origin]
+        return run(executable, [np.asarray(_value(var, known, bound.scope)) for var in free])
 
 
 def can_follow(mod: tvm.IRModule) -> bool:
     """Whether a network can be run call by call: shapes that depend on data are known to TVM's machine only."""
-    main = mod[ENTRY]
-    known = set(main.params)
-    for block in main.body.blocks:
-        for binding in block.bindings:
-            if isinstance(binding, relax.MatchCast) or not known.issuperset(relax.analysis.free_vars(binding.value)):
-                return False
-            known.add(binding.var)
+    for each in called_functions(mod):
+        known = set(each.func.params)
+        for block in each.func.body.blocks:
+            for binding in block.bindings:
+                is_known = known.issuperset(relax.analysis.free_vars(binding.value))
+                if isinstance(binding, relax.MatchCast) or not is_known:
+                    return False
+                known.add(binding.var)
     return True
+
+
+def _in_network(argument: relax.Expr, scope: Scope) -> relax.Expr:
+    return scope.get(argument, argument) if isinstance(argument, relax.Var) else argument
+
+
+def _read_by(value: relax.Expr, scope: Scope) -> Iterator[relax.Var]:
+    """Variables of the whole network in a value."""
+    found = (scope.get(var, var) for var in relax.analysis.free_vars(value))
+    return (var for var in found if isinstance(var, relax.Var))
+
+
+def _computes(value: relax.Expr) -> bool:
+    return not isinstance(value, (relax.Var, relax.Tuple, relax.TupleGetItem, tvm.ir.GenericConst))
 
 
 def _static(ty: relax.Type) -> bool:
@@ -198,15 +259,16 @@ def _static(ty: relax.Type) -> bool:
     return isinstance(shape, relax.ShapeExpr) and all(isinstance(extent, tirx.IntImm) for extent in shape.values)
 
 
-def _value(expr: relax.Expr, known: dict[relax.Var, object]) -> object:
+def _value(expr: relax.Expr, known: dict[relax.Var, object], scope: Scope) -> object:
     if isinstance(expr, relax.Var):
-        return known[expr]
+        found = scope.get(expr, expr)
+        return known[found] if isinstance(found, relax.Var) else _value(found, known, {})
     if isinstance(expr, tvm.ir.GenericConst):
         return expr.value.numpy()
     if isinstance(expr, relax.Tuple):
-        return [_value(field, known) for field in expr.fields]
+        return [_value(field, known, scope) for field in expr.fields]
     if isinstance(expr, relax.TupleGetItem):
-        whole = _value(expr.tuple_value, known)
+        whole = _value(expr.tuple_value, known, scope)
         assert isinstance(whole, list)
         return whole[expr.index]
     raise NotImplementedError(f"an expression of type {type(expr).__name__} inside of another one")

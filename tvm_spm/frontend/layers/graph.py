@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 
@@ -10,7 +10,9 @@ import tvm
 from tvm import relax
 
 from tvm_spm.errors import ModelError
-from tvm_spm.frontend.extract import ENTRY, Extraction
+from tvm_spm.frontend.calls import CalledFunction, called_functions, callee_of
+from tvm_spm.frontend.extract import Extraction
+from tvm_spm.frontend.inputs import num_inputs as num_inputs_of
 from tvm_spm.frontend.layers.access import FunctionAccess, function_access, whole_access
 from tvm_spm.graph import GraphTensor, Layer, LayerGraph, Read
 from tvm_spm.units import ceil_div
@@ -25,8 +27,9 @@ class NetworkLayers:
 
     Attributes:
         graph: The layers, every branch in one piece: see ``graph``.
-        bindings: Per layer, the variable of ``main`` that its call is bound to.
+        bindings: Per layer, the variable that its call is bound to, of ``main`` or of a function that it calls.
         node_of_layer: Per layer, its node in ``extraction.graph.nodes``.
+        times: Per layer, how often it runs.
         arguments: Per layer, the tensors that the call passes to the function, in order of its parameters.
         widened: Per layer, axes of which it is taken to read everything because their index is not affine.
         values: Per tensor, the Relax expression that it is.
@@ -35,6 +38,7 @@ class NetworkLayers:
     graph: LayerGraph
     bindings: tuple[relax.Var, ...]
     node_of_layer: tuple[int, ...]
+    times: tuple[int, ...]
     arguments: tuple[tuple[int, ...], ...]
     widened: tuple[tuple[str, ...], ...]
     values: tuple[relax.Expr, ...]
@@ -49,12 +53,13 @@ class _Call:
     arguments: tuple[int, ...]
     results: tuple[int, ...]
     is_in_place: bool
+    function: str
     block: int
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Found:
-    """What the walk over ``main`` has found so far."""
+    """What the walk over ``main`` and the functions that it calls has found so far."""
 
     tensors: list[GraphTensor] = field(default_factory=list)
     values: list[relax.Expr] = field(default_factory=list)
@@ -66,6 +71,8 @@ class _Found:
     calls: list[_Call] = field(default_factory=list)
     needed: dict[int, None] = field(default_factory=dict)
     """Tensors that are needed outside of layers."""
+    given: dict[str, list[bool]] = field(default_factory=dict)
+    """Per called function, whether each of its parameters is a constant in every call."""
 
     def add(self, name: str, ty: relax.Type, value: relax.Expr, *, is_constant: bool = False) -> int | None:
         """A new tensor; None where the type is no tensor of known shape."""
@@ -116,8 +123,11 @@ def layer_graph(extraction: Extraction, late: Collection[relax.Var] = ()) -> Net
 
     Layers are in depth-first order from the outputs of the network, in the order of the arguments of each call, so
     that the branches between a split and a join follow each other and may become one group. It may differ from the
-    order of the bindings, which are pure. Where ``main`` has several blocks (control flow) or writes in place, the
+    order of the bindings, which are pure. Where a function has several blocks (control flow) or writes in place, the
     order is that of the bindings.
+
+    Layers of a function that ``main`` calls stand behind those of its callers, once, however often they run. What they
+    read of others comes in as tensors without producer, so that no group holds layers of two functions.
 
     Args:
         extraction: The network.
@@ -145,6 +155,7 @@ def layer_graph(extraction: Extraction, late: Collection[relax.Var] = ()) -> Net
         graph=LayerGraph(tensors=tuple(found.tensors), layers=tuple(layers), outputs=outputs),
         bindings=tuple(found.calls[node].var for node in order),
         node_of_layer=tuple(order),
+        times=tuple(extraction.times[node] for node in order),
         arguments=tuple(found.calls[node].arguments for node in order),
         widened=tuple(accesses[node].widened for node in order),
         values=tuple(found.values),
@@ -152,21 +163,22 @@ def layer_graph(extraction: Extraction, late: Collection[relax.Var] = ()) -> Net
 
 
 def _walk(extraction: Extraction) -> _Found:
-    """Visit every binding of ``main``."""
-    found, main = _Found(), extraction.mod[ENTRY]
-    attrs = main.attrs
-    num_input = int(attrs["num_input"]) if attrs is not None and "num_input" in attrs else len(main.params)
-    for index, param in enumerate(main.params):
-        found.known[param] = found.add_all(param.name, param.ty, param, is_constant=index >= num_input)
+    """Visit every binding of ``main`` and of the functions that it calls."""
+    found, called = _Found(), called_functions(extraction.mod)
     tasks = dict(extraction.functions)
-    for number, block in enumerate(main.body.blocks):
-        for binding in block.bindings:
-            _visit(found, binding, tasks, number)
-    found.needed.update(dict.fromkeys(found.tensors_of(main.body.body)))
+    num_inputs = num_inputs_of(called[0].func)
+    found.given = {called[0].name: [index >= num_inputs for index in range(len(called[0].func.params))]}
+    for each in called:
+        for param, is_constant in zip(each.func.params, found.given[each.name], strict=True):
+            found.known[param] = found.add_all(param.name, param.ty, param, is_constant=is_constant)
+        for number, block in enumerate(each.func.body.blocks):
+            for binding in block.bindings:
+                _visit(found, binding, tasks, (each, number))
+        found.needed.update(dict.fromkeys(found.tensors_of(each.func.body.body)))
     return found
 
 
-def _visit(found: _Found, binding: relax.Binding, tasks: dict[str, int], block: int) -> None:
+def _visit(found: _Found, binding: relax.Binding, tasks: dict[str, int], place: tuple[CalledFunction, int]) -> None:
     var, value = binding.var, binding.value
     if isinstance(value, (relax.Var, tvm.ir.GenericConst, relax.Tuple, relax.TupleGetItem)):
         tensors = found.tensors_of(value)
@@ -185,13 +197,23 @@ def _visit(found: _Found, binding: relax.Binding, tasks: dict[str, int], block: 
                 arguments=arguments,
                 results=results,
                 is_in_place=value.op.name != "relax.call_tir",
-                block=block,
+                function=place[0].name,
+                block=place[1],
             )
         )
         return
-    is_constant = bool(arguments) and all(found.tensors[tensor].is_constant for tensor in arguments)
+    callee = callee_of(value)
+    if callee is not None:
+        of_call = [_is_constant(found, found.tensors_of(argument)) for argument in value.args]
+        before = found.given.get(callee, of_call)
+        found.given[callee] = [one and other for one, other in zip(before, of_call, strict=True)]
+    is_constant = _is_constant(found, arguments)
     found.known[var] = found.add_all(var.name, var.ty, var, is_constant=is_constant)
     found.needed.update(dict.fromkeys(arguments))
+
+
+def _is_constant(found: _Found, tensors: tuple[int, ...]) -> bool:
+    return bool(tensors) and all(found.tensors[tensor].is_constant for tensor in tensors)
 
 
 def _called(value: relax.Expr) -> str | None:
@@ -215,14 +237,24 @@ def _read_by(value: relax.Expr) -> list[relax.Expr]:
 
 
 def _order(extraction: Extraction, found: _Found, late: Collection[relax.Var]) -> list[int]:
+    """Function by function, the calls of each in an order in which they can run."""
+    names = dict.fromkeys(call.function for call in found.calls)
+    members = {name: [index for index, call in enumerate(found.calls) if call.function == name] for name in names}
+    return [index for inside in members.values() for index in _order_inside(extraction, found, late, inside)]
+
+
+def _order_inside(
+    extraction: Extraction, found: _Found, late: Collection[relax.Var], inside: Sequence[int]
+) -> Sequence[int]:
     """Calls in depth-first order from the outputs, or as they are bound where their order may matter."""
     nodes, calls = extraction.graph.nodes, found.calls
-    if len({call.block for call in calls}) > 1 or any(call.is_in_place for call in calls):
-        return list(range(len(calls)))
-    writer = {tensor: index for index, call in enumerate(calls) for tensor in call.results}
+    own = [calls[index] for index in inside]
+    if len({call.block for call in own}) > 1 or any(call.is_in_place for call in own):
+        return inside
+    writer = {tensor: index for index in inside for tensor in calls[index].results}
     order: dict[int, None] = {}
     roots = [writer[tensor] for tensor in reversed(found.needed) if tensor in writer]
-    for root in [*roots, *range(len(calls))]:
+    for root in [*roots, *inside]:
         pending = [(root, False)]
         while pending:
             index, is_done = pending.pop()

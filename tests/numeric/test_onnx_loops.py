@@ -1,4 +1,4 @@
-"""Loops of a known number of rounds, against numpy; others are refused by name."""
+"""Loops of a known number of rounds, written out and as steps that run many times, against numpy."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,9 @@ from onnx import TensorProto, helper, numpy_helper
 from tvm_spm.deploy import runtime
 from tvm_spm.errors import ModelError
 from tvm_spm.frontend import extract, load_model
-from tvm_spm.frontend.onnx.loops import MOST_NODES
+from tvm_spm.frontend.onnx import loops
+from tvm_spm.frontend.rounds import MOST_ROUNDS
+from tvm_spm.workload import Workload
 
 FLOAT, INT, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 node = helper.make_node
@@ -59,7 +61,7 @@ def nested():
     )  # fmt: skip
     nodes = [
         node("MatMul", ["a", "w"], ["product"]),
-        node("Loop", ["two", "", "a"], ["b"], body=inner),
+        node("Loop", ["two", "", "a"], ["b"], name="inner", body=inner),
         node("Identity", ["going"], ["on"]),
     ]
     return body(nodes, [value("on", BOOL, ()), value("b", FLOAT, (2, 4))], [("two", np.array(2, np.int64))])
@@ -113,8 +115,11 @@ CASES = {
 }
 
 
+@pytest.mark.parametrize("way", ["written out", "a loop"])
 @pytest.mark.parametrize("name", CASES)
-def test_rounds_are_written_out(name):
+def test_rounds_are_computed(name, way, monkeypatch):
+    if way == "a loop":
+        monkeypatch.setattr(loops, "MOST_NODES", 0)
     # ONNX's reference gets carried values wrong (onnx 1.23), so numpy says what is right.
     model, compute = CASES[name]
     x = RNG.standard_normal((2, 4)).astype(np.float32)
@@ -149,6 +154,45 @@ def test_a_loop_that_the_data_ends_is_named():
         load_model(looped(until, ["y"], rounds=50))
 
 
-def test_more_rounds_than_can_be_written_out_are_refused_with_both_numbers():
-    with pytest.raises(ModelError, match=rf"5,000 rounds of 5 nodes are 25,000: must be <= {MOST_NODES:,}"):
-        load_model(looped(product(), ["y", "all"], rounds=5_000))
+def test_many_rounds_are_a_loop():
+    nodes = [
+        node("MatMul", ["a", "small"], ["product"]),
+        node("Cast", ["it"], ["number"], to=FLOAT),
+        node("Sin", ["number"], ["wave"]),
+        node("Add", ["product", "wave"], ["b"]),
+        node("Identity", ["going"], ["on"]),
+    ]
+    small = WEIGHT / np.float32(np.linalg.norm(WEIGHT))
+    outputs = [value("on", BOOL, ()), value("b", FLOAT, (2, 4)), value("product", FLOAT, (2, 4))]
+    found = extract(load_model(looped(body(nodes, outputs, [("small", small)]), ["y", "all"], rounds=700)))
+    products_of = [task for task in found.graph.tasks if isinstance(task.work, Workload)]
+    assert [(task.work.macs, task.count) for task in products_of] == [(2 * 4 * 4, 700)]
+    x = RNG.standard_normal((2, 4)).astype(np.float32)
+    last, rows = runtime.run(runtime.build(found.mod, "edge-256"), [x])
+    want = x.astype(np.float64)
+    for number in range(700):
+        want = want @ small
+        np.testing.assert_allclose(rows[number], want, rtol=1e-5, atol=1e-5)
+        want = want + np.sin(number)
+    np.testing.assert_allclose(last, want, rtol=1e-5, atol=1e-5)
+
+
+def growing(rounds):
+    """Every round appends what it is given to itself."""
+    nodes = [node("Concat", ["a", "x"], ["b"], axis=0), node("Identity", ["going"], ["on"])]
+    inner = body(nodes, [value("on", BOOL, ()), value("b", FLOAT, None)])
+    inner.input[2].type.tensor_type.ClearField("shape")
+    return looped(inner, ["y"], rounds=rounds)
+
+
+def test_long_loops_of_growing_values_are_written_out():
+    x = RNG.standard_normal((2, 4)).astype(np.float32)
+    found = extract(load_model(growing(600)))
+    np.testing.assert_array_equal(runtime.run(runtime.build(found.mod, "edge-256"), [x])[0], np.tile(x, (601, 1)))
+    with pytest.raises(ModelError, match=r"20,000 rounds of 2 nodes are 40,000: must be <= 20,000, as shapes change"):
+        load_model(growing(20_000))
+
+
+def test_more_rounds_than_can_run_are_refused_with_both_numbers():
+    with pytest.raises(ModelError, match=rf"60,000 rounds: must be <= {MOST_ROUNDS:,}"):
+        load_model(looped(product(), ["y", "all"], rounds=60_000))

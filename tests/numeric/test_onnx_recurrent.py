@@ -8,7 +8,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tvm_spm.deploy import runtime
 from tvm_spm.errors import ModelError
-from tvm_spm.frontend import extract, load_model
+from tvm_spm.frontend import extract, load_model, rounds
+from tvm_spm.frontend.onnx import recurrent
 
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 STEPS, BATCH, DEPTH, HIDDEN = 4, 3, 5, 6
@@ -90,8 +91,17 @@ ALL = [(operator, name, case) for operator in GATES for name, case in CASES.item
 ALL += [(operator, name, case) for (operator, name), case in OWN.items()]
 
 
+def as_a_loop(monkeypatch):
+    """However short: two functions, one inside the other, of two calls each."""
+    monkeypatch.setattr(recurrent, "STEPS_WRITTEN_OUT", 0)
+    monkeypatch.setattr(rounds, "MOST_CALLS", 2)
+
+
+@pytest.mark.parametrize("way", ["written out", "a loop"])
 @pytest.mark.parametrize(("operator", "name", "case"), ALL, ids=[f"{o} {n}" for o, n, _ in ALL])
-def test_a_recurrent_layer_computes_its_equations(operator, name, case):
+def test_a_recurrent_layer_computes_its_equations(operator, name, case, way, monkeypatch):
+    if way == "a loop":
+        as_a_loop(monkeypatch)
     rng = np.random.default_rng(3)
     case = dict(case)
     without, weights, opset = case.pop("without", ""), case.pop("weights", "constants"), case.pop("opset", 14)
@@ -162,6 +172,40 @@ def test_the_product_with_the_inputs_is_hoisted_and_the_steps_are_one_task():
     ]  # fmt: skip
 
 
+def lstm(steps):
+    rng = np.random.default_rng(0)
+    constants = {"W": rng.standard_normal((1, 4 * HIDDEN, DEPTH)), "R": rng.standard_normal((1, 4 * HIDDEN, HIDDEN))}
+    graph = helper.make_graph(
+        [helper.make_node("LSTM", ["X", "W", "R"], ["Y"], hidden_size=HIDDEN)], "small",
+        [helper.make_tensor_value_info("X", TensorProto.FLOAT, (steps, BATCH, DEPTH))],
+        [helper.make_tensor_value_info("Y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(value.astype("float32"), key) for key, value in constants.items()],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8), constants
+
+
+def test_a_long_layer_is_as_many_steps_and_counts_them():
+    model, constants = lstm(5000)
+    found = extract(load_model(model))
+    products = [task for task in found.graph.tasks if hasattr(task.work, "macs")]
+    assert sorted((task.work.macs, task.count) for task in products) == [
+        (BATCH * HIDDEN * 4 * HIDDEN, 5000), (5000 * BATCH * DEPTH * 4 * HIDDEN, 1)
+    ]  # fmt: skip
+    assert len(found.graph.nodes) < 200
+    x = np.random.default_rng(1).standard_normal((5000, BATCH, DEPTH)).astype("float32")
+    (got,) = runtime.run(runtime.build(found.mod, "edge-256"), [x])
+    h = c = np.zeros((BATCH, HIDDEN))
+    for step in range(5000):
+        h, c = one_step("LSTM", x[step].astype("float64"), h, c, constants, 0, {})
+        np.testing.assert_allclose(got[step, 0], h, rtol=2e-5, atol=2e-5)
+
+
+def test_more_steps_than_can_run_are_refused_with_both_numbers():
+    model, _ = lstm(rounds.MOST_ROUNDS + 1)
+    with pytest.raises(ModelError, match=rf"50,001 steps: must be <= {rounds.MOST_ROUNDS:,}"):
+        load_model(model)
+
+
 @pytest.mark.parametrize(
     ("attributes", "said"),
     [
@@ -188,7 +232,10 @@ def as_bytes(x):
     return np.clip(np.rint(x / scale) + zero, 0, 255) - zero, scale
 
 
-def test_an_lstm_whose_weights_are_bytes():
+@pytest.mark.parametrize("way", ["written out", "a loop"])
+def test_an_lstm_whose_weights_are_bytes(way, monkeypatch):
+    if way == "a loop":
+        as_a_loop(monkeypatch)
     rng = np.random.default_rng(4)
     w, r = (rng.integers(-127, 128, (1, rows, 4 * HIDDEN)).astype("int8") for rows in (DEPTH, HIDDEN))
     bias = rng.standard_normal((1, 8 * HIDDEN)).astype("float32")

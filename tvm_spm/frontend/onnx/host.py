@@ -23,6 +23,7 @@ from tvm import relax
 from tvm_spm.errors import ModelError
 from tvm_spm.frontend.fuse import TVM_ERRORS, first_line
 from tvm_spm.frontend.onnx.check import checked_skeleton
+from tvm_spm.frontend.onnx.writer import captured
 
 FUNCTION = "tvm_spm.onnx_node"
 """The packed function that evaluates a node: its text, then its inputs."""
@@ -109,18 +110,6 @@ class HostNodes:
         return base64.b64encode(model.SerializeToString()).decode()
 
 
-def captured(node: onnx.NodeProto) -> set[str]:
-    """Names that the bodies of a node (a Scan, a Loop) read from the graph around it."""
-    found: set[str] = set()
-    for attr in node.attribute:
-        for graph in (*([attr.g] if attr.HasField("g") else []), *attr.graphs):
-            made = {each.name for each in (*graph.input, *graph.initializer)}
-            made |= {name for inner in graph.node for name in inner.output}
-            read = {name for inner in graph.node for name in (*inner.input, *captured(inner)) if name}
-            found |= (read | {each.name for each in graph.output}) - made
-    return found
-
-
 def _try(operator: str, text: str, inputs: list[TensorKind], outputs: list[TensorKind]) -> None:
     """Refuse what the reference cannot evaluate.
 
@@ -165,17 +154,22 @@ def host_nodes(model: onnx.ModelProto, origin: str) -> HostNodes:
 
 def tensor_kinds(model: onnx.ModelProto, origin: str) -> dict[str, TensorKind]:
     """By name, the tensors whose dtype and shape follow from the inputs."""
-    found = shape_inference.infer_shapes(checked_skeleton(model, origin))
+    kinds = known_kinds(shape_inference.infer_shapes(checked_skeleton(model, origin)))
+    for init in model.graph.initializer:
+        dtype = str(helper.tensor_dtype_to_np_dtype(init.data_type))
+        kinds[init.name] = TensorKind(dtype=dtype, shape=tuple(init.dims))
+    return kinds
+
+
+def known_kinds(model: onnx.ModelProto) -> dict[str, TensorKind]:
+    """By name, the tensors of a graph of which it says everything."""
     kinds: dict[str, TensorKind] = {}
-    for value in [*found.graph.input, *found.graph.value_info, *found.graph.output]:
+    for value in [*model.graph.input, *model.graph.value_info, *model.graph.output]:
         tensor = value.type.tensor_type
         dims = tensor.shape.dim
         if tensor.elem_type and tensor.HasField("shape") and all(dim.HasField("dim_value") for dim in dims):
             dtype = str(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
             kinds[value.name] = TensorKind(dtype=dtype, shape=tuple(dim.dim_value for dim in dims))
-    for init in model.graph.initializer:
-        dtype = str(helper.tensor_dtype_to_np_dtype(init.data_type))
-        kinds[init.name] = TensorKind(dtype=dtype, shape=tuple(init.dims))
     return kinds
 
 

@@ -8,6 +8,7 @@ import io
 import logging
 import traceback
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -21,12 +22,13 @@ from tvm_spm.frontend.onnx.check import checked_skeleton, infer_shapes
 from tvm_spm.frontend.onnx.dequantised import take_integers
 from tvm_spm.frontend.onnx.fold import fold_constants
 from tvm_spm.frontend.onnx.host import tensor_kinds
-from tvm_spm.frontend.onnx.loops import has_loops, refuse_loops, unroll_loops
+from tvm_spm.frontend.onnx.loops import has_loops, refuse_loops, write_loops
 from tvm_spm.frontend.onnx.microsoft.expand import has_own_operators, in_own_domain, write_out
 from tvm_spm.frontend.onnx.operators import expand_functions, import_graph
 from tvm_spm.frontend.onnx.packed import PackedWeight
 from tvm_spm.frontend.onnx.quantised import expand_quantised
-from tvm_spm.frontend.onnx.recurrent import has_recurrent, unroll_recurrent
+from tvm_spm.frontend.onnx.recurrent import has_recurrent, write_recurrent
+from tvm_spm.frontend.onnx.scans import close_scans, is_scan, write_out_scans
 from tvm_spm.frontend.onnx.simplify import is_weightless, simplify
 from tvm_spm.frontend.onnx.tensors import load_tensors
 from tvm_spm.frontend.onnx.volume import has_volumes, stack_planes
@@ -89,17 +91,31 @@ def import_onnx(
     _refuse_texts(model, origin)
     pinned = pin_inputs(model, shapes, values or {}, origin)
     chosen = {name: tuple(int(dim) for dim in dims or ()) for name, dims in _input_shapes(pinned.graph).items()}
-    static = _prepared(pinned, origin, max_memory_bytes)
+    mod, num_weights = _imported(_prepared(pinned, origin, max_memory_bytes), chosen, origin, max_memory_bytes)
+    main = mod["main"]
+    mod["main"] = main.with_attr("num_input", len(main.params) - num_weights)
+    return mod
+
+
+def _imported(
+    static: onnx.ModelProto, chosen: dict[str, tuple[int, ...]], origin: str, max_memory_bytes: int
+) -> tuple[tvm.IRModule, int]:
+    """The module of a prepared model, and how many weights were appended to its inputs."""
+
+    def import_body(body: onnx.ModelProto, where: str) -> tvm.IRModule:
+        given = {name: tuple(int(dim) for dim in dims or ()) for name, dims in _input_shapes(body.graph).items()}
+        mod, num_weights = _imported(_prepared(body, where, max_memory_bytes), given, where, max_memory_bytes)
+        if num_weights:
+            raise ModelError(f"{where}: cannot import: weights without numbers in the body of a loop")
+        return mod
+
     try:
         simpler, num_weights = simplify(static)
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
-            mod = import_graph(simpler, chosen, origin)
+            return import_graph(simpler, chosen, origin, import_body), num_weights
     except TVM_ERRORS as error:
         raise ModelError(f"{origin}: cannot import: {_failed_at(error, static)}: {first_line(error)}") from error
-    main = mod["main"]
-    mod["main"] = main.with_attr("num_input", len(main.params) - num_weights)
-    return mod
 
 
 def _refuse_texts(model: onnx.ModelProto, origin: str) -> None:
@@ -136,10 +152,12 @@ def _prepared(model: onnx.ModelProto, origin: str, max_memory_bytes: int) -> onn
     def folded(model: onnx.ModelProto) -> onnx.ModelProto:
         return fold_constants(model, origin, keep_fills=keep_fills, max_memory_bytes=max_memory_bytes)
 
+    def shapes_of(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+        return infer_shapes(checked_skeleton(model, origin), origin, max_memory_bytes=max_memory_bytes)
+
     static = folded(expand_functions(expand_quantised(in_own_domain(model), origin, packed)))
-    while has_loops(static) or has_own_operators(static):
-        next_step = write_out if has_own_operators(static) else unroll_loops
-        static = folded(expand_functions(expand_quantised(next_step(static, origin), origin, packed)))
+    while (flat := _flatter(static, shapes_of, origin)) is not None:
+        static = folded(expand_functions(expand_quantised(flat, origin, packed)))
     refuse_loops(static, origin)
     if has_branches(static):
         # Branches whose results differ in shape stay as they are.
@@ -147,14 +165,28 @@ def _prepared(model: onnx.ModelProto, origin: str, max_memory_bytes: int) -> onn
             static = folded(expand_functions(expand_quantised(choose_by_where(static), origin, packed)))
     _refuse_statistics(static, origin)
     if has_recurrent(static):
-        inferred = infer_shapes(checked_skeleton(static, origin), origin, max_memory_bytes=max_memory_bytes)
-        static = folded(unroll_recurrent(static, inferred, origin))
-    static = take_integers(static, origin, packed)
+        static = folded(write_recurrent(static, shapes_of(static), origin))
+    static = take_integers(close_scans(static), origin, packed)
     if any(node.op_type == "Conv" for node in static.graph.node):
         kinds = {name: kind.shape for name, kind in tensor_kinds(static, origin).items()}
         if has_volumes(static, kinds):
             static = stack_planes(static, kinds, origin)
     return static
+
+
+def _flatter(
+    model: onnx.ModelProto, shapes_of: Callable[[onnx.ModelProto], dict[str, tuple[int, ...]]], origin: str
+) -> onnx.ModelProto | None:
+    """The model with other domains' operators written out, or loops of known length, or these as loops over sequences.
+
+    Returns:
+        None if there is nothing left to write.
+    """
+    if has_own_operators(model):
+        return write_out(model, origin)
+    if has_loops(model):
+        return write_loops(model, origin)
+    return write_out_scans(model, shapes_of(model)) if any(map(is_scan, model.graph.node)) else None
 
 
 def _is_true(init: onnx.TensorProto) -> bool:

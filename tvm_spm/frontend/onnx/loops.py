@@ -1,4 +1,4 @@
-"""Loops whose number of rounds is known, written out: TVM's importer has none.
+"""Loops whose number of rounds is known, written out, or as loops over the numbers of the rounds where they are long.
 
 Such are the loops that exporters make of a ``for`` over a fixed range. One that ends when the data says so stays as it
 is, and is refused by name.
@@ -10,14 +10,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper, numpy_helper, shape_inference
 
 from tvm_spm.errors import ModelError
 from tvm_spm.frontend.onnx.branches import rename
-from tvm_spm.frontend.onnx.writer import opset_of
+from tvm_spm.frontend.onnx.host import TensorKind, known_kinds, tensor_kinds, value_of
+from tvm_spm.frontend.onnx.scans import LEAST_OPSET, MOST_NODES, first_output
+from tvm_spm.frontend.onnx.writer import captured, opset_of
+from tvm_spm.frontend.rounds import MOST_ROUNDS
 
-MOST_NODES = 20_000
-"""Of a loop that is written out."""
+MOST_CHANGING_NODES = 20_000
+"""Of a loop that is written out however long, as the shapes of its values change."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -42,18 +45,24 @@ def has_loops(model: onnx.ModelProto) -> bool:
     return any(_num_rounds(node, known) is not None for node in model.graph.node)
 
 
-def unroll_loops(model: onnx.ModelProto, origin: str) -> onnx.ModelProto:
-    """The model with such loops written out; those inside of them become visible.
+def write_loops(model: onnx.ModelProto, origin: str) -> onnx.ModelProto:
+    """The model with such loops written out, those inside of them become visible; a long one becomes a Scan.
 
     Raises:
-        ModelError: One would take more than ``MOST_NODES`` nodes; names it.
+        ModelError: One has more rounds than can run, or a long one has values whose shapes change; names it.
     """
     walk = _Unrolling(opset=opset_of(model), origin=origin, known=_known(model.graph))
+    kinds = tensor_kinds(model, origin)
     for node in model.graph.node:
         rounds = _num_rounds(node, walk.known)
         if rounds is None:
             walk.nodes.append(node)
+        elif rounds * max(1, len(_body(node).node)) <= MOST_NODES:
+            _write_out(walk, node, rounds)
+        elif walk.opset >= LEAST_OPSET and carried_kinds(node, kinds, walk.opset) is not None:
+            walk.nodes.append(_as_scan(walk, node, rounds))
         else:
+            _require_few(walk, node, rounds)
             _write_out(walk, node, rounds)
     unrolled = onnx.ModelProto()
     unrolled.CopyFrom(model)
@@ -107,13 +116,7 @@ def _body(node: onnx.NodeProto) -> onnx.GraphProto:
 
 
 def _write_out(walk: _Unrolling, node: onnx.NodeProto, rounds: int) -> None:
-    body, prefix = _body(node), node.name or node.output[0]
-    num_nodes = rounds * max(1, len(body.node))
-    if num_nodes > MOST_NODES:
-        raise ModelError(
-            f"{walk.origin}: cannot import: node {prefix!r} (operator Loop): {rounds:,} rounds of {len(body.node)} "
-            f"nodes are {num_nodes:,}: must be <= {MOST_NODES:,}; export it for fewer rounds"
-        )
+    body, prefix = _body(node), first_output(node)
     shared = {constant.name: f"{prefix}/{constant.name}" for constant in body.initializer}
     for constant in body.initializer:
         copy = onnx.TensorProto()
@@ -143,6 +146,79 @@ def _write_out(walk: _Unrolling, node: onnx.NodeProto, rounds: int) -> None:
     for rows, output in zip(scanned, node.output[num_carried:], strict=False):
         if output:
             _stack(walk, rows, output)
+
+
+def _require_few(walk: _Unrolling, node: onnx.NodeProto, rounds: int) -> None:
+    num_nodes = rounds * max(1, len(_body(node).node))
+    if num_nodes > MOST_CHANGING_NODES:
+        raise ModelError(
+            f"{walk.origin}: cannot import: node {node.name or node.output[0]!r} (operator Loop): {rounds:,} rounds of "
+            f"{len(_body(node).node)} nodes are {num_nodes:,}: must be <= {MOST_CHANGING_NODES:,}, as shapes change "
+            "from round to round; export it for fewer rounds"
+        )
+
+
+def carried_kinds(node: onnx.NodeProto, kinds: dict[str, TensorKind], opset: int) -> list[TensorKind] | None:
+    """Dtypes and shapes of the values that go from round to round in a Loop, if no round changes them.
+
+    Args:
+        node: A Loop.
+        kinds: Of the tensors around it, as far as known.
+        opset: Of ONNX's own operators.
+    """
+    body, carried = _body(node), list(node.input[2:])
+    if any(name not in kinds for name in carried):
+        return None
+    before = [kinds[name] for name in carried]
+    inputs = [
+        helper.make_tensor_value_info(body.input[0].name, onnx.TensorProto.INT64, ()),
+        helper.make_tensor_value_info(body.input[1].name, onnx.TensorProto.BOOL, ()),
+        *(value_of(value.name, kind) for value, kind in zip(body.input[2:], before, strict=True)),
+        *(value_of(name, kinds[name]) for name in sorted(captured(node) & set(kinds))),
+    ]
+    outputs = [onnx.ValueInfoProto(name=value.name) for value in body.output[1 : 1 + len(carried)]]
+    # A shape that a file declares is not believed.
+    graph = helper.make_graph(body.node, "round", inputs, outputs, body.initializer)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+    try:
+        found = known_kinds(shape_inference.infer_shapes(model))
+    except (shape_inference.InferenceError, RuntimeError, ValueError):
+        return None
+    after = [found.get(value.name) for value in outputs]
+    return before if after == before else None
+
+
+def _as_scan(walk: _Unrolling, node: onnx.NodeProto, rounds: int) -> onnx.NodeProto:
+    """A loop over the numbers of its rounds, whose values keep their shapes."""
+    prefix = first_output(node)
+    if rounds > MOST_ROUNDS:
+        raise ModelError(
+            f"{walk.origin}: cannot import: node {node.name or prefix!r} (operator Loop): {rounds:,} rounds: must be "
+            f"<= {MOST_ROUNDS:,}; export it for fewer"
+        )
+    body = onnx.GraphProto()
+    body.CopyFrom(_body(node))
+    number, going_on, *carried = body.input
+    del body.input[:]
+    body.input.extend([*carried, number])
+    body.initializer.append(numpy_helper.from_array(np.array(True), going_on.name))
+    results = list(body.output)[1:]
+    del body.output[:]
+    # A body gives no tensor out under two names, and none that it takes.
+    for position, result in enumerate(results):
+        out = f"{prefix}/result{position}"
+        body.node.append(helper.make_node("Identity", [result.name], [out]))
+        result.name = out
+    body.output.extend(results)
+    numbers = walk.constant(f"{prefix}/numbers", np.arange(rounds, dtype=np.int64))
+    made = helper.make_node("Scan", [*node.input[2:], numbers], node.output, name=prefix, num_scan_inputs=1, body=body)
+    # A result that nobody wants has a name too: they are told apart by their place.
+    made.output[:] = [name or f"{prefix}/unread{place}" for place, name in enumerate(_padded(node, len(results)))]
+    return made
+
+
+def _padded(node: onnx.NodeProto, length: int) -> list[str]:
+    return [*node.output, *[""] * (length - len(node.output))]
 
 
 def _stack(walk: _Unrolling, rows: list[str], output: str) -> None:

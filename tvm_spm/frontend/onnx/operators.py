@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,12 +23,14 @@ from tvm_spm.frontend.onnx.host import HostNodes, host_nodes
 from tvm_spm.frontend.onnx.ignored import refuse_ignored, with_pads
 from tvm_spm.frontend.onnx.packed import INTEGER_PRODUCT, PRODUCT, packed_matmul, packed_matmul_integer
 from tvm_spm.frontend.onnx.resampling import upsample
-from tvm_spm.frontend.onnx.writer import opset_of
+from tvm_spm.frontend.onnx.scans import ImportBody, StepOfScan, is_scan, step_of_scan
+from tvm_spm.frontend.onnx.writer import captured, opset_of
 from tvm_spm.frontend.relay.operators.convolution import conv_attrs
 from tvm_spm.frontend.relay.operators.data_movement import known
 from tvm_spm.frontend.relay.operators.quantised_layers import convolve_integers, multiply_integers
 from tvm_spm.frontend.relay.operators.registry import Attrs
 from tvm_spm.frontend.relay.tensors import Builder, Tensor
+from tvm_spm.frontend.rounds import add_rounds
 
 _Attributes = Mapping[str, Any]
 _Convert = Callable[[Builder, list["Tensor | None"], _Attributes], Tensor]
@@ -51,10 +54,54 @@ class OnnxImporter(ONNXGraphImporter):
         super().__init__({name: list(shape) for name, shape in shapes.items()}, "float32")
         self._host_nodes = nodes
         self._origin = origin
+        self._loops: dict[str, tuple[StepOfScan, tvm.ir.GlobalVar]] = {}
+
+    def add_loops(self, graph: onnx.GraphProto, import_body: ImportBody) -> None:
+        """Add the functions of loops over sequences, before the graph is imported.
+
+        A loop whose body cannot be imported is left to the reference.
+
+        Raises:
+            ModelError: The reference does not take it either.
+        """
+        used = {name for node in graph.node for name in (*node.input, *captured(node))}
+        used |= {value.name for value in graph.output}
+        for node in graph.node:
+            if not is_scan(node):
+                continue
+            name = re.sub(r"\W", "_", node.name)
+            try:
+                step = step_of_scan(node, self._host_nodes, used)
+                module = import_body(step.model, f"{self._origin}: in node {node.name!r} (operator {node.op_type})")
+                self._loops[node.name] = step, add_rounds(self.bb, name, module, step.rounds)
+            except ModelError as error:
+                if not self._host_nodes.may_call(node.name):
+                    raise
+                _log.warning("%s; the whole loop stays on the host", error)
+
+    def _loop(self, name: str, inputs: Sequence[relax.Expr]) -> relax.Expr:
+        step, function = self._loops[name]
+        scan, num_states = step.scan, step.scan.num_states
+        sequences = [self._moved(inputs[num_states + at], scan.in_axes[at], 0) for at in step.sequences]
+        call = self.bb.emit(relax.Call(function, [*(inputs[number] for number in step.states), *sequences]))
+        made = [call]
+        if isinstance(call.ty, relax.TupleType):
+            made = [self.bb.emit(relax.TupleGetItem(call, index)) for index in range(len(call.ty.fields))]
+        found = [*inputs[:num_states], *([inputs[0]] * len(scan.out_axes))]  # nobody reads what is left of these
+        for number, value in zip(step.results, made, strict=True):
+            found[number] = value if number < num_states else self._moved(value, 0, scan.out_axes[number - num_states])
+        found = found[: len(scan.node.output)]
+        return found[0] if len(found) == 1 else relax.Tuple(found)
+
+    def _moved(self, value: relax.Expr, axis: int, to: int) -> relax.Expr:
+        axes = list(range(value.ty.ndim))
+        axes.insert(to % len(axes), axes.pop(axis))
+        return value if axes == sorted(axes) else self.bb.emit(relax.op.permute_dims(value, axes))
 
     def _check_for_unsupported_ops(self, graph: onnx.GraphProto) -> None:
         known = {*_get_convert_map(), *OPERATORS, "If", "Constant"}
-        unknown = {node.op_type for node in graph.node if not self._host_nodes.may_call(node.name)} - known
+        left = [node for node in graph.node if node.name not in self._loops]
+        unknown = {node.op_type for node in left if not self._host_nodes.may_call(node.name)} - known
         if unknown:
             raise NotImplementedError(f"operators unknown to the importer: {', '.join(sorted(unknown))}")
 
@@ -78,6 +125,8 @@ class OnnxImporter(ONNXGraphImporter):
             raise ModelError(f"{self._origin}: cannot import: node {name!r}: {error}") from error
 
     def _converted(self, op_name: str, inputs: Sequence[Any], attrs: _Attributes, opset: int) -> relax.Expr:
+        if attrs["tvm_custom"]["name"] in self._loops:
+            return self._loop(attrs["tvm_custom"]["name"], inputs)
         if op_name == "ConvTranspose" and "output_shape" in attrs:
             attrs = with_pads(inputs, attrs)
         convert = OPERATORS.get("Upsample" if op_name == "Resize" and opset < 11 else op_name)
@@ -95,9 +144,19 @@ class OnnxImporter(ONNXGraphImporter):
         return found
 
 
-def import_graph(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], origin: str) -> tvm.IRModule:
-    """A model as a Relax module; as ``relax.frontend.onnx.from_onnx``, with the operators of this file."""
+def import_graph(
+    model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], origin: str, import_body: ImportBody
+) -> tvm.IRModule:
+    """A model as a Relax module; as ``relax.frontend.onnx.from_onnx``, with the operators of this file.
+
+    Args:
+        model: Its nodes are named here.
+        shapes: Dims of inputs by name.
+        origin: What errors call the model.
+        import_body: Imports the body of a loop.
+    """
     importer = OnnxImporter(shapes, host_nodes(model, origin), origin)
+    importer.add_loops(model.graph, import_body)
     return importer.from_onnx(model.graph, opset_of(model))
 
 

@@ -1,141 +1,33 @@
 """Recurrent layers of an ONNX graph (RNN, GRU, LSTM) as products and element-wise operators, step after step.
 
 The product of all inputs with the input weights does not depend on the state: it is one matrix product before the
-loop. Each step then multiplies its state by the recurrent weights, once for all gates.
+loop. Each step then multiplies its state by the recurrent weights, once for all gates. A short loop is written out; a
+long one is a Scan over the steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper
 
-from tvm_spm.errors import ModelError, did_you_mean
-from tvm_spm.frontend.onnx.activations import (
-    ACTIVATIONS,
-    DEFAULT_ALPHA,
-    DEFAULT_BETA,
-    TAKES_ALPHA,
-    TAKES_BETA,
-)
+from tvm_spm.frontend.onnx.activations import ACTIVATIONS
+from tvm_spm.frontend.onnx.recurrent_layer import GATES, RecurrentLayer, is_recurrent, layer_of
 from tvm_spm.frontend.onnx.writer import Array, Writer, known_arrays, require_opset, with_nodes
-from tvm_spm.units import shown
 
-_GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
-
-_DEFAULT_ACTIVATIONS = {"RNN": ["Tanh"], "GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"]}
-
-_QUANTISED = "DynamicQuantize"
-"""Start of the name of the layer of onnxruntime whose weights are bytes."""
-
-MAX_STEPS = 1_000
-"""Steps of one direction that are written out; each takes a dozen operators."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Layer:
-    """A node, its dims, and its attributes."""
-
-    node: onnx.NodeProto
-    num_steps: int
-    batch: int
-    depth: int
-    hidden: int
-    dtype: np.dtype[np.generic]
-    attributes: dict[str, Any]
-    origin: str
-
-    @property
-    def directions(self) -> tuple[bool, ...]:
-        """Whether each direction runs backwards."""
-        text = self.attributes.get("direction", b"forward")
-        name = text.decode() if isinstance(text, bytes) else str(text)
-        found = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
-        if name not in found:
-            raise ModelError(f"{self.what}: direction {name!r}: {did_you_mean(name, found)}")
-        return found[name]
-
-    @property
-    def what(self) -> str:
-        """How errors call the node."""
-        name = self.node.name or self.node.output[0]
-        return f"{self.origin}: cannot import: node {name!r} (operator {self.node.op_type})"
-
-    @property
-    def is_batch_first(self) -> bool:
-        """Whether batches come before steps."""
-        return bool(self.attributes.get("layout", 0))
-
-    @property
-    def kind(self) -> str:
-        """RNN, GRU or LSTM."""
-        return str(self.node.op_type).removeprefix(_QUANTISED)
-
-    @property
-    def is_quantised(self) -> bool:
-        """Whether weights are bytes, stored as columns, with a scale and a zero point a direction."""
-        return str(self.node.op_type).startswith(_QUANTISED)
-
-    def flag(self, name: str) -> bool:
-        """An attribute that is 0 or 1."""
-        return bool(self.attributes.get(name, 0))
-
-    def input(self, index: int) -> str:
-        """The name of an input, or nothing if it is left out."""
-        return self.node.input[index] if index < len(self.node.input) else ""
-
-    def output(self, index: int) -> str:
-        """The name of an output, or nothing if it is not wanted."""
-        return self.node.output[index] if index < len(self.node.output) else ""
-
-    def activations(self, direction: int) -> list[tuple[str, float | None, float | None]]:
-        """(name, alpha, beta) of the activations of one direction.
-
-        Raises:
-            ModelError: There are too few, or one is unknown.
-        """
-        each = _DEFAULT_ACTIVATIONS[self.kind]
-        given = self.attributes.get("activations")
-        names = each * len(self.directions) if given is None else [_decoded(name) for name in given]
-        if len(names) != len(each) * len(self.directions):
-            raise ModelError(
-                f"{self.what}: {len(names)} activations: must be {len(each)} for each of "
-                f"{len(self.directions)} directions"
-            )
-        alphas = iter(self.attributes.get("activation_alpha", ()))
-        betas = iter(self.attributes.get("activation_beta", ()))
-        found = []
-        for name in names:
-            known = next((one for one in ACTIVATIONS if one.lower() == name.lower()), None)
-            if known is None:
-                raise ModelError(f"{self.what}: activation {shown(name)}: {did_you_mean(name, ACTIVATIONS)}")
-            takes_alpha, takes_beta = known in TAKES_ALPHA, known in TAKES_BETA
-            alpha = next(alphas, DEFAULT_ALPHA.get(known)) if takes_alpha else None
-            beta = next(betas, DEFAULT_BETA.get(known)) if takes_beta else None
-            if (takes_alpha and alpha is None) or (takes_beta and beta is None):
-                raise ModelError(f"{self.what}: activation {known}: needs activation_alpha and activation_beta")
-            found.append((known, alpha, beta))
-        start = direction * len(each)
-        return found[start : start + len(each)]
+STEPS_WRITTEN_OUT = 32
+"""More steps of one direction are a loop. Up to here its copies of rows are the same, and the first state is known."""
 
 
 def has_recurrent(model: onnx.ModelProto) -> bool:
     """Whether a graph has an RNN, a GRU or an LSTM."""
-    return any(_is_recurrent(node) for node in model.graph.node)
+    return any(is_recurrent(node) for node in model.graph.node)
 
 
-def _is_recurrent(node: onnx.NodeProto) -> bool:
-    if node.domain == "com.microsoft":
-        return bool(node.op_type == _QUANTISED + "LSTM")
-    return node.op_type in _GATES and node.domain in ("", "ai.onnx")
-
-
-def unroll_recurrent(model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]], origin: str) -> onnx.ModelProto:
-    """Write out every RNN, GRU and LSTM.
+def write_recurrent(model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]], origin: str) -> onnx.ModelProto:
+    """Write every RNN, GRU and LSTM by other operators.
 
     Args:
         model: The dims of its inputs are known.
@@ -151,10 +43,10 @@ def unroll_recurrent(model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]],
     nodes: list[onnx.NodeProto] = []
     constants: dict[str, Array] = {}
     for position, node in enumerate(model.graph.node):
-        if not _is_recurrent(node):
+        if not is_recurrent(node):
             nodes.append(node)
             continue
-        layer = _layer(node, shapes, known, origin)
+        layer = layer_of(node, shapes, known, origin)
         writer = Writer(prefix=f"{node.op_type.lower()}{position}", opset=opset, known=known)
         _write_layer(writer, layer)
         nodes += writer.nodes
@@ -162,49 +54,17 @@ def unroll_recurrent(model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]],
     return with_nodes(model, nodes, constants)
 
 
-def _layer(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]], known: dict[str, Array], origin: str) -> _Layer:
-    attributes = {attr.name: helper.get_attribute_value(attr) for attr in node.attribute}
-    for name in node.input[:3]:
-        found = shapes.get(name)
-        if found is None or len(found) != 3:
-            why = "depends on the data" if found is None else f"is {found}"
-            raise ModelError(
-                f"{origin}: cannot import: node {node.name or node.output[0]!r} (operator {node.op_type}): "
-                f"the shape of its input {name!r} {why}: must be three known extents"
-            )
-    first, second, depth = shapes[node.input[0]]
-    num_steps, batch = (second, first) if attributes.get("layout", 0) else (first, second)
-    hidden = int(attributes.get("hidden_size", 0)) or shapes[node.input[2]][2]
-    weights = known.get(node.input[1])
-    dtype = np.dtype(np.float32) if weights is None or weights.dtype.kind != "f" else weights.dtype
-    layer = _Layer(
-        node=node, num_steps=num_steps, batch=batch, depth=depth, hidden=hidden, dtype=dtype, attributes=attributes,
-        origin=origin,
-    )  # fmt: skip
-    if num_steps > MAX_STEPS:
-        raise ModelError(
-            f"{layer.what}: {num_steps:,} steps: must be <= {MAX_STEPS:,}; export it for a shorter sequence"
-        )
-    gates = _GATES[layer.kind]
-    for name, what, rows in ((node.input[1], "weights", depth), (node.input[2], "recurrent weights", hidden)):
-        needed = (len(layer.directions), *((rows, gates * hidden) if layer.is_quantised else (gates * hidden, rows)))
-        if shapes[name] != needed:
-            raise ModelError(f"{layer.what}: {what} {shapes[name]}: must be {needed}")
-    return layer
-
-
-def _write_layer(writer: Writer, layer: _Layer) -> None:
+def _write_layer(writer: Writer, layer: RecurrentLayer) -> None:
     sequence = layer.input(0)
     if layer.is_batch_first:
         sequence = writer.emit("Transpose", sequence, perm=[1, 0, 2])
     rows = writer.emit("Reshape", sequence, writer.integers(layer.num_steps * layer.batch, layer.depth))
-    valid = list(_valid(writer, layer))
+    valid = _valid(writer, layer)
     per_direction = [_Direction(writer, layer, number) for number in range(len(layer.directions))]
     found = [direction.run(rows, valid) for direction in per_direction]
     axis = 2 if layer.is_batch_first else 1
     if layer.output(0):
-        sequences = [_stack(writer, each.outputs, layer) for each in found]
-        writer.concat([writer.unsqueezed(each, axis) for each in sequences], axis, out=layer.output(0))
+        writer.concat([writer.unsqueezed(each.outputs, axis) for each in found], axis, out=layer.output(0))
     last = 1 if layer.is_batch_first else 0
     for out, states in ((layer.output(1), [e.state for e in found]), (layer.output(2), [e.cell for e in found])):
         if out:
@@ -213,39 +73,39 @@ def _write_layer(writer: Writer, layer: _Layer) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _States:
-    """Of one direction: the output of each step, and the states after the last."""
+    """Of one direction: the outputs of all steps, and the states after the last."""
 
-    outputs: list[str]
+    outputs: str
     state: str
     cell: str
 
 
-def _stack(writer: Writer, outputs: list[str], layer: _Layer) -> str:
-    axis = 1 if layer.is_batch_first else 0
-    rows = [writer.unsqueezed(one, axis) for one in outputs]
-    return writer.concat(rows, axis)
-
-
-def _valid(writer: Writer, layer: _Layer) -> Iterator[str | None]:
-    """Per step, which sequences reach it, as a column; nothing where all do."""
+def _valid(writer: Writer, layer: RecurrentLayer) -> str:
+    """Which sequences reach each step, as a column of all steps and sequences; nothing where all do."""
     lengths = layer.input(4)
     known = writer.known.get(lengths)
     if lengths and known is None:
         # One comparison for all steps, so that the functions of all steps are the same.
         steps = writer.constant(np.arange(layer.num_steps, dtype=np.int32).reshape(-1, 1))
         reached = writer.emit("Greater", writer.unsqueezed(lengths, 0), steps)
-        column = writer.emit("Reshape", reached, writer.integers(layer.num_steps * layer.batch, 1))
-        yield from writer.split(column, (layer.batch,) * layer.num_steps, 0)
-        return
-    for step in range(layer.num_steps):
-        reaches = None if known is None else np.greater(known.reshape(-1, 1), step)
-        yield None if reaches is None or reaches.all() else writer.constant(reaches)
+        return writer.emit("Reshape", reached, writer.integers(layer.num_steps * layer.batch, 1))
+    if known is None or np.greater_equal(known, layer.num_steps).all():
+        return ""
+    return writer.constant(np.greater(known.reshape(1, -1), np.arange(layer.num_steps).reshape(-1, 1)).reshape(-1, 1))
+
+
+def _valid_by_step(writer: Writer, layer: RecurrentLayer, valid: str) -> list[str]:
+    """The column of each step, nothing where all sequences are known to reach it."""
+    if not valid:
+        return [""] * layer.num_steps
+    parts = writer.split(valid, (layer.batch,) * layer.num_steps, 0)
+    return ["" if part in writer.known and writer.known[part].all() else part for part in parts]
 
 
 class _Direction:
     """One direction of a layer."""
 
-    def __init__(self, writer: Writer, layer: _Layer, number: int) -> None:
+    def __init__(self, writer: Writer, layer: RecurrentLayer, number: int) -> None:
         self._writer, self._layer, self._number = writer, layer, number
         self._is_backwards = layer.directions[number]
         recurrent = writer.at(layer.input(2), number)
@@ -259,36 +119,90 @@ class _Direction:
             early, new = writer.split(self._recurrent, (2 * layer.hidden, layer.hidden), 1)
             self._columns = early, new
         self._one = writer.constant(np.ones((), layer.dtype))
+        self._zero = self._late_bias = ""
 
-    def run(self, rows: str, valid: list[str | None]) -> _States:
+    def run(self, rows: str, valid: str) -> _States:
         """All steps, the last first if it runs backwards."""
         writer, layer = self._writer, self._layer
-        bias, recurrent_bias = self._biases()
+        bias, self._late_bias = self._biases()
         weights = writer.at(layer.input(1), self._number)
         weights = weights if layer.is_quantised else writer.transposed(weights)
         inputs = self._product(rows, weights, 0)
         if bias:
             inputs = writer.emit("Add", inputs, bias)
-        by_step = writer.split(inputs, (layer.batch,) * layer.num_steps, 0)
         state, cell = self._initial(5), self._initial(6)
-        zero = writer.constant(np.zeros((layer.batch, layer.hidden), layer.dtype))
+        self._zero = writer.constant(np.zeros((layer.batch, layer.hidden), layer.dtype))
+        written = self._written_out if layer.num_steps <= STEPS_WRITTEN_OUT else self._scanned
+        return written(inputs, valid, state, cell)
+
+    def _written_out(self, inputs: str, valid: str, state: str, cell: str) -> _States:
+        writer, layer = self._writer, self._layer
+        by_step = writer.split(inputs, (layer.batch,) * layer.num_steps, 0)
+        reached = _valid_by_step(writer, layer, valid)
         outputs = [""] * layer.num_steps
         steps = range(layer.num_steps)
         for step in reversed(steps) if self._is_backwards else steps:
-            if layer.kind == "LSTM":
-                new, new_cell = self._lstm(by_step[step], state, cell)
-            elif layer.kind == "GRU":
-                new, new_cell = self._gru(by_step[step], state, recurrent_bias), cell
-            else:
-                product = writer.emit("Add", by_step[step], self._product(state, self._recurrent, 1))
-                new, new_cell = self._activate(0, product), cell
-            reached, outputs[step] = valid[step], new
-            if reached is not None:
-                outputs[step] = writer.emit("Where", reached, new, zero)
-                new = writer.emit("Where", reached, new, state)
-                new_cell = new_cell if new_cell == cell else writer.emit("Where", reached, new_cell, cell)
-            state, cell = new, new_cell
-        return _States(outputs=outputs, state=state, cell=cell)
+            outputs[step], state, cell = self._step(by_step[step], reached[step], state, cell)
+        axis = 1 if layer.is_batch_first else 0
+        stacked = writer.concat([writer.unsqueezed(one, axis) for one in outputs], axis)
+        return _States(outputs=stacked, state=state, cell=cell)
+
+    def _scanned(self, inputs: str, valid: str, state: str, cell: str) -> _States:
+        """All steps as one node, whose body reads weights from the graph around it."""
+        outer, layer = self._writer, self._layer
+        num_gates = GATES[layer.kind] * layer.hidden
+        by_step = [
+            (inputs, "x", num_gates, layer.dtype),
+            *([(valid, "reached", 1, np.dtype(np.bool_))] if valid else []),
+        ]
+        sequences = [
+            outer.emit("Reshape", rows, outer.integers(layer.num_steps, layer.batch, width))
+            for rows, _, width, _ in by_step
+        ]
+        initial = [(state, "state"), *([(cell, "cell")] if layer.kind == "LSTM" else [])]
+        prefix = f"{outer.prefix}__step{self._number}"
+        self._writer = Writer(prefix=prefix, opset=outer.opset, known=outer.known, constants=outer.constants)
+        names = {name: f"{prefix}__{name}" for name in ("x", "reached", "state", "cell")}
+        made = self._step(names["x"], names["reached"] if valid else "", names["state"], names["cell"])
+        body, self._writer = self._writer, outer
+        # A body gives no tensor out under two names.
+        results = [body.emit("Identity", name) for name in (*made[1 : 1 + len(initial)], made[0])]
+        whole = (layer.batch, layer.hidden)
+        graph = helper.make_graph(
+            body.nodes, prefix,
+            [
+                *(_value(names[name], whole, layer.dtype) for _, name in initial),
+                *(_value(names[name], (layer.batch, width), dtype) for _, name, width, dtype in by_step),
+            ],
+            [_value(name, whole, layer.dtype) for name in results],
+        )  # fmt: skip
+        ends = [f"{prefix}__end{number}" for number in range(len(results))]
+        backwards = int(self._is_backwards)
+        outer.nodes.append(
+            helper.make_node(
+                "Scan", [*(name for name, _ in initial), *sequences], ends, name=prefix, body=graph,
+                num_scan_inputs=len(sequences), scan_input_directions=[backwards] * len(sequences),
+                scan_output_directions=[backwards],
+            )
+        )  # fmt: skip
+        outputs = outer.emit("Transpose", ends[-1], perm=[1, 0, 2]) if layer.is_batch_first else ends[-1]
+        return _States(outputs=outputs, state=ends[0], cell=ends[1] if layer.kind == "LSTM" else cell)
+
+    def _step(self, inputs: str, reached: str, state: str, cell: str) -> tuple[str, str, str]:
+        """The output of a step, and the states after it."""
+        writer, layer = self._writer, self._layer
+        if layer.kind == "LSTM":
+            new, new_cell = self._lstm(inputs, state, cell)
+        elif layer.kind == "GRU":
+            new, new_cell = self._gru(inputs, state, self._late_bias), cell
+        else:
+            product = writer.emit("Add", inputs, self._product(state, self._recurrent, 1))
+            new, new_cell = self._activate(0, product), cell
+        if not reached:
+            return new, new, new_cell
+        output = writer.emit("Where", reached, new, self._zero)
+        new_cell = new_cell if new_cell == cell else writer.emit("Where", reached, new_cell, cell)
+        return output, writer.emit("Where", reached, new, state), new_cell
 
     def _product(self, rows: str, weights: str, which: int) -> str:
         """Rows times the input (0) or recurrent (1) weights; of quantised ones, rows become bytes on the way."""
@@ -312,7 +226,7 @@ class _Direction:
         writer, layer = self._writer, self._layer
         if not layer.input(3):
             return "", ""
-        gates, hidden = _GATES[layer.kind], layer.hidden
+        gates, hidden = GATES[layer.kind], layer.hidden
         both = writer.at(layer.input(3), self._number)
         parts = writer.split(both, (gates * hidden, gates * hidden), 0)
         if layer.kind != "GRU" or not layer.flag("linear_before_reset"):
@@ -372,5 +286,5 @@ class _Direction:
         return writer.emit("Add", writer.emit("Mul", rest, new), writer.emit("Mul", update, state))
 
 
-def _decoded(value: object) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+def _value(name: str, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(dtype), shape)

@@ -17,7 +17,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from tvm_spm.frontend.onnx.writer import SUBGRAPHS, opset_of
+from tvm_spm.frontend.onnx.writer import captured, opset_of
 
 Array = NDArray[np.generic]
 
@@ -88,7 +88,7 @@ def simplify(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     """
     source = model.graph
     opset = opset_of(model)
-    if opset < _LEAST_OPSET or any(attr.type in SUBGRAPHS for node in source.node for attr in node.attribute):
+    if opset < _LEAST_OPSET or any(captured(node) for node in source.node):
         return model, 0
     initial = {init.name: init for init in source.initializer}
     uses = Counter(name for node in source.node for name in node.input)

@@ -91,6 +91,14 @@ class Writer:
             return self.constant(np.add(self.known[left], self.known[right]))
         return self.emit("Add", left, right)
 
+    def squeezed(self, tensor: str, axis: int) -> str:
+        """A tensor without an axis of one element."""
+        if tensor in self.known:
+            return self.constant(np.squeeze(self.known[tensor], axis))
+        if self.opset < 13:
+            return self.emit("Squeeze", tensor, axes=[axis])
+        return self.emit("Squeeze", tensor, self.integers(axis))
+
     def unsqueezed(self, tensor: str, axis: int) -> str:
         """A tensor with one more axis of one element."""
         if self.opset < 13:
@@ -169,8 +177,9 @@ def require_opset(model: onnx.ModelProto, what: str, origin: str) -> int:
 
 def with_nodes(model: onnx.ModelProto, nodes: list[onnx.NodeProto], constants: dict[str, Array]) -> onnx.ModelProto:
     """A model of other nodes and some more constants, with the same inputs and outputs."""
-    used = {name for node in nodes for name in node.input} | {output.name for output in model.graph.output}
-    kept = [init for init in model.graph.initializer if init.name in used or _has_body(nodes)]
+    used = {name for node in nodes for name in (*node.input, *captured(node))}
+    used |= {output.name for output in model.graph.output}
+    kept = [init for init in model.graph.initializer if init.name in used]
     new = [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items() if name in used]
     graph = helper.make_graph(nodes, model.graph.name or "graph", model.graph.input, model.graph.output, kept + new)
     graph.value_info.extend(model.graph.value_info)
@@ -181,5 +190,13 @@ def with_nodes(model: onnx.ModelProto, nodes: list[onnx.NodeProto], constants: d
     return written
 
 
-def _has_body(nodes: list[onnx.NodeProto]) -> bool:
-    return any(attr.type in SUBGRAPHS for node in nodes for attr in node.attribute)
+def captured(node: onnx.NodeProto) -> set[str]:
+    """Names that the bodies of a node (a Scan, a Loop) read from the graph around it."""
+    found: set[str] = set()
+    for attr in node.attribute:
+        for graph in (*([attr.g] if attr.HasField("g") else []), *attr.graphs):
+            made = {each.name for each in (*graph.input, *graph.initializer)}
+            made |= {name for inner in graph.node for name in inner.output}
+            read = {name for inner in graph.node for name in (*inner.input, *captured(inner)) if name}
+            found |= (read | {each.name for each in graph.output}) - made
+    return found

@@ -124,7 +124,7 @@ def test_written_sources_are_clean(tmp_path, numbers):
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     files = sorted(path.name for path in (tmp_path / "new" / "out").iterdir())
-    assert {"spm_core.sv", "spm_pe.sv", "spm_bench.sv", "bench.cpp"} <= set(files)
+    assert {"spm_core.sv", "spm_pes.sv", "spm_bench.sv", "bench.cpp"} <= set(files)
     command = [
         "verilator",
         "--lint-only",
@@ -142,5 +142,5 @@ def test_written_sources_are_clean(tmp_path, numbers):
 def test_memories_have_the_bits_of_the_accelerator():
     areas = {area.unit: area for area in count_area(parameters_of(SMALLEST))}
     # 4 PEs with 64 B, a scratchpad of 1 KiB
-    assert (areas["spm_pe"].instances, areas["spm_pe"].memory_bits) == (4, 4 * 64 * 8)
+    assert (areas["spm_pes"].instances, areas["spm_pes"].memory_bits) == (4, 4 * 64 * 8)
     assert areas["spm_scratchpad"].memory_bits == 1024 * 8

@@ -63,9 +63,11 @@ def count_area(parameters: Parameters) -> tuple[UnitArea, ...]:
         settings = " ".join(
             f"-set {field.name.upper()} {getattr(parameters, field.name)}" for field in fields(parameters)
         )
+        # A simulation takes all PEs in one module; here each is one, so that all but the first are counted at once.
+        settings += " -set UNIT_ROWS 1 -set UNIT_COLS 1"
         script = (
-            f"read_verilog -sv {' '.join(names)}; chparam {settings} {TOP}; hierarchy -top {TOP}; proc; opt_clean; "
-            "memory_collect; opt_clean; write_json area.json"
+            f"read_verilog -sv {' '.join(names)}; chparam {settings} {TOP}; hierarchy -top {TOP}; proc; "
+            "opt_expr; opt_clean; memory_collect; opt_clean; write_json area.json"
         )
         done = subprocess.run(
             [program, "-q", "-p", script], cwd=folder, capture_output=True, text=True, timeout=_YOSYS_S, check=False

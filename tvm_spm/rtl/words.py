@@ -175,7 +175,7 @@ def _registers(arch: Arch, layer: _Layer, code: VectorCode, num_passes: int, num
         ([dim.cols for dim in dims], [dim.rf for dim in dims], arch.pe.cols),
     ):
         for number in range(count):
-            values += _place(number, factors, scales)
+            values += _place(number, factors, scales, layer.axes)
     return np.array(values, dtype=np.uint32)
 
 
@@ -204,10 +204,11 @@ def _holes(axes: Sequence[AxisSetup]) -> int:
     return found
 
 
-def _place(number: int, factors: Sequence[int], scales: Sequence[int]) -> list[int]:
-    """Words of one row or column: offsets of its pieces, its number in a sum, and whether it is used.
+def _place(number: int, factors: Sequence[int], scales: Sequence[int], axes: dict[str, list[AxisSetup]]) -> list[int]:
+    """Words of one row or column: offsets of its pieces, its number in a sum, whether it is used, where they begin.
 
-    PEs that add up one sum are neighbours: the summed dims are the fastest digits of the number.
+    PEs that add up one sum are neighbours: the summed dims are the fastest digits of the number. Pieces of I, W and O
+    begin at an index along each axis, and at a byte of what an array tile would take in RF.
     """
     summed = [place for place, name in enumerate(DIM_NAMES) if name in REDUCTION_DIMS]
     others = [place for place in range(len(DIM_NAMES)) if place not in summed]
@@ -218,7 +219,20 @@ def _place(number: int, factors: Sequence[int], scales: Sequence[int]) -> list[i
         if place in summed:
             in_sum += digit * weight
             weight *= factors[place]
-    return [*_halves(offsets), in_sum & 0xFF | (0x100 if number == 0 else 0)]
+    bases, addresses = [], []
+    for operand in Operand:
+        found = [
+            sum(far * offsets[DIM_NAMES.index(name)] for name, far in zip(axis.dims, axis.coefficients, strict=True))
+            for axis in axes[operand.name]
+        ]
+        bases += [*found, *[0] * (_AXES - len(found))]
+        addresses.append(sum(base * axis.rf_stride for base, axis in zip(found, axes[operand.name], strict=True)))
+    return [
+        *_halves(offsets),
+        in_sum & 0xFF | (0x100 if number == 0 else 0),
+        *_halves(bases),
+        *_halves([*addresses, 0]),
+    ]
 
 
 # instructions ---------------------------------------------------------------------------------------------------------

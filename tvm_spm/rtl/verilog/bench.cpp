@@ -7,9 +7,12 @@
 #include <vector>
 
 #include "Vspm_bench.h"
+#include "Vspm_bench__Dpi.h"
 #include "verilated.h"
 
+static const size_t PASS = 12, TRANSFER = 68;
 static std::vector<uint8_t> dram;
+static std::vector<uint32_t> passes, transfers;
 
 extern "C" int dram_read(int address) {
   uint32_t value = 0;
@@ -23,6 +26,17 @@ extern "C" void dram_write(int address, int value, int num_bytes) {
     if (uint32_t(address) + b < dram.size()) dram[uint32_t(address) + b] = uint8_t(uint32_t(value) >> (8 * b));
 }
 
+static void fetch(const std::vector<uint32_t> &words, size_t size, int number, svBitVecVal *word) {
+  if ((uint32_t(number) + 1) * size <= words.size())
+    memcpy(word, &words[uint32_t(number) * size], size * 4);
+  else
+    memset(word, 0, size * 4);
+}
+
+extern "C" void fetch_pass(int number, svBitVecVal *word) { fetch(passes, PASS, number, word); }
+
+extern "C" void fetch_transfer(int number, svBitVecVal *word) { fetch(transfers, TRANSFER, number, word); }
+
 static void take(void *to, size_t bytes) {
   if (fread(to, 1, bytes, stdin) != bytes) {
     fprintf(stderr, "program cut short\n");
@@ -31,12 +45,13 @@ static void take(void *to, size_t bytes) {
 }
 
 int main() {
-  const size_t PASS = 12, TRANSFER = 68;
   uint32_t head[4];
   uint64_t most;
   take(head, sizeof head);
   take(&most, sizeof most);
-  std::vector<uint32_t> registers(head[0]), passes(head[1] * PASS), transfers(head[2] * TRANSFER);
+  std::vector<uint32_t> registers(head[0]);
+  passes.resize(head[1] * PASS);
+  transfers.resize(head[2] * TRANSFER);
   dram.resize(head[3]);
   take(registers.data(), registers.size() * 4);
   take(passes.data(), passes.size() * 4);
@@ -53,34 +68,24 @@ int main() {
     top.clk = 1;
     top.eval();
   };
-  auto feed = [&]() {
-    if (top.pass_number < head[1]) memcpy(&top.pass_word[0], &passes[top.pass_number * PASS], PASS * 4);
-    if (top.transfer_number < head[2])
-      memcpy(&top.transfer_word[0], &transfers[top.transfer_number * TRANSFER], TRANSFER * 4);
-  };
   top.rst = 1;
-  top.register_write = top.configure = top.start = 0;
-  clock();
-  clock();
-  top.rst = 0;
-  top.register_write = 1;
+  top.clk = top.register_clk = top.start = 0;
   for (size_t number = 0; number < registers.size(); number++) {
     top.register_number = uint16_t(number);
     top.register_value = registers[number];
-    clock();
+    top.register_clk = 0;
+    top.eval();
+    top.register_clk = 1;
+    top.eval();
   }
-  top.register_write = 0;
-  top.configure = 1;
-  clock();
-  top.configure = 0;
   clock();
   clock();
-  feed();
+  top.rst = 0;
   top.start = 1;
   clock();
   top.start = 0;
+  clock();
   while (!top.finished && cycles < most) {
-    feed();
     if (top.pass_running && top.pass_number > 0) pass_cycles[top.pass_number - 1]++;
     slot_cycles[top.pass_number]++;
     clock();

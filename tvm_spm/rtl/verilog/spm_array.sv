@@ -9,12 +9,13 @@ module spm_array #(
     parameter int RATE_NUM = 1,
     parameter int RATE_DEN = 1,
     parameter int PORT_NUM = 0,
-    parameter int PORT_DEN = 1
+    parameter int PORT_DEN = 1,
+    parameter int UNIT_ROWS = ROWS,        // of the rectangles that PEs are described in
+    parameter int UNIT_COLS = COLS
 ) (
     input logic clk,
     input logic rst,
     // fixed by the layer
-    input logic configure,
     input logic [127:0] array_tile,
     input logic [127:0] rf_tile,
     input logic [3:0] num_loops,
@@ -32,8 +33,8 @@ module spm_array #(
     input logic [3*4*16-1:0] rf_stride,
     input logic [15:0] sum_rows,           // PEs along each axis that add up one sum
     input logic [15:0] sum_cols,
-    input logic [ROWS*144-1:0] row_place,  // per row: 8 offsets, its number in a sum, whether it is used
-    input logic [COLS*144-1:0] col_place,
+    input logic [ROWS*416-1:0] row_place,  // per row: 8 offsets, its number in a sum, whether it is used, bases
+    input logic [COLS*416-1:0] col_place,
     // of the pass
     input logic go,
     input logic [4:0] go_flags,
@@ -52,11 +53,11 @@ module spm_array #(
     output logic [LANES*32-1:0] write_data,
     // what happened
     output logic [4*LANES-1:0] crossed,    // I, W, sums in, sums out
-    output logic [ROWS*COLS*32-1:0] num_macs,
-    output logic [ROWS*COLS*64-1:0] num_heard
+    output logic [63:0] num_macs,
+    output logic [2*64-1:0] num_heard
 );
   localparam int STATIONS = ROWS + COLS - 1;
-  localparam int TAG = 1 + 1 + 16 + 64 + 16 + 32;  // valid, last, index of K, index in the box, address in RF, in SPM
+  localparam int TAG = 64 + 16 + 16;       // index in the box, address in RF, index of K
 
   // sequencer ---------------------------------------------------------------------------------------------------------
   logic [2:0] enter_start, enter_which, enter_busy, enter_last, step_which;
@@ -109,7 +110,7 @@ module spm_array #(
       enter_buffer[o*16+:16] = rf_buffer[(2*o+32'(enter_which[o]))*16+:16];
     end
     leave_buffer = rf_buffer[(4+32'(leave_which))*16+:16];
-      end
+  end
 
   // networks ----------------------------------------------------------------------------------------------------------
   // Along each axis: first + sum over its terms of distance * (elems - less)
@@ -147,8 +148,9 @@ module spm_array #(
   logic [63:0] origin_at;                  // of the box of I, in the tile
 
   always_comb begin
-    for (int o = 0; o < 3; o++) box[o*64+:64] = spread(axes[o*160+:160], enter_size, 16'd1, 16'd1);
-    box[3*64+:64] = spread(axes[320+:160], leave_size, 16'd1, 16'd1);
+    box = '0;
+    for (int o = 0; o < 3; o++) if (enter_start[o]) box[o*64+:64] = spread(axes[o*160+:160], enter_size, 16'd1, 16'd1);
+    if (leave_start) box[3*64+:64] = spread(axes[320+:160], leave_size, 16'd1, 16'd1);
   end
 
   generate
@@ -196,52 +198,153 @@ module spm_array #(
         origin[3*32+:32] <= address[2*32+:32] + in_spm(spread(axes[320+:160], leave_base, 16'd0, 16'd0), spm_stride[256+:128]);
     end
 
+  // Who may take it: buses look at what passes first, for a whole row or column.
+  logic [3*64-1:0] full_span, row_reach, col_reach;  // of pieces, of the bases of all rows, of all columns
+  logic [2:0] is_simple;
+
+  always_comb begin
+    row_reach = '0;
+    col_reach = '0;
+    for (int o = 0; o < 3; o++) begin
+      full_span[o*64+:64] = spread(axes[o*160+:160], rf_tile, 16'd1, 16'd1);
+      is_simple[o] = 1'b1;
+      for (int axis = 0; axis < 4; axis++) begin
+        for (int row = 0; row < ROWS; row++)
+          if (row_place[row*416+136] && row_place[row*416+160+o*64+axis*16+:16] > row_reach[o*64+axis*16+:16])
+            row_reach[o*64+axis*16+:16] = row_place[row*416+160+o*64+axis*16+:16];
+        for (int col = 0; col < COLS; col++)
+          if (col_place[col*416+136] && col_place[col*416+160+o*64+axis*16+:16] > col_reach[o*64+axis*16+:16])
+            col_reach[o*64+axis*16+:16] = col_place[col*416+160+o*64+axis*16+:16];
+        if (row_reach[o*64+axis*16+:16] != 16'd0 && col_reach[o*64+axis*16+:16] != 16'd0) is_simple[o] = 1'b0;
+      end
+    end
+  end
+
+  logic [15:0] row_base[0:11][0:ROWS-1];
+  logic [15:0] col_base[0:11][0:COLS-1];
+  logic row_used[0:ROWS-1];
+  logic col_used[0:COLS-1];
+  always_comb begin
+    for (int row = 0; row < ROWS; row++) begin
+      row_used[row] = row_place[row*416+136];
+      for (int axis = 0; axis < 12; axis++) row_base[axis][row] = row_place[row*416+160+axis*16+:16];
+    end
+    for (int col = 0; col < COLS; col++) begin
+      col_used[col] = col_place[col*416+136];
+      for (int axis = 0; axis < 12; axis++) col_base[axis][col] = col_place[col*416+160+axis*16+:16];
+    end
+  end
+
+  logic [4*LANES-1:0] passes;
+  logic [4*LANES*ROWS-1:0] may_rows;
+  logic [4*LANES*COLS-1:0] may_cols;
+  assign passes = {out_taken, taken};
+
+  always_comb begin
+    logic [63:0] where;
+    logic [15:0] reach;
+    logic near_row[0:ROWS-1];
+    logic near_col[0:COLS-1];
+    int base, row, col, lane;
+    where = 64'd0;
+    reach = 16'd0;
+    base = 0;
+    row = 0;
+    col = 0;
+    lane = 0;
+    for (row = 0; row < ROWS; row++) near_row[row] = 1'b0;
+    for (col = 0; col < COLS; col++) near_col[col] = 1'b0;
+    may_rows = '0;
+    may_cols = '0;
+    if (|passes)
+      for (int network = 0; network < 4; network++)
+        for (lane = 0; lane < LANES; lane++)
+          if (passes[network*LANES+lane]) begin
+            where = network == 3 ? out_at[lane*64+:64] : at[((network%3)*LANES+lane)*64+:64];
+            for (int axis = 0; axis < 4; axis++) begin
+              base = network == 3 ? 8 + axis : network * 4 + axis;
+              reach = full_span[base*16+:16] + col_reach[base*16+:16];
+              for (row = 0; row < ROWS; row++)
+                near_row[row] = (axis == 0 ? row_used[row] : near_row[row])
+                    & (where[axis*16+:16] - row_base[base][row] < reach);
+              reach = full_span[base*16+:16] + row_reach[base*16+:16];
+              for (col = 0; col < COLS; col++)
+                near_col[col] = (axis == 0 ? col_used[col] : near_col[col])
+                    & (where[axis*16+:16] - col_base[base][col] < reach);
+            end
+            for (row = 0; row < ROWS; row++) may_rows[(network*LANES+lane)*ROWS+row] = near_row[row];
+            for (col = 0; col < COLS; col++) may_cols[(network*LANES+lane)*COLS+col] = near_col[col];
+          end
+  end
+
   // sums on their way out: a tag passes station after station, and PEs of that place in a sum add to what comes along
+  logic [STATIONS*LANES-1:0] tag_valid, tag_last;
   logic [STATIONS*LANES*TAG-1:0] tags;
+  logic [STATIONS*LANES*32-1:0] tag_address;
+  logic [STATIONS*LANES*ROWS-1:0] tag_rows;
+  logic [STATIONS*LANES*COLS-1:0] tag_cols;
+  logic [LANES-1:0] last_now;
   logic [LANES*TAG-1:0] tag_now;
+  logic [LANES*32-1:0] address_now;
   logic [7:0] hops;
-  logic [LANES*TAG-1:0] arriving;
-  logic [LANES-1:0] written;
+  logic [LANES-1:0] written, result_valid;
   logic [LANES*32-1:0] sums;
 
   assign hops = 8'(sum_rows) + 8'(sum_cols) - 8'd2;
 
-  always_comb
+  always_comb begin
+    last_now = '0;
+    tag_now = '0;
+    address_now = '0;
     for (int lane = 0; lane < LANES; lane++)
-      tag_now[lane*TAG+:TAG] = {
-        out_taken[lane],
-        out_last && (lane == LANES - 1 || !out_taken[(lane+1)%LANES]),
-        out_turn[lane*16+:16],
-        out_at[lane*64+:64],
-        in_rf(out_at[lane*64+:64], rf_stride[128+:64]),
-        origin[3*32+:32] + in_spm(out_at[lane*64+:64], spm_stride[256+:128])
-      };
+      if (out_taken[lane]) begin
+        last_now[lane] = out_last && (lane == LANES - 1 || !out_taken[(lane+1)%LANES]);
+        tag_now[lane*TAG+:TAG] = {
+          out_turn[lane*16+:16], in_rf(out_at[lane*64+:64], rf_stride[128+:64]), out_at[lane*64+:64]
+        };
+        address_now[lane*32+:32] = origin[3*32+:32] + in_spm(out_at[lane*64+:64], spm_stride[256+:128]);
+      end
+  end
 
   generate
     if (STATIONS > 1) begin : g_stations
-      logic [(STATIONS-1)*LANES*TAG-1:0] tags_later;
-      for (genvar station = 0; station < STATIONS - 1; station++) begin : g_later
-        always_ff @(posedge clk)
-          if (rst) tags_later[station*LANES*TAG+:LANES*TAG] <= '0;
-          else tags_later[station*LANES*TAG+:LANES*TAG] <= tags[station*LANES*TAG+:LANES*TAG];
+      localparam int LATER = (STATIONS - 1) * LANES;
+      logic [LATER-1:0] later_valid, later_last;
+      logic [LATER*TAG-1:0] later_tags;
+      logic [LATER*32-1:0] later_address;
+      logic [LATER*ROWS-1:0] later_rows;
+      logic [LATER*COLS-1:0] later_cols;
+      always_ff @(posedge clk) begin
+        later_valid <= rst ? '0 : tag_valid[LATER-1:0];
+        later_last <= rst ? '0 : tag_last[LATER-1:0];
+        if (|tag_valid) begin
+          later_tags <= tags[LATER*TAG-1:0];
+          later_address <= tag_address[LATER*32-1:0];
+          later_rows <= tag_rows[LATER*ROWS-1:0];
+          later_cols <= tag_cols[LATER*COLS-1:0];
+        end
       end
-      assign tags = {tags_later, tag_now};
+      assign tag_valid = {later_valid, out_taken};
+      assign tag_last = {later_last, last_now};
+      assign tags = {later_tags, tag_now};
+      assign tag_address = {later_address, address_now};
+      assign tag_rows = {later_rows, may_rows[3*LANES*ROWS+:LANES*ROWS]};
+      assign tag_cols = {later_cols, may_cols[3*LANES*COLS+:LANES*COLS]};
     end else begin : g_station
+      assign tag_valid = out_taken;
+      assign tag_last = last_now;
       assign tags = tag_now;
+      assign tag_address = address_now;
+      assign tag_rows = may_rows[3*LANES*ROWS+:LANES*ROWS];
+      assign tag_cols = may_cols[3*LANES*COLS+:LANES*COLS];
     end
   endgenerate
 
-  assign arriving = tags[32'(hops)*LANES*TAG+:LANES*TAG];
-
-  always_comb begin
-    leave_last = 1'b0;
-    for (int lane = 0; lane < LANES; lane++) begin
-      written[lane] = arriving[lane*TAG+TAG-1];
-      leave_last = leave_last || (written[lane] && arriving[lane*TAG+TAG-2]);
-      write_address[lane*32+:32] = arriving[lane*TAG+:32];
-      write_data[lane*32+:32] = sums[lane*32+:32];
-    end
-  end
+  assign written = tag_valid[32'(hops)*LANES+:LANES];
+  assign leave_last = |(written & tag_last[32'(hops)*LANES+:LANES]);
+  assign write_address = tag_address[32'(hops)*LANES*32+:LANES*32];
+  assign write_valid = written & result_valid;
+  assign write_data = sums;
 
   always_ff @(posedge clk)
     if (rst) leave_busy <= 1'b0;
@@ -302,92 +405,106 @@ module spm_array #(
   logic [3*LANES*16-1:0] enter_address;
   logic [3*LANES*32-1:0] enter_data;
 
-  always_comb
-    for (int o = 0; o < 3; o++)
-      for (int lane = 0; lane < LANES; lane++) begin
-        read_valid[o*LANES+lane] = taken[o*LANES+lane];
-        read_address[(o*LANES+lane)*32+:32] =
-            origin[o*32+:32] + in_spm(at[(o*LANES+lane)*64+:64], spm_stride[o*128+:128]);
-        enter_address[(o*LANES+lane)*16+:16] = in_rf(at[(o*LANES+lane)*64+:64], rf_stride[o*64+:64]);
-      end
-
   always_comb begin
     logic [15:0] along;
-    logic is_padding;
     along = 16'd0;
-    is_padding = 1'b0;
+    read_valid = taken;
+    read_address = '0;
+    enter_address = '0;
+    for (int o = 0; o < 3; o++)
+      for (int lane = 0; lane < LANES; lane++)
+        if (taken[o*LANES+lane]) begin
+          read_address[(o*LANES+lane)*32+:32] =
+              origin[o*32+:32] + in_spm(at[(o*LANES+lane)*64+:64], spm_stride[o*128+:128]);
+          enter_address[(o*LANES+lane)*16+:16] = in_rf(at[(o*LANES+lane)*64+:64], rf_stride[o*64+:64]);
+          // padding is not read
+          if (o == 0)
+            for (int axis = 0; axis < 4; axis++) begin
+              along = origin_at[axis*16+:16] + at[lane*64+axis*16+:16];
+              if (along < low[axis*16+:16] || along >= high[axis*16+:16]) read_valid[lane] = 1'b0;
+            end
+        end
+  end
+
+  always_comb begin
     enter_data = read_data;
-    for (int lane = 0; lane < LANES; lane++) begin
-      is_padding = 1'b0;
-      for (int axis = 0; axis < 4; axis++) begin
-        along = origin_at[axis*16+:16] + at[lane*64+axis*16+:16];
-        is_padding = is_padding || along < low[axis*16+:16] || along >= high[axis*16+:16];
-      end
-      if (is_padding) enter_data[lane*32+:32] = 32'd0;
-      // what is written in this cycle is read already
-      for (int other = 0; other < LANES; other++)
-        if (write_valid[other] && write_address[other*32+:32] == read_address[(2*LANES+lane)*32+:32])
-          enter_data[(2*LANES+lane)*32+:32] = write_data[other*32+:32];
-    end
+    // what is written in this cycle is read already
+    if (|taken[2*LANES+:LANES] && |write_valid)
+      for (int lane = 0; lane < LANES; lane++)
+        for (int other = 0; other < LANES; other++)
+          if (write_valid[other] && write_address[other*32+:32] == read_address[(2*LANES+lane)*32+:32])
+            enter_data[(2*LANES+lane)*32+:32] = write_data[other*32+:32];
   end
 
   // PEs ---------------------------------------------------------------------------------------------------------------
-  logic [ROWS*COLS*LANES*32-1:0] chain, result;
-  logic [ROWS*COLS*LANES-1:0] result_valid;
+  localparam int DOWN = ROWS / UNIT_ROWS, ALONG = COLS / UNIT_COLS, UNITS = DOWN * ALONG;
+  logic [UNITS*LANES-1:0] unit_valid;
+  logic [UNITS*LANES*32-1:0] unit_result;
+  logic [UNITS*64-1:0] unit_macs;
+  logic [UNITS*128-1:0] unit_heard;
+  logic [(ALONG+1)*ROWS*LANES*32-1:0] right;  // sums between units
+  logic [(DOWN+1)*COLS*LANES*32-1:0] below;
+  assign right[0+:ROWS*LANES*32] = '0;
+  assign below[0+:COLS*LANES*32] = '0;
+  logic unused;
+  assign unused = &{1'b0, right[ALONG*ROWS*LANES*32+:ROWS*LANES*32], below[DOWN*COLS*LANES*32+:COLS*LANES*32]};
 
   always_comb begin
+    result_valid = '0;
     sums = '0;
-    write_valid = '0;
-    if (|written)
-      for (int pe = 0; pe < ROWS * COLS; pe++)
-        for (int lane = 0; lane < LANES; lane++)
-          if (result_valid[pe*LANES+lane]) begin
-            write_valid[lane] = 1'b1;
-            sums[lane*32+:32] = sums[lane*32+:32] | result[(pe*LANES+lane)*32+:32];
-          end
+    num_macs = 64'd0;
+    num_heard = '0;
+    for (int unit = 0; unit < UNITS; unit++) begin
+      result_valid = result_valid | unit_valid[unit*LANES+:LANES];
+      sums = sums | unit_result[unit*LANES*32+:LANES*32];
+      num_macs = num_macs + unit_macs[unit*64+:64];
+      for (int o = 0; o < 2; o++)
+        num_heard[o*64+:64] = num_heard[o*64+:64] + unit_heard[unit*128+o*64+:64];
+    end
   end
 
   generate
-    for (genvar row = 0; row < ROWS; row++) begin : g_row
-      for (genvar col = 0; col < COLS; col++) begin : g_col
-        localparam int PE = row * COLS + col;
-        logic [127:0] place;
-        logic [7:0] row_number, col_number, station;
-        logic is_end;
-        logic [LANES*TAG-1:0] passing;
-        logic [LANES-1:0] leave_valid;
-        logic [LANES*64-1:0] leave_at;
-        logic [LANES*16-1:0] leave_address, leave_turn;
-
-        always_comb begin
-          for (int d = 0; d < 8; d++)
-            place[d*16+:16] = row_place[row*144+d*16+:16] + col_place[col*144+d*16+:16];
-          row_number = row_place[row*144+128+:8];
-          col_number = col_place[col*144+128+:8];
-          station = row_number + col_number;
-          is_end = 16'(row_number) + 16'd1 == sum_rows && 16'(col_number) + 16'd1 == sum_cols;
-          passing = tags[32'(station)*LANES*TAG+:LANES*TAG];
-          for (int lane = 0; lane < LANES; lane++) begin
-            leave_valid[lane] = passing[lane*TAG+TAG-1];
-            leave_at[lane*64+:64] = passing[lane*TAG+48+:64];
-            leave_turn[lane*16+:16] = passing[lane*TAG+112+:16];
-            leave_address[lane*16+:16] = passing[lane*TAG+32+:16];
+    for (genvar row = 0; row < DOWN; row++) begin : g_row
+      for (genvar col = 0; col < ALONG; col++) begin : g_col
+        localparam int UNIT = row * ALONG + col;
+        logic [3*LANES*UNIT_ROWS-1:0] enter_rows;
+        logic [3*LANES*UNIT_COLS-1:0] enter_cols;
+        logic [STATIONS*LANES*UNIT_ROWS-1:0] leave_rows;
+        logic [STATIONS*LANES*UNIT_COLS-1:0] leave_cols;
+        if (UNITS == 1) begin : g_whole
+          assign enter_rows = may_rows[0+:3*LANES*ROWS];
+          assign enter_cols = may_cols[0+:3*LANES*COLS];
+          assign leave_rows = tag_rows;
+          assign leave_cols = tag_cols;
+        end else begin : g_part
+          always_comb begin
+            for (int i = 0; i < 3 * LANES; i++) begin
+              enter_rows[i*UNIT_ROWS+:UNIT_ROWS] = may_rows[i*ROWS+row*UNIT_ROWS+:UNIT_ROWS];
+              enter_cols[i*UNIT_COLS+:UNIT_COLS] = may_cols[i*COLS+col*UNIT_COLS+:UNIT_COLS];
+            end
+            for (int i = 0; i < STATIONS * LANES; i++) begin
+              leave_rows[i*UNIT_ROWS+:UNIT_ROWS] = tag_rows[i*ROWS+row*UNIT_ROWS+:UNIT_ROWS];
+              leave_cols[i*UNIT_COLS+:UNIT_COLS] = tag_cols[i*COLS+col*UNIT_COLS+:UNIT_COLS];
+            end
           end
         end
 
-        spm_pe #(.LANES(LANES), .RF_BYTES(RF_BYTES), .STAGES(STAGES)) pe_i (
-            .clk, .rst, .configure, .enabled(row_place[row*144+136] && col_place[col*144+136]),
-            .is_root(station == 8'd0), .is_end, .from_left(col_number != 8'd0),
-            .from_above(16'(col_number) + 16'd1 == sum_cols && row_number != 8'd0), .place, .rf_tile, .axes,
-            .rf_stride, .elem_bytes, .is_signed, .has_holes(period != 16'd0), .enter_turn(turn), .leave_turn, .enter_start, .enter_size, .enter_valid(taken),
-            .enter_at(at), .enter_address, .enter_data, .enter_buffer, .leave_start, .leave_size,
-            .leave_valid, .leave_at, .leave_address, .leave_buffer, .leave_which,
-            .sum_left(col == 0 ? {LANES*32{1'b0}} : chain[((PE+ROWS*COLS-1)%(ROWS*COLS))*LANES*32+:LANES*32]),
-            .sum_above(row == 0 ? {LANES*32{1'b0}} : chain[((PE+ROWS*COLS-COLS)%(ROWS*COLS))*LANES*32+:LANES*32]),
-            .sum_on(chain[PE*LANES*32+:LANES*32]), .result_valid(result_valid[PE*LANES+:LANES]),
-            .result(result[PE*LANES*32+:LANES*32]), .step_start, .step_size, .step_new, .step_read,
-            .step_which(step_which[2]), .mac_which(which[2]), .mac_valid(mac_busy), .mac_at, .mac_address, .mac_first,
-            .num_macs(num_macs[PE*32+:32]), .num_heard(num_heard[PE*64+:64])
+        spm_pes #(
+            .ROWS(UNIT_ROWS), .COLS(UNIT_COLS), .STATIONS(STATIONS), .LANES(LANES), .RF_BYTES(RF_BYTES), .STAGES(STAGES)
+        ) pes_i (
+            .clk, .rst, .row_place(row_place[row*UNIT_ROWS*416+:UNIT_ROWS*416]),
+            .col_place(col_place[col*UNIT_COLS*416+:UNIT_COLS*416]), .array_tile, .rf_tile, .axes, .full_span,
+            .is_simple, .elem_bytes, .is_signed, .sum_rows, .sum_cols, .has_holes(period != 16'd0), .enter_start,
+            .enter_size, .enter_valid(taken), .enter_rows, .enter_cols, .enter_at(at), .enter_turn(turn),
+            .enter_address, .enter_data, .enter_buffer, .leave_start, .leave_size, .leave_valid(tag_valid), .leave_rows,
+            .leave_cols, .leave_tag(tags), .leave_buffer, .leave_which,
+            .sum_left(right[(col*ROWS+row*UNIT_ROWS)*LANES*32+:UNIT_ROWS*LANES*32]),
+            .sum_above(below[(row*COLS+col*UNIT_COLS)*LANES*32+:UNIT_COLS*LANES*32]),
+            .sum_right(right[((col+1)*ROWS+row*UNIT_ROWS)*LANES*32+:UNIT_ROWS*LANES*32]),
+            .sum_below(below[((row+1)*COLS+col*UNIT_COLS)*LANES*32+:UNIT_COLS*LANES*32]),
+            .result_valid(unit_valid[UNIT*LANES+:LANES]), .result(unit_result[UNIT*LANES*32+:LANES*32]), .step_start,
+            .step_size, .step_new, .step_read, .step_which(step_which[2]), .mac_which(which[2]), .mac_valid(mac_busy),
+            .mac_at, .mac_address, .mac_first, .num_macs(unit_macs[UNIT*64+:64]), .num_heard(unit_heard[UNIT*128+:128])
         );
       end
     end

@@ -26,20 +26,23 @@ module spm_core #(
     parameter int VECTOR_OPS = 1,
     parameter int VECTOR_NUM = 1,
     parameter int VECTOR_DEN = 1,
-    parameter int LAUNCH_CYCLES = 0
+    parameter int LAUNCH_CYCLES = 0,
+    parameter int UNIT_ROWS = ROWS,
+    parameter int UNIT_COLS = COLS
 ) (
     input logic clk,
     input logic rst,
-    input logic register_write,
+    input logic register_clk,              // of the registers alone, which stand still while a program runs
     input logic [15:0] register_number,
     input logic [31:0] register_value,
-    input logic configure,
     input logic start,
     output logic finished,
-    // instructions
+    // instructions, and which ones are wanted in the next cycle
     output logic [31:0] pass_number,
+    output logic [31:0] pass_next,
     input logic [12*32-1:0] pass_word,
     output logic [31:0] transfer_number,
+    output logic [31:0] transfer_next,
     input logic [68*32-1:0] transfer_word,
     // DRAM
     output logic [DMA_LANES-1:0] dram_valid,
@@ -57,24 +60,24 @@ module spm_core #(
     output logic [63:0] num_macs,
     output logic [2*64-1:0] num_heard
 );
-  localparam int PLACES = 120, REGISTERS = PLACES + 5 * (ROWS + COLS);
+  localparam int PLACES = 120, REGISTERS = PLACES + 13 * (ROWS + COLS);
 
   // registers ---------------------------------------------------------------------------------------------------------
   logic [REGISTERS*32-1:0] registers;
-  always_ff @(posedge clk)
-    if (register_write && register_number < 16'(REGISTERS)) registers[32'(register_number)*32+:32] <= register_value;
+  always_ff @(posedge register_clk)
+    if (register_number < 16'(REGISTERS)) registers[32'(register_number)*32+:32] <= register_value;
 
   logic [31:0] num_passes, num_transfers;
   assign num_passes = registers[4*32+:32];
   assign num_transfers = registers[5*32+:32];
 
-  logic [ROWS*144-1:0] row_place;
-  logic [COLS*144-1:0] col_place;
+  logic [ROWS*416-1:0] row_place;
+  logic [COLS*416-1:0] col_place;
   logic [12*40-1:0] axes;
   always_comb begin
     for (int axis = 0; axis < 12; axis++) axes[axis*40+:40] = registers[(29+2*axis)*32+:40];
-    for (int row = 0; row < ROWS; row++) row_place[row*144+:144] = registers[(PLACES+5*row)*32+:144];
-    for (int col = 0; col < COLS; col++) col_place[col*144+:144] = registers[(PLACES+5*(ROWS+col))*32+:144];
+    for (int row = 0; row < ROWS; row++) row_place[row*416+:416] = registers[(PLACES+13*row)*32+:416];
+    for (int col = 0; col < COLS; col++) col_place[col*416+:416] = registers[(PLACES+13*(ROWS+col))*32+:416];
   end
 
   // slots -------------------------------------------------------------------------------------------------------------
@@ -91,6 +94,8 @@ module spm_core #(
   assign advances = (enters_run && !in_slot) || (is_running && pass_over && dma_over);
   assign go = advances && slot != num_passes;
   assign pass_number = slot;
+  assign pass_next = go ? slot + 32'd1 : slot;
+  assign transfer_next = dma_active && dma_last ? transfer_number + 32'd1 : transfer_number;
 
   always_ff @(posedge clk)
     if (rst) begin
@@ -107,12 +112,12 @@ module spm_core #(
         is_launching <= 1'b0;
         is_running <= 1'b1;
       end
-      if (dma_active && dma_last) transfer_number <= transfer_number + 32'd1;
+      transfer_number <= transfer_next;
       if (advances) begin
         if (slot == num_passes) begin
           is_running <= 1'b0;
           finished <= 1'b1;
-        end else slot <= slot + 32'd1;
+        end else slot <= pass_next;
       end
     end
 
@@ -122,14 +127,13 @@ module spm_core #(
   logic [LANES-1:0] write_valid;
   logic [LANES*32-1:0] write_address, write_data;
   logic [4*LANES-1:0] crossed;
-  logic [ROWS*COLS*32-1:0] pe_macs;
-  logic [ROWS*COLS*64-1:0] pe_heard;
 
   spm_array #(
       .ROWS(ROWS), .COLS(COLS), .RF_BYTES(RF_BYTES), .STAGES(STAGES), .LANES(LANES), .RATE_NUM(RATE_NUM),
-      .RATE_DEN(RATE_DEN), .PORT_NUM(PORT_NUM), .PORT_DEN(PORT_DEN)
+      .RATE_DEN(RATE_DEN), .PORT_NUM(PORT_NUM), .PORT_DEN(PORT_DEN), .UNIT_ROWS(UNIT_ROWS),
+      .UNIT_COLS(UNIT_COLS)
   ) array_i (
-      .clk, .rst, .configure, .array_tile(registers[9*32+:128]), .rf_tile(registers[13*32+:128]),
+      .clk, .rst, .array_tile(registers[9*32+:128]), .rf_tile(registers[13*32+:128]),
       .num_loops(registers[3:0]), .loop_dim(registers[32+:32]), .depth(registers[64+:12]),
       .is_double(registers[6:4]), .elem_bytes(registers[76+:12]), .is_signed(registers[9:8]), .period(registers[119*32+:16]),
       .hole_axis(registers[119*32+16+:2]),
@@ -138,7 +142,7 @@ module spm_core #(
       .sum_cols(registers[3*32+16+:16]), .row_place, .col_place, .go, .go_flags(pass_word[4:0]),
       .go_tile(pass_word[4*32+:128]), .go_address(pass_word[32+:96]), .go_low(pass_word[8*32+:64]),
       .go_high(pass_word[10*32+:64]), .running(pass_running), .pass_last, .read_valid, .read_address, .read_data,
-      .write_valid, .write_address, .write_data, .crossed, .num_macs(pe_macs), .num_heard(pe_heard)
+      .write_valid, .write_address, .write_data, .crossed, .num_macs, .num_heard
   );
 
   // DMA engine and vector unit ----------------------------------------------------------------------------------------
@@ -146,7 +150,7 @@ module spm_core #(
   logic [DMA_LANES-1:0] moves, strobe;
   logic [DMA_LANES*32-1:0] spm_address, spm_rdata;
   logic [VECTOR_OPS*32-1:0] vector_address, vector_sums, vector_results;
-  logic [VECTOR_OPS-1:0] vector_write;
+  logic [VECTOR_OPS-1:0] vector_works, vector_write;
   logic is_store, is_extra, has_vector;
 
   assign is_store = transfer_word[1:0] == 2'd1;
@@ -173,7 +177,7 @@ module spm_core #(
       .constants(registers[103*32+:512]), .sum_type(registers[15:12]), .active(dma_active && has_vector),
       .finish(dma_active && dma_last && is_store), .spm_base(transfer_word[57*32+:32]),
       .count(transfer_word[58*32+:160]), .spm_stride(transfer_word[63*32+:160]), .extra(transfer_word[29*32+:896]), .num_ready(vector_ready),
-      .address(vector_address), .sums(vector_sums), .write(vector_write), .results(vector_results),
+      .works(vector_works), .address(vector_address), .sums(vector_sums), .write(vector_write), .results(vector_results),
       .fill_extra(transfer_word[17:16]), .fill_valid(is_extra ? moves : '0), .fill_bytes(transfer_word[11:8]), .fill_address(spm_address),
       .fill_data(dram_rdata)
   );
@@ -181,9 +185,9 @@ module spm_core #(
   spm_scratchpad #(
       .BYTES(SPM_BYTES), .READS(3 * LANES), .WRITES(LANES), .DMA_LANES(DMA_LANES), .VECTOR_LANES(VECTOR_OPS)
   ) scratchpad_i (
-      .clk, .read_address, .read_data, .write_valid, .write_address, .write_data, .write_bytes(registers[84+:4]),
+      .clk, .read_valid, .read_address, .read_data, .write_valid, .write_address, .write_data, .write_bytes(registers[84+:4]),
       .dma_valid(moves), .dma_writes(transfer_word[1:0] == 2'd0), .dma_bytes(transfer_word[11:8]),
-      .dma_address(spm_address), .dma_wdata(dram_rdata), .dma_rdata(spm_rdata), .vector_address,
+      .dma_address(spm_address), .dma_wdata(dram_rdata), .dma_rdata(spm_rdata), .vector_works, .vector_address,
       .vector_rdata(vector_sums), .vector_valid(vector_write), .vector_bytes(registers[27:24]),
       .vector_wdata(vector_results)
   );
@@ -196,10 +200,11 @@ module spm_core #(
   // What the vector unit has just finished leaves in the same cycle.
   always_comb begin
     dram_wdata = spm_rdata;
-    for (int lane = 0; lane < DMA_LANES; lane++)
-      for (int slot_of = 0; slot_of < VECTOR_OPS; slot_of++)
-        if (vector_write[slot_of] && vector_address[slot_of*32+:32] == spm_address[lane*32+:32])
-          dram_wdata[lane*32+:32] = vector_results[slot_of*32+:32];
+    if (is_store && |vector_write)
+      for (int lane = 0; lane < DMA_LANES; lane++)
+        for (int slot_of = 0; slot_of < VECTOR_OPS; slot_of++)
+          if (vector_write[slot_of] && vector_address[slot_of*32+:32] == spm_address[lane*32+:32])
+            dram_wdata[lane*32+:32] = vector_results[slot_of*32+:32];
   end
 
   // counters ----------------------------------------------------------------------------------------------------------
@@ -209,9 +214,10 @@ module spm_core #(
     moved_now = 32'd0;
     for (int lane = 0; lane < DMA_LANES; lane++) if (moves[lane]) moved_now = moved_now + 32'd1;
     crossed_now = '0;
-    for (int network = 0; network < 4; network++)
-      for (int lane = 0; lane < LANES; lane++)
-        if (crossed[network*LANES+lane]) crossed_now[network*32+:32] = crossed_now[network*32+:32] + 32'd1;
+    if (|crossed)
+      for (int network = 0; network < 4; network++)
+        for (int lane = 0; lane < LANES; lane++)
+          if (crossed[network*LANES+lane]) crossed_now[network*32+:32] = crossed_now[network*32+:32] + 32'd1;
   end
 
   always_ff @(posedge clk)
@@ -229,22 +235,7 @@ module spm_core #(
         end
     end
 
-  always_ff @(posedge clk) begin
-    logic [63:0] macs;
-    logic [127:0] heard;
-    macs = 64'd0;
-    heard = 128'd0;
-    if (finished)
-      for (int pe = 0; pe < ROWS * COLS; pe++) begin
-        macs = macs + 64'(pe_macs[pe*32+:32]);
-        for (int o = 0; o < 2; o++)
-          heard[o*64+:64] = heard[o*64+:64] + 64'(pe_heard[pe*64+o*32+:32]);
-      end
-    num_macs <= macs;
-    num_heard <= heard;
-  end
-
   logic unused;
-  assign unused = &{1'b0, read_valid, transfer_word[31:18], transfer_word[7:5], pass_word[31:5], registers[31:28],
+  assign unused = &{1'b0, transfer_word[31:18], transfer_word[7:5], pass_word[31:5], registers[31:28],
                     registers[11:10], registers[95:88], registers[119*32+18+:14]};
 endmodule

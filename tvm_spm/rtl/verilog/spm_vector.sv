@@ -25,6 +25,7 @@ module spm_vector #(
     input logic [4*224-1:0] extra,         // per extra: base, bytes that an element of each axis advances, dtype
     output logic [31:0] num_ready,
     // SPM
+    output logic [OPS-1:0] works,
     output logic [OPS*32-1:0] address,
     input logic [OPS*32-1:0] sums,
     output logic [OPS-1:0] write,
@@ -63,7 +64,7 @@ module spm_vector #(
   endfunction
 
   // who works on what: the operation and the element of each slot -----------------------------------------------------
-  logic [OPS-1:0] works, ends;
+  logic [OPS-1:0] ends;
   logic [OPS*8-1:0] op_of;
   logic [OPS*160-1:0] at;
   logic [5*32-1:0] here_next;

@@ -23,54 +23,63 @@ module spm_walk #(
 );
   logic [63:0] here, extent;
   logic [15:0] credit, credit_now, credit_left, turn_here, turn_beyond;
-  logic [(LANES+1)*16-1:0] turns;
-  logic [(LANES+1)*64-1:0] walk;
+  logic [LANES*16-1:0] turns;              // behind each offered element
+  logic [LANES*64-1:0] behind;
   logic [LANES-1:0] is_end;
 
   assign credit_now = credit + 16'(RATE_NUM);
 
   always_comb begin
-    logic carry, ended;
-    walk = '0;
-    walk[63:0] = here;
+    logic [63:0] next;
+    logic [15:0] next_turn, crossing;
+    logic carry;
+    next = here;
+    next_turn = turn_here;
+    crossing = 16'd0;
+    carry = 1'b0;
+    offered = '0;
+    at = '0;
+    turn = '0;
+    behind = '0;
     turns = '0;
-    turns[15:0] = turn_here;
-    ended = !busy;
-    for (int lane = 0; lane < LANES; lane++) begin
-      carry = 1'b1;
-      for (int axis = 3; axis >= 0; axis--) begin
-        if (!carry) walk[(lane+1)*64+axis*16+:16] = walk[lane*64+axis*16+:16];
-        else if (walk[lane*64+axis*16+:16] + 16'd1 == extent[axis*16+:16]) walk[(lane+1)*64+axis*16+:16] = 16'd0;
-        else begin
-          walk[(lane+1)*64+axis*16+:16] = walk[lane*64+axis*16+:16] + 16'd1;
-          carry = 1'b0;
+    is_end = '0;
+    if (busy)
+      for (int lane = 0; lane < LANES; lane++)
+        if (!carry && credit_now >= 16'((lane + 1) * RATE_DEN)) begin
+          offered[lane] = 1'b1;
+          at[lane*64+:64] = next;
+          turn[lane*16+:16] = next_turn;
+          crossing = next[32'(hole_axis)*16+:16];
+          carry = 1'b1;
+          for (int axis = 3; axis >= 0; axis--)
+            if (carry) begin
+              if (next[axis*16+:16] + 16'd1 == extent[axis*16+:16]) next[axis*16+:16] = 16'd0;
+              else begin
+                next[axis*16+:16] = next[axis*16+:16] + 16'd1;
+                carry = 1'b0;
+              end
+            end
+          if (next[32'(hole_axis)*16+:16] != crossing)
+            next_turn = next[32'(hole_axis)*16+:16] == 16'd0 || next_turn + 16'd1 == period ? 16'd0 : next_turn + 16'd1;
+          behind[lane*64+:64] = next;
+          turns[lane*16+:16] = next_turn;
+          is_end[lane] = carry;
         end
-      end
-      if (walk[(lane+1)*64+32'(hole_axis)*16+:16] == walk[lane*64+32'(hole_axis)*16+:16])
-        turns[(lane+1)*16+:16] = turns[lane*16+:16];
-      else if (walk[(lane+1)*64+32'(hole_axis)*16+:16] == 16'd0 || turns[lane*16+:16] + 16'd1 == period)
-        turns[(lane+1)*16+:16] = 16'd0;
-      else turns[(lane+1)*16+:16] = turns[lane*16+:16] + 16'd1;
-      is_end[lane] = carry;
-      offered[lane] = !ended && credit_now >= 16'((lane + 1) * RATE_DEN);
-      ended = ended | carry;
-    end
   end
 
   always_comb begin
     beyond = here;
     turn_beyond = turn_here;
     credit_left = credit_now;
-    for (int lane = 0; lane < LANES; lane++)
-      if (taken[lane]) begin
-        beyond = walk[(lane+1)*64+:64];
-        turn_beyond = turns[(lane+1)*16+:16];
-        credit_left = credit_left - 16'(RATE_DEN);
-      end
+    if (|taken)
+      for (int lane = 0; lane < LANES; lane++)
+        if (taken[lane]) begin
+          beyond = behind[lane*64+:64];
+          turn_beyond = turns[lane*16+:16];
+          credit_left = credit_left - 16'(RATE_DEN);
+        end
   end
 
-  assign at = walk[LANES*64-1:0];
-  assign turn = turns[LANES*16-1:0];
   assign last = |(taken & is_end);
 
   always_ff @(posedge clk) begin

@@ -137,7 +137,7 @@ def check(seed: int, **limits: int) -> tuple[GroupProof, int]:
     """Compare a proof with every mapping; returns the proof and how many mappings there were."""
     rng = random.Random(seed)
     group, arch, objective = draw_group(rng, **limits), draw_arch(rng), rng.choice(OBJECTIVES)
-    proof = prove_group(group, arch, objective=objective, most_priced=10**6)
+    proof = prove_group(group, arch, objective=objective, most_steps=10**6)
     best, num = brute_force(group, arch, objective)
     what = f"seed {seed}: {objective}, {num} mappings: {proof.value} found, {best} by enumeration: {proof.mapping}"
     assert proof.limits == (), what

@@ -204,10 +204,9 @@ def survey(
         found.totals[row] = 0.0
         found.spm_bytes[row] = 0
         first_kind, first_shape = arena.used[USED_KINDS], arena.used[USED_SHAPES]
+        first_stage, first_load, is_full = arena.used[USED_STAGES], arena.used[USED_LOADS], False
         for number in range(num_kinds):
             at_stage, at_load, at_shape = arena.used[USED_STAGES], arena.used[USED_LOADS], arena.used[USED_SHAPES]
-            if len(arena.loads) - at_load < len(arena.loads) // len(arena.stages) * (len(arena.stages) - at_stage):
-                return row
             walk = Walk(
                 arena.stages[at_stage:], arena.loads[at_load:], arena.shapes[at_shape:],
                 np.zeros(COUNTERS, np.int64), np.zeros((len(flat.read), READ_TOTALS), np.int64),
@@ -221,7 +220,8 @@ def survey(
             )  # fmt: skip
             part = CorePart(part.chunk, part.tile, _cut_kept(part), part.k_tile, part.double)
             if walk_core(flat, machine, part, ALL_CHUNKS, walk, room) < 0:
-                return row
+                is_full = True
+                break
             count = 0
             for core in range(num_cores):
                 if kind[core] == number:
@@ -240,6 +240,11 @@ def survey(
             arena.used[USED_STAGES] += walk.counters[NUM_STAGES]
             arena.used[USED_LOADS] += walk.counters[NUM_STAGE_LOADS]
             arena.used[USED_SHAPES] += walk.counters[NUM_SHAPES]
+        if is_full:
+            # what was walked of the row is forgotten
+            arena.used[USED_STAGES], arena.used[USED_LOADS] = first_stage, first_load
+            arena.used[USED_SHAPES] = first_shape
+            return row
         for core in range(num_cores):
             kind[core] += first_kind
         arena.used[USED_KINDS] += num_kinds

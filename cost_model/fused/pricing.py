@@ -33,8 +33,8 @@ from tvm_spm.group import Group
 
 Floats = NDArray[np.float64]
 
-_ARENA_STAGES = 1 << 16
-_ARENA_KINDS = 1 << 11
+ROOM = 1 << 16, 1 << 11
+"""Stages and kinds of core that are walked at a time; a mapping that needs more gets more."""
 
 
 class Priced(NamedTuple):
@@ -93,9 +93,14 @@ class Pricer:
         flat: Its arrays.
         arch: The accelerator.
         mappers: Ways to choose the mappings of the array; each gives a price of its own.
+        room: See ``ROOM``.
     """
 
-    def __init__(self, group: Group, flat: FlatGroup, arch: Arch, mappers: tuple[InnerMapper, ...]) -> None:
+    def __init__(
+        self, group: Group, flat: FlatGroup, arch: Arch, mappers: tuple[InnerMapper, ...],
+        room: tuple[int, int] = ROOM,
+    ) -> None:  # fmt: skip
+        self._room = room
         self._flat, self._arch, self._shape = flat, arch, group.sink_shape
         self._machine = machine_of(arch)
         works = [group.graph.layers[index].workload for index in group.layers]
@@ -112,7 +117,6 @@ class Pricer:
         ]  # fmt: skip
         self.tensor_prices = tensor_prices(flat, arch)
         """pJ per entry of ``Survey.totals``."""
-        self._arena = empty_arena(flat, _ARENA_STAGES, _ARENA_KINDS)
 
     def price(self, choices: Choices) -> Priced:
         """Exact costs of every row."""
@@ -123,22 +127,23 @@ class Pricer:
         chunk = -(-np.array(self._shape, np.int64) // choices.cores)
         tiles = np.prod(-(-chunk // choices.tile), axis=1) * choices.kept.any(axis=1)
         room = empty_room(self._flat, int(tiles.max(initial=0)))
-        start = 0
+        start, (num_stages, num_kinds) = 0, self._room
+        arena = empty_arena(self._flat, num_stages, num_kinds)
         while start < num:
-            stop = survey(self._flat, self._machine, choices, start, self._arena, room, found)
+            stop = survey(self._flat, self._machine, choices, start, arena, room, found)
             if stop == start:
-                self._grow(int(most_stages_of(self._flat, self._shape, choices.take(np.array([start])))[0]))
+                least = int(most_stages_of(self._flat, self._shape, choices.take(np.array([start])))[0])
+                num_stages, num_kinds = 2 * max(num_stages, least), 2 * num_kinds
+                arena = empty_arena(self._flat, num_stages, num_kinds)
                 continue
-            self._finish(choices, (start, stop), found, cycles, energy_pj)
+            self._finish((start, stop), choices, (arena, found), (cycles, energy_pj))
             start = stop
         return Priced(cycles, energy_pj, found.spm_bytes)
 
-    def _grow(self, num_stages: int) -> None:
-        size = 2 * max(len(self._arena.stages), num_stages)
-        self._arena = empty_arena(self._flat, size, 2 * len(self._arena.kinds))
-
-    def _finish(self, choices: Choices, rows: tuple[int, int], found: Survey, cycles: Ints, energy_pj: Floats) -> None:
-        arena: Arena = self._arena
+    def _finish(
+        self, rows: tuple[int, int], choices: Choices, walked: tuple[Arena, Survey], into: tuple[Ints, Floats]
+    ) -> None:
+        (arena, found), (cycles, energy_pj) = walked, into
         num_shapes = int(arena.used[USED_SHAPES])
         shapes, kinds = arena.shapes[:num_shapes], arena.kinds[: arena.used[USED_KINDS]]
         row_of = np.repeat(kinds[:, KIND_ROW], kinds[:, KIND_SHAPES])

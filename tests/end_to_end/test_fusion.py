@@ -21,8 +21,7 @@ from tvm_spm.arch import Arch, load_arch
 from tvm_spm.deploy import groups as fused_network
 from tvm_spm.deploy.grouping import GroupedModule
 from tvm_spm.errors import ModelError, ScheduleError
-from tvm_spm.fusion import network as network_fusion
-from tvm_spm.fusion.search import GroupSearchResult, group_search
+from tvm_spm.fusion.hopes import GroupHope
 from tvm_spm.group import Group, GroupMapping
 from tvm_spm.objective import Objective
 from tvm_spm.tuning.saved_run import load_plan
@@ -159,21 +158,24 @@ def test_calls_that_cannot_become_one_are_refused(monkeypatch: pytest.MonkeyPatc
     assert [refused.reason for refused in result.plan.unscheduled] == ["cannot fuse three calls"]
 
 
-def test_interrupt_while_groups_are_priced(monkeypatch: pytest.MonkeyPatch):
-    priced = []
+def test_interrupt_while_groups_are_searched(monkeypatch: pytest.MonkeyPatch):
+    searched = []
+    real = GroupHope.improve
 
-    def interrupted(group: Group, arch: Arch, **options: object) -> GroupSearchResult:
-        priced.append(group)
-        found = group_search(group, arch, **options)
-        if len(priced) == 2:
+    def interrupted(hope: GroupHope, *options: object) -> None:
+        real(hope, *options)
+        searched.append(hope)
+        if len(searched) == 1:
             signal.raise_signal(signal.SIGINT)
-        return found
 
-    monkeypatch.setattr(network_fusion, "group_search", interrupted)
+    monkeypatch.setattr(GroupHope, "improve", interrupted)
     result = tvm_spm.tune(CHAIN, "spm/edge-256", trials=TRIALS)
-    assert (result.interrupted, result.verified, len(priced)) == (True, True, 2)
-    # Of three layers, the groups of the first two and of all three had been priced, and one of them is used.
+    assert (result.interrupted, result.verified) == (True, True)
+    # One of the groups had been searched, and is used; the others have bounds.
     assert len(result.groups) == 1
+    assert result.plan is not None
+    assert "stopped" in result.plan.optimality
+    assert 0 < result.plan.lower_bound < result.plan.value
 
 
 def test_no_time_left_for_fusion():

@@ -49,6 +49,18 @@ def test_prices_in_bulk_are_those_of_single_mappings(name: str, arch_name: str):
             assert priced.spm_bytes[row] == cost.spm_bytes
 
 
+def test_room_for_a_few_mappings_at_a_time_changes_nothing():
+    group, arch, rng = GROUPS["chain"](), load_arch("quad-edge"), random.Random(0)
+    drawn = [random_group_mapping(rng, group) for _ in range(40)]
+    choices = choices_of([(Candidate(m.cores, m.tile, m.kept, m.k_tile), m.double) for m in drawn])
+    flat, mappers = flatten(group), (inner_mapper(arch, "edp"),)
+    want = Pricer(group, flat, arch, mappers).price(choices)
+    for room in ((1, 1), (64, 4), (700, 9), (1000, 64)):
+        got = Pricer(group, flat, arch, mappers, room).price(choices)
+        for wanted, found in zip(want, got, strict=True):
+            np.testing.assert_array_equal(wanted, found)
+
+
 def check_bounds(group: Group, rng: random.Random, num: int) -> None:
     """Random members of the space, with the channels of ever more layers decided."""
     arch = draw_arch(rng)

@@ -18,7 +18,7 @@ from tvm_spm.reproduce.dlfusion.recompute import needed_boxes, recompute_factor
 EDGE, QUAD = load_arch("edge-256"), load_arch("quad-edge")
 
 
-def test_a_group_of_a_plan_is_refined():
+def test_a_group_of_a_plan_is_proved():
     # Two 3x3 layers 16-16-16 @28x28: the best mapping timed at first has a better neighbour.
     chain = conv_chain(16, 16, 16, size=28)
     first = group_search(chain, QUAD).best("edp")
@@ -30,7 +30,9 @@ def test_a_group_of_a_plan_is_refined():
         chain.graph, QUAD, "edp", dear, why_not=lambda ways: [None] * len(ways), should_stop=lambda: False,
         report=lambda: None,
     )  # fmt: skip
-    assert found.groups[0].cost.objective("edp") == pytest.approx(refined)
+    # The split over cores changes too.
+    assert found.groups[0].cost.objective("edp") == found.value < 0.93 * refined
+    assert found.gap < 5e-4
 
 
 def test_more_than_one_candidate_is_timed():
@@ -93,11 +95,12 @@ def test_a_plan_is_for_its_objective(objective: str, num_groups: int):
     assert len(found.groups) == num_groups
 
 
-def test_the_code_of_a_group_is_asked_for_after_refinement():
+def test_the_code_of_a_group_is_asked_for_after_the_proof():
     chain = conv_chain(4, 4, 4, size=8)
     found = plan(chain, [Alone(task=0, cost=cost(10**9, 1e12), num_cores=1)] * 2)
     group = found.groups[0]
     assert isinstance(group.group, Group)
     assert isinstance(group.mapping, GroupMapping)
+    assert found.gap < 5e-4
     better = refine_group(chain, EDGE, group.mapping)[1]
-    assert better.cost.objective("edp") == pytest.approx(group.cost.objective("edp"))
+    assert better.cost.objective("edp") >= group.cost.objective("edp") * (1 - 1e-9)

@@ -42,15 +42,15 @@ def test_overlap_along_columns_alone_can_be_best():
 
 
 def test_a_budget_that_ends_is_in_the_result():
-    some = prove_group(CHAIN, load_arch("quad-edge"), most_priced=0)
-    assert some.limits == ("0 mappings were priced",)
+    some = prove_group(CHAIN, load_arch("quad-edge"), most_steps=0)
+    assert some.limits == ("0 steps were made",)
     assert not some.certified
     assert 0 < some.lower_bound < some.value
     assert some.gap == pytest.approx(1 - some.lower_bound / some.value)
-    assert f"within {some.gap:.1%} of the best; 0 mappings were priced" in str(some)
+    assert f"within {100 * some.gap:.2g} % of the best; 0 steps were made" in str(some)
     full = prove_group(CHAIN, load_arch("quad-edge"))
     assert some.lower_bound <= full.value <= some.value
-    assert prove_group(CHAIN, load_arch("quad-edge"), most_priced=0).mapping == some.mapping
+    assert prove_group(CHAIN, load_arch("quad-edge"), most_steps=0).mapping == some.mapping
 
 
 def test_a_stop_leaves_a_valid_bound():
@@ -70,7 +70,7 @@ def test_where_nothing_fits():
 
 
 def test_the_space_is_stated():
-    text = prove_group(CHAIN, load_arch("quad-edge"), most_priced=0).space
+    text = prove_group(CHAIN, load_arch("quad-edge"), most_steps=0).space
     assert text.startswith("1 2 4 cores over any axes, none idle; tiles that cut each of the axes 0 2 3 of")
     assert "overlap kept along any of the axes 2 3 that are cut" in text
 

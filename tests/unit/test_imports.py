@@ -72,8 +72,9 @@ INSIDE = {
     ),
     "tvm_spm.deploy": (("programs",), ("network",), ("groups",), ("verify",), ("database", "grouping", "runtime")),
     "tvm_spm.fusion": (
-        ("network",), ("planner", "proof"), ("hull", "prover"), ("group_space", "search", "sweep"),
-        ("bounds", "probe", "table", "timing"), ("candidates", "plan", "probe_bounds"),
+        ("network",), ("group_prices",), ("hopes", "planner", "proof"), ("hull", "prover"),
+        ("group_space", "search", "sweep"), ("bounds", "network_plan", "probe", "table", "timing"),
+        ("candidates", "plan", "probe_bounds"),
     ),
     "tvm_spm.space": (
         ("mapspace",), ("rows",), ("conflict", "count", "default", "repair"), ("knobs",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tvm_spm.arch import load_arch
 from tvm_spm.attention import AttentionMapping
 from tvm_spm.cost import Cost, Energy
 from tvm_spm.errors import SpmError
+from tvm_spm.fusion import network
 from tvm_spm.fusion.network import NOT_SCHEDULED, Alone, FusedGroup, NetworkPlan, num_intervals, plan_network
 from tvm_spm.group import Group
 from tvm_spm.report.plan_picture import draw_plan
@@ -38,6 +40,7 @@ def plan(
     too_long: int = 99,
     known: Sequence[FusedGroup] = (),
     stop_after: int = 10**9,
+    objective: str = "edp",
     reports: list[None] | None = None,
 ) -> NetworkPlan:
     """A plan where groups of ``too_long`` layers have no code, and the time is over once some intervals were priced."""
@@ -47,7 +50,7 @@ def plan(
         return ["too long" if len(way.group.layers) >= too_long else None for way in ways]
 
     return plan_network(
-        group.graph, ARCH, "edp", layers, known=known, why_not=why_not,
+        group.graph, ARCH, objective, layers, known=known, why_not=why_not,
         should_stop=lambda: len(reached) > stop_after, report=lambda: reached.append(None),
     )  # fmt: skip
 
@@ -89,12 +92,50 @@ def test_a_layer_on_the_host_is_in_no_group():
     assert sizes(plan(chain, layers)) == [1, 1, 1]
 
 
-def test_groups_priced_before_the_end_stay():
-    # The first group of two is priced, then the time is over: equal layers 1 and 2 have that price too.
+def test_what_was_found_before_the_end_stays():
+    chain, values, bounds = conv_chain(4, 4, 4, 4, size=8), [], []
+    full = plan(chain, alone(3))
+    for number in range(4):
+        asked = itertools.count()
+        found = plan_network(
+            chain.graph, ARCH, "edp", alone(3), why_not=lambda ways: [None] * len(ways), report=lambda: None,
+            should_stop=lambda asked=asked, number=number: next(asked) >= number,
+        )  # fmt: skip
+        values.append(found.value)
+        bounds.append(found.lower_bound)
+        assert found.lower_bound <= full.value <= found.value
+        assert "stopped" in found.optimality
+    # Groups of one length after the other are looked at, equal ones once: two different ones, then the search.
+    assert values == sorted(values, reverse=True)
+    assert values[0] > values[-1]
+    assert bounds[0] == 0
+
+
+@pytest.mark.parametrize("objective", ["edp", "energy", "latency"])
+def test_a_plan_says_how_good_it_is(objective: str):
     chain = conv_chain(4, 4, 4, 4, size=8)
-    found = plan(chain, alone(3), stop_after=1)
-    assert sorted(sizes(found)) == [1, 2]
-    assert len(found.groups) == 1
+    found = plan(chain, alone(3), objective=objective)
+    total = found.plan.cycles, found.plan.energy_pj
+    assert found.value == {"edp": total[0] * total[1], "energy": total[1], "latency": total[0]}[objective]
+    if objective == "edp":
+        # A region above tangents of a hyperbola leaves a little.
+        assert 0 < found.gap < 5e-4
+        assert found.limits == ("regions of groups are convex",)
+        assert found.optimality.startswith("within 0.0")
+    else:
+        assert (found.gap, found.limits, found.lower_bound) == (0, (), found.value)
+        assert found.optimality == "proved to be the best of its space"
+
+
+def test_a_budget_of_mappings_is_in_the_result(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(network, "LEAST_STEPS", 0)
+    monkeypatch.setattr(network, "STEPS_PER_LAYER", 0)
+    chain = conv_chain(16, 16, 16, size=28)
+    found = plan(chain, alone(2))
+    assert sizes(found) == [1, 1]
+    assert found.limits == ("0 of about 0 steps were made",)
+    assert 0 < found.lower_bound < found.value
+    assert found.optimality.startswith(f"within {100 * found.gap:.2g} % of the best of its space (0 of about 0")
 
 
 def test_ways_known_beforehand_need_no_search():

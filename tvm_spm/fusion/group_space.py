@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
@@ -100,7 +99,7 @@ class GroupSpace:
     def rows(self, split: tuple[int, ...], row_of: dict[Cut, int]) -> Ints:
         """``(rows, axes)``: every combination of ways to cut the axes."""
         numbers = [[row_of[cut] for cut in axis] for axis in self._axis_cuts(split)]
-        return np.array(list(itertools.product(*numbers)), np.int64)
+        return np.stack([grid.ravel() for grid in np.meshgrid(*numbers, indexing="ij")], axis=1)
 
     def neighbours(self, candidate: Candidate, is_double: bool) -> Iterator[tuple[Candidate, bool]]:
         """Mappings that differ in one decision, or in the split over cores with a tile of much the same size."""

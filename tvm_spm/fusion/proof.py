@@ -13,8 +13,8 @@ from tvm_spm.fusion.prover import Choice, GroupProver
 from tvm_spm.group import Group, GroupMapping
 from tvm_spm.objective import Objective
 
-MOST_PRICED = 20_000
-"""Mappings that a proof prices before it gives up."""
+MOST_STEPS = 20_000
+"""Of a proof before it gives up; see ``prover.STAGES_PER_STEP``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,14 +56,14 @@ class GroupProof:
     def __str__(self) -> str:
         state = "certified"
         if not self.certified:
-            state = f"within {self.gap:.1%} of the best; {'; '.join(self.limits)}"
+            state = f"within {100 * self.gap:.2g} % of the best; {'; '.join(self.limits)}"
         found = "nothing fits" if self.mapping is None else f"{self.value:.6g}"
         return f"{found}, {state}; {self.num_priced:,} priced, {self.num_bounded:,} bounded; space: {self.space}"
 
 
 def prove_group(
     group: Group, arch: Arch, *, objective: str = "edp", cores: Sequence[int] | None = None,
-    most_priced: int = MOST_PRICED, known: Iterable[Choice] = (), should_stop: Callable[[], bool] = lambda: False,
+    most_steps: int = MOST_STEPS, known: Iterable[Choice] = (), should_stop: Callable[[], bool] = lambda: False,
 ) -> GroupProof:  # fmt: skip
     """The best mapping of a group, and a bound of every other; repeatable, unless it is stopped.
 
@@ -72,7 +72,7 @@ def prove_group(
         arch: The accelerator.
         objective: ``edp``, ``energy`` or ``latency``.
         cores: Numbers of cores; default 1, 2, 4, ... and all.
-        most_priced: Mappings to price, beside those around the best known ones.
+        most_steps: Beside those around the best known mappings: a mapping is priced in one, or in one per 1,024 stages.
         known: Mappings of the space to begin with, and whether they have two buffers.
         should_stop: Asked between batches; once true, the result is what is known.
 
@@ -84,7 +84,7 @@ def prove_group(
     aim = Objective.of(objective)
     prover = GroupProver(group, arch, aim.value_of, cores=cores)
     prover.start(known)
-    limits = prover.improve(most_priced, should_stop)
+    limits = prover.improve(most_steps, should_stop)
     best, value, lower_bound = prover.best, prover.value, prover.lower_bound
     mapping, cost = (None, None) if best is None else prover.mapping(best)
     if cost is not None:

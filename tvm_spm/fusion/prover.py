@@ -6,6 +6,7 @@ import heapq
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +23,7 @@ from tvm_spm.fusion.group_space import GroupSpace, largest_up_to
 from tvm_spm.fusion.search import core_counts, inner_mapper
 from tvm_spm.fusion.timing import Timer
 from tvm_spm.group import Group, GroupMapping
-from tvm_spm.workload import Operand
+from tvm_spm.workload import DIM_NAMES, Operand
 
 Floats = NDArray[np.float64]
 
@@ -32,8 +33,11 @@ Aim = Callable[[Floats, Floats], Floats]
 Choice = tuple[Candidate, bool]
 """A mapping but for the array, and whether it has two buffers."""
 
-BOUNDED_PER_PRICED = 64
-"""So many parts of the space are bounded at most for each mapping that may be priced."""
+BOUNDED_PER_STEP = 64
+"""So many parts of the space are bounded at most for each step that may be made."""
+
+STAGES_PER_STEP = 1_024
+"""A step prices a mapping of up to so many stages per core; larger ones take a step for as many again."""
 
 MOST_STAGES = 1 << 17
 """Of one core; what has more is left to its bound."""
@@ -85,26 +89,33 @@ class GroupProver:
         self._bounds = Bounds(group, self._flat, arch, self.space.cuts())
         self._cut_list = list(self._bounds.row_of)
         self._mappers = tuple(inner_mapper(arch, name) for name in mappers)
-        self._pricer = Pricer(group, self._flat, arch, self._mappers)
         self._capacity_bytes = arch.levels.SPM.capacity_of(Operand.I)
-        self._deep = [layer for layer, options in enumerate(self.space.k_options) if len(options) > 1]
+        weights = self._weight_bits()
+        # what holds the most weights first: it decides most
+        self._deep = sorted(
+            (layer for layer, options in enumerate(self.space.k_options) if len(options) > 1),
+            key=lambda layer: -weights[layer],
+        )  # fmt: skip
         self._whole_k = np.where(self._flat.layer[:, IS_MAC] == 1, self._flat.loops[:, K_LOOP], 1)
         self._seen: set[Choice] = set()
         self._front: list[Point] = []
-        self.num_bounded = self.num_priced = 0
+        self.num_bounded = self.num_priced = self.num_steps = 0
+        self.why_nothing_fits = ""
+        """Empty if something may fit."""
         self._roots, self._root_bounds = self._bound_roots()
-        self._aim_at(aim)
+        self.aim_at(aim)
 
-    def _aim_at(self, aim: Aim) -> None:
+    def aim_at(self, aim: Aim) -> None:
+        """Begin again with another aim; what was priced counts."""
         self._aim, self._serial = aim, itertools.count()
         self._heap: list[tuple[float, int, int, int, _Block]] = []
         self._left_out, self._num_left_out = math.inf, 0
         found = self._root_bounds
         self._put(0, self._roots, found, aim(found[:, CYCLES], found[:, ENERGY_PJ]))
 
-    def aim_at(self, aim: Aim) -> None:
-        """Begin again with another aim; what was priced counts."""
-        self._aim_at(aim)
+    @cached_property
+    def _pricer(self) -> Pricer:
+        return Pricer(self._group, self._flat, self._arch, self._mappers)
 
     @property
     def best(self) -> Point | None:
@@ -138,23 +149,35 @@ class GroupProver:
         chunks = self._forced_chunks()
         cuts = [self.space.rows(split, self._bounds.row_of) for split in self.space.splits]
         cut = np.concatenate(cuts)
-        rows = cut, np.repeat(least_k[None], len(cut), axis=0), np.repeat(chunks[None], len(cut), axis=0)
-        found = self._bounds.bound(*rows)
+        found = self._bounds.bound(cut, *(np.broadcast_to(one, (len(cut), len(one))) for one in (least_k, chunks)))
         self.num_bounded += len(cut)
         fits = found[:, SINGLE_BYTES] <= self._capacity_bytes
-        return (rows[0][fits], rows[1][fits], rows[2][fits]), found[fits]
+        if not fits.any():
+            nearest = int(np.argmin(found[:, SINGLE_BYTES]))
+            self.why_nothing_fits = (
+                f"none of {len(cut):,} ways to cut it fits: the closest needs {int(found[nearest, SINGLE_BYTES]):,} B, "
+                f"has {self._capacity_bytes:,} B: {self._candidate(cut[nearest], least_k)}"
+            )
+        cut = cut[fits]
+        size = len(cut), len(chunks)
+        return (cut, np.broadcast_to(least_k, size), np.broadcast_to(chunks, size)), found[fits]
 
     def _forced_chunks(self) -> Ints:
         """Per layer, chunks of channels whose weights alone fit a scratchpad."""
-        flat, chunks = self._flat, np.ones(self._flat.num_layers, np.int64)
-        for read in np.flatnonzero((flat.read[:, ROLE] == WEIGHT) & (flat.read[:, PRODUCER] < 0)):
-            layer = int(flat.read[read, LAYER])
-            bits = int(np.prod(flat.read_shape[read])) * int(flat.read[read, BITS])
-            groups = int(flat.loops[layer, 1])
+        chunks = np.ones(self._flat.num_layers, np.int64)
+        for layer, bits in enumerate(self._weight_bits()):
+            groups = int(self._flat.loops[layer, DIM_NAMES.index("G")])
             most = max(1, self._capacity_bytes * 8 * int(self._whole_k[layer]) * groups // max(1, bits))
             size = largest_up_to(self.space.k_options[layer], most)
-            chunks[layer] = max(chunks[layer], -(-self._whole_k[layer] // size))
+            chunks[layer] = -(-self._whole_k[layer] // size)
         return chunks
+
+    def _weight_bits(self) -> list[int]:
+        """Per layer, of weights from outside."""
+        flat, bits = self._flat, [0] * self._flat.num_layers
+        for read in np.flatnonzero((flat.read[:, ROLE] == WEIGHT) & (flat.read[:, PRODUCER] < 0)):
+            bits[int(flat.read[read, LAYER])] += int(np.prod(flat.read_shape[read])) * int(flat.read[read, BITS])
+        return bits
 
     def _push(self, depth: int, cut: Ints, k_tile: Ints, chunks: Ints) -> None:
         """Bound parts of the space, and keep those that may hold something better."""
@@ -210,23 +233,23 @@ class GroupProver:
             tuple(axis for axis, _, _, kept in cuts if kept), tuple(k_tile.tolist()),
         )  # fmt: skip
 
-    def improve(self, most_priced: int, should_stop: Callable[[], bool] = lambda: False) -> tuple[str, ...]:
+    def improve(self, most_steps: int, should_stop: Callable[[], bool] = lambda: False) -> tuple[str, ...]:
         """Search on until the bound meets the best, or the budget ends.
 
         Args:
-            most_priced: Mappings to price; a multiple of it to bound.
+            most_steps: Of ``STAGES_PER_STEP`` stages of mappings that are priced; a multiple is bounded.
             should_stop: Asked between batches.
 
         Returns:
             What ended the search before it was proved.
         """
-        stop_priced = self.num_priced + most_priced
-        stop_bounded = self.num_bounded + BOUNDED_PER_PRICED * most_priced
+        stop_steps = self.num_steps + most_steps
+        stop_bounded = self.num_bounded + BOUNDED_PER_STEP * most_steps
         while self._heap and self._heap[0][0] < self.value:
-            if self.num_priced >= stop_priced:
-                return (f"{most_priced:,} mappings were priced",)
+            if self.num_steps >= stop_steps:
+                return (f"{most_steps:,} steps were made",)
             if self.num_bounded >= stop_bounded:
-                return (f"{BOUNDED_PER_PRICED * most_priced:,} parts of the space were bounded",)
+                return (f"{BOUNDED_PER_STEP * most_steps:,} parts of the space were bounded",)
             if should_stop():
                 return ("stopped",)
             self._step()
@@ -265,7 +288,8 @@ class GroupProver:
         if not new:
             return
         rows = _rows(new, len(self.space.shape))
-        few = most_stages_of(self._flat, self.space.shape, rows) <= MOST_STAGES
+        stages = most_stages_of(self._flat, self.space.shape, rows)
+        few = stages <= MOST_STAGES
         if floor is not None and not few.all():
             self._left_out, self._num_left_out = min(self._left_out, floor), self._num_left_out + int((~few).sum())
         kept = np.flatnonzero(few)
@@ -275,6 +299,7 @@ class GroupProver:
         self._seen.update(new)
         priced = self._pricer.price(rows.take(kept))
         self.num_priced += len(new)
+        self.num_steps += int((1 + stages[kept] // STAGES_PER_STEP).sum())
         fits = (priced.spm_bytes <= self._capacity_bytes)[:, None] & (priced.cycles >= 0)
         places, mappers = np.nonzero(fits)
         cycles, energy_pj = priced.cycles[fits].tolist(), priced.energy_pj[fits].tolist()

@@ -264,6 +264,13 @@ class TuningResult:
                 ],
                 "by_reason": self.plan.num_refused(),
             }
+            found["plan"] = {
+                "objective": self.plan.plan.objective,
+                "value": self.plan.value,
+                "lower_bound": self.plan.lower_bound,
+                "gap": self.plan.gap,
+                "limits": list(self.plan.limits),
+            }
         return found
 
     def table(self) -> pd.DataFrame:

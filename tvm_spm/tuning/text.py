@@ -99,6 +99,7 @@ def print_result(result: TuningResult) -> None:
         lines += [f"not fused: {' > '.join(r.names)}: {r.reason}" for r in result.plan.unscheduled]
         counts = [f"{count:,} by {kind}" for kind, count in result.plan.num_refused().items()]
         lines += [f"groups that do not fit or cannot run: {', '.join(counts)}"] if counts else []
+        lines.append(f"plan: {result.plan.optimality}")
     lines += [
         f"failed measurements: {task.task.name}: {len(task.failures)} of {task.num_trials} trials, the last with: "
         f"{task.failures[-1]}"

@@ -18,6 +18,8 @@ from types import TracebackType
 import numpy as np
 
 from cost_model.analytical.model import evaluate_batch, evaluate_rows
+from cost_model.fused.many import finish
+from cost_model.fused.profile import bound_rows
 from cost_model.fused.queues import run_cores
 from cost_model.simulator import simulate_batch
 from cost_model.simulator.events import simulate_rows
@@ -26,7 +28,7 @@ from tvm_spm.arch import load_arch
 from tvm_spm.exact import exact_search
 from tvm_spm.exact.any_factors.join import list_mappings
 from tvm_spm.exact.perfect.join import join
-from tvm_spm.fusion.search import group_search
+from tvm_spm.fusion.proof import prove_group
 from tvm_spm.graph import GraphTensor, Layer, LayerGraph, Read
 from tvm_spm.group import Group
 from tvm_spm.jit import is_on_disk
@@ -58,7 +60,7 @@ _LAST_COMPILED: dict[Part, tuple[Callable[..., object], ...]] = {
     Part.ANY_FACTORS: (list_mappings, vary_rows),
     Part.SCREEN: (vary_rows, evaluate_rows),
     Part.SIMULATOR: (simulate_rows,),
-    Part.GROUPS: (run_cores,),
+    Part.GROUPS: (run_cores, finish, bound_rows),
 }
 
 
@@ -206,7 +208,7 @@ def _compile_groups() -> None:
         for i, source in enumerate((0, 3))
     )  # fmt: skip
     group = Group(graph=LayerGraph(tensors=tuple(tensors), layers=layers, outputs=(4,)), first=0, stop=2)
-    group_search(group, arch)
+    prove_group(group, arch, most_steps=1)
 
 
 def _toy_case() -> Case:

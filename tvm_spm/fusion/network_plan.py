@@ -1,0 +1,178 @@
+"""Nouns of planning a network: layers alone, fused groups, and the plan of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from cost_model.fused import GroupCost
+from tvm_spm.attention import AttentionMapping
+from tvm_spm.cost import Cost
+from tvm_spm.fusion.plan import FusionPlan, GroupOption
+from tvm_spm.graph import LayerGraph
+from tvm_spm.group import Group, GroupMapping
+from tvm_spm.objective import Objective
+from tvm_spm.report.plan_picture import DrawnGroup
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alone:
+    """A layer that runs by itself: its task, what that costs on how many cores, and how often it runs.
+
+    Without a cost it stays on the host, and in no group.
+    """
+
+    task: int
+    cost: Cost | None
+    num_cores: int
+    times: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FusedGroup:
+    """Several layers, and how they run as one.
+
+    Attributes:
+        group: The layers.
+        mapping: Tile by tile of the last output, or by chunks of keys with an online softmax.
+        cost: By the simulator.
+        spm_bytes: Most that one core holds at a time.
+        recompute_share: Multiply-accumulates done more than once, as a share of those needed.
+        times: How often the layers run in the network.
+    """
+
+    group: Group
+    mapping: GroupMapping | AttentionMapping
+    cost: Cost
+    spm_bytes: int
+    recompute_share: float = 0.0
+    times: int = 1
+
+    @classmethod
+    def of(cls, group: Group, mapping: GroupMapping, cost: GroupCost) -> FusedGroup:
+        """What a search of group mappings found."""
+        return cls(
+            group=group, mapping=mapping, cost=cost.cost, spm_bytes=cost.spm_bytes,
+            recompute_share=cost.recompute_share,
+        )  # fmt: skip
+
+    @property
+    def option(self) -> GroupOption:
+        """For the planner."""
+        return GroupOption(
+            cycles=self.cost.cycles * self.times, energy_pj=self.cost.energy_pj * self.times, choice=self
+        )  # fmt: skip
+
+    @property
+    def tile(self) -> str:
+        """What one core works on at a time."""
+        if isinstance(self.mapping, AttentionMapping):
+            return f"{self.mapping.query_tile} queries x {min(self.mapping.key_tile, self._num_keys)} keys"
+        return "x".join(str(extent) for extent in self.mapping.tile)
+
+    @property
+    def overlap(self) -> str:
+        """What happens to the overlap of neighbouring tiles, or how the softmax is computed."""
+        if isinstance(self.mapping, AttentionMapping):
+            return "online softmax" if self.mapping.key_tile < self._num_keys else "softmax of whole rows"
+        kept = ["NCHW"[axis] if len(self.mapping.tile) == 4 else str(axis) for axis in self.mapping.kept]
+        return f"kept along {' '.join(kept)}" if kept else "recomputed"
+
+    @property
+    def _num_keys(self) -> int:
+        """Columns of the scores, which the first layer of an attention writes."""
+        return self.group.graph.tensors[self.group.graph.layers[self.group.first].output].shape[-1]
+
+    def __str__(self) -> str:
+        return f"{' > '.join(layer_names(self.group))} on {self.mapping.num_cores} cores, {self.spm_bytes:,} B of SPM"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefusedGroup:
+    """Layers that were asked for as one group, in vain.
+
+    Attributes:
+        names: The layers of the first such group; equal groups are refused with it.
+        kind: In a few words, for counting; ``NOT_SCHEDULED`` where no code could be made.
+        reason: In full.
+    """
+
+    names: tuple[str, ...]
+    kind: str
+    reason: str
+
+
+NOT_SCHEDULED = "no schedule"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkPlan:
+    """A network cut into groups.
+
+    Attributes:
+        graph: The layers.
+        alone: Per layer, how it runs by itself.
+        groups: Those of several layers, in order.
+        plan: What the planner decided, single layers included.
+        refused: Groups that cannot run or be scheduled, with reasons.
+        num_priced: Different groups that were looked at.
+        num_unpriced: Different groups that were not, as there was no time.
+        num_unrefined: Groups that may still be better and were not searched further, as there was no time.
+        lower_bound: No plan of the space has less of the objective: intervals of the one order of layers as groups,
+            layers alone as they are given, groups in the mappings of ``fusion.group_space`` or as known beforehand.
+        limits: What ended the search before the plan was proved; empty if nothing.
+    """
+
+    graph: LayerGraph
+    alone: tuple[Alone, ...]
+    groups: tuple[FusedGroup, ...]
+    plan: FusionPlan
+    refused: tuple[RefusedGroup, ...]
+    num_priced: int = 0
+    num_unpriced: int = 0
+    num_unrefined: int = 0
+    lower_bound: float = 0.0
+    limits: tuple[str, ...] = ()
+
+    @property
+    def value(self) -> float:
+        """Objective of the plan."""
+        return Objective.of(self.plan.objective).value_of(float(self.plan.cycles), self.plan.energy_pj)
+
+    @property
+    def gap(self) -> float:
+        """How much less than this plan any other of the space has at most, as a share; 0 if it is proved."""
+        return 0.0 if self.value <= self.lower_bound else 1 - self.lower_bound / self.value
+
+    @property
+    def optimality(self) -> str:
+        """In a few words."""
+        if self.gap == 0:
+            return "proved to be the best of its space"
+        return f"within {100 * self.gap:.2g} % of the best of its space ({'; '.join(self.limits)})"
+
+    @property
+    def unscheduled(self) -> tuple[RefusedGroup, ...]:
+        """Groups that a plan chose but that have no code."""
+        return tuple(refused for refused in self.refused if refused.kind == NOT_SCHEDULED)
+
+    def num_refused(self) -> dict[str, int]:
+        """How many different groups cannot run, by kind of reason, the most frequent first."""
+        others = (refused.kind for refused in self.refused if refused.kind != NOT_SCHEDULED)
+        return dict(Counter(others).most_common())
+
+    def drawn_groups(self) -> list[DrawnGroup]:
+        """All groups, single layers included, for a picture."""
+        cores = {found.group.first: found.mapping.num_cores for found in self.groups}
+        return [
+            DrawnGroup(
+                first=planned.first, stop=planned.stop,
+                num_cores=cores.get(planned.first, self.alone[planned.first].num_cores),
+            )
+            for planned in self.plan.groups
+        ]  # fmt: skip
+
+
+def layer_names(group: Group) -> tuple[str, ...]:
+    """Of the layers of a group."""
+    return tuple(group.graph.layers[index].name for index in group.layers)

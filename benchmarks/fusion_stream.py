@@ -117,7 +117,7 @@ def draw(frame: pd.DataFrame, out_dir: Path) -> Sequence[Path]:
 
 def _warm_up(arch: Arch) -> None:
     """Load compiled code, so that no way is charged for it."""
-    from tvm_spm.reproduce.dlfusion.calibration import conv_chain
+    from tvm_spm.reproduce.dlfusion.synthetic import conv_chain
 
     work = Workload.matmul(m=2, k=2, n=2)
     SimulatorModel().cost(work, arch, exact_search(Case(workload=work, arch=arch, objective=Objective.LATENCY)).mapping)

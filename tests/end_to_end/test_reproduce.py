@@ -10,8 +10,8 @@ from paper_script import differences, read_csv
 
 from tvm_spm.group import Group
 from tvm_spm.reproduce import reproduce
-from tvm_spm.reproduce.dlfusion.calibration import conv_chain
 from tvm_spm.reproduce.dlfusion.setup import STRATEGIES, price_table, sized_arch
+from tvm_spm.reproduce.dlfusion.synthetic import conv_chain
 from tvm_spm.reproduce.dmazerunner.tables import tables_of
 
 EXPECTED = Path(__file__).parents[2] / "benchmarks" / "expected"

@@ -11,28 +11,28 @@ from hypothesis import strategies as st
 
 from tvm_spm.errors import PlanError
 from tvm_spm.group import Group
-from tvm_spm.reproduce.dlfusion.calibration import calibrate, conv_chain
+from tvm_spm.reproduce.dlfusion.calibration import calibrate
+from tvm_spm.reproduce.dlfusion.heuristic import Rule, heuristic_block, make_heuristic
 from tvm_spm.reproduce.dlfusion.prices import AskedPrices, GroupPrice, PriceTable
 from tvm_spm.reproduce.dlfusion.strategies import (
     POWERS_OF_TWO,
     Decision,
-    Thresholds,
     best_cores,
     decide,
     exact,
     fixed_cores,
     fuse_everything,
     fuse_with_one_count,
-    heuristic_block,
-    make_heuristic,
     no_optimisation,
     reduced_brute_force,
     reduced_cuts,
 )
+from tvm_spm.reproduce.dlfusion.synthetic import conv_chain
 
 # Channels 4 -> 8 -> 8 -> 16 -> 16 -> 16: the output of layers 0, 1 has 8 channels, that of 2, 3, 4 has 16.
 CHAIN = [(8, 4, 4, 1), (8, 8, 4, 1), (16, 8, 4, 1), (16, 16, 4, 1), (16, 16, 4, 1)]
-RULE = Thresholds(macs_per_core=256, channels_per_core=2, block_macs_per_core=2048)
+# Cores = MACs / 256, whatever the channels.
+RULE = Rule(macs_weight=1.0, channels_weight=0.0, offset=-8.0, block_score=11.0, block_channels_weight=0.0)
 
 
 def make_table(
@@ -108,23 +108,31 @@ def test_a_layer_that_fits_nowhere_is_named():
 
 
 def test_cores_of_the_heuristic():
-    # 1,024 MACs leave 256 for each of 4 cores; 5 channels leave 2 for each of 2.
-    assert RULE.cores(1024, 100, (1, 2, 4, 8)) == 4
-    assert RULE.cores(1024, 5, (1, 2, 4, 8)) == 2
-    assert RULE.cores(10, 1, (1, 2, 4, 8)) == 1
+    # log2 cores = log2 MACs / 2 + log2 channels / 4 - 5: 2**10 MACs on 2**8 channels make 2**2 cores.
+    rule = Rule(macs_weight=0.5, channels_weight=0.25, offset=-5.0, block_score=0.0, block_channels_weight=0.0)
+    assert rule.cores(1 << 10, 1 << 8, (1, 2, 4, 8)) == 4
+    assert rule.cores(1 << 12, 1 << 8, (1, 2, 4, 8)) == 8
+    assert rule.cores(1 << 10, 1 << 12, (1, 2, 4, 8)) == 8
+    # Beyond what there is, the nearest; half way, the smaller.
+    assert rule.cores(1 << 30, 1 << 8, (1, 2, 4, 8)) == 8
+    assert rule.cores(1, 1, (1, 2, 4, 8)) == 1
+    assert rule.cores(1 << 11, 1 << 8, (1, 2, 4, 8)) == 4
 
 
 def test_a_block_closes_when_its_cores_have_enough_to_do():
     graph = conv_chain(CHAIN)
     table = PriceTable(graph=graph, core_counts=(1, 2, 4), price_group=lambda group, cores: None)
     # 4x4 outputs: 16 * 8 * 4 = 512 MACs, then 1,024, 2,048, 4,096, 4,096.
-    # Layer 0: 512 MACs on 2 cores, 256 each. Layers 0-1: mean 768, 2 cores (3 x 256, 4 do not fit), 768 each.
+    # Layer 0: 512 MACs on 2 cores, 256 each. Layers 0-1: mean 768, log2 (768 / 256) = 1.58, 4 cores, 384 each.
     # Layers 0-2: mean 1,194.7, 4 cores, 3,584 / 4 = 896 each. Layers 0-3: 7,680 / 4 = 1,920 each.
     # Layers 0-4: 11,776 / 4 = 2,944 >= 2,048: closed.
     prices = AskedPrices(table=table)
     assert heuristic_block(prices, 0, RULE, (1, 2, 4)) == (5, 4)
-    # A threshold of 1,900 closes it one layer earlier.
-    assert heuristic_block(prices, 0, replace(RULE, block_macs_per_core=1900), (1, 2, 4)) == (4, 4)
+    # 2 ** 10.9 = 1,911 is passed by 1,920, one layer earlier.
+    assert heuristic_block(prices, 0, replace(RULE, block_score=10.9), (1, 2, 4)) == (4, 4)
+    # With channels: log2 384 + log2 8 / 2 = 10.08 after layer 1, log2 896 + log2 16 / 2 = 11.81 after layer 2.
+    weighted = replace(RULE, block_score=11.5, block_channels_weight=0.5)
+    assert heuristic_block(prices, 0, weighted, (1, 2, 4)) == (3, 4)
     # Layer 4 alone: 4,096 MACs on 4 cores, 1,024 each; the network ends.
     assert heuristic_block(prices, 4, RULE, (1, 2, 4)) == (5, 4)
 
@@ -227,14 +235,26 @@ def test_groups_that_look_alike_are_priced_once():
 
 
 def test_calibration_finds_the_rule_behind_the_prices():
-    # A core costs 2**18 cycles and does one MAC per cycle: a second core saves M / 2 and costs 2**18, two more save
-    # M / 4 and cost 2**19, so a core pays off from 2**18 or 2**19 MACs on.
+    # A core costs 2**16 cycles and does one MAC per cycle: n cores take M / n + n * 2**16, least at n = 2**(log2 M / 2
+    # - 8). A group pays for its cores once, so that layers and chains want constants that differ a little.
     def price(group: Group, cores: int) -> GroupPrice:
         macs = sum(layer.workload.macs for layer in group.graph.layers[group.first : group.stop] if layer.workload)
-        return GroupPrice(cycles=macs // cores + (cores << 18) + 1000, energy_pj=1.0, num_cores=cores)
+        return GroupPrice(cycles=macs // cores + (cores << 16) + 1000, energy_pj=1.0, num_cores=cores)
 
-    found = calibrate(price, 4, quick=True)
-    assert found.thresholds.macs_per_core in (1 << 18, 1 << 20)
-    assert 0 <= found.layer_loss < 0.05
-    assert (found.num_layers, found.num_chains) == (3 * 2 * 2, 3 * 2 * 2)
+    found = calibrate(price, 32, quick=True)
+    assert 0 <= found.fit.layers_least <= found.fit.layers < 0.05
+    assert 0 <= found.held_out.layers_least <= found.held_out.layers < 0.1
+    assert found.fit.chains_least <= found.fit.chains < found.fit.chains_alone
+    assert (found.num_layers, found.num_chains) == (2 * 7, 2 * 5)
     assert max(POWERS_OF_TWO) == 32
+
+
+def test_calibration_ignores_what_costs_nothing():
+    # Every number of cores takes as long: any rule is as good, and none loses.
+    found = calibrate(
+        lambda group, cores: GroupPrice(cycles=10 * (group.stop - group.first), energy_pj=1.0, num_cores=cores),
+        4,
+        quick=True,
+    )
+    assert found.fit == found.held_out
+    assert found.fit.layers == found.fit.chains == found.fit.chains_alone == 0

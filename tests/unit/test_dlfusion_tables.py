@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+
 import pandas as pd
 import pytest
 from dlfusion_throughput import PUBLISHED, throughput_table
 
 from tvm_spm.reproduce.dlfusion import tables as dlfusion
+from tvm_spm.reproduce.dlfusion.calibration import Loss
+from tvm_spm.reproduce.dlfusion.heuristic import Rule
 from tvm_spm.reproduce.dlfusion.setup import CALIBRATION, SPM_KIB, STRATEGIES
+
+RULE = Rule(macs_weight=0.1, channels_weight=-0.05, offset=0.5, block_score=16.0, block_channels_weight=0.25)
+LOSS = Loss(layers=0.012, layers_least=0.001, chains=0.3, chains_least=0.2, chains_alone=0.5)
 
 
 def decided(network: str, strategy: str, cycles: int, spm_kib: int = SPM_KIB[1]) -> dict[str, object]:
@@ -26,8 +34,9 @@ def frame() -> pd.DataFrame:
     rows = [decided("alexnet", name, int(ms * 1e6)) for name, ms in zip(STRATEGIES, milliseconds, strict=True)]
     rows.append(
         {
-            "layer": CALIBRATION, "space": "SPM 1024 KiB", "workload": "24 layers", "mapping": "4096 8 65536",
-            "note": "0.012 0.3", "wall_s": 9.0,
+            "layer": CALIBRATION, "space": "SPM 1024 KiB", "workload": "24 layers",
+            "mapping": json.dumps(asdict(RULE)), "note": json.dumps({"fit": asdict(LOSS), "held out": asdict(LOSS)}),
+            "wall_s": 9.0,
         }
     )  # fmt: skip
     return pd.DataFrame(rows)
@@ -63,10 +72,12 @@ def test_rates_follow_from_bytes_and_cycles(frame: pd.DataFrame):
     assert "alexnet 8 exact 1.000 3 32 4.00 4.0 0.00 10.0%" in found
 
 
-def test_thresholds_are_printed_as_ours(frame: pd.DataFrame):
+def test_constants_are_printed_as_ours(frame: pd.DataFrame):
     table = dlfusion.calibration_table(frame)
     assert "ours" in table.title
-    assert "4,096 8 65,536 24 layers 1.20% 30.00% 9.00" in lines(table)
+    found = lines(table)
+    assert "fit 1.2% 0.1% 30.0% 20.0% 50.0%" in found
+    assert any("log2 cores = 0.1 log2 MACs + -0.05 log2 channels + 0.5; a block closes when" in line for line in found)
 
 
 def test_sizes_without_rows_are_left_out(frame: pd.DataFrame):

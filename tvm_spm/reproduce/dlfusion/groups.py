@@ -13,9 +13,9 @@ from tvm_spm.fusion.candidates import core_splits
 from tvm_spm.fusion.search import group_search
 from tvm_spm.graph import Read, box_elems
 from tvm_spm.group import Group, GroupMapping
-from tvm_spm.reproduce.dlfusion.calibration import conv_chain
 from tvm_spm.reproduce.dlfusion.prices import BoundGroup, GroupPrice, PriceGroup
 from tvm_spm.reproduce.dlfusion.recompute import needed_boxes
+from tvm_spm.reproduce.dlfusion.synthetic import conv_chain
 from tvm_spm.units import ceil_div
 
 ROWS_AXIS = 2

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from math import prod
 from multiprocessing import get_context
 
@@ -16,6 +17,7 @@ from tvm_spm.arch import Arch, load_arch
 from tvm_spm.graph import LayerGraph
 from tvm_spm.reproduce.dlfusion.calibration import Calibration, calibrate
 from tvm_spm.reproduce.dlfusion.groups import can_split, make_bound_group, make_price_group, warm_up
+from tvm_spm.reproduce.dlfusion.heuristic import make_heuristic
 from tvm_spm.reproduce.dlfusion.prices import PriceTable
 from tvm_spm.reproduce.dlfusion.strategies import (
     Decision,
@@ -26,7 +28,6 @@ from tvm_spm.reproduce.dlfusion.strategies import (
     fixed_cores,
     fuse_everything,
     fuse_with_one_count,
-    make_heuristic,
     no_optimisation,
     reduced_brute_force,
 )
@@ -63,7 +64,7 @@ SENSITIVITY = (NO_OPTIMISATION, BEST_CORES, HEURISTIC, EXACT)
 """Strategies that are computed for every size of the scratchpad."""
 
 CALIBRATION = "calibration"
-"""``layer`` of the row that holds the thresholds."""
+"""``layer`` of the row that holds the constants of the heuristic."""
 
 EXTRA_COLUMNS = (
     "spm_kib", "cost_s", "decide_s", "num_groups", "most_cores", "dram_bytes", "macs_executed", "macs_needed", "note",
@@ -89,12 +90,12 @@ def sized_arch(spm_kib: int) -> Arch:
 
 
 def all_rows(*, quick: bool) -> pd.DataFrame:
-    """One row per network, size and strategy, and one for the thresholds."""
+    """One row per network, size and strategy, and one for the heuristic's constants."""
     sizes, networks = ((SPM_KIB[1],), QUICK_NETWORKS) if quick else (SPM_KIB, NETWORKS)
     main = sized_arch(SPM_KIB[1])
     warm_up(main)
     begin = time.perf_counter()
-    calibration = calibrate(make_price_group(main), main.cores.count, quick=quick)
+    calibration = calibrate(make_price_group(main), main.cores.count, bound_group=make_bound_group(main), quick=quick)
     seconds = time.perf_counter() - begin
     jobs = [
         NetworkJob(
@@ -152,7 +153,7 @@ def strategies(calibration: Calibration) -> dict[str, Strategy]:
     """All eight, by name."""
     functions: Sequence[Strategy] = (
         no_optimisation, fixed_cores, best_cores, fuse_everything, fuse_with_one_count,
-        make_heuristic(calibration.thresholds), reduced_brute_force, exact,
+        make_heuristic(calibration.rule), reduced_brute_force, exact,
     )  # fmt: skip
     return dict(zip(STRATEGIES, functions, strict=True))
 
@@ -198,7 +199,6 @@ def decision_row(decision: Decision, arch: Arch, graph: LayerGraph) -> dict[str,
 
 
 def _calibration_row(calibration: Calibration, arch: Arch, seconds: float) -> dict[str, object]:
-    rule = calibration.thresholds
     return {
         "arch": arch.name,
         "arch_sha256": arch.sha256(),
@@ -206,10 +206,10 @@ def _calibration_row(calibration: Calibration, arch: Arch, seconds: float) -> di
         "layer": CALIBRATION,
         "space": f"SPM {SPM_KIB[1]} KiB",
         "objective": "latency",
-        "searcher": "grid",
+        "searcher": "descent",
         "seed": 0,
         "wall_s": round(seconds, 4),
-        "mapping": f"{rule.macs_per_core} {rule.channels_per_core} {rule.block_macs_per_core}",
+        "mapping": json.dumps(asdict(calibration.rule)),
         "source": "analytical",
-        "note": f"{calibration.layer_loss:.6f} {calibration.chain_loss:.6f}",
+        "note": json.dumps({"fit": asdict(calibration.fit), "held out": asdict(calibration.held_out)}),
     }

@@ -1,4 +1,4 @@
-"""Eight ways to choose groups and cores, from no optimisation to the optimum; all see the same prices."""
+"""Ways to choose groups and cores, from no optimisation to the optimum; all see the same prices."""
 
 from __future__ import annotations
 
@@ -64,30 +64,6 @@ class Decision:
         return sum(block.price.energy_pj for block in self.blocks)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Thresholds:
-    """Constants of the heuristic; ours, calibrated on single layers and on pairs of the machine model.
-
-    Attributes:
-        macs_per_core: A core is added only if every core still has at least so many multiply-accumulates.
-        channels_per_core: And at least so many output channels.
-        block_macs_per_core: A block is closed when it has at least so many multiply-accumulates per core.
-    """
-
-    macs_per_core: int
-    channels_per_core: int
-    block_macs_per_core: int
-
-    def cores(self, macs: float, channels: int, counts: Sequence[int]) -> int:
-        """The largest of ``counts`` that leaves every core enough to do; at least the smallest."""
-        allowed = [
-            count
-            for count in counts
-            if macs >= count * self.macs_per_core and channels >= count * self.channels_per_core
-        ]
-        return max(allowed, default=min(counts))
-
-
 Chosen = tuple[list[PricedGroup], str]
 
 Strategy = Callable[[AskedPrices], Chosen]
@@ -131,36 +107,6 @@ def fuse_with_one_count(prices: AskedPrices) -> Chosen:
             plans[count] = optimal_groups(prices, _only(prices, count))[0]
     best = min(plans, key=lambda count: (_cycles(plans[count]), count))
     return plans[best], f"{best} cores"
-
-
-def make_heuristic(thresholds: Thresholds) -> Strategy:
-    """Cores from operations and channels; a block is closed once it has enough operations per core."""
-
-    def choose(prices: AskedPrices) -> Chosen:
-        counts = [count for count in POWERS_OF_TWO if count in prices.core_counts]
-        blocks: list[PricedGroup] = []
-        first = 0
-        while first < prices.num_layers:
-            stop, cores = heuristic_block(prices, first, thresholds, counts)
-            blocks += grown_groups(prices, first, stop, cores)
-            first = stop
-        return blocks, ""
-
-    return choose
-
-
-def heuristic_block(prices: AskedPrices, first: int, thresholds: Thresholds, counts: Sequence[int]) -> tuple[int, int]:
-    """Where the block that begins at ``first`` ends, and its cores: those of its mean layer."""
-    macs, num_layers, channels, cores, stop = 0, 0, 0, min(counts), first
-    for stop in range(first + 1, prices.num_layers + 1):
-        workload = prices.graph.layers[stop - 1].workload
-        if workload is not None:
-            macs, num_layers = macs + workload.macs, num_layers + 1
-            channels = max(channels, workload.dims.K * workload.dims.G)
-            cores = thresholds.cores(macs / num_layers, channels, counts)
-            if macs >= cores * thresholds.block_macs_per_core:
-                break
-    return stop, cores
 
 
 def reduced_brute_force(prices: AskedPrices) -> Chosen:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from types import MappingProxyType
 
 import numpy as np
 import tvm
+import tvm_ffi
 from tvm import relax, tirx
 
 from tvm_spm.deploy.runtime import run
@@ -63,6 +65,9 @@ class _Bound:
     step: Step | None
 
 
+_ALIGNMENT = 64
+"""Bytes; compiled code takes every tensor to begin at a multiple of it."""
+
 _NOTHING: Mapping[relax.Var, list[Array]] = MappingProxyType({})
 
 
@@ -93,7 +98,7 @@ class NetworkRun:
         self._callable: dict[str, Callable[..., None]] = {}
         self._others: dict[relax.Var, tuple[relax.VMExecutable, list[relax.Var]]] = {}
         self._roots = {param: frozenset([param]) for param in self._main.params}
-        self._zeros: dict[relax.Var, list[Array]] = {}
+        self._kinds: dict[relax.Var, list[tuple[tuple[int, ...], np.dtype[np.generic]]]] = {}
         self._num_runs = 0
         self._bound = list(self._expanded(self._main, {}))
         self._uses = Counter(var for bound in self._bound for var in bound.reads)
@@ -190,19 +195,24 @@ class NetworkRun:
     def _results(self, step: Step, bound: _Bound, known: dict[relax.Var, object]) -> list[Array]:
         if step.func is None:
             return self._other(bound, known)
-        made = [tvm.runtime.tensor(zeros) for zeros in self._zeros_of(bound.origin)]
+        results = [_zeros(shape, dtype) for shape, dtype in self._kinds_of(bound.origin)]
+        made = [_tensor(result) for result in results]
         arguments = [_tensor(_value(argument, known, {})) for argument in step.arguments]
         self._function(step.name)(*arguments, *made)
-        return [tensor.numpy() for tensor in made]
+        # Memory is shared as far as TVM can read it.
+        return [
+            result if shared.data_ptr() == _address(result) else shared.numpy()
+            for result, shared in zip(results, made, strict=True)
+        ]
 
-    def _zeros_of(self, var: relax.Var) -> list[Array]:
-        """What the results of a step are before it runs, for a variable as it stands in its function."""
-        if var not in self._zeros:
+    def _kinds_of(self, var: relax.Var) -> list[tuple[tuple[int, ...], np.dtype[np.generic]]]:
+        """Shapes and types of the results of a step, for a variable as it stands in its function."""
+        if var not in self._kinds:
             types = var.ty.fields if isinstance(var.ty, relax.TupleType) else [var.ty]
-            self._zeros[var] = [
-                np.zeros([int(extent) for extent in ty.shape.values], dtype=str(ty.dtype)) for ty in types
+            self._kinds[var] = [
+                (tuple(int(extent) for extent in ty.shape.values), np.dtype(str(ty.dtype))) for ty in types
             ]
-        return self._zeros[var]
+        return self._kinds[var]
 
     def _function(self, name: str) -> Callable[..., None]:
         """A compiled function, looked up once: TVM takes milliseconds to find one, longer than most of them run."""
@@ -275,7 +285,27 @@ def _value(expr: relax.Expr, known: dict[relax.Var, object], scope: Scope) -> ob
 
 
 def _tensor(value: object) -> tvm.runtime.Tensor:
-    return tvm.runtime.tensor(np.asarray(value, order="C"))
+    """An array as compiled code reads it: the same memory, or a copy where code could not read that."""
+    array = np.asarray(value, order="C")
+    if array.dtype.isbuiltin != 1 or not array.size:
+        return tvm.runtime.tensor(array)
+    if _address(array) % _ALIGNMENT or not array.flags.writeable:
+        aligned = _zeros(array.shape, array.dtype)
+        aligned[...] = array
+        array = aligned
+    return tvm_ffi.from_dlpack(array)
+
+
+def _zeros(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
+    """An array of zeros where compiled code expects one to begin."""
+    num_bytes = math.prod(shape) * dtype.itemsize
+    raw = np.zeros(num_bytes + _ALIGNMENT, np.uint8)
+    skipped = -_address(raw) % _ALIGNMENT
+    return raw[skipped : skipped + num_bytes].view(dtype).reshape(shape)
+
+
+def _address(array: Array) -> int:
+    return int(array.__array_interface__["data"][0])
 
 
 def _flat(value: object) -> list[Array]:

@@ -143,15 +143,49 @@ def test_a_number_of_rounds_may_be_given():
         load_model(model)
 
 
-def test_a_loop_that_the_data_ends_is_named():
+def until(outputs=1, *, grows=False):
+    """Doubles, by a factor from outside, until the sum reaches 100."""
     nodes = [
-        node("Add", ["a", "a"], ["b"]),
+        node("Concat", ["a", "a"], ["b"], axis=0) if grows else node("Mul", ["a", "factor"], ["b"]),
         node("ReduceSum", ["b"], ["s"], keepdims=0),
         node("Less", ["s", "lim"], ["on"]),
     ]
-    until = body(nodes, [value("on", BOOL, ()), value("b", FLOAT, (2, 4))], [("lim", np.array(100, np.float32))])
-    with pytest.raises(ModelError, match=r"node 'rounds' \(operator Loop\): the data decides when it ends"):
-        load_model(looped(until, ["y"], rounds=50))
+    results = [value("on", BOOL, ()), value("b", FLOAT, None if grows else (2, 4)), value("b2", FLOAT, None)]
+    nodes.append(node("Identity", ["b"], ["b2"]))
+    inner = body(nodes, results[: 1 + outputs], [("lim", np.array(100, np.float32))])
+    if grows:
+        inner.input[2].type.tensor_type.ClearField("shape")
+    return inner
+
+
+@pytest.mark.parametrize(("rounds", "condition"), [(50, ""), (50, "yes"), (2, ""), (None, "")])
+def test_a_loop_that_the_data_ends_runs_on_the_host(rounds, condition):
+    model = looped(until(), ["z"], rounds=rounds, condition=condition, feeds=[value("f", FLOAT, (1, 4))])
+    model.graph.node[0].input[0] = "" if rounds is None else "n"
+    model.graph.node.insert(0, node("Add", ["f", "f"], ["factor"]))
+    model.graph.node.append(node("MatMul", ["z", "w"], ["y"]))
+    model.graph.output[0].name = "y"
+    found = extract(load_model(model))
+    assert [call.name for call in found.graph.host_calls if not call.reason.startswith("a view")] == ["onnx.Loop"]
+    factor = np.full((1, 4), 0.75, np.float32)
+    executable = runtime.build(found.mod, "edge-256")
+    for start in (np.float32(0.5), np.float32(40)):
+        x = np.full((2, 4), start)
+        want = x
+        for _ in range(50 if rounds is None else rounds):
+            want = want * 2 * factor
+            if want.sum() >= 100:
+                break
+        np.testing.assert_allclose(runtime.run(executable, [x, factor])[0], want @ WEIGHT, rtol=1e-5)
+
+
+def test_a_loop_whose_shapes_the_data_decides_is_named():
+    feeds = [value("factor", FLOAT, (1, 4))]
+    said = r"node 'rounds' \(operator Loop\): the data decides when it ends, and with it on the shape of its output"
+    with pytest.raises(ModelError, match=said + " 'all'"):
+        load_model(looped(until(2), ["y", "all"], rounds=50, feeds=feeds))
+    with pytest.raises(ModelError, match=said + " 'y'"):
+        load_model(looped(until(grows=True), ["y"], rounds=50))
 
 
 def test_many_rounds_are_a_loop():

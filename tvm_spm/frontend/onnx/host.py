@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 import tvm
-from onnx import helper, shape_inference
+from onnx import helper, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 from tvm import relax
 
@@ -27,6 +27,11 @@ from tvm_spm.frontend.onnx.writer import captured
 
 FUNCTION = "tvm_spm.onnx_node"
 """The packed function that evaluates a node: its text, then its inputs."""
+
+_LOOP = "Loop"
+
+_MOST_ROUNDS = 100_000
+"""Of a loop that the data ends; one that does not end would never be seen to fail."""
 
 _RANDOM = (
     "Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
@@ -120,7 +125,7 @@ def _try(operator: str, text: str, inputs: list[TensorKind], outputs: list[Tenso
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
-            found = _evaluator(text).run(None, ones)
+            found = _results(text, ones, most_rounds=1)
     except TVM_ERRORS as error:
         raise ModelError(
             f"operator {operator}: neither TVM nor the reference of ONNX takes it: {first_line(error)}"
@@ -147,9 +152,15 @@ def host_nodes(model: onnx.ModelProto, origin: str) -> HostNodes:
             node.name = f"{node.op_type}_{position}"
         nodes[node.name] = node
     constants = {init.name: init for init in model.graph.initializer}
-    return HostNodes(
-        nodes=nodes, kinds=tensor_kinds(model, origin), constants=constants, opsets=list(model.opset_import)
-    )  # fmt: skip
+    kinds = tensor_kinds(model, origin)
+    for node in model.graph.node:
+        if node.op_type == _LOOP:
+            # ONNX says nothing of shapes that a round may change; what could is refused before.
+            kinds |= {
+                made: kinds[given]
+                for given, made in zip(node.input[2:], node.output, strict=False) if made and given in kinds
+            }  # fmt: skip
+    return HostNodes(nodes=nodes, kinds=kinds, constants=constants, opsets=list(model.opset_import))
 
 
 def tensor_kinds(model: onnx.ModelProto, origin: str) -> dict[str, TensorKind]:
@@ -183,12 +194,51 @@ def _evaluator(text: str) -> ReferenceEvaluator:
     return ReferenceEvaluator(onnx.load_from_string(base64.b64decode(text)))
 
 
+@lru_cache(maxsize=256)
+def _loop_of(text: str) -> tuple[onnx.ModelProto, ReferenceEvaluator] | None:
+    """A model whose node is a Loop, and its body; the reference itself mixes up what goes from round to round."""
+    model = onnx.load_from_string(base64.b64decode(text))
+    node = model.graph.node[0]
+    if node.op_type != _LOOP:
+        return None
+    body = next(attr.g for attr in node.attribute if attr.name == "body")
+    return model, ReferenceEvaluator(helper.make_model(body, opset_imports=model.opset_import, ir_version=10))
+
+
+def _results(text: str, inputs: dict[str, np.ndarray], *, most_rounds: int | None = None) -> list[np.ndarray]:
+    """What a node makes of its inputs.
+
+    Args:
+        text: Of the node.
+        inputs: By name.
+        most_rounds: After so many, a Loop ends in any case.
+    """
+    loop = _loop_of(text)
+    if loop is None:
+        return list(_evaluator(text).run(None, inputs))
+    model, body = loop
+    node = model.graph.node[0]
+    known = {init.name: numpy_helper.to_array(init) for init in model.graph.initializer} | inputs
+    limits = [int(np.ravel(known[name])[0]) for name in node.input[:1] if name]
+    limits += [] if most_rounds is None else [most_rounds]
+    goes_on = bool(np.ravel(known[node.input[1]])[0]) if node.input[1] else True
+    states = [known[name] for name in node.input[2:]]
+    number = 0
+    while goes_on and all(number < limit for limit in limits):
+        if number == _MOST_ROUNDS:
+            raise RuntimeError(f"a Loop does not end within {_MOST_ROUNDS:,} rounds")
+        given = [np.array(number, np.int64), np.array(True), *states]
+        condition, *states = body.run(None, dict(zip(body.input_names, given, strict=True)))
+        goes_on, number = bool(np.ravel(condition)[0]), number + 1
+    return [state for state, name in zip(states, node.output, strict=False) if name]
+
+
 @tvm.register_global_func(FUNCTION, override=True)
 def _evaluate(text: str, *tensors: tvm.runtime.Tensor) -> Any:  # noqa: ANN401 (a tensor, or several)
     inputs = {f"x{i}": tensor.numpy() for i, tensor in enumerate(tensors)}
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        found = _evaluator(str(text)).run(None, inputs)
+        found = _results(str(text), inputs)
     made = [tvm.runtime.tensor(np.ascontiguousarray(array)) for array in found]
     return made[0] if len(made) == 1 else made
 

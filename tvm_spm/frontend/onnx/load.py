@@ -22,7 +22,7 @@ from tvm_spm.frontend.onnx.check import checked_skeleton, infer_shapes
 from tvm_spm.frontend.onnx.dequantised import take_integers
 from tvm_spm.frontend.onnx.fold import fold_constants
 from tvm_spm.frontend.onnx.host import tensor_kinds
-from tvm_spm.frontend.onnx.loops import has_loops, refuse_loops, write_loops
+from tvm_spm.frontend.onnx.loops import has_loops, keep_loops, write_loops
 from tvm_spm.frontend.onnx.microsoft.expand import has_own_operators, in_own_domain, write_out
 from tvm_spm.frontend.onnx.operators import expand_functions, import_graph
 from tvm_spm.frontend.onnx.packed import PackedWeight
@@ -158,7 +158,7 @@ def _prepared(model: onnx.ModelProto, origin: str, max_memory_bytes: int) -> onn
     static = folded(expand_functions(expand_quantised(in_own_domain(model), origin, packed)))
     while (flat := _flatter(static, shapes_of, origin)) is not None:
         static = folded(expand_functions(expand_quantised(flat, origin, packed)))
-    refuse_loops(static, origin)
+    static = keep_loops(static, origin)
     if has_branches(static):
         # Branches whose results differ in shape stay as they are.
         with contextlib.suppress(ModelError):

@@ -1,7 +1,7 @@
 """Loops whose number of rounds is known, written out, or as loops over the numbers of the rounds where they are long.
 
-Such are the loops that exporters make of a ``for`` over a fixed range. One that ends when the data says so stays as it
-is, and is refused by name.
+Such are the loops that exporters make of a ``for`` over a fixed range. One that ends when the data says so is left to
+ONNX's reference, or refused by name where the data decides on the shape of its result too.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from onnx import helper, numpy_helper, shape_inference
 from tvm_spm.errors import ModelError
 from tvm_spm.frontend.onnx.branches import rename
 from tvm_spm.frontend.onnx.host import TensorKind, known_kinds, tensor_kinds, value_of
-from tvm_spm.frontend.onnx.scans import LEAST_OPSET, MOST_NODES, first_output
-from tvm_spm.frontend.onnx.writer import captured, opset_of
+from tvm_spm.frontend.onnx.scans import LEAST_OPSET, MOST_NODES, first_output, hold_captured
+from tvm_spm.frontend.onnx.writer import Writer, captured, opset_of, with_nodes
 from tvm_spm.frontend.rounds import MOST_ROUNDS
 
 MOST_CHANGING_NODES = 20_000
@@ -37,6 +37,11 @@ class _Unrolling:
         """The name of a new constant."""
         self.constants.append(numpy_helper.from_array(array, name))
         return name
+
+
+def is_loop(node: onnx.NodeProto) -> bool:
+    """Whether a node is a Loop."""
+    return bool(node.op_type == "Loop" and node.domain in ("", "ai.onnx"))
 
 
 def has_loops(model: onnx.ModelProto) -> bool:
@@ -73,18 +78,57 @@ def write_loops(model: onnx.ModelProto, origin: str) -> onnx.ModelProto:
     return unrolled
 
 
-def refuse_loops(model: onnx.ModelProto, origin: str) -> None:
-    """Say why a loop cannot be written out.
+def keep_loops(model: onnx.ModelProto, origin: str) -> onnx.ModelProto:
+    """The model with the loops that the data ends, so that the reference can evaluate them.
+
+    Each takes all that its body reads as inputs, and the shapes of its outputs are said.
 
     Raises:
-        ModelError: There is one; names it.
+        ModelError: The data decides on the shape of an output too; names the loop.
     """
+    if not any(is_loop(node) for node in model.graph.node):
+        return model
+    kinds, opset = tensor_kinds(model, origin), opset_of(model)
+    constants = {init.name: (init.data_type, tuple(init.dims)) for init in model.graph.initializer}
+    used = {name for node in model.graph.node for name in (*node.input, *captured(node))}
+    used |= {value.name for value in model.graph.output}
+    nodes: list[onnx.NodeProto] = []
+    writer = Writer(prefix="loops", opset=opset, known={})
     for node in model.graph.node:
-        if node.op_type == "Loop" and node.domain in ("", "ai.onnx"):
+        nodes.append(node)
+        if not is_loop(node):
+            continue
+        num_states = len(node.input) - 2
+        carried = carried_kinds(node, kinds, opset)
+        collected = [name for name in node.output[num_states:] if name in used]
+        if carried is None or collected:
+            changing = next((name for name in (*collected, *node.output) if name in used), first_output(node))
             raise ModelError(
                 f"{origin}: cannot import: node {node.name or node.output[0]!r} (operator Loop): the data decides when "
-                "it ends; fix the input that does (--value NAME=NUMBER), or export it for a fixed number of rounds"
+                f"it ends, and with it on the shape of its output {changing!r}; fix the input that does "
+                "(--value NAME=NUMBER), or export it for a fixed number of rounds"
             )
+        own = onnx.NodeProto()
+        own.CopyFrom(node)
+        del own.output[num_states:]
+        _forget_collected(own, num_states)
+        hold_captured(own, num_states, constants, first=2)
+        nodes[-1] = own
+        for number, kind in enumerate(carried):
+            name = node.output[number]
+            if name:
+                own.output[number] = f"{name}/looped"
+                nodes.append(
+                    helper.make_node("Reshape", [own.output[number], writer.integers(*kind.shape)], [name])
+                )  # fmt: skip
+    return with_nodes(model, nodes, writer.constants)
+
+
+def _forget_collected(node: onnx.NodeProto, num_states: int) -> None:
+    body = _body(node)
+    results = list(body.output)[: 1 + num_states]
+    del body.output[:]
+    body.output.extend(results)
 
 
 def _known(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
@@ -97,7 +141,7 @@ def _known(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
 
 def _num_rounds(node: onnx.NodeProto, known: dict[str, onnx.TensorProto]) -> int | None:
     """How often a loop runs, if that does not depend on the data; None for all other nodes."""
-    if node.op_type != "Loop" or node.domain not in ("", "ai.onnx") or node.input[0] not in known:
+    if not is_loop(node) or node.input[0] not in known:
         return None
     condition = node.input[1] if len(node.input) > 1 else ""
     if condition and (condition not in known or not numpy_helper.to_array(known[condition]).all()):

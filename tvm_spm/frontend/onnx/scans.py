@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import onnx
@@ -26,6 +27,8 @@ MOST_NODES = 1_000
 
 LEAST_OPSET = 9
 """Scan of opset 8 has a batch of sequences of different lengths."""
+
+_Any = TypeVar("_Any")
 
 ImportBody = Callable[[onnx.ModelProto, str], tvm.IRModule]
 """The module of the body of a node, which the text names in errors."""
@@ -187,38 +190,54 @@ def close_scans(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with loops over sequences that take all that they read as inputs, and hold it as states."""
     if not any(is_scan(node) and captured(node) for node in model.graph.node):
         return model
-    kinds = {init.name: (init.data_type, tuple(init.dims)) for init in model.graph.initializer}
     closed = onnx.ModelProto()
     closed.CopyFrom(model)
+    kinds = {init.name: (init.data_type, tuple(init.dims)) for init in model.graph.initializer}
     for node in closed.graph.node:
-        names = sorted(captured(node)) if is_scan(node) else []
-        if not names:
-            continue
-        scan, body = Scan.of(node), _body_of(node)
-        inside = {name: f"{name}/{first_output(node)}" for name in names}
-        for inner in body.node:
-            rename(inner, inside)
-        for value in body.output:
-            value.name = inside.get(value.name, value.name)
-        inputs, outputs = list(body.input), list(body.output)
-        del body.input[:], body.output[:]
-        same = [
-            helper.make_tensor_value_info(inside[name], *kinds[name]) if name in kinds
-            else onnx.ValueInfoProto(name=inside[name])
-            for name in names
-        ]  # fmt: skip
-        body.input.extend([*inputs[: scan.num_states], *same, *inputs[scan.num_states :]])
-        ends = [f"{value.name}/end" for value in same]
-        body.node.extend(
-            helper.make_node("Identity", [value.name], [end]) for value, end in zip(same, ends, strict=True)
-        )
-        after = [onnx.ValueInfoProto(name=end) for end in ends]
-        body.output.extend([*outputs[: scan.num_states], *after, *outputs[scan.num_states :]])
-        node.input[:] = [*node.input[: scan.num_states], *names, *scan.sequences]
-        made = list(node.output) + [""] * (len(outputs) - len(node.output))
-        unread = [f"{end}/unread" for end in ends]
-        node.output[:] = [*made[: scan.num_states], *unread, *made[scan.num_states :]]
+        if is_scan(node):
+            hold_captured(node, Scan.of(node).num_states, kinds)
     return closed
+
+
+def hold_captured(
+    node: onnx.NodeProto, num_states: int, kinds: Mapping[str, tuple[int, tuple[int, ...]]], *, first: int = 0
+) -> None:
+    """Let a loop take what its body reads from the graph around it as states that no round changes.
+
+    Args:
+        node: Is changed.
+        num_states: Of the node.
+        kinds: Types and shapes of constants.
+        first: Inputs before the states; before those that the body makes is one less.
+    """
+    names, body = sorted(captured(node)), _body_of(node)
+    if not names:
+        return
+    inside = {name: f"{name}/{first_output(node)}" for name in names}
+    for inner in body.node:
+        rename(inner, inside)
+    for value in body.output:
+        value.name = inside.get(value.name, value.name)
+    same = [
+        helper.make_tensor_value_info(inside[name], *kinds[name]) if name in kinds
+        else onnx.ValueInfoProto(name=inside[name])
+        for name in names
+    ]  # fmt: skip
+    ends = [f"{value.name}/end" for value in same]
+    body.node.extend(helper.make_node("Identity", [value.name], [end]) for value, end in zip(same, ends, strict=True))
+    after = [onnx.ValueInfoProto(name=end) for end in ends]
+    inputs, outputs = list(body.input), list(body.output)
+    del body.input[:], body.output[:]
+    body.input.extend(_inserted(inputs, first + num_states, same))
+    made_first = max(0, first - 1)
+    body.output.extend(_inserted(outputs, made_first + num_states, after))
+    results = list(node.output) + [""] * (len(outputs) - made_first - len(node.output))
+    node.input[:] = _inserted(list(node.input), first + num_states, names)
+    node.output[:] = _inserted(results, num_states, [f"{end}/unread" for end in ends])
+
+
+def _inserted(values: list[_Any], at: int, more: list[_Any]) -> list[_Any]:
+    return [*values[:at], *more, *values[at:]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

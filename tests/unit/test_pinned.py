@@ -68,7 +68,7 @@ def test_one_number_fills_an_input() -> None:
         ({"rate": 1}, "value given for 'rate', which is no input: choose one of 'sr', 'x'"),
         ({"sr": 0.5}, r"input 'sr': value 0.5: not whole numbers that int64 holds"),
         ({"sr": 2.0**80}, r"input 'sr': value 1.2089258196146292e\+24: not whole numbers that int64 holds"),
-        ({"sr": [1, 2]}, r"input 'sr': 2 numbers given, it has 1 \(\); give 1 or 1"),
+        ({"sr": [1, 2]}, r"input 'sr': 2 numbers given, it has 1 \(\); give 1$"),
         ({"sr": "fast"}, r"input 'sr': value fast: not numbers"),
         ({"x": [1.0] * 15}, r"input 'x': 15 numbers given, it has 16 \(2, 8\); give 1 or 16"),
         ({"x": [[1.0], [1.0, 2.0]]}, r"input 'x': value \[\[1.0\], \[1.0, 2.0\]\]: "),

@@ -329,6 +329,14 @@ def test_wrong_parameters_are_refused():
     expected = "net.relay: parameter 'w': given float32 (3, 4), declared float32 (4, 3)"
     assert refusal(text, params={"w": W.T}) == expected
     assert "given float64 (4, 3), declared float32 (4, 3)" in refusal(text, params={"w": W.astype("float64")})
+    assert refusal(text, params={"ww": W, "w": W, "fc": W}) == (
+        "net.relay: 2 of 3 parameters given match nothing: 'ww' is given, main has none: did you mean 'w'?; "
+        "nor has it 'fc'"
+    )
+    assert refusal(text, params={"in:x": W, "out:0": W}) == (
+        "net.relay: the parameters given hold no weight (at most examples, in: and out:), and 'w' need one; "
+        "pass the file that was written with this text"
+    )
     assert refusal(text, params={"ww": W}) == ("net.relay: parameter 'ww' is given, main has none: did you mean 'w'?")
     assert "cannot read: No such file" in refusal(text, params="missing.npz")
     assert "neither an .npz file nor bytes of relay.save_param_dict" in refusal(text, params=b"hello")

@@ -45,7 +45,7 @@ def pin_onnx(model: onnx.ModelProto, values: Values, origin: str) -> onnx.ModelP
         dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
         dims = [dim.dim_value for dim in tensor.shape.dim]
         is_known = tensor.HasField("shape") and all(dim > 0 for dim in dims)
-        shape = tuple(dims) if is_known else np.shape(value)
+        shape = tuple(dims) if is_known else _with_rank(np.shape(value), len(dims))
         constants.append(numpy_helper.from_array(_as_constant(name, value, shape, dtype, origin), name))
     pinned = onnx.ModelProto()
     pinned.CopyFrom(model)
@@ -84,6 +84,11 @@ def _require_input(name: str, inputs: collections.abc.Collection[str], origin: s
         raise ModelError(f"{origin}: value given for {name!r}, which is no input: {did_you_mean(name, inputs)}")
 
 
+def _with_rank(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
+    """A shape with axes of one element in front: a lone number stands for a list of one."""
+    return (1,) * (rank - len(shape)) + shape
+
+
 def _as_constant(
     name: str, value: ArrayLike, shape: tuple[int, ...], dtype: np.dtype[np.generic], origin: str
 ) -> NDArray[np.generic]:
@@ -99,7 +104,8 @@ def _as_constant(
         raise ModelError(f"{where}: value {str(value)[:_SHOWN]}: {error}") from None
     size = int(np.prod(shape))
     if given.size not in (1, size):
-        raise ModelError(f"{where}: {given.size:,} numbers given, it has {size:,} {shape}; give 1 or {size:,}")
+        enough = "1" if size == 1 else f"1 or {size:,}"
+        raise ModelError(f"{where}: {given.size:,} numbers given, it has {size:,} {shape}; give {enough}")
     if given.dtype.kind not in "biuf":
         raise ModelError(f"{where}: value {str(value)[:_SHOWN]}: not numbers")
     with np.errstate(all="ignore"):

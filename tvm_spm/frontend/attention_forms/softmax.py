@@ -64,15 +64,21 @@ class SafeSoftmax(PyExprMutator):
         if chosen is not None and not chosen.any() and shape_of(call.args[2]) == shape_of(call):
             return call.args[2]
         condition, weights = value_of(self, call.args[0]), value_of(self, call.args[2])
+        is_cast = op_name(weights) == "astype"
+        weights = value_of(self, weights.args[0]) if is_cast else weights
         if op_name(weights) != "nn.softmax" or int(weights.attrs.axis) not in (-1, weights.ty.ndim - 1):
             return call
         scores = weights.args[0]
+        # In another dtype than what the scores are added up in.
+        wide: relax.Expr = value_of(self, scores) if is_cast else None
+        scores = wide.args[0] if op_name(wide) == "astype" else scores
         is_nan = op_name(condition) == "isnan" and self._name(condition.args[0]).same_as(self._name(call.args[2]))
         if not (is_nan or self._is_all_hidden(condition, scores) or self._is_mask_hidden(condition, scores)):
             return call
         if self._is_product(scores):
             return call.args[2]
-        return self.builder_.call_te(_softmax_or_zero, scores, primfunc_name_hint="softmax_or_zero")
+        found = self.builder_.call_te(_softmax_or_zero, weights.args[0], primfunc_name_hint="softmax_or_zero")
+        return relax.op.astype(self.builder_.emit(found), str(call.ty.dtype)) if is_cast else found
 
     def _name(self, expr: relax.Expr) -> relax.Expr:
         """The variable that others are only names of."""

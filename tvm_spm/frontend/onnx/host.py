@@ -68,12 +68,42 @@ class HostNodes:
     constants: dict[str, onnx.TensorProto]
     opsets: list[onnx.OperatorSetIdProto]
 
-    def may_call(self, name: str) -> bool:
-        """Whether all tensors of a node have known kinds."""
+    def refusal(self, name: str) -> str | None:
+        """Why the reference cannot evaluate a node; None if it may be able to."""
         node = self.nodes.get(name)
-        if node is None or node.op_type in _RANDOM or not captured(node) <= set(self.constants):
-            return False
-        return all(each in self.kinds for each in (*node.input, *node.output) if each)
+        if node is None:
+            return "it stands in a body"
+        if node.op_type in _RANDOM:
+            return "no two runs agree on random numbers; export the model for inference"
+        if not captured(node) <= set(self.constants):
+            return f"its body reads {sorted(captured(node) - set(self.constants))[0]!r}, which depends on the inputs"
+        unknown = [each for each in (*node.input, *node.output) if each and each not in self.kinds]
+        if node.domain not in ("", "ai.onnx") and unknown:
+            return f"neither TVM nor ONNX knows an operator of this name in {node.domain!r}"
+        if unknown:
+            return (
+                f"the data decides the shape of {unknown[0]!r}, or it is no tensor of numbers; fix the input that does "
+                "(--value NAME=NUMBERS), or cut the model before it (onnx.utils.extract_model)"
+            )
+        return None
+
+    def may_call(self, name: str) -> bool:
+        """Whether the reference may be able to evaluate a node."""
+        return self.refusal(name) is None
+
+    def add(self, graph: onnx.GraphProto, origin: str) -> None:
+        """The nodes of a graph that takes the place of one of them; named as they are.
+
+        Args:
+            graph: Its nodes get names.
+            origin: What errors call the model.
+        """
+        for position, node in enumerate(graph.node):
+            node.name = f"{next(each for each in node.output if each)}/{node.op_type}_{position}"
+            self.nodes[node.name] = node
+        self.constants.update((init.name, init) for init in graph.initializer)
+        model = helper.make_model(graph, opset_imports=self.opsets, ir_version=10)
+        self.kinds.update(tensor_kinds(model, origin))
 
     def call(self, name: str, inputs: Sequence[relax.Expr | None]) -> relax.Expr:
         """The value of a node in Relax.
@@ -126,7 +156,7 @@ def _try(operator: str, text: str, inputs: list[TensorKind], outputs: list[Tenso
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
             found = _results(text, ones, most_rounds=1)
-    except TVM_ERRORS as error:
+    except (*TVM_ERRORS, OSError, ImportError) as error:
         raise ModelError(
             f"operator {operator}: neither TVM nor the reference of ONNX takes it: {first_line(error)}"
         ) from error
@@ -239,7 +269,7 @@ def _evaluate(text: str, *tensors: tvm.runtime.Tensor) -> Any:  # noqa: ANN401 (
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         found = _results(str(text), inputs)
-    made = [tvm.runtime.tensor(np.ascontiguousarray(array)) for array in found]
+    made = [tvm.runtime.tensor(np.asarray(array, order="C")) for array in found]
     return made[0] if len(made) == 1 else made
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from onnx import defs, helper
+from tvm import relax
 from tvm.ir.expr import GenericConst
 
 IGNORED: Mapping[str, tuple[str, ...]] = {
@@ -15,6 +16,15 @@ IGNORED: Mapping[str, tuple[str, ...]] = {
     "SpaceToDepth": ("mode",),
 }
 """By operator, the attributes that change its numbers and that its converter never reads."""
+
+NEEDS_CONSTANTS: Mapping[str, tuple[int, ...]] = {
+    "BlackmanWindow": (0,), "ConstantOfShape": (0,), "Expand": (1,), "HammingWindow": (0,), "HannWindow": (0,),
+    "NonMaxSuppression": (2, 3, 4), "Range": (0, 1, 2),
+}  # fmt: skip
+"""Inputs that decide shapes, or for which a converter takes a default where they are no constants."""
+
+_SORTED = ("float16", "float32", "float64", "int8", "int32", "int64", "uint8")
+"""What TVM sorts."""
 
 WITHOUT_EFFECT: Mapping[str, tuple[str, ...]] = {
     "Attention": (
@@ -50,8 +60,20 @@ def refuse_ignored(operator: str, inputs: Sequence[Any], attrs: Mapping[str, Any
         opset: Of the model.
 
     Raises:
-        NotImplementedError: An attribute is not its default and is not read, or a Resize is none of images.
+        NotImplementedError: An attribute is not its default and is not read, an input must be a constant, a dtype is
+            none of those that TVM computes, or a Resize is none of images.
     """
+    for index in NEEDS_CONSTANTS.get(operator, ()):
+        given = inputs[index] if index < len(inputs) else None
+        if given is not None and not isinstance(given, (GenericConst, relax.ShapeExpr)):
+            formal = defs.get_schema(operator, opset).inputs[index].name
+            raise NotImplementedError(
+                f"operator {operator}: its input {formal!r} depends on the data: must be a constant (--value "
+                "NAME=NUMBERS makes one of an input)"
+            )
+    _refuse_dtypes(operator, [_dtype(each) for each in inputs], attrs)
+    if operator == "BitShift" and not _is_small_shift(inputs):
+        raise NotImplementedError("operator BitShift: TVM shifts unsigned numbers by constants below their width")
     for name in IGNORED.get(operator, ()):
         if name in attrs and not _is_default(name, attrs[name], operator, opset):
             raise NotImplementedError(f"operator {operator}: the importer does not read attribute {name}")
@@ -60,6 +82,39 @@ def refuse_ignored(operator: str, inputs: Sequence[Any], attrs: Mapping[str, Any
         if mode in (b"half_pixel_symmetric", "half_pixel_symmetric"):
             raise NotImplementedError("operator Resize: TVM has no coordinates half_pixel_symmetric")
         _refuse_resize(inputs)
+
+
+def _dtype(given: object) -> str:
+    kind = getattr(given, "ty", None)
+    return str(kind.dtype) if isinstance(kind, relax.TensorType) else ""
+
+
+def _refuse_dtypes(operator: str, dtypes: Sequence[str], attrs: Mapping[str, Any]) -> None:
+    """Refuse what TVM's kernels do not compute in these dtypes, or compute otherwise.
+
+    Raises:
+        NotImplementedError: They do not.
+    """
+    if operator in ("Cast", "CastLike"):
+        to = dtypes[1] if operator == "CastLike" else str(helper.tensor_dtype_to_np_dtype(attrs["to"]))
+        refused = any(each.startswith(("float8", "float4")) for each in (dtypes[0], to))
+    elif operator == "Mod":
+        refused = "float" in dtypes[0] and not attrs.get("fmod", 0)
+    elif operator == "Pow":
+        refused = "float" not in dtypes[0]
+    elif operator == "RoiAlign":
+        refused = attrs.get("mode", b"avg") in (b"max", "max")
+    else:
+        refused = operator == "TopK" and dtypes[0] not in _SORTED
+    if refused:
+        raise NotImplementedError(f"operator {operator}: TVM has none like ONNX's for {', '.join(dtypes)}")
+
+
+def _is_small_shift(inputs: Sequence[Any]) -> bool:
+    dtype, by = _dtype(inputs[0]), inputs[1]
+    if not dtype.startswith("uint") or not isinstance(by, GenericConst):
+        return False
+    return bool((by.value.numpy() < int(dtype.removeprefix("uint"))).all())
 
 
 def with_pads(inputs: Sequence[Any], attrs: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,17 +22,18 @@ from tvm_spm.frontend.onnx.check import checked_skeleton, infer_shapes
 from tvm_spm.frontend.onnx.dequantised import take_integers
 from tvm_spm.frontend.onnx.fold import fold_constants
 from tvm_spm.frontend.onnx.host import tensor_kinds
+from tvm_spm.frontend.onnx.limits import describe, refuse_empty, refuse_kinds, refuse_training
 from tvm_spm.frontend.onnx.loops import has_loops, keep_loops, write_loops
 from tvm_spm.frontend.onnx.microsoft.expand import has_own_operators, in_own_domain, write_out
 from tvm_spm.frontend.onnx.operators import expand_functions, import_graph
 from tvm_spm.frontend.onnx.packed import PackedWeight
+from tvm_spm.frontend.onnx.plain import made_plain
 from tvm_spm.frontend.onnx.quantised import expand_quantised
 from tvm_spm.frontend.onnx.recurrent import has_recurrent, write_recurrent
 from tvm_spm.frontend.onnx.scans import close_scans, is_scan, write_out_scans
 from tvm_spm.frontend.onnx.simplify import is_weightless, simplify
 from tvm_spm.frontend.onnx.tensors import load_tensors
 from tvm_spm.frontend.onnx.volume import has_volumes, stack_planes
-from tvm_spm.frontend.onnx.writer import opset_of
 from tvm_spm.frontend.pinned import Values, pin_onnx
 from tvm_spm.input_file import read_regular
 
@@ -88,13 +89,30 @@ def import_onnx(
     """
     if not model.graph.node:
         raise ModelError(f"{origin}: not an ONNX model, or one without a single operator")
-    _refuse_texts(model, origin)
+    refuse_kinds(model, origin)
     pinned = pin_inputs(model, shapes, values or {}, origin)
     chosen = {name: tuple(int(dim) for dim in dims or ()) for name, dims in _input_shapes(pinned.graph).items()}
-    mod, num_weights = _imported(_prepared(pinned, origin, max_memory_bytes), chosen, origin, max_memory_bytes)
+    try:
+        mod, num_weights = _imported(_prepared(pinned, origin, max_memory_bytes), chosen, origin, max_memory_bytes)
+    except ModelError as error:
+        other = _other_dims(_input_shapes(model.graph), shapes)
+        if not other:
+            raise
+        raise ModelError(f"{error}; shapes are given that are not the model's: {other}") from error
     main = mod["main"]
+    refuse_empty(main, origin)
     mod["main"] = main.with_attr("num_input", len(main.params) - num_weights)
     return mod
+
+
+def _other_dims(declared: Inputs, shapes: Shapes) -> str:
+    """Which dims are given otherwise than a model fixes them."""
+    found = []
+    for name, shape in shapes.items():
+        for axis, (dim, extent) in enumerate(zip(declared.get(name) or (), shape, strict=False)):
+            if isinstance(dim, int) and dim != extent:
+                found.append(f"dim {axis} of input {name!r} is {dim}, {extent} is given")
+    return ", ".join(found)
 
 
 def _imported(
@@ -118,22 +136,6 @@ def _imported(
         raise ModelError(f"{origin}: cannot import: {_failed_at(error, static)}: {first_line(error)}") from error
 
 
-def _refuse_texts(model: onnx.ModelProto, origin: str) -> None:
-    """No tensor of TVM holds texts.
-
-    Raises:
-        ModelError: An input is one of texts.
-    """
-    for value in model.graph.input:
-        if value.type.tensor_type.elem_type == onnx.TensorProto.STRING:
-            reader = next((node for node in model.graph.node if value.name in node.input), None)
-            of = "" if reader is None else f", which {_describe(reader)} reads"
-            raise ModelError(
-                f"{origin}: cannot import: input {value.name!r} is a tensor of texts{of}; cut the model behind what "
-                "turns them into numbers (onnx.utils.extract_model)"
-            )
-
-
 def pin_inputs(model: onnx.ModelProto, shapes: Shapes, values: Values, origin: str) -> onnx.ModelProto:
     """The model with inputs of known dims; those whose numbers are given are constants.
 
@@ -155,7 +157,8 @@ def _prepared(model: onnx.ModelProto, origin: str, max_memory_bytes: int) -> onn
     def shapes_of(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
         return infer_shapes(checked_skeleton(model, origin), origin, max_memory_bytes=max_memory_bytes)
 
-    static = folded(expand_functions(expand_quantised(in_own_domain(model), origin, packed)))
+    plain = in_own_domain(made_plain(model, origin, max_memory_bytes=max_memory_bytes))
+    static = folded(expand_functions(expand_quantised(plain, origin, packed)))
     while (flat := _flatter(static, shapes_of, origin)) is not None:
         static = folded(expand_functions(expand_quantised(flat, origin, packed)))
     static = keep_loops(static, origin)
@@ -163,7 +166,7 @@ def _prepared(model: onnx.ModelProto, origin: str, max_memory_bytes: int) -> onn
         # Branches whose results differ in shape stay as they are.
         with contextlib.suppress(ModelError):
             static = folded(expand_functions(expand_quantised(choose_by_where(static), origin, packed)))
-    _refuse_statistics(static, origin)
+    refuse_training(static, origin)
     if has_recurrent(static):
         static = folded(write_recurrent(static, shapes_of(static), origin))
     static = take_integers(close_scans(static), origin, packed)
@@ -189,39 +192,6 @@ def _flatter(
     return write_out_scans(model, shapes_of(model)) if any(map(is_scan, model.graph.node)) else None
 
 
-def _is_true(init: onnx.TensorProto) -> bool:
-    return init.data_type == onnx.TensorProto.BOOL and bool(onnx.numpy_helper.to_array(init).any())
-
-
-def _refuse_statistics(model: onnx.ModelProto, origin: str) -> None:
-    """TVM imports a normalisation or dropout in training as one in inference, and gives statistics other shapes.
-
-    Raises:
-        ModelError: A node is one in training, or its statistics are used; names it.
-    """
-    truths = {init.name for init in model.graph.initializer if _is_true(init)}
-    opset = opset_of(model)
-    used = {name for node in model.graph.node for name in node.input} | {out.name for out in model.graph.output}
-    for node in model.graph.node:
-        extra = [name for name in node.output[1:] if name]
-        trains = any(attr.name == "training_mode" and attr.i for attr in node.attribute) or (opset < 14 and extra)
-        if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2] in truths:
-            raise ModelError(
-                f"{origin}: cannot import: {_describe(node)} drops at random, as in training; "
-                "export the model for inference"
-            )
-        if node.op_type == "BatchNormalization" and trains:
-            raise ModelError(
-                f"{origin}: cannot import: {_describe(node)} normalises by its batch, as in training; "
-                "export the model for inference"
-            )
-        if node.op_type == "BatchNormalization" and used.intersection(extra):
-            raise ModelError(
-                f"{origin}: cannot import: {_describe(node)}: its output {used.intersection(extra).pop()!r} is used; "
-                "only its first output can be"
-            )
-
-
 def _failed_at(error: BaseException, model: onnx.ModelProto) -> str:
     """The node that TVM's importer could not convert, as far as it can be told.
 
@@ -230,22 +200,16 @@ def _failed_at(error: BaseException, model: onnx.ModelProto) -> str:
     for frame, _ in traceback.walk_tb(error.__traceback__):
         node = frame.f_locals.get("node")
         if frame.f_code.co_name == "_construct_nodes" and isinstance(node, onnx.NodeProto):
-            return _describe(node)
+            return describe(node)
         constant = frame.f_locals.get("init_tensor")
         if isinstance(constant, onnx.TensorProto):
             reader = next((node for node in model.graph.node if constant.name in node.input), None)
             kind = onnx.TensorProto.DataType.Name(constant.data_type)
-            of = "" if reader is None else f", which {_describe(reader)} reads"
+            of = "" if reader is None else f", which {describe(reader)} reads"
             return f"constant {constant.name!r} of type {kind}{of}"
     unknown = {word.strip() for word in first_line(error).rpartition(":")[2].split(",")}
     nodes = [node for node in model.graph.node if node.op_type in unknown]
-    return _describe(nodes[0]) if nodes else "the model"
-
-
-def _describe(node: onnx.NodeProto) -> str:
-    name = node.name or next((output for output in node.output if output), "?")
-    operator = f"{node.domain}.{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
-    return f"node {name!r} (operator {operator})"
+    return describe(nodes[0]) if nodes else "the model"
 
 
 def _input_shapes(graph: onnx.GraphProto) -> Inputs:

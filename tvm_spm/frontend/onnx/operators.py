@@ -10,17 +10,19 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx.inliner
 import tvm
-from onnx import helper
 from tvm import relax
 from tvm.ir.expr import GenericConst
 from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter, _get_convert_map
 
 from tvm_spm.errors import ModelError
 from tvm_spm.frontend.fuse import TVM_ERRORS, first_line
+from tvm_spm.frontend.onnx.adapted import adapted, mish
+from tvm_spm.frontend.onnx.bodies import body_of
+from tvm_spm.frontend.onnx.bodies import expand_functions as expand_bodies
 from tvm_spm.frontend.onnx.host import HostNodes, host_nodes
-from tvm_spm.frontend.onnx.ignored import refuse_ignored, with_pads
+from tvm_spm.frontend.onnx.ignored import refuse_ignored
+from tvm_spm.frontend.onnx.limits import refuse_small
 from tvm_spm.frontend.onnx.packed import INTEGER_PRODUCT, PRODUCT, packed_matmul, packed_matmul_integer
 from tvm_spm.frontend.onnx.resampling import upsample
 from tvm_spm.frontend.onnx.scans import ImportBody, StepOfScan, is_scan, step_of_scan
@@ -52,6 +54,7 @@ class OnnxImporter(ONNXGraphImporter):
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], nodes: HostNodes, origin: str) -> None:
         super().__init__({name: list(shape) for name, shape in shapes.items()}, "float32")
+        self._nodes: dict[str, relax.Expr] = self._nodes
         self._host_nodes = nodes
         self._origin = origin
         self._loops: dict[str, tuple[StepOfScan, tvm.ir.GlobalVar]] = {}
@@ -99,36 +102,72 @@ class OnnxImporter(ONNXGraphImporter):
         return value if axes == sorted(axes) else self.bb.emit(relax.op.permute_dims(value, axes))
 
     def _check_for_unsupported_ops(self, graph: onnx.GraphProto) -> None:
-        known = {*_get_convert_map(), *OPERATORS, "If", "Constant"}
-        left = [node for node in graph.node if node.name not in self._loops]
-        unknown = {node.op_type for node in left if not self._host_nodes.may_call(node.name)} - known
-        if unknown:
-            raise NotImplementedError(f"operators unknown to the importer: {', '.join(sorted(unknown))}")
+        known = {*_taken(), "If", "Constant"}
+        for node in graph.node:
+            is_known = node.op_type in known or node.name in self._loops
+            why = None if is_known else self._host_nodes.refusal(node.name)
+            if why is not None:
+                of = f"{node.domain}.{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
+                raise ModelError(f"{self._origin}: cannot import: node {node.name!r} (operator {of}): {why}")
 
     def _convert_operator(self, op_name: str, inputs: Sequence[Any], attrs: _Attributes, opset: int) -> relax.Expr:
+        """TVM's or our own converter, else the operators that define this one, else the reference."""
+        name = attrs["tvm_custom"]["name"]
         try:
             return self._converted(op_name, inputs, attrs, opset)
-        except TVM_ERRORS as error:
-            name = attrs["tvm_custom"]["name"]
-            if op_name in _NEVER_ON_HOST or not self._host_nodes.may_call(name):
+        except (*TVM_ERRORS, ModelError) as error:
+            why = first_line(error) if not isinstance(error, ModelError) else str(error)
+            if op_name not in _NEVER_ON_HOST:
+                found = self._written_out(name)
+                if found is not None:
+                    return found
+                refusal = self._host_nodes.refusal(name)
+                if refusal is None:
+                    _log.info("%s stays on the host: %s", op_name, why)
+                    return self._on_host(op_name, name, inputs)
+                why = f"{why}; ONNX's reference cannot evaluate it either: {refusal}"
+            elif not isinstance(error, ModelError):
                 raise
-            _log.info("%s stays on the host: %s", op_name, first_line(error))
-            return self.bb.emit(self._on_host(op_name, name, inputs))
-        except ModelError as error:
-            name = attrs["tvm_custom"]["name"]
-            raise ModelError(f"{self._origin}: cannot import: node {name!r} (operator {op_name}): {error}") from error
+            raise ModelError(f"{self._origin}: cannot import: node {name!r} (operator {op_name}): {why}") from error
+
+    def _written_out(self, name: str) -> relax.Expr | None:
+        """The value of a node by the operators that define it; None where there are none, or TVM lacks one of them."""
+        node = self._host_nodes.nodes.get(name)
+        body = None if node is None else body_of(self._host_nodes, name, _taken(), self._origin)
+        if node is None or body is None:
+            return None
+        before: dict[str, relax.Expr] = dict(self._nodes)
+        try:
+            self._host_nodes.add(body, self._origin)
+            self._parse_graph_initializers(body)
+            self._construct_nodes(body)
+        except (*TVM_ERRORS, ModelError) as error:
+            _log.info("%s is not written out: %s", node.op_type, first_line(error))
+            self._nodes = before
+            return None
+        return _for_outputs(node, [self._nodes[each] for each in node.output if each])
+
+    def _parse_attr(self, attr_proto: Sequence[onnx.AttributeProto]) -> dict[str, Any]:
+        """TVM's importer takes a list without an element for no attribute at all, and fails."""
+        kinds = (onnx.AttributeProto.INTS, onnx.AttributeProto.FLOATS, onnx.AttributeProto.STRINGS)
+        given = [attr for attr in attr_proto if attr.type not in kinds or attr.ints or attr.floats or attr.strings]
+        found: dict[str, Any] = super()._parse_attr(given)
+        return found
 
     def _on_host(self, op_name: str, name: str, inputs: Sequence[Any]) -> relax.Expr:
         try:
-            return self._host_nodes.call(name, inputs)
+            found = self.bb.emit(self._host_nodes.call(name, inputs))
         except ModelError as error:
             raise ModelError(f"{self._origin}: cannot import: node {name!r}: {error}") from error
+        if not isinstance(found.ty, relax.TupleType):
+            return found
+        each = [self.bb.emit(relax.TupleGetItem(found, at)) for at in range(len(found.ty.fields))]
+        return _for_outputs(self._host_nodes.nodes[name], each)
 
     def _converted(self, op_name: str, inputs: Sequence[Any], attrs: _Attributes, opset: int) -> relax.Expr:
         if attrs["tvm_custom"]["name"] in self._loops:
             return self._loop(attrs["tvm_custom"]["name"], inputs)
-        if op_name == "ConvTranspose" and "output_shape" in attrs:
-            attrs = with_pads(inputs, attrs)
+        inputs, attrs, opset = adapted(op_name, inputs, attrs, opset)
         convert = OPERATORS.get("Upsample" if op_name == "Resize" and opset < 11 else op_name)
         if convert is not None:
             builder = Builder(MAX_CONSTANT_BYTES, block_builder=self.bb)
@@ -144,6 +183,23 @@ class OnnxImporter(ONNXGraphImporter):
         return found
 
 
+def _for_outputs(node: onnx.NodeProto, named: list[relax.Expr]) -> relax.Expr:
+    """One value, or a tuple with any in the place of outputs without a name."""
+    left = iter(named)
+    found = [next(left) if each else named[0] for each in node.output]
+    return found[0] if len(found) == 1 else relax.Tuple(found)
+
+
+def _taken() -> set[str]:
+    """Operators that are converted here or by TVM."""
+    return {*_get_convert_map(), *OPERATORS}
+
+
+def expand_functions(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Write functions of the model, and operators that ONNX defines by others and TVM lacks, as their bodies."""
+    return expand_bodies(model, _taken())
+
+
 def import_graph(
     model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], origin: str, import_body: ImportBody
 ) -> tvm.IRModule:
@@ -155,7 +211,9 @@ def import_graph(
         origin: What errors call the model.
         import_body: Imports the body of a loop.
     """
-    importer = OnnxImporter(shapes, host_nodes(model, origin), origin)
+    nodes = host_nodes(model, origin)
+    refuse_small(model, nodes.kinds, origin)
+    importer = OnnxImporter(shapes, nodes, origin)
     importer.add_loops(model.graph, import_body)
     return importer.from_onnx(model.graph, opset_of(model))
 
@@ -241,64 +299,10 @@ def _one_hot(b: Builder, inputs: list[Tensor | None], attributes: _Attributes) -
 
 
 OPERATORS: dict[str, _Convert] = {
-    "ConvInteger": _conv_integer, "MatMulInteger": _matmul_integer, "OneHot": _one_hot, "Upsample": upsample,
-    PRODUCT: packed_matmul, INTEGER_PRODUCT: packed_matmul_integer,
+    "ConvInteger": _conv_integer, "MatMulInteger": _matmul_integer, "Mish": mish, "OneHot": _one_hot,
+    "Upsample": upsample, PRODUCT: packed_matmul, INTEGER_PRODUCT: packed_matmul_integer,
 }  # fmt: skip
 """By name, in ONNX's own domain, and in that of ``packed``."""
 
 _NEVER_ON_HOST = ("Conv", "ConvTranspose", "Gemm", "If", "MatMul", "Reshape", PRODUCT, INTEGER_PRODUCT)
 """What the importer refuses of these is a fault of the model."""
-
-
-def expand_functions(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Write functions of the model, and operators that ONNX defines by others and TVM lacks, as their bodies."""
-    found = onnx.inliner.inline_local_functions(model) if model.functions else model
-    lacking = {node.op_type for node in found.graph.node if not node.domain} - {*_get_convert_map(), *OPERATORS}
-    lacking |= {node.op_type for node in found.graph.node if not node.domain and node.op_type == "Attention"}
-    chosen = [("", name) for name in sorted(lacking) if _has_body(name, opset_of(model))]
-    if not chosen:
-        return found
-    whole = onnx.ModelProto()
-    whole.CopyFrom(found)
-    for node in whole.graph.node:
-        if ("", node.op_type) in chosen:
-            _set_defaults(node, opset_of(model))
-    return _inlined(whole, chosen)
-
-
-def _inlined(model: onnx.ModelProto, chosen: list[tuple[str, str]]) -> onnx.ModelProto:
-    """Bodies for nodes; ONNX's inliner knows the types of inputs and results, not of constants and of what is left out.
-
-    Args:
-        model: Is changed.
-        chosen: Domain and name of operators.
-    """
-    listed = {value.name for value in (*model.graph.input, *model.graph.value_info)}
-    added = [
-        helper.make_tensor_value_info(constant.name, constant.data_type, constant.dims)
-        for constant in model.graph.initializer
-        if constant.name not in listed
-    ]
-    model.graph.value_info.extend([*added, helper.make_tensor_value_info("", onnx.TensorProto.FLOAT, None)])
-    found = onnx.inliner.inline_selected_functions(model, chosen, inline_schema_functions=True)
-    extra = {"", *(value.name for value in added)}
-    kept = [value for value in found.graph.value_info if value.name not in extra]
-    del found.graph.value_info[:]
-    found.graph.value_info.extend(kept)
-    return found
-
-
-def _set_defaults(node: onnx.NodeProto, opset: int) -> None:
-    """Write the attributes that a node leaves out: a body that reads one has no default of its own."""
-    given = {attr.name for attr in node.attribute}
-    for name, attribute in onnx.defs.get_schema(node.op_type, opset).attributes.items():
-        if name not in given and attribute.default_value.type != onnx.AttributeProto.UNDEFINED:
-            node.attribute.append(attribute.default_value)
-
-
-def _has_body(name: str, opset: int) -> bool:
-    try:
-        schema = onnx.defs.get_schema(name, opset)
-    except onnx.defs.SchemaError:
-        return False
-    return bool(schema.has_function or schema.has_context_dependent_function)

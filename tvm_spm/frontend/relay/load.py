@@ -79,7 +79,13 @@ def import_relay(
     open_names = [name for name in declared if name not in known]
     if open_names:
         roles = _build(Builder(allowed), evaluator, declared, known)[1]
-        known |= _draw(origin, declared, _weights(roles, open_names))
+        lacking = _weights(roles, open_names)
+        if lacking and params is not None and not known:
+            raise ModelError(
+                f"{origin}: the parameters given hold no weight (at most examples, in: and out:), and "
+                f"{_listed(lacking)} need one; pass the file that was written with this text"
+            )
+        known |= _draw(origin, declared, lacking, len(known))
     return _build(Builder(allowed), evaluator, declared, known)[0]
 
 
@@ -171,17 +177,22 @@ def _weights(roles: ParamUses, names: list[str]) -> list[str]:
     return found if len(found) < len(names) else found[1:]
 
 
-def _draw(origin: str, declared: dict[str, tree.TensorType], names: list[str]) -> dict[str, Array]:
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
+    return ", ".join(repr(name) for name in names[:_MAX_LISTED]) + more
+
+
+def _draw(origin: str, declared: dict[str, tree.TensorType], names: list[str], num_given: int) -> dict[str, Array]:
     if not names:
         return {}
     rng = np.random.default_rng(_SEED)
     drawn = {name: random_array(_dims(declared[name]), declared[name].dtype, rng, is_weight=True) for name in names}
-    listed = ", ".join(repr(name) for name in names[:_MAX_LISTED])
-    more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
     num_elems = sum(math.prod(array.shape) for array in drawn.values())
+    beside = f" (beside {num_given} given)" if num_given else ""
     _log.warning(
-        "%s: %d weight%s not given, drawn at random (%s elements): %s%s; pass them with --params FILE",
-        origin, len(names), "" if len(names) == 1 else "s", f"{num_elems:,}", listed, more,
+        "%s: %d weight%s not given, drawn at random (%s elements): %s%s: outputs are not the network's; pass them "
+        "with --params FILE",
+        origin, len(names), "" if len(names) == 1 else "s", f"{num_elems:,}", _listed(names), beside,
     )  # fmt: skip
     return drawn
 

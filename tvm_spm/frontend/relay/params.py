@@ -24,6 +24,8 @@ ParamsLike: TypeAlias = "str | Path | bytes | collections.abc.Mapping[str, objec
 """Path or bytes of ``relay.save_param_dict`` or of an ``.npz`` file, or arrays by name."""
 
 
+_MAX_LISTED = 8
+
 _DAMAGED = (
     ValueError, OSError, EOFError, KeyError, TypeError, OverflowError, NotImplementedError, RecursionError, SyntaxError,
     tokenize.TokenError, zipfile.BadZipFile, zlib.error,
@@ -112,10 +114,14 @@ def match_params(
     """
     spelled = {_spelling(name): name for name in declared}
     found: dict[str, Array] = {}
+    names = {
+        name: name if name in declared else spelled.get(_spelling(name), spelled.get(_spelling("v" + name)))
+        for name in given
+    }
+    _refuse_strangers([name for name, known in names.items() if known is None], len(given), declared, origin)
     for name, array in given.items():
-        known = name if name in declared else spelled.get(_spelling(name), spelled.get(_spelling("v" + name)))
-        if known is None:
-            raise ModelError(f"{origin}: parameter {name!r} is given, main has none: {did_you_mean(name, declared)}")
+        known = names[name]
+        assert known is not None
         shape, dtype = declared[known]
         fits = len(shape) == array.ndim and all(d in (None, e) for d, e in zip(shape, array.shape, strict=True))
         if not fits or str(array.dtype) != dtype:
@@ -125,6 +131,23 @@ def match_params(
             )
         found[known] = array
     return found
+
+
+def _refuse_strangers(names: list[str], num_given: int, declared: collections.abc.Collection[str], origin: str) -> None:
+    """Refuse arrays of another network.
+
+    Raises:
+        ModelError: Some have a name that the text does not have; counts them, and says which are near.
+    """
+    if not names:
+        return
+    first = f"{names[0]!r} is given, main has none: {did_you_mean(names[0], declared)}"
+    if num_given == 1:
+        raise ModelError(f"{origin}: parameter {first}")
+    others = ", ".join(repr(name) for name in names[1:_MAX_LISTED])
+    more = f"; nor has it {others}" if others else ""
+    more += f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
+    raise ModelError(f"{origin}: {len(names)} of {num_given} parameters given match nothing: {first}{more}")
 
 
 def _spelling(name: str) -> str:

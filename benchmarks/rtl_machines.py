@@ -7,9 +7,9 @@ simulator; ``apart`` are those whose double-buffered sums are timed as read back
 and counts must be equal. A program that is not equal ends the run. Columns: ``kcycles/s`` the start of the simulator
 included; ``memory_bits`` and ``register_bits`` of one core. Baselines do not apply. Budget: 8 mappings a layer and
 machine. Expected time: ten minutes, most of it to compile; ``--quick`` runs the smallest machine with 2 mappings a
-layer, and counts nothing.
+layer, and counts nothing; ``--pages`` runs the two machines with open pages of DRAM instead.
 
-    python benchmarks/rtl_machines.py [--quick] [--csv FILE]
+    python benchmarks/rtl_machines.py [--quick] [--pages] [--csv FILE]
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tests.rtl_cases import LAYERS, MACHINES, machine
+from tests.rtl_cases import LAYERS, MACHINES, PAGED, machine
 from tests.rtl_programs import run_and_compare, sampled
 from tvm_spm.arch import Arch
 from tvm_spm.rtl.area import count_area
@@ -86,14 +86,16 @@ def main() -> None:
     """Run, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--pages", action="store_true")
     parser.add_argument("--csv", type=Path)
     options = parser.parse_args()
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
     commit = commit.strip()
     rows = []
-    for arch in MACHINES[:1] if options.quick else MACHINES:
+    machines = PAGED if options.pages else MACHINES
+    for arch in machines[:1] if options.quick else machines:
         rows.append(run_programs(arch, 2 if options.quick else 8, commit))
-    if not options.quick:
+    if not options.quick and not options.pages:
         rows += [count(size, spm_bytes, commit) for size, spm_bytes in SIZES]
     table = pd.DataFrame(rows)
     print_tables(table)

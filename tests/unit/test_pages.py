@@ -13,6 +13,7 @@ from tvm_spm.arch import Arch, load_arch
 from tvm_spm.errors import NoMappingError
 from tvm_spm.mapping import Mapping
 from tvm_spm.pages import Pages, visit
+from tvm_spm.report.breakdown import breakdown_of
 from tvm_spm.space.countable import require_countable
 from tvm_spm.tuner import search
 from tvm_spm.workload import Axis, Dims, Epilogue, Operand, Projection, Workload
@@ -82,6 +83,12 @@ def test_transfers_by_hand():
     cycles = [simulate_batch(ROWS, arch, [MAPPING])[0].cycles for arch in (ideal, paged)]
     # nothing is double-buffered: every wait shows
     assert cycles[1] - cycles[0] == counts.misses * pages.miss_cycles
+
+
+def test_a_breakdown_shows_misses():
+    paged = on("edge-256", Pages(banks=2, row_bytes=128, miss_cycles=10), channel_bytes_per_cycle=1.0)
+    assert "open pages: runs come to 18 blocks of a bank, 14 miss (77.8%)" in str(breakdown_of(ROWS, paged, MAPPING))
+    assert "open pages" not in str(breakdown_of(ROWS, on("edge-256", None), MAPPING))
 
 
 def test_hits_are_part_of_a_run():

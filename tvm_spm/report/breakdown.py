@@ -180,6 +180,8 @@ class Breakdown:
         levels: Bytes and energy per level and operand; their energy adds up to that of ``cost`` but for MACs and
             vector unit.
         roofline: Achieved and possible throughput.
+        blocks: With open pages, how often a run came to a block of a bank.
+        misses: Of those, how often another row was open there.
     """
 
     cost: Cost
@@ -190,6 +192,8 @@ class Breakdown:
     pe: PeUse
     levels: tuple[LevelUse, ...]
     roofline: Roofline
+    blocks: int = 0
+    misses: int = 0
 
     def cycles_of(self, reason: str) -> int:
         """Cycles for one of ``REASONS``, all operands together."""
@@ -230,6 +234,8 @@ def breakdown_of(workload: Workload, arch: Arch, mapping: Mapping) -> Breakdown:
         pe=_pe_use(arch, mapping, own, run.cost.cycles),
         levels=_levels(workload, arch, mapping, run.cost, run.counts),
         roofline=_roofline(arch, run.cost),
+        blocks=run.counts.blocks,
+        misses=run.counts.misses,
     )
 
 

@@ -59,11 +59,14 @@ def _levels(breakdown: Breakdown) -> str:
         if energy_pj:
             rows.append((name, "", "", format_energy(energy_pj), f"{_share(energy_pj, cost.energy_pj)}"))
     rows.append(("all", "", "", format_energy(cost.energy_pj), "100.0%"))
-    text = table(("level", "bytes", "", "energy", "share"), rows)
-    if not cost.dram_unused_bytes:
-        return text
-    moved, unused = sum(cost.dram_bytes), cost.dram_unused_bytes
-    return f"{text}\nwhole bursts: {unused:,} B of the {moved:,} B of DRAM belong to no tile ({unused / moved:.1%})"
+    lines = [table(("level", "bytes", "", "energy", "share"), rows)]
+    if cost.dram_unused_bytes:
+        moved, unused = sum(cost.dram_bytes), cost.dram_unused_bytes
+        lines.append(f"whole bursts: {unused:,} B of the {moved:,} B of DRAM belong to no tile ({unused / moved:.1%})")
+    if breakdown.blocks:
+        blocks, misses = breakdown.blocks, breakdown.misses
+        lines.append(f"open pages: runs come to {blocks:,} blocks of a bank, {misses:,} miss ({misses / blocks:.1%})")
+    return "\n".join(lines)
 
 
 def _share(part: float, whole: float) -> str:

@@ -114,6 +114,7 @@ def group_search(
             f"overlap kept or computed again, and channels at a time; {prober.num_fitting:,} fit with one or two "
             f"buffers; the {NUM_TIMED} that promise most per number of cores by product, cycles and energy "
             f"were timed, of up to {MOST_STAGES:,} stages per core: {timer.num_timed:,}"
+            f"{'' if arch.levels.DRAM.pages is None else '; none of them waits for rows of DRAM'}"
         ),
         num_enumerated=prober.num_enumerated,
         num_fitting=prober.num_fitting,

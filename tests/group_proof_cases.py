@@ -17,9 +17,10 @@ from cost_model.fused.inner_mapper import InnerMapper
 from tests.fused_cases import Builder
 from tvm_spm.arch import Arch, load_arch
 from tvm_spm.fusion.candidates import Candidate
-from tvm_spm.fusion.proof import GroupProof, prove_group
+from tvm_spm.fusion.prover import GroupProver
 from tvm_spm.fusion.timing import Timer
 from tvm_spm.group import Group
+from tvm_spm.objective import Objective
 
 OBJECTIVES = ("edp", "energy", "latency")
 
@@ -133,29 +134,27 @@ def brute_force(group: Group, arch: Arch, objective: str) -> tuple[float, int]:
     return best, num
 
 
-def check(seed: int, **limits: int) -> tuple[GroupProof, int]:
-    """Compare a proof with every mapping; returns the proof and how many mappings there were."""
+def check(seed: int, **limits: int) -> tuple[GroupProver, int]:
+    """Compare a search of the whole space with every mapping; returns it and how many mappings there were."""
     rng = random.Random(seed)
     group, arch, objective = draw_group(rng, **limits), draw_arch(rng), rng.choice(OBJECTIVES)
-    proof = prove_group(group, arch, objective=objective, most_steps=10**6)
+    prover = GroupProver(group, arch, Objective(objective).value_of)
+    prover.start()
+    limits_hit = prover.improve(10**6)
     best, num = brute_force(group, arch, objective)
-    what = f"seed {seed}: {objective}, {num} mappings: {proof.value} found, {best} by enumeration: {proof.mapping}"
-    assert proof.limits == (), what
-    if math.isinf(best):
-        assert proof.mapping is None, what
-        assert math.isinf(proof.lower_bound), what
-    else:
-        assert proof.certified, what
-        assert math.isclose(proof.value, best, rel_tol=1e-9), what
-    return proof, num
+    what = f"seed {seed}: {objective}, {num} mappings: {prover.value} found, {best} by enumeration: {prover.best}"
+    assert limits_hit == (), what
+    assert prover.lower_bound == prover.value, what
+    assert prover.value == best or math.isclose(prover.value, best, rel_tol=1e-9), what
+    return prover, num
 
 
 def main() -> None:
     """Check as many random groups as the first argument says, from the seed of the second on."""
     num_groups, first = (int(sys.argv[1]) if len(sys.argv) > 1 else 100), (int(sys.argv[2]) if len(sys.argv) > 2 else 0)
     done = [check(seed) for seed in range(first, first + num_groups)]
-    priced = sum(proof.num_priced for proof, _ in done)
-    fitting = sum(proof.mapping is not None for proof, _ in done)
+    priced = sum(prover.num_priced for prover, _ in done)
+    fitting = sum(prover.best is not None for prover, _ in done)
     sys.stdout.write(
         f"{len(done):,} of {num_groups:,} groups agree ({fitting:,} have a mapping that fits): "
         f"{sum(num for _, num in done):,} mappings enumerated, {priced:,} priced by the proofs\n"

@@ -8,12 +8,14 @@ import math
 import pytest
 
 from cost_model.fused import group_cost
-from tests.fused_cases import conv_chain
+from tests.fused_cases import Builder, conv_chain
 from tests.group_legality import broken_rule
 from tvm_spm.arch import load_arch
 from tvm_spm.fusion.group_space import even_sizes, splits
 from tvm_spm.fusion.proof import prove_group
+from tvm_spm.fusion.prover import GroupProver
 from tvm_spm.fusion.search import group_search
+from tvm_spm.objective import Objective
 
 CHAIN = conv_chain(16, 16, 16, size=28)
 
@@ -67,6 +69,23 @@ def test_where_nothing_fits():
     assert proof.mapping is None
     assert math.isinf(proof.lower_bound)
     assert "nothing fits" in str(proof)
+
+
+def test_sizes_that_do_not_divide_evenly_are_looked_at_last():
+    # 56 columns of 1x1 and 3x3: 15 rows of 20 columns are better than every even cut.
+    b = Builder(dtype="int8")
+    at = b.conv("wide", b.tensor("x", (1, 16, 56, 56)), 64, taps=1)
+    b.conv("narrow", at, 8)
+    arch = load_arch("edge-256")
+    even = GroupProver(b.group(), arch, Objective.ENERGY.value_of)
+    even.start()
+    assert even.improve(1000) == ()
+    proof = prove_group(b.group(), arch, objective="energy")
+    assert proof.certified
+    assert proof.value < even.lower_bound * (1 - 1e-3)
+    assert proof.mapping is not None
+    assert any(56 % size for size in proof.mapping.tile[2:])
+    assert broken_rule(b.group(), arch, proof.mapping) is None
 
 
 def test_the_space_is_stated():

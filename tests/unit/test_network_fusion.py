@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,16 @@ def test_dear_layers_run_as_one():
     assert len(reports) == num_intervals(3) == 3
     assert found.refused == ()
     assert str(found.groups[0]).endswith(f"on 1 cores, {found.groups[0].spm_bytes:,} B of SPM")
+
+
+def test_layers_that_run_often_count_as_often():
+    chain = conv_chain(4, 4, 4, size=8)
+    once = plan(chain, alone(2))
+    often = plan(chain, [replace(layer, times=5) for layer in alone(2)])
+    (one,), (many,) = once.groups, often.groups
+    assert (many.cost, many.times) == (one.cost, 5)
+    assert often.plan.cycles == 5 * once.plan.cycles
+    assert often.lower_bound == pytest.approx(25 * once.lower_bound, rel=1e-3)
 
 
 def test_cheap_layers_run_alone():

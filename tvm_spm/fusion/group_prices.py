@@ -148,6 +148,15 @@ class GroupPrices:
         group = Group(graph=self._graph, first=planned.first, stop=planned.stop)
         return replace(FusedGroup.of(group, *hope.mapping(choice)), times=self.times(planned))
 
+    def polish(self, planned: PlannedGroup) -> bool:
+        """Look around the way of a group for sizes that do not divide evenly; whether some other way was found."""
+        choice, hope = planned.option.choice, self._hope(planned.first, planned.stop)
+        if hope is None or not isinstance(choice, Point):
+            return False
+        before = hope.points
+        hope.polish(choice)
+        return hope.points != before
+
     def refuse(self, way: FusedGroup, reason: str) -> None:
         """Do without a kind of code for a group and all equal ones."""
         key = self._key(way.group), type(way.mapping)

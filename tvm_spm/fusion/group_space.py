@@ -13,6 +13,9 @@ from tvm_spm.fusion.candidates import FEWEST_CHANNELS, Candidate, axes_of
 from tvm_spm.group import Group
 from tvm_spm.units import ceil_div
 
+_ROUND = 3, 4, 7, 8, 16, 32
+"""Sizes that arrays or extents often are multiples of."""
+
 
 @lru_cache(maxsize=4096)
 def even_sizes(extent: int) -> tuple[int, ...]:
@@ -25,12 +28,15 @@ def largest_up_to(sizes: Sequence[int], most: int) -> int:
     return next((size for size in sizes if size <= most), sizes[-1])
 
 
-def _around(sizes: tuple[int, ...], size: int) -> list[int]:
-    """The next smaller and larger of falling sizes, half, double, and all."""
+def _around(sizes: tuple[int, ...], size: int, *, even: bool) -> list[int]:
+    """The next smaller and larger of falling sizes, half, double, and all; and others that are near or round."""
     place = sizes.index(size) if size in sizes else sizes.index(largest_up_to(sizes, size))
     near = [*sizes[max(0, place - 2) : place + 3], sizes[0]]
     near += [largest_up_to(sizes, size // 2), largest_up_to(sizes, 2 * size)]
-    return [each for each in dict.fromkeys(near) if each != size]
+    if not even:
+        near += [size - 2, size - 1, size + 1, size + 2]
+        near += [unit * (size // unit + more) for unit in _ROUND for more in (-1, 0, 1)]
+    return [each for each in dict.fromkeys(near) if each != size and sizes[-1] <= each <= sizes[0]]
 
 
 def splits(shape: Sequence[int], count: int) -> list[tuple[int, ...]]:
@@ -101,21 +107,30 @@ class GroupSpace:
         numbers = [[row_of[cut] for cut in axis] for axis in self._axis_cuts(split)]
         return np.stack([grid.ravel() for grid in np.meshgrid(*numbers, indexing="ij")], axis=1)
 
-    def neighbours(self, candidate: Candidate, is_double: bool) -> Iterator[tuple[Candidate, bool]]:
-        """Mappings that differ in one decision, or in the split over cores with a tile of much the same size."""
+    def neighbours(
+        self, candidate: Candidate, is_double: bool, *, even: bool = True
+    ) -> Iterator[tuple[Candidate, bool]]:
+        """Mappings that differ in one decision, or in the split over cores with a tile of much the same size.
+
+        Args:
+            candidate: A mapping but for the array.
+            is_double: Whether it has two buffers.
+            even: Whether they stay in the space; else sizes that do not divide evenly are among them.
+        """
         yield candidate, not is_double
         shares = self._shares(candidate.cores)
         for axis, share in enumerate(shares):
             if axis in self.halo and candidate.tile[axis] < share:
                 yield candidate._replace(kept=tuple(sorted(set(candidate.kept) ^ {axis}))), is_double
-            for size in _around(self.tile_sizes(axis, share), candidate.tile[axis]):
+            sizes = self.tile_sizes(axis, share)
+            for size in _around(sizes, candidate.tile[axis], even=even or len(sizes) == 1):
                 tile = _with(candidate.tile, axis, size)
                 for more in ((), (axis,)) if axis in self.halo and axis not in candidate.kept else ((),):
                     kept = sorted((*candidate.kept, *more))
                     cut = tuple(place for place in kept if tile[place] < shares[place])
                     yield candidate._replace(tile=tile, kept=cut), is_double
         for layer, options in enumerate(self.k_options):
-            for size in _around(options, candidate.k_tile[layer]):
+            for size in _around(options, candidate.k_tile[layer], even=even or len(options) == 1):
                 yield candidate._replace(k_tile=_with(candidate.k_tile, layer, size)), is_double
         for split in self.splits:
             if split != candidate.cores:

@@ -65,6 +65,7 @@ class GroupHope:
         """Of the search that is under way."""
         self._next_steps = FIRST_STEPS
         self._corners = self._find_corners()
+        self._polished: set[Point] = set()
         self._mappings: dict[Point, tuple[GroupMapping, GroupCost]] = {}
 
     @property
@@ -129,6 +130,12 @@ class GroupHope:
         self._next_steps = min(MOST_STEPS, 2 * self._next_steps)
         self._bounds[self._around] = self._prover.lower_bound * (1 - 1e-12)
         self._corners = self._find_corners()
+
+    def polish(self, point: Point) -> None:
+        """Look around a point of a plan for sizes that do not divide evenly, once."""
+        if self._around is not None and point not in self._polished:
+            self._prover.climb(even=False)
+            self._polished |= {point, *self.points}
 
     def _aim(self, around: Around) -> Aim:
         if self._objective != Objective.EDP:

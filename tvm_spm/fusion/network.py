@@ -78,6 +78,8 @@ def plan_network(
                 hope.improve(around, each, should_stop)
             turn += 1
             continue
+        if not should_stop() and any([prices.polish(planned) for planned in plan.groups]):
+            continue
         ways = [way for planned in plan.groups if (way := prices.way(planned)) is not None]
         reasons = why_not(ways)
         for found, reason in zip(ways, reasons, strict=True):

@@ -24,7 +24,8 @@ class GroupProof:
     Attributes:
         mapping: The best; None if none fits or none was priced.
         cost: Of it.
-        value: Objective of it; infinite if there is none.
+        value: Objective of it; infinite if there is none. The last climb may leave the space for tiles and channels
+            that do not divide evenly, and be better than all of it.
         lower_bound: No mapping of the space has less; infinite if none fits.
         space: In words.
         limits: What ended the search, or was left out, before it was proved; empty if nothing.
@@ -85,12 +86,14 @@ def prove_group(
     prover = GroupProver(group, arch, aim.value_of, cores=cores)
     prover.start(known)
     limits = prover.improve(most_steps, should_stop)
-    best, value, lower_bound = prover.best, prover.value, prover.lower_bound
+    lower_bound = prover.lower_bound
+    prover.climb(even=False)
+    best, value = prover.best, prover.value
     mapping, cost = (None, None) if best is None else prover.mapping(best)
     if cost is not None:
         # The same sum in another order of additions.
-        value, lower_bound = cost.cost.objective(aim.value), lower_bound if lower_bound < value else math.inf
-        lower_bound = min(lower_bound, value)
+        is_met, value = lower_bound >= value, cost.cost.objective(aim.value)
+        lower_bound = value if is_met else min(lower_bound, value)
     return GroupProof(
         mapping=mapping, cost=cost, value=value, lower_bound=lower_bound, space=str(prover.space), limits=limits,
         num_bounded=prover.num_bounded, num_priced=prover.num_priced,

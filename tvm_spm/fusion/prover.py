@@ -202,13 +202,17 @@ class GroupProver:
         self._try(choices)
         self.climb()
 
-    def climb(self) -> None:
-        """Go to the best neighbour of the best, until none is better."""
+    def climb(self, *, even: bool = True) -> None:
+        """Go to the best neighbour of the best, until none is better.
+
+        Args:
+            even: Whether to stay in the space, or to leave it for sizes that do not divide evenly.
+        """
         for _ in range(_MOST_ROUNDS):
             best = self.best
             if best is None:
                 return
-            self._try(list(self.space.neighbours(*best.choice)))
+            self._try(list(self.space.neighbours(*best.choice, even=even)))
             if self.best == best:
                 return
 

@@ -10,7 +10,7 @@ from tests.fused_cases import Builder, conv_chain
 from tests.unit.test_network_fusion import cost, plan
 from tvm_spm.arch import load_arch
 from tvm_spm.fusion.network import Alone, plan_network
-from tvm_spm.fusion.search import group_search, refine_group
+from tvm_spm.fusion.search import group_search
 from tvm_spm.graph import LayerGraph
 from tvm_spm.group import Group, GroupMapping, refuse_group
 from tvm_spm.reproduce.dlfusion.recompute import needed_boxes, recompute_factor
@@ -19,19 +19,16 @@ EDGE, QUAD = load_arch("edge-256"), load_arch("quad-edge")
 
 
 def test_a_group_of_a_plan_is_proved():
-    # Two 3x3 layers 16-16-16 @28x28: the best mapping timed at first has a better neighbour.
+    # Two 3x3 layers 16-16-16 @28x28: what promises most from a few tiles is not the best.
     chain = conv_chain(16, 16, 16, size=28)
     first = group_search(chain, QUAD).best("edp")
     assert first is not None
-    refined = refine_group(chain, QUAD, first[0])[1].cost.objective("edp")
-    assert refined < first[1].cost.objective("edp")
     dear = [Alone(task=0, cost=cost(10**9, 1e12), num_cores=1)] * 2
     found = plan_network(
         chain.graph, QUAD, "edp", dear, why_not=lambda ways: [None] * len(ways), should_stop=lambda: False,
         report=lambda: None,
     )  # fmt: skip
-    # The split over cores changes too.
-    assert found.groups[0].cost.objective("edp") == found.value < 0.93 * refined
+    assert found.groups[0].cost.objective("edp") == found.value < 0.85 * first[1].cost.objective("edp")
     assert found.gap < 5e-4
 
 
@@ -102,5 +99,3 @@ def test_the_code_of_a_group_is_asked_for_after_the_proof():
     assert isinstance(group.group, Group)
     assert isinstance(group.mapping, GroupMapping)
     assert found.gap < 5e-4
-    better = refine_group(chain, EDGE, group.mapping)[1]
-    assert better.cost.objective("edp") >= group.cost.objective("edp") * (1 - 1e-9)

@@ -13,7 +13,7 @@ from tests.group_legality import broken_rule
 from tvm_spm.arch import load_arch
 from tvm_spm.attention import Attention, refuse_attention
 from tvm_spm.exact import exact_search
-from tvm_spm.fusion.search import group_search, refine_group
+from tvm_spm.fusion.search import group_search
 from tvm_spm.space import legality
 from tvm_spm.space.case import Case
 from tvm_spm.workload import Workload
@@ -65,16 +65,6 @@ def test_group_search():
         for mapping, _ in found.options:
             assert broken_rule(group, arch, mapping) is None
     assert num_some
-
-
-def test_refinement_of_a_group():
-    group, arch = conv_chain(16, 16, 16, size=28), load_arch("edge-256")
-    start = group_search(group, arch).best("edp")
-    assert start is not None
-    full = refine_group(group, arch, start[0])[1].cost.edp_pj_cycles
-    for number in (0, 1, 5):
-        _, cost = refine_group(group, arch, start[0], should_stop=after(number))
-        assert full <= cost.cost.edp_pj_cycles <= start[1].cost.edp_pj_cycles
 
 
 def test_attention_search():

@@ -215,31 +215,3 @@ def held_weight_bytes(flat: FlatGroup, level: Sequence[int], bank_bytes: int) ->
 def _ungrouped(flat: FlatGroup) -> list[int]:
     groups = DIM_NAMES.index("G")
     return [layer for layer in range(flat.num_layers) if flat.layer[layer, IS_MAC] and flat.loops[layer, groups] == 1]
-
-
-def neighbours(
-    flat: FlatGroup, chunk: Sequence[int], candidate: Candidate, is_double: bool
-) -> Iterator[tuple[Candidate, bool]]:
-    """Candidates that differ in one decision; tiles and channels have all numbers with as few iterations."""
-    yield candidate, not is_double
-    for axis in range(len(chunk)):
-        kept = tuple(sorted(set(candidate.kept) ^ {axis}))
-        if candidate.tile[axis] < chunk[axis]:
-            yield candidate._replace(kept=kept), is_double
-        for size in _near(candidate.tile[axis], chunk[axis]):
-            yield candidate._replace(tile=_with(candidate.tile, axis, size)), is_double
-    for layer in range(flat.num_layers):
-        if flat.layer[layer, IS_MAC]:
-            for channels in _near(candidate.k_tile[layer], int(flat.loops[layer, K_LOOP])):
-                yield candidate._replace(k_tile=_with(candidate.k_tile, layer, channels)), is_double
-
-
-def _near(size: int, extent: int) -> list[int]:
-    """The next sizes with fewer and with more iterations, half, double, and all."""
-    rounds = ceil_div(extent, size)
-    sizes = {ceil_div(extent, rounds + 1), ceil_div(extent, max(1, rounds - 1)), ceil_div(size, 2), 2 * size, extent}
-    return sorted(s for s in sizes if s != size and s <= extent)
-
-
-def _with(values: tuple[int, ...], place: int, value: int) -> tuple[int, ...]:
-    return (*values[:place], value, *values[place + 1 :])

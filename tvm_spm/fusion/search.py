@@ -11,16 +11,12 @@ from cost_model.fused.cost import GroupCost
 from cost_model.fused.flat import flatten
 from cost_model.fused.inner_mapper import InnerMapper
 from tvm_spm.arch import Arch
-from tvm_spm.fusion.candidates import Candidate, neighbours
 from tvm_spm.fusion.probe import Prober
 from tvm_spm.fusion.timing import MOST_STAGES, Timer
 from tvm_spm.group import Group, GroupMapping
 
 NUM_TIMED = 6
 """Candidates that are timed, per number of cores and per way of ranking them."""
-
-MOST_ROUNDS = 8
-"""Of a refinement; each times every neighbour of the best mapping so far."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,43 +119,6 @@ def group_search(
         nearest=prober.nearest,
         is_complete=is_complete,
     )  # fmt: skip
-
-
-def refine_group(
-    group: Group,
-    arch: Arch,
-    mapping: GroupMapping,
-    *,
-    objective: str = "edp",
-    should_stop: Callable[[], bool] = lambda: False,
-) -> tuple[GroupMapping, GroupCost]:
-    """Climb from a mapping to its best neighbour, until none is better; the cores stay.
-
-    Neighbours differ in one axis of the tile, in the channels at a time of one layer, in the kept axes or in the number
-    of buffers. The array is mapped anew for each.
-
-    Args:
-        group: What ``mapping`` is of.
-        arch: The accelerator.
-        mapping: Legal.
-        objective: ``edp``, ``energy`` or ``latency``.
-        should_stop: Asked between neighbours; once true, the result is the best so far.
-    """
-    flat = flatten(group)
-    timer = Timer(group, flat, arch, inner_mapper(arch, objective), objective)
-    best = (Candidate(mapping.cores, mapping.tile, mapping.kept, mapping.k_tile), mapping.double)
-    timer.time(*best)
-    known = {best}
-    for _ in range(MOST_ROUNDS):
-        for neighbour in neighbours(flat, mapping.chunk(group.sink_shape), *best):
-            if neighbour not in known and not should_stop():
-                known.add(neighbour)
-                timer.time(*neighbour)
-        found = timer.leader()
-        if found == best:
-            break
-        best = found
-    return timer.front()[0]
 
 
 def core_counts(arch: Arch) -> tuple[int, ...]:

@@ -49,16 +49,15 @@ class Timer:
         flat: Its arrays.
         arch: The accelerator.
         mapper: For its stages.
-        objective: Keep only the best by this instead of all Pareto-optimal ones.
         most_stages: Of one core; candidates with more are refused.
     """
 
     def __init__(
-        self, group: Group, flat: FlatGroup, arch: Arch, mapper: InnerMapper, objective: str | None = None, *,
+        self, group: Group, flat: FlatGroup, arch: Arch, mapper: InnerMapper, *,
         most_stages: int = MOST_STAGES,
     ) -> None:  # fmt: skip
         self._group, self._flat, self._arch, self._mapper = group, flat, arch, mapper
-        self._objective, self._most_stages = objective, most_stages
+        self._most_stages = most_stages
         self._numbers = [
             -1 if (work := group.graph.layers[index].workload) is None else mapper.number(work)
             for index in group.layers
@@ -118,20 +117,11 @@ class Timer:
 
     def _insert(self, point: _Point) -> None:
         """Keep a point that no other beats, and drop those that it beats."""
-        if self._objective is not None and self._points:
-            cost, known = point.cost.cost, self._points[0].cost.cost
-            if cost.objective(self._objective) < known.objective(self._objective):
-                self._points = [point]
-            return
         if any(p.cycles <= point.cycles and p.energy_pj <= point.energy_pj for p in self._points):
             return
         self._points = [
             p for p in self._points if p.cycles < point.cycles or p.energy_pj < point.energy_pj
         ] + [point]  # fmt: skip
-
-    def leader(self) -> tuple[Candidate, bool]:
-        """The first point of the front."""
-        return self._points[0].candidate, self._points[0].is_double
 
     def front(self) -> tuple[tuple[GroupMapping, GroupCost], ...]:
         """By rising cycles."""

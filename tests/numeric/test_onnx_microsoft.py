@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -370,6 +371,68 @@ def test_windows_caps_and_sinks_of_grouped_attention():
     }  # fmt: skip
     constants = {"last": np.array([4], "int32"), "total": np.array([5], "int32"), "sink": normal(HEADS)}
     check(nodes, {"q": q, "k": k, "v": v}, want, constants, num_attentions=2)
+
+
+@pytest.mark.parametrize("kind", ["halves", "bytes", "int4"])
+def test_tables_of_few_bits(kind):
+    rng, ids = np.random.default_rng(5), np.array([[1, 3], [0, 7]])
+    numbers, scale, zero = rng.integers(0, 16, (8, 32)), normal(8, 2), rng.integers(0, 16, (8, 2))
+    stored, zeros, bits = numbers.astype("uint8"), zero.astype("uint8"), 8
+    if kind == "halves":
+        stored, zeros = ((each[:, ::2] | each[:, 1::2] << 4).astype("uint8") for each in (numbers, zero))
+        bits = 4
+    if kind == "int4":
+        stored, zeros, bits = (numbers - 8).astype(ml_dtypes.int4), (zero - 8).astype(ml_dtypes.int4), 4
+    want = ((numbers - np.repeat(zero, 16, 1)) * np.repeat(scale, 16, 1))[ids].astype("float32")
+    layer = node("GatherBlockQuantized", ["w", "ids", "s", "z"], ["y"], quantize_axis=1, block_size=16, bits=bits)
+    check([layer], {"ids": ids}, {"y": want}, {"w": stored, "s": scale, "z": zeros}, opset=21)
+
+
+def test_weights_in_blocks_of_sixteen_values():
+    numbers, largest, x = np.random.default_rng(5).integers(0, 16, (4, 32)), np.abs(normal(8)), normal(3, 32)
+    # Evenly spaced from the smallest to the largest number, as far as this test looks.
+    codes = np.full(16, np.nan)
+    codes[[0, 7, 15]] = -1, 0, 1
+    numbers = np.array([0, 7, 15])[numbers % 3]
+    stored = (numbers.reshape(-1, 2)[:, 0] << 4 | numbers.reshape(-1, 2)[:, 1]).astype("uint8")
+    weights = codes[numbers] * np.repeat(largest, 16).reshape(4, 32)
+    layer = node("MatMulBnb4", ["x", "w", "a"], ["y"], K=32, N=4, block_size=16, quant_type=1)
+    check([layer], {"x": x}, {"y": (x @ weights.T).astype("float32")}, {"w": stored, "a": largest})
+
+
+@pytest.mark.parametrize("opset", [18, 21])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_onnx_normalisation_of_groups_before_and_after_it_changed(opset, dtype):
+    x, scale, bias = normal(2, 6, 3, 2).astype(dtype), normal(6).astype(dtype), normal(6, seed=3).astype(dtype)
+    if opset < 21:  # a number for each group
+        scale, bias = scale[:3], bias[:3]
+    wide = x.astype("float64").reshape(2, 3, -1)
+    wide = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(wide.var(-1, keepdims=True) + 1e-5)
+    spread = [np.repeat(each, 6 // each.size).reshape(6, 1, 1).astype("float64") for each in (scale, bias)]
+    want = wide.reshape(x.shape) * spread[0] + spread[1]
+    layer = node("GroupNormalization", ["x", "s", "b"], ["y"], domain="", num_groups=3)
+    found = loaded([layer], {"x": x}, ["y"], {"s": scale, "b": bias}, opset)
+    got = runtime.run(runtime.build(found.mod, "edge-256"), [x])[0]
+    assert got.dtype == dtype
+    within = 4 * np.finfo(dtype).eps * np.abs(want).max()
+    np.testing.assert_allclose(got.astype("float64"), want, rtol=0, atol=within)
+
+
+def test_quantised_layers_whose_channels_are_last_and_choices():
+    rng = np.random.default_rng(6)
+    x, w = rng.integers(0, 256, (1, 5, 5, 3)).astype("uint8"), rng.integers(-99, 99, (4, 3, 3, 3)).astype("int8")
+    scale, zero = {"xs": np.float32(0.5), "ws": np.float32(0.25), "ys": np.float32(16)}, {"z": np.uint8(100)}
+    nodes = [
+        node("QLinearConv", ["x", "xs", "z", "w", "ws", "wz", "ys", "z"], ["conv"], channels_last=1),
+        node("QLinearReduceMean", ["x", "xs", "z", "xs", "z"], ["mean"], axes=[1], keepdims=0),
+        node("QLinearWhere", ["c", "x", "xs", "z", "x", "ws", "z", "xs", "z"], ["where"]),
+    ]
+    windows = np.lib.stride_tricks.sliding_window_view(x.astype(int) - 100, (3, 3), (1, 2))
+    sums = np.einsum("nhwcij,kcij->nhwk", windows, w.astype(int)) * 0.125 / 16
+    chosen, centred = rng.integers(0, 2, (1, 5, 5, 3)).astype(bool), x.astype(float) - 100
+    want = {"conv": sums, "mean": centred.mean(1), "where": np.where(chosen, centred, centred / 2)}
+    want = {name: np.clip(np.rint(array) + 100, 0, 255).astype("uint8") for name, array in want.items()}
+    check(nodes, {"x": x, "c": chosen}, want, {**scale, **zero, "w": w, "wz": np.int8(0)})
 
 
 def test_layers_one_after_the_other_whose_shapes_follow_only_then():

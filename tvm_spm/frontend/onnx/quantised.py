@@ -57,12 +57,18 @@ def _requantised(each: NodeInPlace, floats: str, zero_point: str, *, out: str) -
 def _qlinear_conv(each: NodeInPlace) -> None:
     """Inputs: x, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero, bias."""
     weights = each.array(3, "weight")
-    sums = integer_sums(each, "ConvInteger", (each.input(0), each.input(3), each.input(2), each.input(5)))
+    data, is_last, rank = each.input(0), bool(each.integer("channels_last")), weights.ndim
+    if is_last:
+        data = each.writer.emit("Transpose", data, perm=[0, rank - 1, *range(1, rank - 1)])
+    sums = integer_sums(each, "ConvInteger", (data, each.input(3), each.input(2), each.input(5)))
     if each.input(8):
         bias = each.array(8, "bias").reshape([-1] + [1] * (weights.ndim - 2))
         sums = each.writer.emit("Add", sums, each.writer.constant(bias[None]))
     scale = each.scale(1) * each.scale(4) / each.scale(6)
-    _requantised(each, _scaled(each, sums, scale, axis=1, rank=weights.ndim), each.input(7), out=each.out)
+    floats = _scaled(each, sums, scale, axis=1, rank=rank)
+    if is_last:
+        floats = each.writer.emit("Transpose", floats, perm=[0, *range(2, rank), 1])
+    _requantised(each, floats, each.input(7), out=each.out)
 
 
 def _qlinear_matmul(each: NodeInPlace) -> None:
@@ -130,6 +136,23 @@ def _qlinear_concat(each: NodeInPlace) -> None:
     """Inputs: y_scale, y_zero, then three for each part."""
     parts = [_floats(each, first) for first in range(2, len(each.node.input), 3)]
     _quantised(each, each.writer.concat(parts, each.integer("axis")), 0)
+
+
+def _qlinear_reduce_mean(each: NodeInPlace) -> None:
+    """Inputs: x, x_scale, x_zero, y_scale, y_zero."""
+    kept, data = each.kept("axes", "keepdims"), _floats(each, 0)
+    if each.writer.opset < 18 or "axes" not in kept:
+        found = each.writer.emit("ReduceMean", data, **kept)
+    else:
+        axes = each.writer.integers(*kept.pop("axes"))
+        found = each.writer.emit("ReduceMean", data, axes, **kept)
+    _quantised(each, found, 3)
+
+
+def _qlinear_where(each: NodeInPlace) -> None:
+    """Inputs: condition, then three for each choice."""
+    found = each.writer.emit("Where", each.input(0), _floats(each, 1), _floats(each, 4))
+    _quantised(each, found, 7)
 
 
 def _matmul_integer_to_float(each: NodeInPlace) -> None:
@@ -211,6 +234,8 @@ _MICROSOFT_OPERATORS: dict[str, Rewrite] = {
     "QLinearConv": _qlinear_conv,
     "QLinearGlobalAveragePool": _pooled("GlobalAveragePool"),
     "QLinearLeakyRelu": _by_float("LeakyRelu", 1, "alpha"),
+    "QLinearReduceMean": _qlinear_reduce_mean,
+    "QLinearWhere": _qlinear_where,
     "QLinearMul": _by_float("Mul", 2),
     "QLinearSigmoid": _by_float("Sigmoid", 1),
     "QLinearSoftmax": _by_float("Softmax", 1, "axis"),

@@ -11,6 +11,8 @@ from tvm_spm.errors import ModelError, did_you_mean
 from tvm_spm.frontend.onnx.microsoft.place import TypedNode, TypedRewrite
 from tvm_spm.frontend.onnx.writer import SUBGRAPHS
 
+_GROUP_NORMALIZATION_BY_CHANNEL = 21
+
 _CONV = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
 
 
@@ -126,6 +128,22 @@ def _group_norm(each: TypedNode) -> None:
     _grouped(each, each.input(0), (each.input(1), each.input(2)))
 
 
+def _group_normalization(each: TypedNode) -> None:
+    """ONNX's own; a scale and a bias are those of a group before opset 21, and of a channel from then on."""
+    w, shape, groups = each.writer, each.shape(0), each.integer("num_groups", 1)
+    is_by_group = w.opset < _GROUP_NORMALIZATION_BY_CHANNEL
+    ones, zeros = (w.constant(np.full(groups, value, np.float32)) for value in (1, 0))
+    factors = [each.cast(each.input(index), np.float32) for index in (1, 2)]
+    rows = each.reshaped(each.cast(each.input(0), np.float32), shape[0], groups, -1)
+    given = factors if is_by_group else [ones, zeros]
+    found = w.emit("InstanceNormalization", rows, *given, epsilon=each.attribute("epsilon", 1e-5))
+    found = each.reshaped(found, *shape)
+    if not is_by_group:
+        scale, bias = (each.reshaped(name, 1, shape[1], *(1,) * (len(shape) - 2)) for name in factors)
+        found = w.emit("Add", w.emit("Mul", found, scale), bias)
+    each.give(0, each.cast(found, each.dtype()))
+
+
 def _skip_group_norm(each: TypedNode) -> None:
     """Inputs: x, scale, bias, skip, bias of the sum; outputs: y, sum."""
     w = each.writer
@@ -182,6 +200,7 @@ ACTIVATED: dict[str, TypedRewrite] = {
     "FusedMatMul": _fused_matmul,
     "Gelu": _gelu,
     "GroupNorm": _group_norm,
+    "GroupNormalization": _group_normalization,
     "QuickGelu": _quick_gelu,
     "SkipGroupNorm": _skip_group_norm,
     "TransposeMatMul": _fused_matmul,

@@ -14,11 +14,12 @@ from tvm_spm.frontend.onnx.microsoft.attention import ATTENTION
 from tvm_spm.frontend.onnx.microsoft.cached import CACHED
 from tvm_spm.frontend.onnx.microsoft.normalised import NORMALISED
 from tvm_spm.frontend.onnx.microsoft.place import TypedNode, TypedRewrite, UnknownShapeError, kind_of
+from tvm_spm.frontend.onnx.microsoft.tables import TABLES
 from tvm_spm.frontend.onnx.writer import Array, Writer, known_arrays, opset_of, require_opset, with_nodes
 
 DOMAIN = "com.microsoft"
 
-REWRITES: dict[str, TypedRewrite] = {**ACTIVATED, **ATTENTION, **CACHED, **NORMALISED}
+REWRITES: dict[str, TypedRewrite] = {**ACTIVATED, **ATTENTION, **CACHED, **NORMALISED, **TABLES}
 """By name, in ``DOMAIN``."""
 
 
@@ -26,7 +27,8 @@ def in_own_domain(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with those nodes in ``DOMAIN`` that TVM cannot take as ONNX's own.
 
     onnxruntime writes some of them in ONNX's domain before that had any of the name. And TVM's importer gives
-    normalisations no statistics, and none of a root mean square over several axes.
+    normalisations no statistics, and none of a root mean square over several axes; those of groups are kernels of
+    their own there, and ONNX's checker refuses the older form.
     """
     opset = opset_of(model)
     read = {name for node in model.graph.node for name in node.input} | {value.name for value in model.graph.output}
@@ -35,6 +37,8 @@ def in_own_domain(model: onnx.ModelProto) -> onnx.ModelProto:
         if node.domain not in ("", "ai.onnx") or node.op_type not in REWRITES:
             return False
         if node.op_type == "LayerNormalization" and read.intersection(name for name in node.output[1:] if name):
+            return True
+        if node.op_type == "GroupNormalization":
             return True
         axis = next((attr.i for attr in node.attribute if attr.name == "axis"), -1)
         return (node.op_type == "RMSNormalization" and axis != -1) or not defs.has(node.op_type, opset, "")
@@ -106,6 +110,9 @@ class _Walk:
         for value in (*found.graph.input, *found.graph.value_info, *found.graph.output):
             self._keep(value.name, value.type)
         self.add(self.known)
+        for constant in model.graph.initializer:
+            dtype = str(onnx.helper.tensor_dtype_to_np_dtype(constant.data_type))
+            self._kinds[constant.name] = TensorKind(dtype=dtype, shape=tuple(constant.dims))
 
     @property
     def kinds(self) -> Mapping[str, TensorKind]:

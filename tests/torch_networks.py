@@ -160,6 +160,15 @@ CASES = {
         lambda: nn.LSTM(8, 16, 2, batch_first=True, bidirectional=True), lambda: (torch.randn(2, 5, 8),)
     ),
     "gru": Case(lambda: nn.GRU(8, 16), lambda: (torch.randn(4, 1, 8),)),
+    "lstm, long": Case(
+        lambda: nn.LSTM(8, 6, 2, batch_first=True, bidirectional=True), lambda: (torch.randn(2, 35, 8),)
+    ),
+    "lstm, long, projected": Case(
+        lambda: nn.LSTM(8, 6, proj_size=4), lambda: (torch.randn(33, 8), (torch.randn(1, 4), torch.randn(1, 6)))
+    ),
+    "gru, long": Case(lambda: nn.GRU(8, 6, bidirectional=True), lambda: (torch.randn(34, 3, 8),)),
+    "gru, long, without bias": Case(lambda: nn.GRU(8, 6, bias=False), lambda: (torch.randn(34, 3, 8),)),
+    "rnn, long": Case(lambda: nn.RNN(8, 6, nonlinearity="relu"), lambda: (torch.randn(40, 1, 8),)),
     "attention with its weights": Case(
         lambda: nn.MultiheadAttention(32, 4, batch_first=True), lambda: tuple(torch.randn(1, 9, 32) for _ in range(3))
     ),

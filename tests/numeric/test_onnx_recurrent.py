@@ -200,6 +200,32 @@ def test_a_long_layer_is_as_many_steps_and_counts_them():
         np.testing.assert_allclose(got[step, 0], h, rtol=2e-5, atol=2e-5)
 
 
+def test_two_layers_of_the_same_weights(monkeypatch):
+    """Their steps are equal, names and all."""
+    as_a_loop(monkeypatch)
+    rng = np.random.default_rng(6)
+    constants = {key: rng.standard_normal((1, HIDDEN, HIDDEN)).astype("float32") for key in "WR"}
+    layers = [helper.make_node("RNN", [x, "W", "R"], [y], name="twin", hidden_size=HIDDEN) for x, y in ("XT", "UY")]
+    axes = numpy_helper.from_array(np.array([1], np.int64), "axes")
+    x = rng.standard_normal((STEPS, BATCH, HIDDEN)).astype("float32")
+    graph = helper.make_graph(
+        [layers[0], helper.make_node("Squeeze", ["T", "axes"], ["U"]), layers[1]], "small",
+        [helper.make_tensor_value_info("X", TensorProto.FLOAT, x.shape)],
+        [helper.make_tensor_value_info("Y", TensorProto.FLOAT, None)],
+        [axes, *(numpy_helper.from_array(value, key) for key, value in constants.items())],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
+    (got,) = runtime.run(runtime.build(extract(load_model(model)).mod, "edge-256"), [x])
+    want = x.astype("float64")
+    for _ in range(2):
+        h, rows = np.zeros((BATCH, HIDDEN)), []
+        for step in want:
+            h, _ = one_step("RNN", step, h, None, constants, 0, {})
+            rows.append(h)
+        want = np.stack(rows)
+    np.testing.assert_allclose(got[:, 0], want, rtol=2e-5, atol=2e-5)
+
+
 def test_more_steps_than_can_run_are_refused_with_both_numbers():
     model, _ = lstm(rounds.MOST_ROUNDS + 1)
     with pytest.raises(ModelError, match=rf"50,001 steps: must be <= {rounds.MOST_ROUNDS:,}"):

@@ -18,6 +18,7 @@ from tvm_spm.deploy.runtime import build, run
 from tvm_spm.errors import ModelError
 from tvm_spm.frontend import extract, load_model
 from tvm_spm.frontend.attention import find_attention
+from tvm_spm.workload import Workload
 
 nn = torch.nn
 
@@ -84,7 +85,16 @@ def test_tables_are_computed_before_the_run():
     assert len(extraction.graph.nodes) == 3
 
 
-@pytest.mark.parametrize("name", ["resnet", "block, mask", "lstm"])
+def test_a_long_layer_is_a_product_with_all_inputs_and_a_step_that_runs_many_times():
+    torch.manual_seed(0)
+    layer, inputs = nn.LSTM(8, 6), (torch.randn(100, 2, 8),)
+    graph = extract(load_model(layer, example_inputs=inputs)).graph
+    products = [(task.work.macs, task.count) for task in graph.tasks if isinstance(task.work, Workload)]
+    assert sorted(products) == [(2 * 6 * 24, 100), (100 * 2 * 8 * 24, 1)]
+    assert not [call for call in graph.host_calls if not call.reason.startswith("a view")]
+
+
+@pytest.mark.parametrize("name", ["resnet", "block, mask", "lstm", "gru, long"])
 def test_saved_programs(name: str, tmp_path: Path):
     module, inputs = made(name)
     program = torch.export.export(module, inputs)

@@ -69,6 +69,7 @@ def add_rounds(builder: relax.BlockBuilder, name: str, step: tvm.IRModule, round
     """
     function = step[ENTRY]
     _check_states(function, rounds)
+    name = _unused(builder, name)
     callee = _add_module(builder, name, step)
     if len(rounds.is_backward) + len(rounds.collects_backward) == 0 and rounds.num_rounds == 1:
         return callee
@@ -84,6 +85,16 @@ def add_rounds(builder: relax.BlockBuilder, name: str, step: tvm.IRModule, round
         calls += [(size, made)] * (left // size)
         left %= size
     return _add_calls(builder, f"{name}_all", function, rounds, calls, is_private=True)
+
+
+def _unused(builder: relax.BlockBuilder, name: str) -> str:
+    """A start of names that no function of a module has."""
+    taken = {str(var.name_hint) for var in builder.get().get_global_vars()}
+    found, number = name, 1
+    while any(each.startswith(f"{found}_") for each in taken):
+        number += 1
+        found = f"{name}_{number}"
+    return found
 
 
 def _radix(num_rounds: int) -> int:
@@ -121,7 +132,7 @@ def _add_module(builder: relax.BlockBuilder, name: str, step: tvm.IRModule) -> t
         ready = [each for each, func in left.items() if not functions_named(func) & set(left)]
         for each in ready:
             func = _Renamed(known).visit_expr(left.pop(each))
-            new = f"{name}_step" if each == ENTRY else each
+            new = f"{name}_step" if each == ENTRY else f"{name}_{each}"
             known[each] = builder.add_func(_public(func, new) if _is_public(func) else func, new)
     return known[ENTRY]
 
@@ -183,8 +194,8 @@ def _add_calls(
             ]  # fmt: skip
             results = [*states, *joined]
             out = builder.emit_output(results[0] if len(results) == 1 else relax.Tuple(results))
-        builder.emit_func_output(out)
-    return builder.get().get_global_var(name)
+        # The builder gives back the function it has if this one is equal to it.
+        return builder.emit_func_output(out)
 
 
 def _emitted(builder: relax.BlockBuilder, call: relax.Call) -> list[relax.Expr]:

@@ -58,6 +58,8 @@ class Importer(ExportedProgramImporter):
         self._origin = origin
         self._constants: dict[fx.Node, torch.Tensor] = {}
         """Values of nodes that no input and no weight changes."""
+        self.loops = relax.BlockBuilder()
+        """Functions that the program calls, beside its own."""
         super().__init__()
 
     def constants_of(self, program: torch.export.ExportedProgram) -> None:

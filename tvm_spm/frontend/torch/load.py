@@ -22,6 +22,7 @@ from tvm_spm.frontend.torch.archive import read_program
 from tvm_spm.frontend.torch.export import export, trace
 from tvm_spm.frontend.torch.importer import Importer
 from tvm_spm.frontend.torch.operators import KEPT
+from tvm_spm.frontend.torch.recurrent import LAYERS, has_long_layers
 from tvm_spm.frontend.torch.source import ExampleInputs, TorchModel
 
 _log = logging.getLogger(__name__)
@@ -77,23 +78,25 @@ def import_program(program: Program, shapes: Shapes, origin: str) -> tvm.IRModul
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         try:
-            program = program.run_decompositions(_decompositions())
+            program = program.run_decompositions(_decompositions(program))
             _check(program, origin)
             importer = Importer(origin)
             importer.constants_of(program)
-            return importer.from_exported_program(
+            mod = importer.from_exported_program(
                 _without_numbers(program),
                 keep_params_as_input=False, unwrap_unit_return_tuple=True, no_bind_return_tuple=False,
                 custom_convert_map=None,
             )  # fmt: skip
+            mod.update(importer.loops.get())
+            return mod
         except TVM_ERRORS as error:
             raise ModelError(f"{origin}: cannot import: {first_line(error)}") from error
 
 
-def _decompositions() -> Any:  # noqa: ANN401 (PyTorch has no public name for it)
-    """How PyTorch takes operators apart, but for those imported whole."""
+def _decompositions(program: Program) -> Any:  # noqa: ANN401 (PyTorch has no public name for it)
+    """How PyTorch takes the operators of a program apart, but for those imported whole."""
     table = torch.export.default_decompositions()
-    for name in KEPT:
+    for name in (*KEPT, *(LAYERS if has_long_layers(program) else ())):
         packet, _, overload = name.partition(".")
         table.pop(getattr(getattr(torch.ops.aten, packet), overload), None)
     return table

@@ -10,6 +10,8 @@ import numpy as np
 from torch import fx
 from tvm import relax
 
+from tvm_spm.frontend.torch.recurrent import LAYERS, recurrent
+
 if TYPE_CHECKING:
     from tvm_spm.frontend.torch.importer import Importer
 
@@ -147,6 +149,7 @@ OPERATORS: dict[str, Convert] = {
     "mm.default": _matmul,
     "scaled_dot_product_attention.default": _attention,
     "select.int": _select,
+    **dict.fromkeys(LAYERS, recurrent),
 }
 """By name, as in ``torch.ops.aten``."""
 

@@ -45,6 +45,9 @@ DEVIATES = ("maxunpool_export_with_output_shape", "resize_downsample_scales_")
 """Tests in which onnxruntime differs from ONNX, as its own list of exceptions says; what ONNX expects is the same at
 all opsets."""
 
+IN_ONNX_ONLY = ("GroupNormalization", "LayerNormalization", "RMSNormalization")
+"""Operators of ONNX that are written out as those of onnxruntime are."""
+
 NATIVE, HOST, FOLDED, REFUSED, WRONG = "native", "on the host", "constants only", "refused", "wrong"
 STATUSES = (NATIVE, HOST, FOLDED, REFUSED, WRONG)
 
@@ -313,6 +316,37 @@ def table(rows: Sequence[tuple[Case, tuple[str, str]]]) -> str:
     return "\n".join([*lines, "", f"Always on the host: {', '.join(on_host)}."])
 
 
+def front_ends() -> str:
+    """How many operators each front end converts; others of ONNX and PyTorch are left on the host."""
+    from tvm.relax.frontend.onnx.onnx_frontend import _get_convert_map
+
+    from tvm_spm.frontend.onnx.microsoft.expand import REWRITES
+    from tvm_spm.frontend.onnx.operators import OPERATORS as ONNX
+    from tvm_spm.frontend.onnx.quantised import MICROSOFT_OPERATORS
+    from tvm_spm.frontend.relay.operators import OPERATORS as RELAY
+
+    bodies = {schema.name for schema in defs.get_all_schemas() if not schema.domain and schema.has_function}
+    bodies |= {schema.name for schema in defs.get_all_schemas() if schema.has_context_dependent_function}
+    whole = {schema.name for schema in defs.get_all_schemas() if not schema.domain}
+    counts = {
+        "ONNX": len(whole & ({*_get_convert_map(), *ONNX} | bodies)),
+        "onnxruntime's additions": len({*REWRITES, *MICROSOFT_OPERATORS, "DynamicQuantizeLSTM"} - set(IN_ONNX_ONLY)),
+        "Relay": len(RELAY),
+    }
+    if importlib.util.find_spec("torch") is not None:
+        from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
+
+        from tvm_spm.frontend.torch.operators import OPERATORS as TORCH
+
+        counts["PyTorch"] = len({*ExportedProgramImporter().create_convert_map(), *TORCH})
+    if importlib.util.find_spec("jaxlib") is not None:
+        from tvm_spm.frontend.stablehlo.operators import OPERATORS as STABLEHLO
+
+        counts["StableHLO"] = len(STABLEHLO)
+    lines = [f"| {name} | {count} |" for name, count in counts.items()]
+    return "\n".join(["| front end | operators converted |", "|---|---:|", *lines])
+
+
 def main() -> int:
     """Run, print the table, and fail if an answer is wrong."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
@@ -332,6 +366,8 @@ def main() -> int:
             writer.writerow(["operator", "test", "opset", "status", "why"])
             writer.writerows([case.operator, case.name, case.opset, *found] for case, found in rows)
     print(table(rows))
+    print()
+    print(front_ends())
     wrong = [(case, why) for case, (status, why) in rows if status == WRONG]
     for case, why in wrong:
         print(f"wrong: {case.name} at opset {case.opset}: {why}", file=sys.stderr)

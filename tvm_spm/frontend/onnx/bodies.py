@@ -69,7 +69,7 @@ def body_of(nodes: HostNodes, name: str, taken: Collection[str], origin: str) ->
     """
     node = onnx.NodeProto()
     node.CopyFrom(nodes.nodes[name])
-    opset = max(each.version for each in nodes.opsets if each.domain in ("", "ai.onnx"))
+    opset = max((each.version for each in nodes.opsets if each.domain in ("", "ai.onnx")), default=0)
     read = list(dict.fromkeys(each for each in node.input if each))
     if node.domain or not has_body(node.op_type, opset) or not all(each in nodes.kinds for each in read):
         return None

@@ -78,14 +78,16 @@ class HostNodes:
         if not captured(node) <= set(self.constants):
             return f"its body reads {sorted(captured(node) - set(self.constants))[0]!r}, which depends on the inputs"
         unknown = [each for each in (*node.input, *node.output) if each and each not in self.kinds]
-        if node.domain not in ("", "ai.onnx") and unknown:
+        if not unknown:
+            return None
+        if not onnx.defs.has(node.op_type, domain=node.domain.removesuffix("ai.onnx")):
             return f"neither TVM nor ONNX knows an operator of this name in {node.domain!r}"
-        if unknown:
-            return (
-                f"the data decides the shape of {unknown[0]!r}, or it is no tensor of numbers; fix the input that does "
-                "(--value NAME=NUMBERS), or cut the model before it (onnx.utils.extract_model)"
-            )
-        return None
+        if node.domain not in ("", "ai.onnx"):
+            return f"ONNX infers no shape of {unknown[0]!r} from an operator of {node.domain!r}"
+        return (
+            f"the data decides the shape of {unknown[0]!r}, or it is no tensor of numbers; fix the input that does "
+            "(--value NAME=NUMBERS), or cut the model before it (onnx.utils.extract_model)"
+        )
 
     def may_call(self, name: str) -> bool:
         """Whether the reference may be able to evaluate a node."""

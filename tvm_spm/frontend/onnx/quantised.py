@@ -34,7 +34,7 @@ def expand_quantised(model: onnx.ModelProto, origin: str, packed: dict[str, Pack
 
 
 def _rewrite_of(node: onnx.NodeProto) -> Rewrite | None:
-    table = _MICROSOFT_OPERATORS if node.domain == _MICROSOFT else _OPERATORS if not node.domain else {}
+    table = MICROSOFT_OPERATORS if node.domain == _MICROSOFT else _OPERATORS if not node.domain else {}
     return table.get(node.op_type)
 
 
@@ -223,7 +223,7 @@ def _unpacked(packed: Array, bits: int) -> NDArray[np.uint8]:
 _OPERATORS: dict[str, Rewrite] = {"QLinearConv": _qlinear_conv, "QLinearMatMul": _qlinear_matmul}
 
 _POOL = ("auto_pad", "ceil_mode", "count_include_pad", "kernel_shape", "pads", "strides")
-_MICROSOFT_OPERATORS: dict[str, Rewrite] = {
+MICROSOFT_OPERATORS: dict[str, Rewrite] = {
     "DynamicQuantizeMatMul": _dynamic_quantize_matmul,
     "MatMulIntegerToFloat": _matmul_integer_to_float,
     "MatMulNBits": _matmul_bits,
@@ -240,3 +240,4 @@ _MICROSOFT_OPERATORS: dict[str, Rewrite] = {
     "QLinearSigmoid": _by_float("Sigmoid", 1),
     "QLinearSoftmax": _by_float("Softmax", 1, "axis"),
 }
+"""By name, in onnxruntime's domain."""

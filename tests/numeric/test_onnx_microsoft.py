@@ -36,7 +36,11 @@ def loaded(nodes, data, outputs, constants=(), opset=17):
         [onnx.ValueInfoProto(name=name) for name in outputs],
         [numpy_helper.from_array(np.asarray(array), name) for name, array in dict(constants).items()],
     )  # fmt: skip
-    opsets = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
+    opsets = [
+        helper.make_opsetid("", opset),
+        helper.make_opsetid("com.microsoft", 1),
+        helper.make_opsetid("ai.onnx.ml", 3),
+    ]
     return extract(load_model(helper.make_model(graph, opset_imports=opsets, ir_version=10)))
 
 
@@ -433,6 +437,24 @@ def test_quantised_layers_whose_channels_are_last_and_choices():
     want = {"conv": sums, "mean": centred.mean(1), "where": np.where(chosen, centred, centred / 2)}
     want = {name: np.clip(np.rint(array) + 100, 0, 255).astype("uint8") for name, array in want.items()}
     check(nodes, {"x": x, "c": chosen}, want, {**scale, **zero, "w": w, "wz": np.int8(0)})
+
+
+@pytest.mark.parametrize("opset", [13, 18])
+def test_what_stands_before_and_behind_a_network(opset):
+    x, w = normal(3, 4), normal(4, 2)
+    x[1] = 0
+    ml = {"domain": "ai.onnx.ml"}
+    nodes = [
+        node("Scaler", ["x"], ["scaled"], offset=[1.0, 2.0, 3.0, 4.0], scale=[0.5], **ml),
+        node("Normalizer", ["x"], ["normed"], norm="L2", **ml),
+        helper.make_node("MatMul", ["normed", "w"], ["product"]),
+        node("LinearRegressor", ["product"], ["y"], coefficients=[1.0, 2.0, 3.0, 4.0], intercepts=[0.5, 1.5],
+             targets=2, **ml),
+    ]  # fmt: skip
+    length = np.sqrt((x**2).sum(-1, keepdims=True))
+    product = (x / np.where(length == 0, 1, length)) @ w
+    want = {"scaled": (x - [1, 2, 3, 4]) * 0.5, "y": product @ np.array([[1, 3], [2, 4]]) + [0.5, 1.5]}
+    check(nodes, {"x": x}, {name: array.astype("float32") for name, array in want.items()}, {"w": w}, opset)
 
 
 def test_layers_one_after_the_other_whose_shapes_follow_only_then():

@@ -24,7 +24,7 @@ from tvm_spm.frontend.onnx.fold import fold_constants
 from tvm_spm.frontend.onnx.host import tensor_kinds
 from tvm_spm.frontend.onnx.limits import describe, refuse_empty, refuse_kinds, refuse_training
 from tvm_spm.frontend.onnx.loops import has_loops, keep_loops, write_loops
-from tvm_spm.frontend.onnx.microsoft.expand import has_own_operators, in_own_domain, write_out
+from tvm_spm.frontend.onnx.microsoft.expand import has_learned, has_own_operators, in_own_domain, write_out
 from tvm_spm.frontend.onnx.operators import expand_functions, import_graph
 from tvm_spm.frontend.onnx.packed import PackedWeight
 from tvm_spm.frontend.onnx.plain import made_plain
@@ -158,6 +158,7 @@ def _prepared(model: onnx.ModelProto, origin: str, max_memory_bytes: int) -> onn
         return infer_shapes(checked_skeleton(model, origin), origin, max_memory_bytes=max_memory_bytes)
 
     plain = in_own_domain(made_plain(model, origin, max_memory_bytes=max_memory_bytes))
+    plain = write_out(plain, origin) if has_learned(plain) else plain
     static = folded(expand_functions(expand_quantised(plain, origin, packed)))
     while (flat := _flatter(static, shapes_of, origin)) is not None:
         static = folded(expand_functions(expand_quantised(flat, origin, packed)))

@@ -12,6 +12,7 @@ from tvm_spm.frontend.onnx.host import TensorKind
 from tvm_spm.frontend.onnx.microsoft.activated import ACTIVATED
 from tvm_spm.frontend.onnx.microsoft.attention import ATTENTION
 from tvm_spm.frontend.onnx.microsoft.cached import CACHED
+from tvm_spm.frontend.onnx.microsoft.learned import LEARNED
 from tvm_spm.frontend.onnx.microsoft.normalised import NORMALISED
 from tvm_spm.frontend.onnx.microsoft.place import TypedNode, TypedRewrite, UnknownShapeError, kind_of
 from tvm_spm.frontend.onnx.microsoft.tables import TABLES
@@ -21,6 +22,8 @@ DOMAIN = "com.microsoft"
 
 REWRITES: dict[str, TypedRewrite] = {**ACTIVATED, **ATTENTION, **CACHED, **NORMALISED, **TABLES}
 """By name, in ``DOMAIN``."""
+
+_LEARNED_DOMAIN = "ai.onnx.ml"
 
 
 def in_own_domain(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -57,7 +60,17 @@ def in_own_domain(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def has_own_operators(model: onnx.ModelProto) -> bool:
     """Whether a node is left that can be written out."""
-    return any(node.domain == DOMAIN and node.op_type in REWRITES for node in model.graph.node)
+    return any(_rewrite_of(node) is not None for node in model.graph.node)
+
+
+def has_learned(model: onnx.ModelProto) -> bool:
+    """Whether one must be written out before ONNX infers anything: it knows no type of what these make."""
+    return any(node.domain == _LEARNED_DOMAIN and node.op_type in LEARNED for node in model.graph.node)
+
+
+def _rewrite_of(node: onnx.NodeProto) -> TypedRewrite | None:
+    table = {DOMAIN: REWRITES, _LEARNED_DOMAIN: LEARNED}.get(node.domain, {})
+    return table.get(node.op_type)
 
 
 def write_out(model: onnx.ModelProto, origin: str) -> onnx.ModelProto:
@@ -77,7 +90,7 @@ def write_out(model: onnx.ModelProto, origin: str) -> onnx.ModelProto:
     first: UnknownShapeError | None = None
     is_changed = False
     for node in model.graph.node:
-        rewrite = REWRITES.get(node.op_type) if node.domain == DOMAIN else None
+        rewrite = _rewrite_of(node)
         written = [node]
         if rewrite is not None:
             writer = Writer(prefix=f"{node.output[0]}/{node.op_type}", opset=opset, known=walk.known)

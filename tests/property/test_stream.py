@@ -13,7 +13,6 @@ from cost_model.simulator.log import DMA, END, MOVED, NOTE, PASS, PASS_END, PASS
 from tests.stream_cases import Drawn, expected_outputs, random_layer, random_tensors
 from tvm_spm.stream.binary import from_bytes, to_bytes
 from tvm_spm.stream.encode import encode
-from tvm_spm.stream.errors import StreamError
 from tvm_spm.stream.instructions import LoadTile, RunPass, StoreTile, Stream, Sync
 from tvm_spm.stream.interpret import Execution, interpret
 from tvm_spm.stream.text import from_text, to_text
@@ -90,26 +89,14 @@ def check_layer(layer: Drawn, rng: random.Random) -> None:
         assert tiles == [tuple(row[PASS_TILE : PASS_TILE + 8]) for row in rows]
 
 
-def try_layer(layer: Drawn, rng: random.Random) -> bool:
-    """Whether a layer has streams; those of one that has are checked."""
-    try:
-        check_layer(layer, rng)
-    except StreamError as error:
-        if "are read back beside it" not in str(error):
-            raise
-        return False
-    return True
-
-
 @pytest.mark.parametrize("seed", range(60))
 def test_streams_compute_what_is_timed(seed: int):
     rng = random.Random(f"stream {seed}")
-    while not try_layer(random_layer(rng, num_cores=rng.choice([1, 1, 1, 4])), rng):
-        pass
+    check_layer(random_layer(rng, num_cores=rng.choice([1, 1, 1, 4])), rng)
 
 
 @pytest.mark.slow
 def test_many_streams_compute_what_is_timed():
     rng = random.Random("many streams")
-    equal = sum(try_layer(random_layer(rng, num_cores=rng.choice([1, 1, 1, 4])), rng) for _ in range(2000))
-    assert equal > 1900
+    for _ in range(2000):
+        check_layer(random_layer(rng, num_cores=rng.choice([1, 1, 1, 4])), rng)

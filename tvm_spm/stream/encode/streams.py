@@ -138,9 +138,11 @@ def _body(core: _Core) -> Iterator[Instruction]:
         next_buffers = buffers
         if following is not None:
             if running is not None:
-                next_buffers = _turned(core, following, buffers)
-                _refuse_stale_sums(core, running, following)
-            loads = [_load(core, following, operand, next_buffers[operand.value]) for operand in Operand]
+                next_buffers = _turned(core, running, following, buffers)
+            into = list(next_buffers)
+            if running is not None and _sums_stay(core, running, following):
+                into[_O] = 1 - into[_O]
+            loads = [_load(core, following, operand, into[operand.value]) for operand in Operand]
         beside = list(left) if doubles[_O] else []
         after: list[Instruction] = []
         stores = [] if running is None else _store(core, running, buffers[_O])
@@ -163,27 +165,26 @@ def _body(core: _Core) -> Iterator[Instruction]:
         yield Sync()
 
 
-def _turned(core: _Core, following: TilePass, buffers: tuple[int, int, int]) -> tuple[int, int, int]:
-    """The buffers of the pass that follows: a new tile takes the other one, if there are two."""
+def _turned(core: _Core, running: TilePass, following: TilePass, buffers: tuple[int, int, int]) -> tuple[int, int, int]:
+    """The buffers of the pass that follows: a new tile takes the other one, if there are two; sums that stay do not."""
     turned = [
         1 - buffer if double and following.moved <= position else buffer
         for buffer, double, position in zip(buffers, core.doubles, core.loops.positions, strict=True)
     ]
-    return turned[0], turned[1], turned[2]
+    return turned[0], turned[1], buffers[_O] if _sums_stay(core, running, following) else turned[2]
 
 
-def _refuse_stale_sums(core: _Core, running: TilePass, following: TilePass) -> None:
-    """Two buffers let partial sums come back beside the pass that still adds to them, if they are the same ones."""
+def _sums_stay(core: _Core, running: TilePass, following: TilePass) -> bool:
+    """Whether partial sums are timed as coming back beside the pass that still adds to them.
+
+    The share of this core has a single tile of outputs, where those of others have several. It goes on where the sums
+    are, and what is timed moves all the same: a store that nobody reads, and a load into the buffer that nobody uses.
+    """
     position = core.loops.positions[_O]
     if not core.doubles[_O] or running.moves > position or following.starts_sums:
-        return
+        return False
     summed = {d for axis in core.places.operands[_O].axes for d, _ in (*axis.terms, *axis.others)}
-    if all(running.first[d] == following.first[d] for d in summed):
-        raise StreamError(
-            f"core {core.number}: the partial sums of pass {running.number} are read back beside it, before it stored "
-            "them, since this core has a single tile of outputs; one SPM buffer for O, or loops over sums inside of "
-            "those over outputs, works"
-        )
+    return all(running.first[d] == following.first[d] for d in summed)
 
 
 def _load(core: _Core, following: TilePass, operand: Operand, buffer: int) -> list[Instruction]:

@@ -12,11 +12,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from tvm import relax
 from typer.testing import CliRunner
 
 import tvm_spm
+from tests.numeric.fused import network as relax_network
 from tvm_spm.cli import app
 from tvm_spm.errors import NoMappingError, SpmError, WorkdirError
+from tvm_spm.frontend.inputs import random_inputs
 from tvm_spm.objective import Objective
 from tvm_spm.stream.binary import from_bytes, to_bytes
 from tvm_spm.stream.interpret import interpret
@@ -117,6 +120,28 @@ def test_export_of_a_work_directory_is_the_same(tuned: tuple[Path, tvm_spm.Tunin
         "README.md", "spm_stream.h", "core0.bin", "core0.txt", "memory.json", "memory.h", "constants.json", "call0.bin",
         "call1.bin",
     } | {f"core{number}.{end}" for number in range(1, 4) for end in ("bin", "txt")}  # fmt: skip
+
+
+def test_weights_without_numbers_are_drawn_and_layers_in_groups_are_marked(tmp_path: Path):
+    def body(builder: relax.BlockBuilder, p: list[relax.Var]) -> relax.Expr:
+        first = builder.emit(relax.op.nn.relu(builder.emit(relax.op.nn.conv2d(p[0], p[1], padding=1))))
+        return builder.emit(relax.op.nn.conv2d(first, p[2], padding=1))
+
+    mod = relax_network([((1, 4, 8, 8), "float32"), ((6, 4, 3, 3), "float32"), ((5, 6, 3, 3), "float32")], body)
+    mod["main"] = mod["main"].with_attr("num_input", 1)
+    result = tvm_spm.tune(mod, "edge-256", trials=2)
+    assert [len(group.layers) for group in result.plan_groups()] == [2]
+    layers = result.export(tmp_path / "out").directories
+    drawn = random_inputs(mod, np.random.default_rng(0))
+    for layer, number in zip(layers, (1, 2), strict=True):
+        memory = json.loads((layer / "memory.json").read_text())
+        weight = next(region for region in memory["regions"] if region["name"] == "W")
+        assert weight["comes_from"] == [f"drawn for parameter p{number} of the network, seed 0"]
+        assert (layer / "call0.bin").read_bytes() == drawn[number].tobytes()
+        assert memory["runs_inside_groups"] == [" > ".join(result.plan_groups()[0].layers)]
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "Weights for which the network holds no numbers were drawn" in text
+    assert text.count(" > ".join(result.plan_groups()[0].layers)) == 2
 
 
 def test_what_cannot_be_exported(tuned: tuple[Path, tvm_spm.TuningResult], tmp_path: Path):

@@ -13,12 +13,15 @@ from tvm import relax
 from tvm_spm.arch import Arch
 from tvm_spm.deploy.network import make_schedule
 from tvm_spm.frontend.calls import ENTRY, CalledFunction, called_functions, function_calls
+from tvm_spm.frontend.inputs import num_inputs, random_inputs
 from tvm_spm.frontend.tir.blocks import loads_of, read_blocks
 from tvm_spm.frontend.tir.nest import TirNest, read_nest
 from tvm_spm.frontend.tir.vector_steps import vector_steps
 from tvm_spm.mapping import Mapping
 from tvm_spm.stream.encode import LayerStreams, encode
 from tvm_spm.stream.errors import StreamError
+
+DRAWN_SEED = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -27,7 +30,7 @@ class CallTensors:
 
     Attributes:
         constants: Tensors whose elements are known.
-        sources: Of the others, where they come from.
+        sources: Of the others, where they come from; of those that were drawn, what for.
     """
 
     constants: dict[str, NDArray[np.generic]]
@@ -57,17 +60,37 @@ def streams_of(func: tvm.tirx.PrimFunc, arch: Arch, mapping: Mapping) -> LayerSt
     return layer
 
 
-def calls_of(mod: tvm.IRModule, names: Sequence[str]) -> tuple[CallTensors, ...]:
+Weights = dict[str, NDArray[np.generic]]
+
+
+def drawn_weights(mod: tvm.IRModule) -> Weights:
+    """Numbers for the weights of a network that holds none, as a built-in one: those that verification draws.
+
+    Args:
+        mod: A network as ``frontend.extract`` gives it.
+
+    Returns:
+        By the name of the parameter; none for inputs, and for weights that are constants.
+    """
+    params, count = mod[ENTRY].params, num_inputs(mod[ENTRY])
+    if count == len(params):
+        return {}
+    drawn = random_inputs(mod, np.random.default_rng(DRAWN_SEED))
+    return {str(param): array for param, array in zip(params[count:], drawn[count:], strict=True)}
+
+
+def calls_of(mod: tvm.IRModule, names: Sequence[str], weights: Weights) -> tuple[CallTensors, ...]:
     """Per call of one of some functions, in order, what it reads; one that runs many times counts as one.
 
     Args:
         mod: A network as ``frontend.extract`` gives it.
         names: Of functions that are one task.
+        weights: Drawn for parameters.
     """
     called = called_functions(mod)
     constants = _constants(called)
     return tuple(
-        _tensors(mod, call, each, constants)
+        _tensors(mod, call, each, constants, weights if each.name == ENTRY else {})
         for each in called for call in _calls(each.func)
         if isinstance(call.op, tvm.ir.Op) and _callee(call) in names
     )  # fmt: skip
@@ -120,6 +143,7 @@ def _tensors(
     call: relax.Call,
     caller: CalledFunction,
     known: dict[relax.Var, tvm.ir.GenericConst],
+    weights: Weights,
 ) -> CallTensors:
     func = mod[_callee(call)]
     nest = read_nest(func)
@@ -136,4 +160,7 @@ def _tensors(
         else:
             name = str(argument)
             sources[region] = f"parameter {name} of {place}" if name in params else f"result {name}"
+            if name in weights:
+                constants[region] = weights[name]
+                sources[region] = f"drawn for {sources[region]}, seed {DRAWN_SEED}"
     return CallTensors(constants=constants, sources=sources)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tvm_spm.arch import Arch
-from tvm_spm.deploy.programs import calls_of, streams_of
+from tvm_spm.deploy.programs import calls_of, drawn_weights, streams_of
 from tvm_spm.errors import MappingError, NoMappingError, SpmError, WorkdirError, did_you_mean
 from tvm_spm.frontend import extract, load_model
 from tvm_spm.mapping import Mapping
 from tvm_spm.objective import Objective
 from tvm_spm.stream.errors import StreamError
 from tvm_spm.stream.export import ExportedLayer, write_export
-from tvm_spm.tuning.saved_run import best_trials, load_source
+from tvm_spm.tuning.saved_run import SavedGroup, best_trials, load_plan, load_source
 from tvm_spm.workload import TaskGraph, Workload
 
 if TYPE_CHECKING:
@@ -37,12 +38,21 @@ class Exported:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MappedTask:
-    """A task and how it runs: its name, what it computes, its mapping and the functions of the network that are it."""
+    """A task and how it runs.
+
+    Attributes:
+        name: Of the task.
+        workload: What it computes.
+        mapping: How.
+        functions: Of the network that are it.
+        groups: Of the plan in which calls of it run as one with other layers.
+    """
 
     name: str
     workload: Workload
     mapping: Mapping
     functions: tuple[str, ...]
+    groups: tuple[str, ...] = ()
 
 
 def export_tasks(mod: tvm.IRModule, arch: Arch, tasks: Sequence[MappedTask], directory: Path) -> Exported:
@@ -59,17 +69,19 @@ def export_tasks(mod: tvm.IRModule, arch: Arch, tasks: Sequence[MappedTask], dir
         WorkdirError: The directory cannot be written.
     """
     layers, left_out = [], []
+    weights = drawn_weights(mod)
     for task in tasks:
         try:
             streams = streams_of(mod[task.functions[0]], arch, task.mapping)
         except (StreamError, MappingError) as error:
             left_out.append((task.name, str(error)))
             continue
-        calls = calls_of(mod, task.functions)
+        calls = calls_of(mod, task.functions, weights)
         layers.append(
             ExportedLayer(
                 name=task.name, what=f"{task.workload} on {arch.name}", mapping=task.mapping.line(), streams=streams,
                 constants=tuple(call.constants for call in calls), sources=tuple(call.sources for call in calls),
+                groups=task.groups,
             )
         )  # fmt: skip
     if not layers:
@@ -108,19 +120,39 @@ def export_workdir(
         )
     )  # fmt: skip
     functions = dict(_functions(extraction.graph))
-    tasks, arch = [], found[0][2]
+    tasks, arch, plan = [], found[0][2], load_plan(workdir)
     for name, workload, _, trial in found:
         if task not in (None, name):
             continue
         if functions.get(name, (None, ()))[0] != workload:
             raise SpmError(f"{source.model}: its task {name} is not the one that was tuned into {workdir}; tune again")
-        tasks.append(MappedTask(name=name, workload=workload, mapping=trial.mapping, functions=functions[name][1]))
+        names = functions[name][1]
+        tasks.append(
+            MappedTask(
+                name=name, workload=workload, mapping=trial.mapping, functions=names, groups=groups_of(plan, names)
+            )
+        )  # fmt: skip
     return export_tasks(extraction.mod, arch, tasks, directory)
 
 
 def functions_of(graph: TaskGraph, task: int) -> tuple[str, ...]:
     """Names of the functions of one task, in order of their calls."""
     return tuple(dict.fromkeys(node.name for node in graph.nodes if node.task == task))
+
+
+def groups_of(plan: Sequence[SavedGroup], functions: Sequence[str]) -> tuple[str, ...]:
+    """Groups of a plan in which calls of some functions run as one with other layers, as text."""
+    return tuple(
+        " > ".join(group.layers)
+        for group in plan
+        if len(group.layers) > 1 and any(_function_of(layer, functions) for layer in group.layers)
+    )
+
+
+def _function_of(layer: str, functions: Sequence[str]) -> bool:
+    """Whether a layer, whose name was made unique, is a call of one of some functions."""
+    made_unique = re.fullmatch(r"(.+)_\d+", layer)
+    return layer in functions or (made_unique is not None and made_unique[1] in functions)
 
 
 def _functions(graph: TaskGraph) -> Iterator[tuple[str, tuple[Workload, tuple[str, ...]]]]:

@@ -322,14 +322,17 @@ class TuningResult:
         return export_tasks(self.reference, self.arch, list(self._mapped_tasks().values()), Path(directory))
 
     def _mapped_tasks(self) -> dict[str, MappedTask]:
-        from tvm_spm.tuning.export import MappedTask, functions_of
+        from tvm_spm.tuning.export import MappedTask, functions_of, groups_of
 
-        found = {}
+        found, plan = {}, self.plan_groups()
         for index, task in enumerate(self.graph.tasks):
             mapping = next((result.mapping for result in self.tasks if result.task == task), None)
             if mapping is not None and isinstance(task.work, Workload):
                 functions = functions_of(self.graph, index)
-                found[task.name] = MappedTask(name=task.name, workload=task.work, mapping=mapping, functions=functions)
+                found[task.name] = MappedTask(
+                    name=task.name, workload=task.work, mapping=mapping, functions=functions,
+                    groups=groups_of(plan, functions),
+                )  # fmt: skip
         return found
 
     def draw(self, path: str | Path) -> None:

@@ -36,7 +36,8 @@ class ExportedLayer:
         mapping: How, as one line.
         streams: What the cores execute.
         constants: Per call, tensors that are known, by region.
-        sources: Per call, where the others come from, by region.
+        sources: Per call, where the others come from and what known ones were drawn for, by region.
+        groups: Of a plan, in which some of its calls run as one with other layers; the stream is for it alone.
     """
 
     name: str
@@ -45,6 +46,7 @@ class ExportedLayer:
     streams: LayerStreams
     constants: tuple[Mapping[str, NDArray[np.generic]], ...]
     sources: tuple[Mapping[str, str], ...]
+    groups: tuple[str, ...] = ()
 
 
 def write_export(
@@ -67,7 +69,7 @@ def write_export(
     if directory.exists() and not directory.is_dir():
         raise WorkdirError(f"{directory}: cannot write streams: not a directory; choose another one")
     durable.make_directory(directory)
-    found, rows, all_known = [], [], True
+    found, rows, all_known, any_drawn = [], [], True, False
     for number, layer in enumerate(layers):
         name = f"{number:02}-{re.sub(r'[^A-Za-z0-9_.-]', '_', layer.name)[:_MOST_NAME]}"
         path = directory / name
@@ -77,15 +79,18 @@ def write_export(
         num_passes = sum(each.num_passes for s in streams for each in s.instructions if isinstance(each, NestSetup))
         num_instructions = sum(len(stream.instructions) for stream in streams)
         all_known = all_known and all("W" in call for call in layer.constants)
+        any_drawn = any_drawn or any(
+            "W" in call and "W" in at for call, at in zip(layer.constants, layer.sources, strict=True)
+        )
         rows.append(
             f"| `{name}` | {_cell(layer.what)} | {len(layer.constants)} | {len(streams)} | {num_passes:,} | "
-            f"{num_instructions:,} | {format_bytes(memory.num_bytes)} |"
+            f"{num_instructions:,} | {format_bytes(memory.num_bytes)} | {_cell('; '.join(layer.groups)) or 'no'} |"
         )
-    known = (
-        "All weights are constants of the network."
-        if all_known
-        else "Weights that are parameters or results of the network have no bytes here: `memory.json` says which."
-    )
+    known = "All weights are constants of the network."
+    if not all_known:
+        known = "Weights that are inputs or results of the network have no bytes here: `memory.json` says which."
+    if any_drawn:
+        known += " Weights for which the network holds no numbers were drawn: `memory.json` says for which parameter."
     listed = [(_cell(name), _cell(reason)) for name, reason in left_out]
     durable.write_file(directory / HEADER_NAME, stream_header().encode())
     durable.write_file(directory / "README.md", manual(rows, listed, known).encode())
@@ -103,6 +108,7 @@ def _write_layer(path: Path, layer: ExportedLayer, c_name: str) -> None:
         "layer": layer.name,
         "computes": layer.what,
         "mapping": layer.mapping,
+        "runs_inside_groups": list(layer.groups),
         "bytes": memory.num_bytes,
         "regions": [
             {
@@ -128,7 +134,7 @@ def _origins(layer: ExportedLayer, region: str) -> list[str]:
     if region in ("O", "P"):
         return [{"O": "written: the result", "P": "written and read back: partial sums"}[region]] * len(layer.constants)
     return [
-        "constant" if region in constants else sources.get(region, "unknown")
+        sources.get(region, "constant" if region in constants else "unknown")
         for constants, sources in zip(layer.constants, layer.sources, strict=True)
     ]
 

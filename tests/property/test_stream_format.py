@@ -87,7 +87,7 @@ def test_words_of_a_load():
     assert list(struct.unpack("<31I", words[64 : 64 + 124])) == expected
     assert words[:4] == b"TSPM"
     # head, load and end: 16 + 31 + 1 words
-    assert struct.unpack("<6I", words[:24]) == (0x4D505354, 0x10000, 0, 1, 2, 48)
+    assert struct.unpack("<6I", words[:24]) == (0x4D505354, 0x10001, 0, 1, 2, 48)
     assert line_of(LOAD) == (
         "load operand=W buffer=1 dtype=int16 number=7 dram=0x1234 spm=0x40 num_bursts=6 burst_bytes=10 counts=2,3,5 "
         "dram_strides=100,20,2 spm_strides=30,10,2 fronts=0,1,0 backs=0,0,4"
@@ -126,7 +126,7 @@ def test_what_a_field_cannot_hold_is_named(instruction, text: str):
     [
         ("", "cut short, it has no line"),
         ("something", "not an instruction stream"),
-        ("spm-stream 2.0 core=0", r"version 2\.0: this program reads 1\.0 to 1\.0"),
+        ("spm-stream 2.0 core=0", r"version 2\.0: this program reads 1\.0 to 1\.1"),
         ("spm-stream 1.0 core=0", "line 1: num_cores is missing"),
         ("{head}", "none is 'end', it is cut short"),
         ("{head}\nend\nsync array", "'end' is number 0; 'end' must be the last"),
@@ -147,7 +147,7 @@ def test_texts_that_are_no_stream(text: str, message: str):
 def test_other_versions_are_refused():
     words = bytearray(to_bytes(Stream(head=HEAD_OF_NOTHING, instructions=(End(),))))
     words[6] = 2
-    with pytest.raises(StreamError, match=r"version 2\.0: this program reads 1\.0 to 1\.0"):
+    with pytest.raises(StreamError, match=r"version 2\.1: this program reads 1\.0 to 1\.1"):
         from_bytes(bytes(words))
     words[:4] = b"ELF "
     with pytest.raises(StreamError, match="not an instruction stream"):

@@ -42,7 +42,7 @@ _PLACES = 120
 
 _INPUT_TYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32")
 _SUM_TYPES = ("int8", "int16", "int32")
-_OUT_TYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32")
+_OUT_TYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "float32")
 _EVERYWHERE = (0, 0xFFFF)
 
 

@@ -24,7 +24,7 @@ from tvm_spm.stream.instructions import (
     VectorStep,
 )
 
-MAJOR, MINOR = 1, 0
+MAJOR, MINOR = 1, 1
 """Version: another major number means other words."""
 
 MAGIC = int.from_bytes(b"TSPM", "little")
@@ -40,9 +40,14 @@ OPERATIONS = {
     "const": 0, "extra": 1, "cast": 2, "add": 3, "sub": 4, "mul": 5, "min": 6, "max": 7, "shr": 8, "shl": 9, "and": 10,
     "or": 11, "xor": 12, "lt": 16, "le": 17, "eq": 18, "ne": 19, "select": 20, "div": 32, "floordiv": 33,
     "floormod": 34, "abs": 35, "sqrt": 36, "rsqrt": 37, "exp": 38, "log": 39, "tanh": 40, "sigmoid": 41, "erf": 42,
-    "floor": 43, "ceil": 44, "round": 45, "pow": 46,
+    "floor": 43, "ceil": 44, "round": 45, "pow": 46, "trunc": 47, "truncmod": 48, "qmul": 49,
 }  # fmt: skip
-"""Of the vector unit, by code; ``round`` rounds halves to even, ``shr`` keeps the sign, ``div`` is of floats."""
+"""Of the vector unit, by code.
+
+``round`` rounds halves to even, ``shr`` keeps the sign, ``div`` and ``truncmod`` of whole numbers go towards zero, and
+``qmul`` is the product of two whole numbers over 2 to the power of the third, rounded, halves up. Those from ``trunc``
+on came with version 1.1.
+"""
 
 Value = int | str
 

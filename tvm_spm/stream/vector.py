@@ -19,8 +19,8 @@ MOST_EXTRAS = 16
 UNTIMED = ("const", "extra")
 """Operations that bring a value and take no time."""
 
-_NUM_SOURCES = {"const": 0, "extra": 0, "select": 3} | dict.fromkeys(
-    ("cast", "abs", "sqrt", "rsqrt", "exp", "log", "tanh", "sigmoid", "erf", "floor", "ceil", "round"), 1
+_NUM_SOURCES = {"const": 0, "extra": 0, "select": 3, "qmul": 3} | dict.fromkeys(
+    ("cast", "abs", "sqrt", "rsqrt", "exp", "log", "tanh", "sigmoid", "erf", "floor", "ceil", "round", "trunc"), 1
 )
 
 

@@ -20,7 +20,8 @@ _tirx = tvm.tirx
 
 _OPERATIONS = {
     _tirx.Add: "add", _tirx.Sub: "sub", _tirx.Mul: "mul", _tirx.Div: "div", _tirx.FloorDiv: "floordiv",
-    _tirx.FloorMod: "floormod", _tirx.Min: "min", _tirx.Max: "max", _tirx.LT: "lt", _tirx.LE: "le", _tirx.EQ: "eq",
+    _tirx.FloorMod: "floormod", _tirx.Mod: "truncmod",
+    _tirx.Min: "min", _tirx.Max: "max", _tirx.LT: "lt", _tirx.LE: "le", _tirx.EQ: "eq",
     _tirx.NE: "ne", _tirx.And: "and", _tirx.Or: "or", _tirx.RShift: "shr", _tirx.LShift: "shl", _tirx.BitwiseAnd: "and",
     _tirx.BitwiseOr: "or", _tirx.BitwiseXor: "xor",
 }  # fmt: skip
@@ -30,7 +31,8 @@ _TURNED = {_tirx.GT: "lt", _tirx.GE: "le"}
 
 _CALLS = {
     "exp": "exp", "log": "log", "sqrt": "sqrt", "rsqrt": "rsqrt", "tanh": "tanh", "sigmoid": "sigmoid", "erf": "erf",
-    "floor": "floor", "ceil": "ceil", "nearbyint": "round", "fabs": "abs", "pow": "pow",
+    "floor": "floor", "ceil": "ceil", "nearbyint": "round", "round": "round", "trunc": "trunc", "fabs": "abs",
+    "pow": "pow",
     "if_then_else": "select",
 }  # fmt: skip
 
@@ -119,6 +121,8 @@ def _value(found: _Epilogue, block: Block, env: dict[tvm.ir.Var, Affine], expr: 
     if isinstance(expr, _tirx.Not):
         one = _add(found, "const", dtype, immediate=1)
         return _add(found, "xor", dtype, _value(found, block, env, expr.a), one)
+    if isinstance(expr, tvm.ir.Call) and expr.op.name.endswith(".q_multiply_shift"):
+        return _fixed_point(found, block, env, expr)
     if isinstance(expr, _tirx.Select):
         parts, name = [expr.condition, expr.true_value, expr.false_value], "select"
     elif isinstance(expr, tvm.ir.Call):
@@ -131,9 +135,21 @@ def _value(found: _Epilogue, block: Block, env: dict[tvm.ir.Var, Affine], expr: 
     if not name or len(parts) != num_sources(name):
         what = expr.op.name if isinstance(expr, tvm.ir.Call) else kind.__name__
         raise StreamError(f"block {block.name}: the vector unit has no operation {what}")
-    if name == "div" and "int" in dtype:
-        raise StreamError(f"block {block.name}: the vector unit divides floats, not {dtype}, towards zero")
     return _add(found, name, dtype, *(_value(found, block, env, part) for part in parts))
+
+
+def _fixed_point(found: _Epilogue, block: Block, env: dict[tvm.ir.Var, Affine], call: tvm.ir.Call) -> int:
+    """A product with a number of ``q`` fractional bits, shifted left by ``s``: one operation on 64 bits."""
+    value, factor, fraction_bits, shift = call.args
+    q, s = int(_constant(fraction_bits, block)), int(_constant(shift, block))
+    if loads_of(factor) and s > 0:
+        raise StreamError(f"block {block.name}: q_multiply_shift by a tensor with a shift of {s}: must be <= 0")
+    if loads_of(factor):
+        by = _value(found, block, env, factor)
+    else:
+        by = _add(found, "const", "int64", immediate=int(_constant(factor, block)) << max(s, 0))
+    places = _add(found, "const", "int32", immediate=q - min(s, 0))
+    return _add(found, "qmul", _dtype(call, block), _value(found, block, env, value), by, places)
 
 
 def _element(found: _Epilogue, load: tvm.ir.TensorLoad, form: Form) -> int:

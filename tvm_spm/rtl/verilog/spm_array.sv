@@ -444,8 +444,8 @@ module spm_array #(
   logic [UNITS*128-1:0] unit_heard;
   logic [(ALONG+1)*ROWS*LANES*32-1:0] right;  // sums between units
   logic [(DOWN+1)*COLS*LANES*32-1:0] below;
-  assign right[0+:ROWS*LANES*32] = '0;
-  assign below[0+:COLS*LANES*32] = '0;
+  always_comb for (int i = 0; i < ROWS * LANES; i++) right[i*32+:32] = 32'd0;
+  always_comb for (int i = 0; i < COLS * LANES; i++) below[i*32+:32] = 32'd0;
   logic unused;
   assign unused = &{1'b0, right[ALONG*ROWS*LANES*32+:ROWS*LANES*32], below[DOWN*COLS*LANES*32+:COLS*LANES*32]};
 

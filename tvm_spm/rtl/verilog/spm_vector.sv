@@ -2,6 +2,12 @@
 //
 // It does OPS operations a cycle (VECTOR_NUM / VECTOR_DEN on average), each on the results of those before it, and leaves the
 // results in the places of the sums. Extras come from a buffer that the DMA engine has filled.
+`ifdef VERILATOR
+`define INTO =
+`else
+`define INTO <=
+`endif
+
 module spm_vector #(
     parameter int OPS = 1,
     parameter int VECTOR_NUM = 1,
@@ -38,7 +44,9 @@ module spm_vector #(
     input logic [DMA_LANES*32-1:0] fill_data
 );
   localparam int AW = $clog2(EXTRA_BYTES);
+  /* verilator lint_off BLKSEQ */
   logic [7:0] buffer[0:EXTRA_BYTES-1];
+  logic [OPS*96-1:0] streamed;             // what the sources of each slot bring
   logic [5*32-1:0] here;
   logic [7:0] op;
   logic [31:0] done, credit, credit_now;
@@ -53,7 +61,7 @@ module spm_vector #(
       4'd2: typed = {{48{value[15]}}, value[15:0]};
       4'd3: typed = {48'd0, value[15:0]};
       4'd4: typed = {{32{value[31]}}, value[31:0]};
-      4'd5: typed = {32'd0, value[31:0]};
+      4'd5, 4'd8: typed = {32'd0, value[31:0]};
       default: typed = value;
     endcase
   endfunction
@@ -131,44 +139,66 @@ module spm_vector #(
 
   // what comes out ----------------------------------------------------------------------------------------------------
   function automatic logic [63:0] computed(
-      input logic [7:0] code, input logic [3:0] dtype, input logic signed [63:0] a, input logic signed [63:0] b,
-      input logic signed [63:0] c);
+      input logic [7:0] code, input logic [3:0] dtype, input logic [3:0] from, input logic signed [63:0] a,
+      input logic signed [63:0] b, input logic signed [63:0] c);
     logic [63:0] value;
-    case (code)
-      8'd2: value = a;
-      8'd3: value = a + b;
-      8'd4: value = a - b;
-      8'd5: value = a * b;
-      8'd6: value = a < b ? a : b;
-      8'd7: value = a > b ? a : b;
-      8'd8: value = a >>> b[5:0];
-      8'd9: value = a << b[5:0];
-      8'd10: value = a & b;
-      8'd11: value = a | b;
-      8'd12: value = a ^ b;
-      8'd16: value = 64'(a < b);
-      8'd17: value = 64'(a <= b);
-      8'd18: value = 64'(a == b);
-      8'd19: value = 64'(a != b);
-      8'd20: value = a != 64'd0 ? b : c;
-      default: value = 64'd0;
-    endcase
+    if (from == 4'd8)
+      case (code)
+        8'd2: value = dtype == 4'd8 ? a : spm_float::whole(a[31:0], 2'd1);
+        8'd3: value = 64'(spm_float::sum(a[31:0], b[31:0]));
+        8'd4: value = 64'(spm_float::sum(a[31:0], {!b[31], b[30:0]}));
+        8'd5: value = 64'(spm_float::product(a[31:0], b[31:0]));
+        8'd6: value = spm_float::order(a[31:0]) < spm_float::order(b[31:0]) ? a : b;
+        8'd7: value = spm_float::order(a[31:0]) > spm_float::order(b[31:0]) ? a : b;
+        8'd16: value = 64'(spm_float::order(a[31:0]) < spm_float::order(b[31:0]));
+        8'd17: value = 64'(spm_float::order(a[31:0]) <= spm_float::order(b[31:0]));
+        8'd18: value = 64'(spm_float::order(a[31:0]) == spm_float::order(b[31:0]));
+        8'd19: value = 64'(spm_float::order(a[31:0]) != spm_float::order(b[31:0]));
+        8'd32: value = 64'(spm_float::quotient(a[31:0], b[31:0]));
+        8'd35: value = {33'd0, a[30:0]};
+        8'd43: value = 64'(spm_float::rounded(a[31:0], 2'd2));
+        8'd44: value = {32'd0, spm_float::rounded({!a[31], a[30:0]}, 2'd2) ^ 32'h80000000};
+        8'd45: value = 64'(spm_float::rounded(a[31:0], 2'd0));
+        8'd47: value = 64'(spm_float::rounded(a[31:0], 2'd1));
+        default: value = 64'd0;
+      endcase
+    else
+      case (code)
+        8'd2: value = dtype == 4'd8 ? 64'(spm_float::of_whole(a)) : a;
+        8'd3: value = a + b;
+        8'd4: value = a - b;
+        8'd5: value = a * b;
+        8'd6: value = a < b ? a : b;
+        8'd7: value = a > b ? a : b;
+        8'd8: value = a >>> b[5:0];
+        8'd9: value = a << b[5:0];
+        8'd10: value = a & b;
+        8'd11: value = a | b;
+        8'd12: value = a ^ b;
+        8'd16: value = 64'(a < b);
+        8'd17: value = 64'(a <= b);
+        8'd18: value = 64'(a == b);
+        8'd19: value = 64'(a != b);
+        8'd20: value = a != 64'd0 ? b : c;
+        8'd32: value = b == 64'sd0 ? 64'sd0 : a / b;
+        8'd35: value = a < 64'sd0 ? -a : a;
+        8'd48: value = b == 64'sd0 ? 64'sd0 : a % b;
+        8'd49: value = (a * b + (64'sd1 << (c[5:0] - 6'd1))) >>> c[5:0];
+        default: value = 64'd0;
+      endcase
     computed = typed(value, dtype);
   endfunction
 
   always_comb begin
     logic [63:0] word;
-    logic [63:0] source_a, source_b, source_c, found, streamed;
+    logic [63:0] source_a, source_b, source_c, found;
     logic [7:0] from;
-    logic [31:0] place;
     word = 64'd0;
     source_a = 64'd0;
     source_b = 64'd0;
     source_c = 64'd0;
     found = 64'd0;
-    streamed = 64'd0;
     from = 8'd0;
-    place = 32'd0;
     registers_next = registers;
     results = '0;
     for (int slot = 0; slot < OPS; slot++)
@@ -177,28 +207,48 @@ module spm_vector #(
         for (int source = 0; source < 3; source++) begin
           // 0..7 registers, 8..15 constants, 16..19 extras, 31 the sum
           from = word[24+source*8+:8];
-          place = extra[32'(from[1:0])*224+:32] + along(at[slot*160+:160], extra[32'(from[1:0])*224+32+:160]);
-          streamed = 64'd0;
-          for (int b = 0; b < 4; b++) streamed[b*8+:8] = buffer[AW'(place+32'(b))];
           if (from == 8'd31) found = typed({32'd0, sums[slot*32+:32]}, sum_type);
-          else if (from[4]) found = typed(streamed, extra[32'(from[1:0])*224+192+:4]);
+          else if (from[4]) found = typed({32'd0, streamed[(slot*3+source)*32+:32]}, extra[32'(from[1:0])*224+192+:4]);
           else if (from[3]) found = constants[32'(from[2:0])*64+:64];
           else found = registers_next[32'(from[2:0])*64+:64];
           if (source == 0) source_a = found;
           else if (source == 1) source_b = found;
           else source_c = found;
         end
-        found = computed(word[7:0], word[11:8], source_a, source_b, source_c);
+        found = computed(word[7:0], word[11:8], word[15:12], source_a, source_b, source_c);
         registers_next[32'(word[18:16])*64+:64] = found;
         results[slot*32+:32] = found[31:0];
       end
   end
 
+  // The buffer is written on the rising edge of the clock and read on the falling one, as all memories are.
+  always_ff @(posedge clk)
+    if (|fill_valid)
+      for (int lane = 0; lane < DMA_LANES; lane++)
+        if (fill_valid[lane])
+          for (int b = 0; b < 4; b++)
+            if (4'(b) < fill_bytes) buffer[AW'(fill_address[lane*32+:32]+32'(b))] `INTO fill_data[lane*32+b*8+:8];
+
+  always_ff @(negedge clk) begin
+    logic [7:0] from;
+    logic [31:0] place;
+    logic [OPS*96-1:0] found;
+    from = 8'd0;
+    place = 32'd0;
+    found = '0;
+    if (|works)
+      for (int slot = 0; slot < OPS; slot++)
+        if (works[slot])
+          for (int source = 0; source < 3; source++) begin
+            from = program_words[32'(op_of[slot*8+:8])*64+24+source*8+:8];
+            place = extra[32'(from[1:0])*224+:32] + along(at[slot*160+:160], extra[32'(from[1:0])*224+32+:160]);
+            if (from[7:2] == 6'd4)
+              for (int b = 0; b < 4; b++) found[(slot*3+source)*32+b*8+:8] = buffer[AW'(place+32'(b))];
+          end
+    streamed <= found;
+  end
+
   always_ff @(posedge clk) begin
-    for (int lane = 0; lane < DMA_LANES; lane++)
-      if (fill_valid[lane])
-        for (int b = 0; b < 4; b++)
-          if (4'(b) < fill_bytes) buffer[AW'(fill_address[lane*32+:32]+32'(b))] <= fill_data[lane*32+b*8+:8];
     for (int lane = 0; lane < DMA_LANES; lane++)
       if (fill_valid[lane])
         arrived[32'(fill_extra)*32+:32] <= fill_address[lane*32+:32] + 32'(fill_bytes);
@@ -223,3 +273,4 @@ module spm_vector #(
   logic unused;
   assign unused = &{1'b0, extra[0]};
 endmodule
+`undef INTO

@@ -18,9 +18,21 @@ Values = NDArray[Any]
 _TWO: dict[str, Callable[[Any, Any], Any]] = {
     "add": np.add, "sub": np.subtract, "mul": np.multiply, "min": np.minimum, "max": np.maximum,
     "shr": np.right_shift, "shl": np.left_shift, "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor,
-    "lt": np.less, "le": np.less_equal, "eq": np.equal, "ne": np.not_equal, "div": np.divide,
-    "floordiv": np.floor_divide, "floormod": np.mod, "pow": np.power,
+    "lt": np.less, "le": np.less_equal, "eq": np.equal, "ne": np.not_equal, "div": lambda a, b: _divided(a, b),
+    "floordiv": np.floor_divide, "floormod": np.mod, "truncmod": np.fmod, "pow": np.power,
 }  # fmt: skip
+
+
+def _divided(first: Values, second: Values) -> Values:
+    """Of whole numbers towards zero."""
+    if first.dtype.kind not in "iu":
+        return np.asarray(np.divide(first, second))
+    return np.asarray((first - np.fmod(first, second)) // second)
+
+
+def _scaled(first: Values, second: Values, places: Values) -> Values:
+    product = first.astype(np.int64) * second.astype(np.int64)
+    return np.asarray(product + (np.int64(1) << (places.astype(np.int64) - 1)) >> places.astype(np.int64))
 
 
 def _erf(values: Values) -> Values:
@@ -30,7 +42,7 @@ def _erf(values: Values) -> Values:
 _ONE: dict[str, Callable[[Any], Any]] = {
     "cast": lambda a: a, "abs": np.abs, "sqrt": np.sqrt, "rsqrt": lambda a: 1 / np.sqrt(a), "exp": np.exp,
     "log": np.log, "tanh": np.tanh, "sigmoid": lambda a: 1 / (1 + np.exp(-a)), "erf": _erf, "floor": np.floor,
-    "ceil": np.ceil, "round": np.rint,
+    "ceil": np.ceil, "round": np.rint, "trunc": np.trunc,
 }  # fmt: skip
 
 
@@ -81,4 +93,6 @@ def _step(step: VectorStep, registers: dict[int, Values], extras: dict[int, Valu
     if name == "select":
         chosen, first, second = taken(3)
         return np.where(chosen != 0, first, second)
+    if name == "qmul":
+        return _scaled(*taken(3))
     return np.asarray(_TWO[name](*taken(2)))

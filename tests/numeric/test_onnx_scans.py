@@ -7,6 +7,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tvm_spm.deploy import runtime
+from tvm_spm.errors import ModelError
 from tvm_spm.frontend import extract, load_model, rounds
 from tvm_spm.frontend.onnx import scans
 from tvm_spm.workload import Workload
@@ -142,3 +143,32 @@ def test_an_odd_operator_of_a_body_alone_stays_on_the_host(monkeypatch):
     left = [call for call in found.graph.host_calls if not call.reason.startswith("a view")]
     assert [call.name for call in left] == ["onnx.Det"]
     assert left[0].reason.endswith("(in each of 6 rounds)")
+
+
+def test_rows_whose_shape_follows_only_inside_of_the_body(way):
+    """ONNX infers no shape through a Reshape to a computed shape; what comes behind the loop needs none."""
+    body = helper.make_graph(
+        [node("Add", ["s", "p"], ["n"]), node("Concat", ["two", "minus"], ["shape"], axis=0),
+         node("Reshape", ["n", "shape"], ["y"])],
+        "body", [value("s", (4,)), value("p", (4,))], [value("n", (4,)), value("y", None)],
+    )  # fmt: skip
+    scan = node("Scan", ["s0", "ps"], ["s", "ys"], name="walk", body=body, num_scan_inputs=1)
+    constants = {"two": np.array([2], np.int64), "minus": np.array([-1], np.int64)}
+    model = model_of(scan, {"s0": (4,), "ps": (5, 4)}, ["s", "zs"], constants)
+    model.graph.node.append(node("Exp", ["ys"], ["zs"]))
+    s, ps = data = [RNG.standard_normal(shape).astype("float32") for shape in [(4,), (5, 4)]]
+    _, got = ran(model, *data)
+    sums = s + np.cumsum(ps, axis=0)
+    np.testing.assert_allclose(got[0], sums[-1], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(got[1], np.exp(sums).reshape(5, 2, 2), rtol=1e-5, atol=1e-6)
+
+
+def test_a_scan_of_opset_8_is_named():
+    body = helper.make_graph(
+        [node("Add", ["s", "p"], ["n"]), node("Identity", ["n"], ["y"])], "body",
+        [value("s", (2,)), value("p", (2,))], [value("n", (2,)), value("y", (2,))],
+    )  # fmt: skip
+    scan = node("Scan", ["", "s0", "ps"], ["s", "ys"], name="walk", body=body, num_scan_inputs=1)
+    model = model_of(scan, {"s0": (1, 2), "ps": (1, 3, 2)}, ["s", "ys"], opset=8)
+    with pytest.raises(ModelError, match=r"operator Scan of opset 8: must be >= 9; convert the model"):
+        load_model(model)

@@ -190,7 +190,7 @@ def _flatter(
         return write_out(model, origin)
     if has_loops(model):
         return write_loops(model, origin)
-    return write_out_scans(model, shapes_of(model)) if any(map(is_scan, model.graph.node)) else None
+    return write_out_scans(model, shapes_of(model), origin) if any(map(is_scan, model.graph.node)) else None
 
 
 def _failed_at(error: BaseException, model: onnx.ModelProto) -> str:

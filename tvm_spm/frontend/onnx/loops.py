@@ -15,8 +15,8 @@ from onnx import helper, numpy_helper, shape_inference
 from tvm_spm.errors import ModelError
 from tvm_spm.frontend.onnx.branches import rename
 from tvm_spm.frontend.onnx.host import TensorKind, known_kinds, tensor_kinds, value_of
-from tvm_spm.frontend.onnx.scans import LEAST_OPSET, MOST_NODES, first_output, hold_captured
-from tvm_spm.frontend.onnx.writer import Writer, captured, opset_of, with_nodes
+from tvm_spm.frontend.onnx.scans import MOST_NODES, first_output, hold_captured
+from tvm_spm.frontend.onnx.writer import LEAST_OPSET, Writer, captured, opset_of, with_nodes
 from tvm_spm.frontend.rounds import MOST_ROUNDS
 
 MOST_CHANGING_NODES = 20_000

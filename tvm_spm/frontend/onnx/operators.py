@@ -73,13 +73,15 @@ class OnnxImporter(ONNXGraphImporter):
             if not is_scan(node):
                 continue
             name = re.sub(r"\W", "_", node.name)
+            where = f"{self._origin}: in node {node.name!r} (operator {node.op_type})"
             try:
                 step = step_of_scan(node, self._host_nodes, used)
-                module = import_body(step.model, f"{self._origin}: in node {node.name!r} (operator {node.op_type})")
+                module = import_body(step.model, where)
                 self._loops[node.name] = step, add_rounds(self.bb, name, module, step.rounds)
             except ModelError as error:
                 if not self._host_nodes.may_call(node.name):
-                    raise
+                    reason = str(error).removeprefix(f"{where}: cannot import: ")
+                    raise ModelError(f"{where}: cannot import: {reason}") from error
                 _log.warning("%s; the whole loop stays on the host", error)
 
     def _loop(self, name: str, inputs: Sequence[relax.Expr]) -> relax.Expr:

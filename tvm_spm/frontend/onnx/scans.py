@@ -19,14 +19,11 @@ from onnx import helper, numpy_helper
 from tvm_spm.errors import ModelError
 from tvm_spm.frontend.onnx.branches import rename
 from tvm_spm.frontend.onnx.host import HostNodes, TensorKind, value_of
-from tvm_spm.frontend.onnx.writer import Array, Writer, captured, known_arrays, opset_of, with_nodes
+from tvm_spm.frontend.onnx.writer import Array, Writer, captured, known_arrays, require_opset, with_nodes
 from tvm_spm.frontend.rounds import Rounds
 
 MOST_NODES = 1_000
 """Of a loop that is written out: more of them take seconds to import, and a loop costs 0.2 % more cycles at most."""
-
-LEAST_OPSET = 9
-"""Scan of opset 8 has a batch of sequences of different lengths."""
 
 _Any = TypeVar("_Any")
 
@@ -118,15 +115,21 @@ def _is_short(scan: Scan, shapes: Mapping[str, tuple[int, ...]]) -> bool:
     return rounds is not None and 1 <= rounds and rounds * max(1, len(scan.body.node)) <= MOST_NODES
 
 
-def write_out_scans(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> onnx.ModelProto | None:
+def write_out_scans(
+    model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], origin: str
+) -> onnx.ModelProto | None:
     """The model with short loops over sequences written out; None if it has none.
 
     Args:
         model: Any model.
         shapes: Of its tensors, as far as known.
+        origin: What errors call the model.
+
+    Raises:
+        ModelError: It has a Scan of opset 8, which has a batch of sequences of different lengths.
     """
-    opset = opset_of(model)
-    if opset < LEAST_OPSET or not any(is_scan(node) and _is_short(Scan.of(node), shapes) for node in model.graph.node):
+    opset = require_opset(model, "operator Scan", origin) if any(map(is_scan, model.graph.node)) else 0
+    if not any(is_scan(node) and _is_short(Scan.of(node), shapes) for node in model.graph.node):
         return None
     known = known_arrays(model)
     nodes: list[onnx.NodeProto] = []
@@ -274,7 +277,7 @@ def step_of_scan(node: onnx.NodeProto, graph: HostNodes, used: set[str]) -> Step
         ModelError: A shape is not known; names the tensor.
     """
     scan, body = Scan.of(node), _body_of(node)
-    unknown = [name for name in (*node.input, *node.output) if name and name in used and name not in graph.kinds]
+    unknown = [name for name in node.input if name not in graph.kinds]
     if unknown:
         raise ModelError(f"the shape of {unknown[0]!r} depends on the data")
     opset = max(entry.version for entry in graph.opsets if entry.domain in ("", "ai.onnx"))
@@ -310,9 +313,8 @@ def step_of_scan(node: onnx.NodeProto, graph: HostNodes, used: set[str]) -> Step
         number for number in range(scan.num_states, len(node.output)) if node.output[number] in used
     ]  # fmt: skip
     for number in collected:
-        row = _without(graph.kinds[node.output[number]], scan.out_axes[number - scan.num_states])
-        shape = after.integers(1, *row.shape)
-        outputs.append(value_of(after.emit("Reshape", body.output[number].name, shape), _as_row(row)))
+        # ONNX may not know its shape before the body is folded.
+        outputs.append(onnx.ValueInfoProto(name=after.unsqueezed(body.output[number].name, 0)))
     constants += [
         numpy_helper.from_array(np.asarray(array), name)
         for each in (writer, after) for name, array in each.constants.items()

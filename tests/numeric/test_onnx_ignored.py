@@ -163,6 +163,15 @@ def test_a_body_on_the_host_reads_constants_of_the_graph_around_it():
     np.testing.assert_allclose(y, rows, rtol=1e-5, atol=1e-5)
 
 
+def test_a_range_between_vectors_is_named():
+    """ONNX wants scalars; vectors ended in an error of numpy."""
+    several = {"from": np.zeros(2, "int64"), "to": np.full(2, 3, "int64"), "by": np.ones(2, "int64")}
+    nodes = [node("Range", ["from", "to", "by"], ["r"], name="steps"), node("Cast", ["r"], ["c"], to=FLOAT),
+             node("Add", ["x", "c"], ["y"])]  # fmt: skip
+    with pytest.raises(ModelError, match="steps"):
+        load_model(model_of(nodes, {"x": (3,)}, several, 18))
+
+
 def test_an_input_of_texts_is_named():
     model = model_of([node("Relu", ["x"], ["y"])], {"x": (2,)}, {}, 18)
     model.graph.input.append(helper.make_tensor_value_info("words", TensorProto.STRING, (2,)))

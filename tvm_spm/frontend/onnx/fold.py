@@ -179,7 +179,10 @@ def _num_elems(folding: _Folding, node: onnx.NodeProto) -> float:
     if node.op_type == "Constant":
         return max((float(math.prod(attr.t.dims)) for attr in node.attribute if attr.name == "value"), default=1.0)
     if node.op_type == "Range":
-        start, limit, step = (float(folding.known[name]) for name in node.input)
+        bounds = [folding.known[name] for name in node.input]
+        if any(bound.size != 1 for bound in bounds):
+            return math.inf
+        start, limit, step = (float(bound.ravel()[0]) for bound in bounds)
         return max(0.0, (limit - start) / step) if step else math.inf
     shapes = [folding.shapes.get(name) for name in node.output if name]
     return max((math.inf if shape is None else float(math.prod(shape)) for shape in shapes), default=0.0)

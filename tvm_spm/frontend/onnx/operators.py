@@ -125,9 +125,14 @@ class OnnxImporter(ONNXGraphImporter):
                     return found
                 refusal = self._host_nodes.refusal(name)
                 if refusal is None:
-                    _log.info("%s stays on the host: %s", op_name, why)
-                    return self._on_host(op_name, name, inputs)
-                why = f"{why}; ONNX's reference cannot evaluate it either: {refusal}"
+                    try:
+                        made = self._on_host(name, inputs)
+                    except ModelError as second:
+                        refusal = str(second)
+                    else:
+                        _log.info("%s stays on the host: %s", op_name, why)
+                        return made
+                why = f"{why}; nor can ONNX's reference evaluate it: {refusal}"
             elif not isinstance(error, ModelError):
                 raise
             raise ModelError(f"{self._origin}: cannot import: node {name!r} (operator {op_name}): {why}") from error
@@ -156,11 +161,13 @@ class OnnxImporter(ONNXGraphImporter):
         found: dict[str, Any] = super()._parse_attr(given)
         return found
 
-    def _on_host(self, op_name: str, name: str, inputs: Sequence[Any]) -> relax.Expr:
-        try:
-            found = self.bb.emit(self._host_nodes.call(name, inputs))
-        except ModelError as error:
-            raise ModelError(f"{self._origin}: cannot import: node {name!r}: {error}") from error
+    def _on_host(self, name: str, inputs: Sequence[Any]) -> relax.Expr:
+        """The value of a node by ONNX's reference.
+
+        Raises:
+            ModelError: It does not take the node.
+        """
+        found = self.bb.emit(self._host_nodes.call(name, inputs))
         if not isinstance(found.ty, relax.TupleType):
             return found
         each = [self.bb.emit(relax.TupleGetItem(found, at)) for at in range(len(found.ty.fields))]

@@ -7,6 +7,9 @@ its own, as a user would start it. Expected time: about half an hour for all on 
 with 8 trials in under a minute.
 
     python benchmarks/tune_networks.py [--quick] [--csv FILE] [--target spm/dmazerunner-256] [NETWORK ...]
+    python benchmarks/tune_networks.py --dtype int8 [--target spm/edge-256] [--trials N] [NETWORK ...]
+
+The second form runs all built-in networks in other numbers, in groups too, and shows the largest difference.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ from pathlib import Path
 import onnx
 import pandas as pd
 
+from tvm_spm.frontend.models import DTYPES, models
+
 BUILT_IN = ("resnet18", "resnet50", "vgg19", "mobilenet_v2", "alexnet")
 LIGHT = (
     "bvlc_alexnet", "densenet121", "inception_v1", "inception_v2", "resnet50", "shufflenet", "squeezenet", "vgg19",
@@ -36,10 +41,7 @@ def light_model(name: str) -> str:
 
 def tune(label: str, model: str, target: str, extra: list[str]) -> dict[str, object]:
     """One row: the command's own JSON, and the wall time of the whole process."""
-    # Built-in networks in float32, as the ONNX ones are.
-    dtype = ["--dtype", "float32"] if model in BUILT_IN else []
-    command = [sys.executable, "-m", "tvm_spm", "tune", model, "--target", target, "--no-fusion", "--json"]
-    command += [*dtype, *extra]
+    command = [sys.executable, "-m", "tvm_spm", "tune", model, "--target", target, "--json", *extra]
     start = time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
     wall_s = time.monotonic() - start
@@ -53,7 +55,9 @@ def tune(label: str, model: str, target: str, extra: list[str]) -> dict[str, obj
         "tasks": sum(task["kind"] != "vector" for task in tasks),
         "vector_tasks": sum(task["kind"] == "vector" for task in tasks),
         "on_host": len(totals["host_calls"]),
+        "groups": len(result["groups"]),
         "verified": totals["verified"],
+        "largest_difference": (totals["network_verification"] or {}).get("max_abs_error"),
         "cycles": totals["cycles"],
         "energy_pj": totals["energy_pj"],
         "edp_pj_cycles": totals["edp_pj_cycles"],
@@ -71,13 +75,21 @@ def main() -> None:
     parser.add_argument("--target", default="spm/dmazerunner-256")
     parser.add_argument("--csv", type=Path)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--dtype", choices=DTYPES)
+    parser.add_argument("--trials", type=int)
     options = parser.parse_args()
-    models = {name: name for name in BUILT_IN} | {f"light_{name}": light_model(name) for name in LIGHT}
-    chosen = options.networks or (["light_squeezenet"] if options.quick else list(models))
-    extra = ["--trials", "8"] if options.quick else []
+    light = {f"light_{name}": light_model(name) for name in LIGHT}
+    chosen = options.networks or (
+        ["light_squeezenet"] if options.quick else list(models()) if options.dtype else [*BUILT_IN, *light]
+    )
+    trials = options.trials or (8 if options.quick else None)
     rows = []
     for label in chosen:
-        rows.append(tune(label, models.get(label, label), options.target, extra))
+        extra = [] if trials is None else ["--trials", str(trials)]
+        extra += [] if options.dtype else ["--no-fusion"]
+        # In float32, as the ONNX networks are, unless others are asked for.
+        extra += ["--dtype", options.dtype or "float32"] if label in models() else []
+        rows.append(tune(label, light.get(label, label), options.target, extra))
         print({key: rows[-1][key] for key in ("network", "tasks", "on_host", "verified", "wall_s")}, flush=True)
     table = pd.DataFrame(rows)
     if options.csv:

@@ -15,9 +15,9 @@ from tvm_spm.errors import ModelError
 from tvm_spm.frontend.onnx.writer import Array, Writer, known_arrays, require_opset, with_nodes
 
 if TYPE_CHECKING:
-    from tvm_spm.frontend.onnx.packed import PackedWeight
+    from tvm_spm.frontend.onnx.packed import SmallConstant
 
-_CONV = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
+CONV = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
 
 Floats = NDArray[np.float32]
 
@@ -79,7 +79,7 @@ def rewritten(
     model: onnx.ModelProto,
     origin: str,
     rewrite_of: Callable[[onnx.NodeProto], Rewrite | None],
-    packed: dict[str, PackedWeight] | None = None,
+    packed: dict[str, SmallConstant] | None = None,
 ) -> onnx.ModelProto:
     """The model with other nodes in the place of those that ``rewrite_of`` has a rewrite for.
 
@@ -87,7 +87,7 @@ def rewritten(
         model: What is written again.
         origin: What errors call it.
         rewrite_of: What takes the place of a node, if it is not to stay.
-        packed: By name, constants that are matrices of four bits; grows.
+        packed: By name, constants of few bits; grows.
 
     Raises:
         ModelError: The model is too old.
@@ -114,7 +114,7 @@ def rewritten(
 def integer_sums(each: NodeInPlace, operator: str, operands: tuple[str, str, str, str]) -> str:
     """ConvInteger or MatMulInteger of (data, weights, zero point of data, of weights)."""
     data, weights, data_zero, weight_zero = operands
-    attributes = each.kept(*_CONV) if operator == "ConvInteger" else {}
+    attributes = each.kept(*CONV) if operator == "ConvInteger" else {}
     inputs = [data, weights, data_zero, weight_zero]
     while not inputs[-1]:
         inputs.pop()

@@ -26,7 +26,7 @@ from tvm_spm.frontend.onnx.limits import describe, refuse_empty, refuse_kinds, r
 from tvm_spm.frontend.onnx.loops import has_loops, keep_loops, write_loops
 from tvm_spm.frontend.onnx.microsoft.expand import has_learned, has_own_operators, in_own_domain, write_out
 from tvm_spm.frontend.onnx.operators import expand_functions, import_graph
-from tvm_spm.frontend.onnx.packed import PackedWeight
+from tvm_spm.frontend.onnx.packed import SmallConstant
 from tvm_spm.frontend.onnx.plain import made_plain
 from tvm_spm.frontend.onnx.quantised import expand_quantised
 from tvm_spm.frontend.onnx.recurrent import has_recurrent, write_recurrent
@@ -149,7 +149,7 @@ def pin_inputs(model: onnx.ModelProto, shapes: Shapes, values: Values, origin: s
 
 def _prepared(model: onnx.ModelProto, origin: str, max_memory_bytes: int) -> onnx.ModelProto:
     """The model in operators that the importer takes, with everything computed that does not depend on the data."""
-    keep_fills, packed = is_weightless(model.graph), dict[str, PackedWeight]()
+    keep_fills, packed = is_weightless(model.graph), dict[str, SmallConstant]()
 
     def folded(model: onnx.ModelProto) -> onnx.ModelProto:
         return fold_constants(model, origin, keep_fills=keep_fills, max_memory_bytes=max_memory_bytes)

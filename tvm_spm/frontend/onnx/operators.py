@@ -23,9 +23,16 @@ from tvm_spm.frontend.onnx.bodies import expand_functions as expand_bodies
 from tvm_spm.frontend.onnx.host import HostNodes, host_nodes
 from tvm_spm.frontend.onnx.ignored import refuse_ignored
 from tvm_spm.frontend.onnx.limits import refuse_small
-from tvm_spm.frontend.onnx.packed import INTEGER_PRODUCT, PRODUCT, packed_matmul, packed_matmul_integer
+from tvm_spm.frontend.onnx.packed import CONVOLUTION, INTEGER_CONVOLUTION, INTEGER_PRODUCT, PRODUCT
+from tvm_spm.frontend.onnx.packed_layers import (
+    packed_conv,
+    packed_conv_integer,
+    packed_matmul,
+    packed_matmul_integer,
+)
 from tvm_spm.frontend.onnx.resampling import upsample
 from tvm_spm.frontend.onnx.scans import ImportBody, StepOfScan, is_scan, step_of_scan
+from tvm_spm.frontend.onnx.windows import windows_of
 from tvm_spm.frontend.onnx.writer import captured, opset_of
 from tvm_spm.frontend.relay.operators.convolution import conv_attrs
 from tvm_spm.frontend.relay.operators.data_movement import known
@@ -250,32 +257,11 @@ def _conv_integer(b: Builder, inputs: list[Tensor | None], attributes: _Attribut
     data, weights = inputs[0], inputs[1]
     assert data is not None
     assert weights is not None
-    num_axes = data.rank - 2
-    strides = tuple(attributes.get("strides", (1,) * num_axes))
-    dilation = tuple(attributes.get("dilations", (1,) * num_axes))
-    window = [dilation[axis] * (weights.shape[2 + axis] - 1) + 1 for axis in range(num_axes)]
-    padding = tuple(attributes.get("pads", (0,) * 2 * num_axes))
-    auto = attributes.get("auto_pad", b"NOTSET")
-    auto = auto.decode() if isinstance(auto, bytes) else str(auto)
-    if auto in ("SAME_UPPER", "SAME_LOWER"):
-        padding = _same(data.shape[2:], window, strides, is_upper=auto == "SAME_UPPER")
-    elif auto not in ("NOTSET", "VALID"):
-        raise ModelError(f"attribute auto_pad = {auto!r}: must be NOTSET, VALID, SAME_UPPER or SAME_LOWER")
-    chosen = Attrs(conv_attrs(num_axes)).but(
-        strides=strides, dilation=dilation, padding=padding, groups=int(attributes.get("group", 1))
+    windows = windows_of(data.shape[2:], weights.shape[2:], attributes)
+    chosen = Attrs(conv_attrs(data.rank - 2)).but(
+        strides=windows.strides, dilation=windows.dilation, padding=windows.padding, groups=windows.groups
     )
     return convolve_integers(b, chosen, data, weights, _zeros(b, inputs, 2))
-
-
-def _same(image: Sequence[int], window: Sequence[int], strides: Sequence[int], *, is_upper: bool) -> tuple[int, ...]:
-    """Padding with which every ``stride``-th element has an output; an odd one goes behind or in front."""
-    front, behind = [], []
-    for extent, taps, stride in zip(image, window, strides, strict=True):
-        total = max(0, (-(-extent // stride) - 1) * stride + taps - extent)
-        less, more = total // 2, total - total // 2
-        front.append(less if is_upper else more)
-        behind.append(more if is_upper else less)
-    return (*front, *behind)
 
 
 def _matmul_integer(b: Builder, inputs: list[Tensor | None], attributes: _Attributes) -> Tensor:
@@ -310,8 +296,20 @@ def _one_hot(b: Builder, inputs: list[Tensor | None], attributes: _Attributes) -
 OPERATORS: dict[str, _Convert] = {
     "ConvInteger": _conv_integer, "MatMulInteger": _matmul_integer, "Mish": mish, "OneHot": _one_hot,
     "Upsample": upsample, PRODUCT: packed_matmul, INTEGER_PRODUCT: packed_matmul_integer,
+    CONVOLUTION: packed_conv, INTEGER_CONVOLUTION: packed_conv_integer,
 }  # fmt: skip
 """By name, in ONNX's own domain, and in that of ``packed``."""
 
-_NEVER_ON_HOST = ("Conv", "ConvTranspose", "Gemm", "If", "MatMul", "Reshape", PRODUCT, INTEGER_PRODUCT)
+_NEVER_ON_HOST = (
+    "Conv",
+    "ConvTranspose",
+    "Gemm",
+    "If",
+    "MatMul",
+    "Reshape",
+    PRODUCT,
+    INTEGER_PRODUCT,
+    CONVOLUTION,
+    INTEGER_CONVOLUTION,
+)
 """What the importer refuses of these is a fault of the model."""

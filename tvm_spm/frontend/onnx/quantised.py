@@ -13,19 +13,19 @@ from onnx import helper
 
 from tvm_spm.errors import ModelError
 from tvm_spm.frontend.onnx.in_place import Floats, NodeInPlace, Rewrite, integer_sums, rewritten
-from tvm_spm.frontend.onnx.packed import PackedWeight
+from tvm_spm.frontend.onnx.packed import SmallConstant
 from tvm_spm.frontend.onnx.writer import Array
 
 _MICROSOFT = "com.microsoft"
 
 
-def expand_quantised(model: onnx.ModelProto, origin: str, packed: dict[str, PackedWeight]) -> onnx.ModelProto:
+def expand_quantised(model: onnx.ModelProto, origin: str, packed: dict[str, SmallConstant]) -> onnx.ModelProto:
     """Write operators on quantised tensors as sums of integers with a scale, or as float ones between two scales.
 
     Args:
         model: What is written again.
         origin: What errors call it.
-        packed: By name, constants of the result that are matrices of four bits; grows.
+        packed: By name, constants of the result of few bits an element; grows.
 
     Raises:
         ModelError: A scale or zero point depends on the data, or the model is too old.
@@ -194,21 +194,19 @@ def _matmul_bits(each: NodeInPlace) -> None:
         )
     numbers = _unpacked(each.array(1, "weight"), bits).reshape(columns, num_blocks, block)
     scale = each.scale(2).reshape(columns, num_blocks, 1)
-    zero: Array = np.full((columns, num_blocks), 1 << (bits - 1), np.float32)
+    zero: Floats = np.full((columns, num_blocks), 1 << (bits - 1), np.float32)
     if each.input(3):
         given = each.array(3, "zero point")
         if given.dtype == np.uint8:
             given = _unpacked(given.reshape(columns, -1), bits)[:, :num_blocks]
         zero = given.reshape(columns, num_blocks).astype(np.float32)
     dtype = each.array(2, "scale").dtype
-    middle = np.float32(8)
-    if bits == 4 and (zero == middle).all():
-        weight = PackedWeight(numbers=numbers.astype(np.int8) - np.int8(8), scale=scale[..., 0])
-    else:
-        weight = PackedWeight(numbers=numbers, scale=scale[..., 0], zero=zero.astype(np.float32))
-    constant = each.writer.constant(np.ascontiguousarray(weight.floats()[:depth].astype(dtype)))
-    if bits == 4 and num_blocks * block == depth:
-        each.writer.packed[constant] = weight
+    floats = ((numbers.astype(np.float32) - zero[..., None]) * scale).astype(np.float32)
+    constant = each.writer.constant(np.ascontiguousarray(floats.reshape(columns, -1).T[:depth].astype(dtype)))
+    if num_blocks * block == depth:
+        each.writer.packed[constant] = SmallConstant(
+            numbers=numbers.reshape(columns, depth).T, bits=bits, scale=scale[..., 0].T, zero=zero.T, block=block
+        )
     found = each.writer.emit("MatMul", each.input(0), constant)
     each.writer.emit(*(("Add", found, each.input(5)) if each.input(5) else ("Identity", found)), out=each.out)
 

@@ -26,6 +26,7 @@ _ELEM_BITS = {
     TensorProto.BFLOAT16: 16, TensorProto.FLOAT8E4M3FN: 8, TensorProto.FLOAT8E4M3FNUZ: 8, TensorProto.FLOAT8E5M2: 8,
     TensorProto.FLOAT8E5M2FNUZ: 8, TensorProto.UINT4: 4, TensorProto.INT4: 4, TensorProto.FLOAT4E2M1: 4,
 }  # fmt: skip
+_ELEM_BITS |= {number: 2 for name, number in TensorProto.DataType.items() if name in ("INT2", "UINT2")}
 
 _FIELDS = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
 

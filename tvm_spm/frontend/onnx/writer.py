@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 from tvm_spm.errors import ModelError
 
 if TYPE_CHECKING:
-    from tvm_spm.frontend.onnx.packed import PackedWeight
+    from tvm_spm.frontend.onnx.packed import SmallConstant
 
 Array = NDArray[np.generic]
 
@@ -37,7 +37,7 @@ class Writer:
         known: Constants of the graph, and new ones that later nodes may take apart.
         nodes: What was emitted.
         constants: New constants; those that nobody reads are left out in the end.
-        packed: By name, constants that are matrices of four bits an element.
+        packed: By name, constants of few bits an element, before they are dequantised.
     """
 
     prefix: str
@@ -45,7 +45,7 @@ class Writer:
     known: dict[str, Array]
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: dict[str, Array] = field(default_factory=dict)
-    packed: dict[str, PackedWeight] = field(default_factory=dict)
+    packed: dict[str, SmallConstant] = field(default_factory=dict)
 
     def constant(self, array: Array) -> str:
         """The name of a new constant."""

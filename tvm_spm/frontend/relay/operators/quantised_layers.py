@@ -68,7 +68,7 @@ def shifted_weight(b: Builder, weight: Tensor, zero_point: Tensor, axis: int) ->
     return cast(b, wide, fitting[0] if fitting else "int32")
 
 
-def _sums_inside(kernel: Array, image: tuple[int, ...], out: tuple[int, ...], a: Attrs) -> NDArray[np.int32]:
+def sums_inside(kernel: Array, image: tuple[int, ...], out: tuple[int, ...], a: Attrs) -> NDArray[np.int32]:
     """Per output channel and pixel, the sum over the weights that meet the image and not its padding.
 
     A row or column of weights meets the image or does not, on its own: per axis a 0/1 matrix says which.
@@ -86,7 +86,7 @@ def _sums_inside(kernel: Array, image: tuple[int, ...], out: tuple[int, ...], a:
     return sums.astype(np.int32)[None]
 
 
-def _minus_zero_point(b: Builder, total: Tensor, zero_point: Tensor, sums: NDArray[np.int32]) -> Tensor:
+def minus_zero_point(b: Builder, total: Tensor, zero_point: Tensor, sums: NDArray[np.int32]) -> Tensor:
     """``total - zero_point * sums``; one number per channel where no padding is met."""
     corner = sums[(slice(None), slice(None), *(slice(0, 1),) * (sums.ndim - 2))]
     sums = corner if (sums == corner).all() else sums
@@ -117,8 +117,8 @@ def convolve_integers(b: Builder, a: Attrs, plain: Tensor, kernel: Tensor, zeros
     total = convolve(b, inner, plain, kernel, num_axes)
     if is_zero(data_zero):
         return total
-    sums = _sums_inside(known(kernel, "weight"), plain.shape[2:], total.shape[2:], inner)
-    return _minus_zero_point(b, total, data_zero, sums)
+    sums = sums_inside(known(kernel, "weight"), plain.shape[2:], total.shape[2:], inner)
+    return minus_zero_point(b, total, data_zero, sums)
 
 
 def multiply_integers(b: Builder, left: Tensor, right: Tensor, zeros: tuple[Tensor, Tensor]) -> Tensor:

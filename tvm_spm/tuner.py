@@ -47,7 +47,7 @@ from tvm_spm.tuning.result import TuningResult
 from tvm_spm.tuning.run import Run
 from tvm_spm.tuning.screen import screen_workload
 from tvm_spm.tuning.task import tune_workload
-from tvm_spm.tuning.waits import with_waits
+from tvm_spm.tuning.waits import TRIALS, improve_with_waits, search_with_waits
 from tvm_spm.tuning.warm_up import load, parts_of_search
 from tvm_spm.workload import Workload
 
@@ -113,7 +113,7 @@ def search(
         arch: An accelerator, the name of one, or the path of its file.
         objective: ``edp``, ``energy`` or ``latency``.
         model: Prices the result; with ``simulator`` the candidates are measured too, and nothing is certified. On an
-            accelerator with open pages the simulator prices what ``analytical`` finds, which then is a bound.
+            accelerator with open pages the simulator prices with ``analytical`` too, whose own optimum is the bound.
             ``dmazerunner`` is the published model of Dave et al., searched over its own tilings.
         searcher: ``exact``, ``evolutionary`` or ``random``, or a class of your own as in ``tvm_spm.searchers``; with
             the model ``dmazerunner`` only ``exact``, or ``dmazerunner-pruned`` for the authors' own pruned search.
@@ -122,7 +122,7 @@ def search(
         constraints: What every mapping must keep to; see ``tvm_spm.space.constraints``.
         energy_cap_pj: Only for ``exact`` with ``analytical``: no mapping may need more energy.
         trials: Mappings priced by ``model``, but for ``exact`` with ``analytical``, which prices what it must; default
-            20,000 with ``analytical``, 64 with ``simulator``.
+            20,000 with ``analytical``, 64 with ``simulator``, 512 simulated with ``analytical`` and open pages.
         time_limit_s: Stop after this long with the best so far; Ctrl-C and SIGTERM stop too.
         seed: Same seed, same result.
 
@@ -158,9 +158,14 @@ def search(
             return tune_workload(case, options, run, proposer=proposer)
         if proposer is EXACT:
             found = _search_exact(case, energy_cap_pj, should_stop, perfect=perfect)
-        else:
-            found = screen_workload(case, run, proposer.make, trials=trials or 20_000)
-        return with_waits(case, found) if waits else found
+            if not waits:
+                return found
+            return improve_with_waits(
+                case, run, proposer.make, found, trials=trials or TRIALS, perfect=perfect, energy_cap_pj=energy_cap_pj
+            )
+        if waits:
+            return search_with_waits(case, run, proposer.make, trials=trials or TRIALS)
+        return screen_workload(case, run, proposer.make, trials=trials or 20_000)
 
 
 def _search_exact(case: Case, energy_cap_pj: float | None, should_stop: StopRequest, *, perfect: bool) -> SearchResult:

@@ -66,9 +66,10 @@ INSIDE = {
         ("search",), ("any_factors", "perfect"), ("boxes", "orders"), ("case_arrays", "stops"),
     ),
     "tvm_spm.tuning": (
-        ("network", "rtl", "text"), ("groups", "result", "tasks"), ("export", "task", "warm_up"), ("candidates",),
+        ("network", "rtl", "text"), ("groups", "result", "tasks"), ("export", "task", "waits", "warm_up"),
+        ("candidates",),
         ("screen", "search_path"), ("run",), ("run_log",), ("measuring", "saved_run", "task_memory"),
-        ("agreement", "attention", "measurer", "options", "parts", "trial_log", "waits"), ("log_lines",),
+        ("agreement", "attention", "measurer", "options", "parts", "trial_log"), ("log_lines",),
     ),
     "tvm_spm.deploy": (("programs",), ("network",), ("groups",), ("verify",), ("database", "grouping", "runtime")),
     "tvm_spm.fusion": (

@@ -17,6 +17,12 @@ from tvm_spm.workload import Task
 if TYPE_CHECKING:
     from tvm_spm.deploy.verify.outcome import Verification
 
+NO_WAITS = (
+    "pages of DRAM: vector work is timed without waits for rows, since it has no addresses, and no layers run as one, "
+    "since groups would be timed without them too"
+)
+"""What is not modelled of a network on an accelerator with open pages."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskResult:

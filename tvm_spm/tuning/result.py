@@ -12,9 +12,8 @@ from tvm_spm.arch import Arch
 from tvm_spm.cost import Cost
 from tvm_spm.errors import SpmError, did_you_mean
 from tvm_spm.objective import Objective
-from tvm_spm.tuning.parts import GroupResult, LeftOut, TaskResult, total_cost
+from tvm_spm.tuning.parts import NO_WAITS, GroupResult, LeftOut, TaskResult, total_cost
 from tvm_spm.tuning.saved_run import SavedGroup, save_plan
-from tvm_spm.tuning.waits import LEFT_OUT
 from tvm_spm.units import finite, ratio, shown
 from tvm_spm.workload import HostCall, TaskGraph, Workload
 
@@ -88,7 +87,7 @@ class TuningResult:
     @property
     def not_modelled(self) -> tuple[str, ...]:
         """What the accelerator has and these numbers leave out."""
-        return () if self.arch.levels.DRAM.pages is None else (LEFT_OUT,)
+        return () if self.arch.levels.DRAM.pages is None else (NO_WAITS,)
 
     @property
     def cost(self) -> Cost:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cost_model.analytical.model import AnalyticalModel, evaluate_batch
 from cost_model.bounds import lower_bound
@@ -12,7 +14,7 @@ from cost_model.features import Estimate
 from tvm_spm.cost import Cost
 from tvm_spm.mapping import Mapping
 from tvm_spm.result import SearchResult
-from tvm_spm.searchers import MakeSearcher
+from tvm_spm.searchers import MakeSearcher, Searcher
 from tvm_spm.space.case import Case
 from tvm_spm.space.mapping_batch import MappingBatch, decode, encode
 from tvm_spm.space.mapspace import MapSpace
@@ -36,21 +38,47 @@ def screen_workload(case: Case, run: Run, make_searcher: MakeSearcher, *, trials
     """
     space = space_of(case)
     default = space.require_default()
-    start = encode([default])
-    searcher = make_searcher(space, rng=np.random.default_rng(run.seed), start=start)
-    best, best_score, num_evaluated = default, float(case.objective.value_of(*estimate(case, start))[0]), 1
+    searcher = make_searcher(space, rng=np.random.default_rng(run.seed), start=encode([default]))
+
+    def price(batch: MappingBatch) -> NDArray[np.float64]:
+        return np.asarray(case.objective.value_of(*estimate(case, batch)))
+
+    best, num_evaluated = climb(searcher, default, price, run, trials=trials)
+    cost, default_cost = (AnalyticalModel().cost(case.workload, case.arch, mapping) for mapping in (best, default))
+    return replace(unproved(case, best, cost), default_cost=default_cost, num_evaluated=num_evaluated)
+
+
+def climb(
+    searcher: Searcher,
+    start: Mapping,
+    price: Callable[[MappingBatch], NDArray[np.float64]],
+    run: Run,
+    *,
+    trials: int,
+    population: int = POPULATION,
+) -> tuple[Mapping, int]:
+    """The mapping of least price that a searcher proposes, and how many were priced.
+
+    Args:
+        searcher: Proposes.
+        start: Priced first.
+        price: Of a batch.
+        run: Its request to stop counts.
+        trials: Mappings priced at most.
+        population: Of them, those of one generation.
+    """
+    best, best_score, num_evaluated = start, float(price(encode([start]))[0]), 1
     while num_evaluated < trials and not run.should_stop():
-        batch = searcher.ask(min(POPULATION, trials - num_evaluated))
+        batch = searcher.ask(min(population, trials - num_evaluated))
         if batch.num_mappings == 0:
             break
-        scores = case.objective.value_of(*estimate(case, batch))
+        scores = price(batch)
         searcher.tell(batch, scores)
         num_evaluated += batch.num_mappings
         leader = int(np.argmin(scores))
         if scores[leader] < best_score:
             best, best_score = decode(batch, leader), float(scores[leader])
-    cost, default_cost = (AnalyticalModel().cost(case.workload, case.arch, mapping) for mapping in (best, default))
-    return replace(unproved(case, best, cost), default_cost=default_cost, num_evaluated=num_evaluated)
+    return best, num_evaluated
 
 
 def space_of(case: Case) -> MapSpace:

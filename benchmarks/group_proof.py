@@ -37,8 +37,8 @@ from tvm_spm.units import ceil_div
 from tvm_spm.workload import DIM_NAMES, Operand, Workload
 
 WIDER = 50
-PLAN_STEPS = 1_000
-"""As a small network gets, see ``tvm_spm.fusion.network.LEAST_STEPS``."""
+PLAN_STEPS = 4_000
+"""As a network of three layers gets, see ``tvm_spm.fusion.network.STEPS_OF_ONE_LAYER``."""
 
 BATCH = 512
 MOST_STAGES = 4_096

@@ -138,7 +138,7 @@ def check(seed: int, **limits: int) -> tuple[GroupProver, int]:
     """Compare a search of the whole space with every mapping; returns it and how many mappings there were."""
     rng = random.Random(seed)
     group, arch, objective = draw_group(rng, **limits), draw_arch(rng), rng.choice(OBJECTIVES)
-    prover = GroupProver(group, arch, Objective(objective).value_of)
+    prover = GroupProver(group, arch, Objective(objective).value_of, most_cuts=0)
     prover.start()
     limits_hit = prover.improve(10**6)
     best, num = brute_force(group, arch, objective)

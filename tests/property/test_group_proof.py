@@ -65,7 +65,7 @@ def check_bounds(group: Group, rng: random.Random, num: int) -> None:
     """Random members of the space, with the channels of ever more layers decided."""
     arch = draw_arch(rng)
     flat = flatten(group)
-    space = GroupSpace(group, flat, [count for count in (1, 2, 4) if count <= arch.cores.count])
+    space = GroupSpace(group, flat, [count for count in (1, 2, 4) if count <= arch.cores.count], rng.choice([0, 10**6]))
     bounds = Bounds(group, flat, arch, space.cuts())
     cuts = list(bounds.row_of)
     rows = np.array([rng.choice(space.rows(rng.choice(space.splits), bounds.row_of).tolist()) for _ in range(num)])

@@ -37,29 +37,31 @@ def test_two_layers_have_a_certified_best_mapping():
 
 
 def test_overlap_along_columns_alone_can_be_best():
-    proof = prove_group(CHAIN, load_arch("quad-edge"), objective="latency")
+    proof = prove_group(CHAIN, load_arch("quad-edge"), objective="latency", most_cuts=0)
     assert proof.certified
     assert proof.mapping is not None
     assert proof.mapping.kept == (3,)
 
 
 def test_a_budget_that_ends_is_in_the_result():
-    some = prove_group(CHAIN, load_arch("quad-edge"), most_steps=0)
+    some = prove_group(CHAIN, load_arch("quad-edge"), most_steps=0, most_cuts=0)
     assert some.limits == ("0 steps were made",)
     assert not some.certified
     assert 0 < some.lower_bound < some.value
     assert some.gap == pytest.approx(1 - some.lower_bound / some.value)
     assert f"within {100 * some.gap:.2g} % of the best; 0 steps were made" in str(some)
-    full = prove_group(CHAIN, load_arch("quad-edge"))
+    full = prove_group(CHAIN, load_arch("quad-edge"), most_cuts=0)
     assert some.lower_bound <= full.value <= some.value
-    assert prove_group(CHAIN, load_arch("quad-edge"), most_steps=0).mapping == some.mapping
+    assert prove_group(CHAIN, load_arch("quad-edge"), most_steps=0, most_cuts=0).mapping == some.mapping
 
 
 def test_a_stop_leaves_a_valid_bound():
-    full = prove_group(CHAIN, load_arch("edge-256"))
+    full = prove_group(CHAIN, load_arch("edge-256"), most_cuts=0)
     for number in (0, 1, 3):
         asked = itertools.count()
-        some = prove_group(CHAIN, load_arch("edge-256"), should_stop=lambda asked=asked, n=number: next(asked) >= n)
+        some = prove_group(
+            CHAIN, load_arch("edge-256"), most_cuts=0, should_stop=lambda asked=asked, n=number: next(asked) >= n
+        )
         assert some.lower_bound <= full.value * (1 + 1e-9)
         assert some.certified or some.limits == ("stopped",)
 
@@ -77,10 +79,10 @@ def test_sizes_that_do_not_divide_evenly_are_looked_at_last():
     at = b.conv("wide", b.tensor("x", (1, 16, 56, 56)), 64, taps=1)
     b.conv("narrow", at, 8)
     arch = load_arch("edge-256")
-    even = GroupProver(b.group(), arch, Objective.ENERGY.value_of)
+    even = GroupProver(b.group(), arch, Objective.ENERGY.value_of, most_cuts=0)
     even.start()
     assert even.improve(1000) == ()
-    proof = prove_group(b.group(), arch, objective="energy")
+    proof = prove_group(b.group(), arch, objective="energy", most_cuts=0)
     assert proof.certified
     assert proof.value < even.lower_bound * (1 - 1e-3)
     assert proof.mapping is not None
@@ -89,9 +91,20 @@ def test_sizes_that_do_not_divide_evenly_are_looked_at_last():
 
 
 def test_the_space_is_stated():
-    text = prove_group(CHAIN, load_arch("quad-edge"), most_steps=0).space
-    assert text.startswith("1 2 4 cores over any axes, none idle; tiles that cut each of the axes 0 2 3 of")
-    assert "overlap kept along any of the axes 2 3 that are cut" in text
+    even, every = (
+        prove_group(CHAIN, load_arch("quad-edge"), most_steps=0, most_cuts=most).space for most in (0, 10**6)
+    )
+    assert even.startswith("1 2 4 cores over any axes, none idle; tiles that cut each of the axes 0 2 3 of")
+    assert "evenly into any number; overlap kept along any of the axes 2 3 that are cut" in even
+    assert "into any size; overlap" in every
+
+
+def test_tiles_of_any_size_are_better_than_even_ones():
+    # As above, but the whole space of such tiles is searched.
+    chain = conv_chain(8, 8, 8, size=9)
+    values = [prove_group(chain, load_arch("edge-256"), most_cuts=most) for most in (0, 10**6)]
+    assert all(proof.certified for proof in values)
+    assert values[1].value <= values[0].value
 
 
 def test_sizes_and_splits():

@@ -139,7 +139,7 @@ def test_a_plan_says_how_good_it_is(objective: str):
 
 
 def test_a_budget_of_mappings_is_in_the_result(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(network, "LEAST_STEPS", 0)
+    monkeypatch.setattr(network, "STEPS_OF_ONE_LAYER", 0)
     monkeypatch.setattr(network, "STEPS_PER_LAYER", 0)
     chain = conv_chain(16, 16, 16, size=28)
     found = plan(chain, alone(2))

@@ -20,6 +20,11 @@ MAX_GROUP = 10
 """Most layers in a group; longer ones hardly ever fit a scratchpad."""
 
 
+ALL_CUTS, FEWEST_CUTS = 200_000, 2_000
+"""Ways to cut all groups of a network into tiles of any size, and for each at least; of groups that have more than that
+only even cuts are looked at."""
+
+
 class GroupPrices:
     """What every interval of layers may cost as one group, and at least; equal groups are looked at once.
 
@@ -50,8 +55,10 @@ class GroupPrices:
         """By group and kind of mapping."""
         self._unfinished: set[Hashable] = set()
         """Groups that were not looked at."""
+        num_layers = len(graph.layers)
+        self._most_cuts = max(FEWEST_CUTS, ALL_CUTS // max(1, num_intervals(num_layers)))
         for size in range(2, MAX_GROUP + 1):
-            for first in range(len(graph.layers) - size + 1):
+            for first in range(num_layers - size + 1):
                 self._look_at(Group(graph=graph, first=first, stop=first + size))
                 report()
 
@@ -88,7 +95,9 @@ class GroupPrices:
             reason = f"{arch.name} has a split scratchpad, whose parts cannot hold tensors that are output and input"
             self._refused[key, GroupMapping] = RefusedGroup(names=layer_names(group), kind=reason, reason=reason)
             return
-        prover = GroupProver(group, arch, self._objective.value_of, mappers=(self._objective.value,))
+        prover = GroupProver(
+            group, arch, self._objective.value_of, mappers=(self._objective.value,), most_cuts=self._most_cuts
+        )
         hope = GroupHope(prover, self._objective)
         if hope.fits:
             self._hopes[key] = hope
@@ -172,3 +181,8 @@ class GroupPrices:
         except MappingError:
             # Boxes cannot say what it reads.
             return None
+
+
+def num_intervals(num_layers: int) -> int:
+    """Intervals of two to ``MAX_GROUP`` layers."""
+    return sum(max(0, num_layers - size + 1) for size in range(2, MAX_GROUP + 1))

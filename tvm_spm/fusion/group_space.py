@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from math import prod
 
 import numpy as np
 
@@ -59,25 +60,29 @@ class GroupSpace:
         group: The group.
         flat: Its arrays.
         counts: Numbers of cores.
+        most_cuts: Tiles of any size if that makes no more ways to cut the group, else those that cut evenly.
     """
 
-    def __init__(self, group: Group, flat: FlatGroup, counts: Sequence[int]) -> None:
+    def __init__(self, group: Group, flat: FlatGroup, counts: Sequence[int], most_cuts: int) -> None:
         self.shape, self.counts = group.sink_shape, tuple(counts)
         axes = axes_of(group, flat)
         self._whole = {axis for axis in axes.channels if axis in axes.shared}
         self.halo = axes.halo
         self.splits = [split for count in counts for split in splits(self.shape, count)]
+        self.is_even = False
+        self.is_even = sum(prod(map(len, self._axis_cuts(split))) for split in self.splits) > most_cuts
         self.k_options = [
             tuple(size for size in even_sizes(k) if size >= min(k, FEWEST_CHANNELS))
             for k in np.where(flat.layer[:, IS_MAC] == 1, flat.loops[:, K_LOOP], 1).tolist()
         ]
 
     def __str__(self) -> str:
+        sizes = "evenly into any number" if self.is_even else "into any size"
         cut = [str(axis) for axis in range(len(self.shape)) if axis not in self._whole]
         return (
             f"{' '.join(map(str, self.counts))} cores over any axes, none idle; tiles that cut each of the axes "
-            f"{' '.join(cut)} of a core's share of the last output evenly into any number; overlap kept along any of "
-            f"the axes {' '.join(map(str, self.halo)) or '(none)'} that are cut; per layer all output channels at a "
+            f"{' '.join(cut)} of a core's share of the last output {sizes}; overlap kept along any of the "
+            f"axes {' '.join(map(str, self.halo)) or '(none)'} that are cut; per layer all output channels at a "
             f"time, or an even part of at least {FEWEST_CHANNELS}; one or two buffers; the array mappings of least "
             f"cycles, of least energy or of least product that the mapper of stages finds for the stages with most of "
             f"the work"
@@ -85,7 +90,9 @@ class GroupSpace:
 
     def tile_sizes(self, axis: int, extent: int) -> tuple[int, ...]:
         """Tiles of a share along an axis."""
-        return (extent,) if axis in self._whole else even_sizes(extent)
+        if axis in self._whole:
+            return (extent,)
+        return even_sizes(extent) if self.is_even else tuple(range(extent, 0, -1))
 
     def cuts(self) -> list[Cut]:
         """All ways to cut one axis."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from tvm_spm.arch import Arch
-from tvm_spm.fusion.group_prices import MAX_GROUP, GroupPrices
+from tvm_spm.fusion.group_prices import MAX_GROUP, GroupPrices, num_intervals
 from tvm_spm.fusion.hopes import PARTS, Around, GroupHope
 from tvm_spm.fusion.network_plan import NOT_SCHEDULED, Alone, FusedGroup, NetworkPlan, RefusedGroup
 from tvm_spm.fusion.planner import plan_groups
@@ -16,8 +16,8 @@ __all__ = [
     "MAX_GROUP", "NOT_SCHEDULED", "Alone", "FusedGroup", "NetworkPlan", "RefusedGroup", "num_intervals", "plan_network",
 ]  # fmt: skip
 
-STEPS_PER_LAYER, LEAST_STEPS = 80, 1_000
-"""Of the searches of groups, for each layer of a network; and for a small network."""
+STEPS_PER_LAYER, STEPS_OF_ONE_LAYER = 80, 12_000
+"""Of the searches of groups, for each layer of a network; or, shared by its layers, for a small one."""
 
 MOST_TURNS = 64
 """Plans that are made on the way to the last one."""
@@ -56,7 +56,7 @@ def plan_network(
     """
     aim = Objective.of(objective)
     prices = GroupPrices(graph, arch, aim, alone, known, should_stop=should_stop, report=report)
-    most_steps = max(LEAST_STEPS, STEPS_PER_LAYER * len(graph.layers))
+    most_steps = max(STEPS_OF_ONE_LAYER // len(graph.layers), STEPS_PER_LAYER * len(graph.layers))
     turn = 0
     while True:
         plan = plan_groups(len(graph.layers), prices.options, objective, MAX_GROUP)
@@ -110,8 +110,3 @@ def _limits(prices: GroupPrices, num_open: int, most_steps: int, is_stopped: boo
     else:
         found.append("regions of groups are convex")
     return tuple(found)
-
-
-def num_intervals(num_layers: int) -> int:
-    """Intervals of two to ``MAX_GROUP`` layers."""
-    return sum(max(0, num_layers - size + 1) for size in range(2, MAX_GROUP + 1))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from cost_model.fused.cost import GroupCost
 from tvm_spm.arch import Arch
 from tvm_spm.errors import MappingError
-from tvm_spm.fusion.prover import Choice, GroupProver
+from tvm_spm.fusion.prover import MOST_CUTS, Choice, GroupProver
 from tvm_spm.group import Group, GroupMapping
 from tvm_spm.objective import Objective
 
@@ -64,7 +64,8 @@ class GroupProof:
 
 def prove_group(
     group: Group, arch: Arch, *, objective: str = "edp", cores: Sequence[int] | None = None,
-    most_steps: int = MOST_STEPS, known: Iterable[Choice] = (), should_stop: Callable[[], bool] = lambda: False,
+    most_steps: int = MOST_STEPS, most_cuts: int = MOST_CUTS, known: Iterable[Choice] = (),
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> GroupProof:  # fmt: skip
     """The best mapping of a group, and a bound of every other; repeatable, unless it is stopped.
 
@@ -74,6 +75,7 @@ def prove_group(
         objective: ``edp``, ``energy`` or ``latency``.
         cores: Numbers of cores; default 1, 2, 4, ... and all.
         most_steps: Beside those around the best known mappings: a mapping is priced in one, or in one per 1,024 stages.
+        most_cuts: Ways to cut the group into tiles of any size; where there are more, they are even cuts.
         known: Mappings of the space to begin with, and whether they have two buffers.
         should_stop: Asked between batches; once true, the result is what is known.
 
@@ -83,7 +85,7 @@ def prove_group(
     if arch.levels.SPM.is_split:
         raise MappingError(f"{arch.name} has a split scratchpad, whose parts cannot hold what is output and input")
     aim = Objective.of(objective)
-    prover = GroupProver(group, arch, aim.value_of, cores=cores)
+    prover = GroupProver(group, arch, aim.value_of, cores=cores, most_cuts=most_cuts)
     prover.start(known)
     limits = prover.improve(most_steps, should_stop)
     lower_bound = prover.lower_bound

@@ -42,6 +42,9 @@ STAGES_PER_STEP = 1_024
 MOST_STAGES = 1 << 17
 """Of one core; what has more is left to its bound."""
 
+MOST_CUTS = 100_000
+"""Ways to cut a group into tiles of any size; where there are more, only even cuts are looked at."""
+
 _BATCH = 256
 _NUM_DIVES = 64
 _MOST_ROUNDS = 24
@@ -76,16 +79,17 @@ class GroupProver:
         aim: The first one.
         cores: Numbers of cores; default 1, 2, 4, ... and all.
         mappers: Objectives of the mappers of stages that are tried for every mapping.
+        most_cuts: See ``GroupSpace``.
     """
 
     def __init__(
         self, group: Group, arch: Arch, aim: Aim, *, cores: Sequence[int] | None = None,
-        mappers: Sequence[str] = ("edp", "energy", "latency"),
+        mappers: Sequence[str] = ("edp", "energy", "latency"), most_cuts: int = MOST_CUTS,
     ) -> None:  # fmt: skip
         counts = [count for count in (cores or core_counts(arch)) if count <= arch.cores.count]
         self._group, self._arch = group, arch
         self._flat = flatten(group)
-        self.space = GroupSpace(group, self._flat, counts)
+        self.space = GroupSpace(group, self._flat, counts, most_cuts)
         self._bounds = Bounds(group, self._flat, arch, self.space.cuts())
         self._cut_list = list(self._bounds.row_of)
         self._mappers = tuple(inner_mapper(arch, name) for name in mappers)

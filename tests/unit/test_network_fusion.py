@@ -143,10 +143,12 @@ def test_a_budget_of_mappings_is_in_the_result(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(network, "STEPS_PER_LAYER", 0)
     chain = conv_chain(16, 16, 16, size=28)
     found = plan(chain, alone(2))
-    assert sizes(found) == [1, 1]
-    assert found.limits == ("0 of about 0 steps were made",)
+    # A few mappings are priced anyway.
+    assert sizes(found) == [2]
+    (limit,) = found.limits
+    assert limit.endswith(" of about 0 steps were made")
     assert 0 < found.lower_bound < found.value
-    assert found.optimality.startswith(f"within {100 * found.gap:.2g} % of the best of its space (0 of about 0")
+    assert found.optimality == f"within {100 * found.gap:.2g} % of the best of its space ({limit})"
 
 
 def test_ways_known_beforehand_need_no_search():

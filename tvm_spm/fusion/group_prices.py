@@ -10,7 +10,7 @@ from tvm_spm.arch import Arch
 from tvm_spm.errors import MappingError
 from tvm_spm.fusion.hopes import PARTS, GroupHope
 from tvm_spm.fusion.network_plan import NOT_SCHEDULED, Alone, FusedGroup, RefusedGroup, layer_names
-from tvm_spm.fusion.plan import GroupOption, PlannedGroup
+from tvm_spm.fusion.plan import FusionPlan, GroupOption, PlannedGroup
 from tvm_spm.fusion.prover import GroupProver, Point
 from tvm_spm.graph import LayerGraph
 from tvm_spm.group import Group, GroupMapping, refuse_group
@@ -23,6 +23,9 @@ MAX_GROUP = 10
 ALL_CUTS, FEWEST_CUTS = 200_000, 2_000
 """Ways to cut all groups of a network into tiles of any size, and for each at least; of groups that have more than that
 only even cuts are looked at."""
+
+SAMPLED_LAYERS = 3
+"""Groups of more layers are searched only where the best plan hopes for them."""
 
 
 class GroupPrices:
@@ -156,6 +159,30 @@ class GroupPrices:
             return None
         group = Group(graph=self._graph, first=planned.first, stop=planned.stop)
         return replace(FusedGroup.of(group, *hope.mapping(choice)), times=self.times(planned))
+
+    def sample(self, plan: FusionPlan) -> None:
+        """Price a few mappings of all groups of up to ``SAMPLED_LAYERS`` that may be better than their layers alone.
+
+        Args:
+            plan: Of layers alone.
+        """
+        value, sampled = self._objective.value_of(float(plan.cycles), plan.energy_pj), set()
+        for first, stop in self._keys:
+            hope = self._hope(first, stop)
+            if hope is None or hope in sampled or stop - first > SAMPLED_LAYERS or self._should_stop():
+                continue
+            times, layers = (
+                self._alone[first].times,
+                [self.options(index, index + 1)[0] for index in range(first, stop)],
+            )
+            cycles = plan.cycles - sum(one.cycles for one in layers)
+            energy_pj = plan.energy_pj - sum(one.energy_pj for one in layers)
+            if any(
+                self._objective.value_of(cycles + times * corner / PARTS, energy_pj + times * corner_pj) < value
+                for corner, corner_pj in hope.corners
+            ):
+                sampled.add(hope)
+                hope.sample()
 
     def polish(self, planned: PlannedGroup) -> bool:
         """Look around the way of a group for sizes that do not divide evenly; whether some other way was found."""

@@ -119,17 +119,22 @@ class GroupHope:
             most_steps: At most, beside those around the best known mappings.
             should_stop: Asked between batches.
         """
-        if self._around is None or (self._is_done and not self.is_settled(around)):
-            is_first, self._around = self._around is None, around
+        if self._around is None:
+            self._around = around
             self._prover.aim_at(self._aim(around))
-            if is_first:
-                self._prover.start()
-            else:
-                self._prover.climb()
+            self._prover.start()
+        if self._is_done and not self.is_settled(around):
+            self._around = around
+            self._prover.aim_at(self._aim(around))
+            self._prover.climb()
         self._prover.improve(min(self._next_steps, most_steps), should_stop)
         self._next_steps = min(MOST_STEPS, 2 * self._next_steps)
         self._bounds[self._around] = self._prover.lower_bound * (1 - 1e-12)
         self._corners = self._find_corners()
+
+    def sample(self) -> None:
+        """Price the mappings that promise most."""
+        self._prover.sample()
 
     def polish(self, point: Point) -> None:
         """Look around a point of a plan for sizes that do not divide evenly, once."""

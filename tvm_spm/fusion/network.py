@@ -16,7 +16,7 @@ __all__ = [
     "MAX_GROUP", "NOT_SCHEDULED", "Alone", "FusedGroup", "NetworkPlan", "RefusedGroup", "num_intervals", "plan_network",
 ]  # fmt: skip
 
-STEPS_PER_LAYER, STEPS_OF_ONE_LAYER = 80, 12_000
+STEPS_PER_LAYER, STEPS_OF_ONE_LAYER = 250, 12_000
 """Of the searches of groups, for each layer of a network; or, shared by its layers, for a small one."""
 
 MOST_TURNS = 64
@@ -57,6 +57,7 @@ def plan_network(
     aim = Objective.of(objective)
     prices = GroupPrices(graph, arch, aim, alone, known, should_stop=should_stop, report=report)
     most_steps = max(STEPS_OF_ONE_LAYER // len(graph.layers), STEPS_PER_LAYER * len(graph.layers))
+    prices.sample(plan_groups(len(graph.layers), prices.options, objective, 1))
     turn = 0
     while True:
         plan = plan_groups(len(graph.layers), prices.options, objective, MAX_GROUP)

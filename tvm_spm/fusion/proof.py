@@ -86,6 +86,7 @@ def prove_group(
         raise MappingError(f"{arch.name} has a split scratchpad, whose parts cannot hold what is output and input")
     aim = Objective.of(objective)
     prover = GroupProver(group, arch, aim.value_of, cores=cores, most_cuts=most_cuts)
+    prover.sample()
     prover.start(known)
     limits = prover.improve(most_steps, should_stop)
     lower_bound = prover.lower_bound

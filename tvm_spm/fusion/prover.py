@@ -20,7 +20,8 @@ from tvm_spm.arch import Arch
 from tvm_spm.fusion.bounds import CYCLES, ENERGY_PJ, SINGLE_BYTES, Bounds
 from tvm_spm.fusion.candidates import Candidate
 from tvm_spm.fusion.group_space import GroupSpace, largest_up_to
-from tvm_spm.fusion.search import core_counts, inner_mapper
+from tvm_spm.fusion.probe import Prober
+from tvm_spm.fusion.search import NUM_TIMED, core_counts, inner_mapper
 from tvm_spm.fusion.timing import Timer
 from tvm_spm.group import Group, GroupMapping
 from tvm_spm.workload import DIM_NAMES, Operand
@@ -197,8 +198,13 @@ class GroupProver:
             block = _Block(depth, cut[keep], k_tile[keep], chunks[keep], found[keep, SINGLE_BYTES:], value[keep])
             heapq.heappush(self._heap, (float(block.value[0]), -depth, next(self._serial), 0, block))
 
+    def sample(self) -> None:
+        """Price what promises most from a few tiles of each mapping."""
+        prober = Prober(self._group, self._flat, self._arch)
+        self._try([choice for count in self.space.counts for choice in prober.promising(count, NUM_TIMED)])
+
     def start(self, known: Iterable[Choice] = ()) -> None:
-        """Price mappings that are known, the most promising ways to cut, and climb from the best of them."""
+        """Price mappings that are known, and the most promising ways to cut; and climb from the best of them."""
         choices = [*known]
         for _, _, _, _, block in heapq.nsmallest(1, self._heap):
             for place in range(min(_NUM_DIVES, len(block.value))):
@@ -221,18 +227,24 @@ class GroupProver:
                 return
 
     def _dive(self, cut: Ints) -> list[Choice]:
-        """A mapping of a part of the space: all channels at a time, or of the layers with most weights few."""
+        """A mapping of a part of the space: all channels at a time, or ever fewer where most weights are held."""
+        weights = np.array(self._weight_bits(), np.float64) / self._whole_k
         most = (self._whole_k // self._forced_chunks()).tolist()
         k_tile = np.array([largest_up_to(*pair) for pair in zip(self.space.k_options, most, strict=True)], np.int64)
-        for layer in (None, *np.argsort(-self._whole_k, kind="stable").tolist()):
-            if layer is not None:
-                k_tile[layer] = largest_up_to(self.space.k_options[layer], int(k_tile[layer]) // 2)
+        while True:
             chunks = -(-self._whole_k // k_tile)
             held = self._bounds.bound(cut[None], k_tile[None], chunks[None])[0, SINGLE_BYTES:]
             if held[0] <= self._capacity_bytes:
                 candidate = self._candidate(cut, k_tile)
                 return [(candidate, double) for double in (False, True) if held[int(double)] <= self._capacity_bytes]
-        return []
+            smaller = [
+                largest_up_to(options, int(k) - 1) for options, k in zip(self.space.k_options, k_tile, strict=True)
+            ]
+            worth = np.where(np.array(smaller) < k_tile, weights * k_tile, -1.0)
+            layer = int(np.argmax(worth))
+            if worth[layer] < 0:
+                return []
+            k_tile[layer] = smaller[layer]
 
     def _candidate(self, cut: Ints, k_tile: Ints) -> Candidate:
         cuts = [self._cut_list[row] for row in cut.tolist()]

@@ -124,7 +124,7 @@ def test_weights_of_a_step_are_constants_of_the_network():
     assert len(weights) == 2
     assert all(weight.is_constant for weight in weights)
     names = [name for name, task in extraction.functions if isinstance(extraction.graph.tasks[task].work, Workload)]
-    calls = calls_of(extraction.mod, names)
+    calls = calls_of(extraction.mod, names, {})
     assert [list(call.constants) for call in calls] == [["W"], ["W"]]
     np.testing.assert_array_equal(calls[0].constants["W"], WEIGHT)
 

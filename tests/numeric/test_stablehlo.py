@@ -12,6 +12,7 @@ from tvm_spm.deploy.runtime import build, run
 from tvm_spm.errors import ModelError
 from tvm_spm.frontend import Extraction, extract, load_model
 from tvm_spm.frontend.attention import find_attention
+from tvm_spm.workload import Workload
 
 pytest.importorskip(
     "jaxlib", reason='StableHLO is parsed by jaxlib, which is optional: pip install "tvm-spm[stablehlo]"'
@@ -202,6 +203,91 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, text: str, message: str):
     with pytest.raises(ModelError, match=message) as caught:
         read(tmp_path, text)
     assert "\n" not in str(caught.value)
+
+
+def loop(*, backwards: bool = False, condition: str = "compare LT, %i, %n, SIGNED", update: str = "%j") -> str:
+    """Running products by a matrix, plus a row each; JAX writes a scan so."""
+    at = (
+        "%j = stablehlo.subtract %last, %i : tensor<i32>" if backwards else "%j = stablehlo.add %i, %zero : tensor<i32>"
+    )
+    return f"""
+module @jit_f {{
+  func.func public @main(%rows: tensor<40x3x4xf32>, %start: tensor<3x4xf32>, %matrix: tensor<4x4xf32>)
+      -> (tensor<3x4xf32>, tensor<40x3x4xf32>) {{
+    %none = stablehlo.constant dense<0.0> : tensor<40x3x4xf32>
+    %first = stablehlo.constant dense<0> : tensor<i32>
+    %1:5 = stablehlo.while(%xs = %rows, %w = %matrix, %i = %first, %h = %start, %ys = %none)
+        : tensor<40x3x4xf32>, tensor<4x4xf32>, tensor<i32>, tensor<3x4xf32>, tensor<40x3x4xf32>
+    cond {{
+      %n = stablehlo.constant dense<40> : tensor<i32>
+      %2 = stablehlo.{condition} : (tensor<i32>, tensor<i32>) -> tensor<i1>
+      stablehlo.return %2 : tensor<i1>
+    }} do {{
+      %zero = stablehlo.constant dense<0> : tensor<i32>
+      %last = stablehlo.constant dense<39> : tensor<i32>
+      {at}
+      %2 = func.call @row(%xs, %j) : (tensor<40x3x4xf32>, tensor<i32>) -> tensor<3x4xf32>
+      %3 = stablehlo.dot_general %h, %w, contracting_dims = [1] x [0]
+        : (tensor<3x4xf32>, tensor<4x4xf32>) -> tensor<3x4xf32>
+      %4 = stablehlo.convert %i : (tensor<i32>) -> tensor<f32>
+      %5 = stablehlo.broadcast_in_dim %4, dims = [] : (tensor<f32>) -> tensor<3x4xf32>
+      %6 = stablehlo.add %2, %5 : tensor<3x4xf32>
+      %7 = stablehlo.add %3, %6 : tensor<3x4xf32>
+      %8 = stablehlo.reshape %7 : (tensor<3x4xf32>) -> tensor<1x3x4xf32>
+      %9 = stablehlo.dynamic_update_slice %ys, %8, {update}, %zero, %zero
+        : (tensor<40x3x4xf32>, tensor<1x3x4xf32>, tensor<i32>, tensor<i32>, tensor<i32>) -> tensor<40x3x4xf32>
+      %one = stablehlo.constant dense<1> : tensor<i32>
+      %10 = stablehlo.add %i, %one : tensor<i32>
+      stablehlo.return %xs, %w, %10, %7, %9
+        : tensor<40x3x4xf32>, tensor<4x4xf32>, tensor<i32>, tensor<3x4xf32>, tensor<40x3x4xf32>
+    }}
+    return %1#3, %1#4 : tensor<3x4xf32>, tensor<40x3x4xf32>
+  }}
+  func.func private @row(%arg0: tensor<40x3x4xf32>, %arg1: tensor<i32>) -> tensor<3x4xf32> {{
+    %c = stablehlo.constant dense<0> : tensor<i32>
+    %0 = stablehlo.dynamic_slice %arg0, %arg1, %c, %c, sizes = [1, 3, 4]
+      : (tensor<40x3x4xf32>, tensor<i32>, tensor<i32>, tensor<i32>) -> tensor<1x3x4xf32>
+    %1 = stablehlo.reshape %0 : (tensor<1x3x4xf32>) -> tensor<3x4xf32>
+    return %1 : tensor<3x4xf32>
+  }}
+}}
+"""
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_loop_that_counts_is_a_step_that_runs_many_times(tmp_path: Path, backwards: bool):
+    extraction = read(tmp_path, loop(backwards=backwards))
+    products = [task for task in extraction.graph.tasks if isinstance(task.work, Workload)]
+    assert [(task.work.macs, task.count) for task in products] == [(3 * 4 * 4, 40)]
+    assert [call.name for call in extraction.graph.host_calls if "a view" not in call.reason] == []
+    rows, state, matrix = draw((40, 3, 4), (3, 4), (4, 4))
+    matrix /= 4
+    found = run(build(extraction.mod, "edge-256"), [rows, state, matrix])
+    made = np.zeros_like(rows)
+    for number in range(40):
+        at = 39 - number if backwards else number
+        state = state @ matrix + rows[at] + np.float32(number)
+        made[at] = state
+    for got, wanted in zip(found, (state, made), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            loop(condition="compare NE, %i, %n, SIGNED"),
+            "stablehlo.while at .*: a loop that does not count",
+        ),
+        (
+            loop(update="%zero"),
+            "dynamic_update_slice at .*: a loop that writes elsewhere than at its counter",
+        ),
+    ],
+)
+def test_other_loops_are_named(tmp_path: Path, text: str, message: str):
+    with pytest.raises(ModelError, match=message):
+        read(tmp_path, text)
 
 
 def test_a_file_of_no_text(tmp_path: Path):

@@ -57,7 +57,7 @@ def add_rounds(builder: relax.BlockBuilder, name: str, step: tvm.IRModule, round
     Args:
         builder: Of the module; no function is open.
         name: Start of the names of the functions.
-        step: Its ``main`` is the step; other functions are those it calls.
+        step: Its ``main`` is the step; it calls other functions of its module, or of the builder's.
         rounds: How it runs.
 
     Returns:
@@ -155,7 +155,7 @@ class _Renamed(PyExprMutator):
         self._known = known
 
     def visit_global_var_(self, var: tvm.ir.GlobalVar) -> relax.Expr:
-        return self._known[str(var.name_hint)]
+        return self._known.get(str(var.name_hint), var)
 
 
 def _add_calls(

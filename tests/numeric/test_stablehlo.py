@@ -145,6 +145,62 @@ def test_causal_attention(tmp_path: Path):
     assert len(extraction.graph.nodes) == 3
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_attention_for_groups_of_heads(tmp_path: Path, batch: int, has_bias: bool):
+    # As jax.nn.dot_product_attention is exported: an axis of one for the heads that share keys, in varying places.
+    q, wide, s, e = f"{batch}x6x4x8xf32", f"{batch}x4x6x1x6xf32", f"{batch}x4x6x1", f"{batch}x4x6x6xf32"
+    added = f"""
+        %bias = stablehlo.reshape %b : (tensor<{e}>) -> tensor<{wide}>
+        %4 = stablehlo.add %3, %bias : tensor<{wide}>"""
+    text = f"""
+    module {{
+      func.func @main(%q: tensor<{q}>, %k: tensor<{q}>, %v: tensor<{q}>, %b: tensor<{e}>) -> tensor<{q}> {{
+        %zero = stablehlo.constant dense<0.0> : tensor<f32>
+        %low = stablehlo.constant dense<0xFF800000> : tensor<f32>
+        %scale = stablehlo.constant dense<0.5> : tensor<f32>
+        %0 = stablehlo.reshape %q : (tensor<{q}>) -> tensor<{batch}x6x4x1x8xf32>
+        %1 = stablehlo.dot_general %0, %k, batching_dims = [0, 2] x [0, 2], contracting_dims = [4] x [3]
+          : (tensor<{batch}x6x4x1x8xf32>, tensor<{q}>) -> tensor<{wide}>
+        %2 = stablehlo.broadcast_in_dim %scale, dims = [] : (tensor<f32>) -> tensor<{wide}>
+        %3 = stablehlo.multiply %1, %2 : tensor<{wide}>{added if has_bias else ""}
+        %5 = stablehlo.reduce({"%4" if has_bias else "%3"} init: %low) applies stablehlo.maximum across dimensions = [4]
+          : (tensor<{wide}>, tensor<f32>) -> tensor<{s}xf32>
+        %6 = stablehlo.broadcast_in_dim %low, dims = [] : (tensor<f32>) -> tensor<{s}xf32>
+        %7 = stablehlo.maximum %6, %5 : tensor<{s}xf32>
+        %8 = stablehlo.transpose %7, dims = [3, 0, 1, 2] : (tensor<{s}xf32>) -> tensor<1x{batch}x4x6xf32>
+        %9 = stablehlo.broadcast_in_dim %8, dims = [0, 1, 2, 3]
+          : (tensor<1x{batch}x4x6xf32>) -> tensor<1x{batch}x4x6x1xf32>
+        %10 = stablehlo.transpose {"%4" if has_bias else "%3"}, dims = [3, 0, 1, 2, 4]
+          : (tensor<{wide}>) -> tensor<1x{e}>
+        %11 = stablehlo.broadcast_in_dim %9, dims = [0, 1, 2, 3, 4] : (tensor<1x{batch}x4x6x1xf32>) -> tensor<1x{e}>
+        %12 = stablehlo.subtract %10, %11 : tensor<1x{e}>
+        %13 = stablehlo.exponential %12 : tensor<1x{e}>
+        %14 = stablehlo.reduce(%13 init: %zero) applies stablehlo.add across dimensions = [4]
+          : (tensor<1x{e}>, tensor<f32>) -> tensor<1x{batch}x4x6xf32>
+        %15 = stablehlo.broadcast_in_dim %14, dims = [0, 1, 2, 3]
+          : (tensor<1x{batch}x4x6xf32>) -> tensor<1x{batch}x4x6x1xf32>
+        %16 = stablehlo.broadcast_in_dim %15, dims = [0, 1, 2, 3, 4] : (tensor<1x{batch}x4x6x1xf32>) -> tensor<1x{e}>
+        %17 = stablehlo.divide %13, %16 : tensor<1x{e}>
+        %18 = stablehlo.dot_general %v, %17, batching_dims = [0, 2] x [1, 2], contracting_dims = [1] x [4]
+          : (tensor<{q}>, tensor<1x{e}>) -> tensor<{batch}x4x8x1x6xf32>
+        %19 = stablehlo.transpose %18, dims = [3, 0, 4, 1, 2]
+          : (tensor<{batch}x4x8x1x6xf32>) -> tensor<1x{q}>
+        %20 = stablehlo.reshape %19 : (tensor<1x{q}>) -> tensor<{q}>
+        return %20 : tensor<{q}>
+      }}
+    }}
+    """
+    query, key, value = draw(*[(batch, 6, 4, 8)] * 3)
+    (bias,) = draw((batch, 4, 6, 6))
+    scores = np.einsum("bmhd,bnhd->bhmn", query, key) / 2 + (bias if has_bias else 0)
+    powers = np.exp(scores - scores.max(-1, keepdims=True))
+    extraction = read(tmp_path, text)
+    expected = np.einsum("bhmn,bnhd->bmhd", powers / powers.sum(-1, keepdims=True), value)
+    check(extraction, [query, key, value, bias], expected)
+    assert len(find_attention(extraction.mod)[0]) == 1
+
+
 def test_products_over_any_axes(tmp_path: Path):
     text = """
     module {

@@ -19,6 +19,7 @@ from tvm_spm.frontend.fuse import TVM_ERRORS, first_line
 from tvm_spm.frontend.rounds import add_rounds
 from tvm_spm.frontend.stablehlo.loops import LoopBody, LoopCount, LoopStep, count_of, step_of
 from tvm_spm.frontend.stablehlo.operators import OPERATORS, kind_of
+from tvm_spm.frontend.stablehlo.unit_axes import without_unit_axes
 from tvm_spm.frontend.stablehlo.value import Emitter, Value
 from tvm_spm.input_file import read_regular
 
@@ -106,7 +107,7 @@ class _Reader:
             self._builder.emit_func_output(output)
         found = self._builder.get()
         found.update(self._loops.get())
-        return found
+        return without_unit_axes(found)
 
     def _body(self, block: Any, arguments: list[Value], depth: int, around: Around = _NOTHING) -> list[Value]:  # noqa: ANN401 (MLIR's own)
         known = {**around, **dict(zip(block.arguments, arguments, strict=True))}

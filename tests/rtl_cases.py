@@ -1,13 +1,9 @@
-"""Five small machines that are built as hardware, thirty small layers, and where hardware cannot keep to the rule."""
+"""Small machines that are built as hardware, and thirty small layers."""
 
 from __future__ import annotations
 
-from itertools import product
-from typing import NamedTuple
-
 from tvm_spm.arch import Arch, parse_arch
-from tvm_spm.stream.instructions import DimSetup, NestSetup, RunPass, Stream
-from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS, Workload
+from tvm_spm.workload import Workload
 
 _TEXT = """
 name = "{name}"
@@ -20,7 +16,7 @@ launch_cycles = {launch}
 [pe]
 rows = {rows}
 cols = {cols}
-mac_stages = 1
+mac_stages = {stages}
 [mac]
 op_pj = 0.1
 [levels.RF]
@@ -31,6 +27,7 @@ fill_pj = 0.5
 capacity_bytes = {spm}
 bank_bytes = {bank}
 access_pj = 10.0
+{port}
 [levels.DRAM]
 access_pj = 200.0
 channels = 1
@@ -53,7 +50,7 @@ op_pj = 0.1
 
 _NUMBERS = {
     "rows": 2, "cols": 2, "rf": 64, "spm": 1024, "bank": 16, "noc": 1, "rate": 4.0, "burst": 1, "startup": 3,
-    "per_byte": 0.25, "vector": 8, "launch": 0, "cores": 1,
+    "per_byte": 0.25, "vector": 8, "launch": 0, "cores": 1, "stages": 1, "port": "",
 }  # fmt: skip
 
 
@@ -69,6 +66,8 @@ def machine_text(name: str, **numbers: float | str) -> str:
 
 
 SMALLEST = machine("two")
+DEEP = machine("deep", rows=3, cols=2, rf=96, spm=2048, noc=1.5, stages=3, vector=0.75)
+PORT = machine("port", rows=2, cols=3, rf=96, spm=2048, noc=2, stages=2, port="bytes_per_cycle = 2.5", vector=1)
 PAGED = (
     machine("paged", pages="banks = 2\nrow_bytes = 64\nmiss_cycles = 9"),
     machine("turns", rate=5.0, per_byte=0.2, burst=8, startup=2.5,
@@ -80,9 +79,10 @@ MACHINES = (
     SMALLEST,
     machine("four", rows=4, cols=4, rf=128, spm=4096, bank=64, noc=2, rate=8.0, per_byte=0.125, burst=8, startup=10,
             vector=8, launch=7),
-    machine("wide", cols=8, rf=96, spm=2048, bank=32, noc=4, rate=2.0, per_byte=0.5, startup=0, vector=4),
+    machine("wide", cols=8, rf=96, spm=2048, bank=32, noc=4, rate=2.0, per_byte=0.5, startup=0, vector=4,
+            port="bytes_per_cycle = 6"),
     machine("tall", rows=8, cols=4, rf=256, spm=8192, bank=128, noc=3, rate=5.0, per_byte=0.2, burst=16, startup=2.5,
-            vector=16, launch=1),
+            vector=16, launch=1, stages=3),
     machine("slow", rows=3, cols=5, rf=80, spm=3072, bank=1, noc=0.75, rate=6.4, per_byte=0.15625, burst=4,
             startup=7.25, vector=1.5),
 )  # fmt: skip
@@ -122,59 +122,3 @@ LAYERS = (
     _conv(K=10, C=2, OY=1, OX=6, FY=1, FX=4, padding=(0, 2), **_I16),
     _conv(K=3, C=7, OY=5, OX=2, FY=3, FX=2, stride=2, padding=(2, 1), **_I8),
 )
-
-
-class _Step(NamedTuple):
-    """Index of an array tile per dim, and its size."""
-
-    index: tuple[int, ...]
-    size: tuple[int, ...]
-
-
-_SUMMED = tuple(DIM_NAMES.index(name) for name in REDUCTION_DIMS)
-
-
-def sums_collide(stream: Stream) -> bool:
-    """Whether double-buffered sums are timed as read back where hardware cannot read them yet.
-
-    Either the tile that leaves is the next one too, or the next tile goes into the buffer of the one before the last,
-    and is the longer one along one dim and the shorter one along another, so that it comes to places still to be read.
-    """
-    nest = next(each for each in stream.instructions if isinstance(each, NestSetup))
-    dims = {each.dim: each for each in stream.instructions if isinstance(each, DimSetup)}
-    runs = {(each.counts, each.lasts, each.reads_o) for each in stream.instructions if isinstance(each, RunPass)}
-    return bool(nest.rf_double[2]) and any(_collide(nest, dims, *run) for run in runs)
-
-
-def _collide(
-    nest: NestSetup, dims: dict[str, DimSetup], counts: tuple[int, ...], lasts: tuple[int, ...], reads: int
-) -> bool:
-    loops = [DIM_NAMES.index(name) for name in nest.loops]
-    steps = []
-    for at in product(*(range(counts[d]) for d in loops)):
-        index = [0] * len(DIM_NAMES)
-        for d, value in zip(loops, at, strict=True):
-            index[d] = value
-        size = [lasts[d] if index[d] == counts[d] - 1 else dims[name].array for d, name in enumerate(DIM_NAMES)]
-        steps.append(_Step(tuple(index), tuple(size)))
-    moves = [
-        min(place for place, d in enumerate(loops) if a.index[d] != b.index[d]) < nest.depths[2]
-        for a, b in zip(steps, steps[1:], strict=False)
-    ]
-    for at, moved in enumerate(moves):
-        now, following = _outputs(steps[at]), _outputs(steps[at + 1])
-        if not moved or not (reads or any(steps[at + 1].index[d] for d in _SUMMED)):
-            continue
-        if now == following:
-            return True
-        if at and moves[at - 1]:
-            before = _outputs(steps[at - 1])
-            pairs = list(zip(before.size, following.size, strict=True))
-            if before != following and any(a < b for a, b in pairs) and any(a > b for a, b in pairs):
-                return True
-    return False
-
-
-def _outputs(step: _Step) -> _Step:
-    kept = [d for d in range(len(DIM_NAMES)) if d not in _SUMMED]
-    return _Step(tuple(step.index[d] for d in kept), tuple(step.size[d] for d in kept))

@@ -6,7 +6,6 @@ import numpy as np
 
 from cost_model.simulator import account, record
 from cost_model.simulator.log import PASS_END, PASS_START
-from tests.rtl_cases import sums_collide
 from tvm_spm.arch import Arch
 from tvm_spm.mapping import Mapping
 from tvm_spm.rtl.build import build
@@ -51,8 +50,8 @@ def expected(workload: Workload, tensors: dict[str, np.ndarray]) -> np.ndarray:
     return sums.astype(workload.O.dtype)
 
 
-def run_and_compare(workload: Workload, arch: Arch, mapping: Mapping, rng: np.random.Generator) -> tuple[bool, RtlRun]:
-    """Run one program; whether its cycles had to be equal, and what ran."""
+def run_and_compare(workload: Workload, arch: Arch, mapping: Mapping, rng: np.random.Generator) -> RtlRun:
+    """Run one program: its outputs, counts, and cycles of every pass are those that numpy and the simulator have."""
     layer = encode(workload, arch, mapping)
     stream, tensors = layer.streams[0], random_tensors(layer, rng)
     image = np.frombuffer(bytes(layer.memory.image(tensors)), np.uint8)
@@ -69,8 +68,6 @@ def run_and_compare(workload: Workload, arch: Arch, mapping: Mapping, rng: np.ra
     assert (i_pad, w_pad, partial_pad + final_pad, extra_pad) == counts.unused_bits, what
     assert run.macs == workload.macs, what
     cycles, log = record(workload, arch, mapping, most_events=10**6)
-    if sums_collide(stream):
-        return False, run
     passes = log.passes[:, PASS_END] - log.passes[:, PASS_START]
     assert (run.cycles, run.pass_cycles) == (cycles, tuple(passes.tolist())), what
-    return True, run
+    return run

@@ -108,48 +108,61 @@ def walk_pass(
     def elems(operand: Operand, i: int) -> int:
         return spanned_elems(workload.projection(operand).axes, sizes[i])
 
+    port = arch.levels.SPM.bytes_per_cycle
+    outputs = [d for d in DIM_NAMES if d not in REDUCTION_DIMS]
+
     def crossing_cycles(operand: Operand, i: int) -> int:
-        return math.ceil(elems(operand, i) / arch.noc.elems_per_cycle)
+        cycles = math.ceil(elems(operand, i) / arch.noc.elems_per_cycle)
+        if port is None:
+            return cycles
+        return max(cycles, math.ceil(whole_bytes(elems(operand, i) * workload.projection(operand).elem_bits) / port))
 
-    def port(group: list[tuple[Operand, int]]) -> int:
-        if arch.levels.SPM.bytes_per_cycle is None or not group:
-            return 0
-        num_bytes = sum(whole_bytes(elems(o, i) * workload.projection(o).elem_bits) for o, i in group)
-        return math.ceil(num_bytes / arch.levels.SPM.bytes_per_cycle)
+    def loaded(i: int, operands: set[Operand]) -> int:
+        """When these are there, one after the other if there is one port for all."""
+        return (max if port is None else sum)([crossing_cycles(o, i) for o in operands] or [0])
 
-    last = len(steps) - 1
-    fill_group = [(o, 0) for o in sorted(loads[0], key=lambda o: o.value)] + [(Operand.O, 0)] * reads[0]
-    total = max([crossing_cycles(o, i) for o, i in fill_group] + [port(fill_group)], default=0)
-    compute = 0
+    def stays(i: int) -> bool:
+        """Whether the outputs of a step are those of the next."""
+        return all(steps[i].get(d, 0) == steps[i + 1].get(d, 0) for d in outputs)
+
+    def is_another_order(i: int, j: int) -> bool:
+        """Whether an output tile is longer than another one way, and shorter another way."""
+        return any(sizes[i][d] > sizes[j][d] for d in outputs) and any(sizes[i][d] < sizes[j][d] for d in outputs)
+
+    last, empty = len(steps) - 1, arch.pe.mac_stages - 1
+    total = loaded(0, loads[0] | ({Operand.O} if reads[0] else set()))
+    compute, double_o = 0, nest.double("RF", Operand.O)
     for i, step_size in enumerate(sizes):
         mac_cycles = math.prod(min(mapping.rf[d], step_size[d]) for d in DIM_NAMES)
         compute += mac_cycles
-        hidden: list[tuple[Operand, int]] = []
-        shown: list[tuple[Operand, int]] = []
-        hidden_cycles, shown_cycles, shown_output = [mac_cycles], [0], 0
-        if i < last:
-            for operand in loads[i + 1]:
-                double = nest.double("RF", operand)
-                (hidden if double else shown).append((operand, i + 1))
-                (hidden_cycles if double else shown_cycles).append(crossing_cycles(operand, i + 1))
-        if nest.double("RF", Operand.O):
-            if i < last and reads[i + 1]:
-                hidden.append((Operand.O, i + 1))
-                hidden_cycles.append(crossing_cycles(Operand.O, i + 1))
-            if i > 0 and leaves[i - 1]:
-                hidden.append((Operand.O, i - 1))
-                hidden_cycles.append(crossing_cycles(Operand.O, i - 1) + hops)
-        else:
-            if i < last and leaves[i]:
-                shown.append((Operand.O, i))
-                shown_output += crossing_cycles(Operand.O, i) + hops
-            if i < last and reads[i + 1]:
-                shown.append((Operand.O, i + 1))
-                shown_output += crossing_cycles(Operand.O, i + 1)
-        total += max(*hidden_cycles, port(hidden)) + max(*shown_cycles, shown_output, port(shown))
+        following = loads[i + 1] if i < last else set()
+        beside = loaded(i + 1, {o for o in following if nest.double("RF", o)}) if following else 0
+        behind = loaded(i + 1, {o for o in following if not nest.double("RF", o)}) if following else 0
+        ends = [mac_cycles, beside]
+        # the sums of the step before leave beside this one, those of the next one come
+        left = double_o and i > 0 and leaves[i - 1] and not stays(i - 1)
+        comes = i < last and reads[i + 1] and double_o and not stays(i)
+        gone = 0
+        if left:
+            starts = empty if port is None else max(empty, beside)
+            gone = starts + crossing_cycles(Operand.O, i - 1) + hops
+            ends.append(gone)
+        if comes:
+            starts = 0 if port is None else beside
+            if left:
+                starts = gone if port is not None or is_another_order(i - 1, i + 1) else empty
+            ends.append(starts + crossing_cycles(Operand.O, i + 1))
+        total += max(ends)
+        # in the turn
+        ends = [behind]
+        if i < last and leaves[i] and not (double_o and not stays(i)):
+            ends.append((empty if port is None else max(empty, behind)) + crossing_cycles(Operand.O, i) + hops)
+            if reads[i + 1]:
+                ends.append(ends[-1] + crossing_cycles(Operand.O, i + 1))
+        total += max(ends)
+    total += empty
     if leaves[last]:
-        total += max(crossing_cycles(Operand.O, last) + hops, port([(Operand.O, last)]))
-    total += arch.pe.mac_stages - 1
+        total += crossing_cycles(Operand.O, last) + hops
     for i, step_size in enumerate(sizes):
         for operand in loads[i]:
             walk.crossed[operand.name] += elems(operand, i)

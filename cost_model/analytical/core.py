@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cost_model.analytical.passes import Loops, PassRecord, add_loop, fill_pass, port_cycles, set_edges
+from cost_model.analytical.passes import Loops, PassRecord, add_loop, clear_loops, crossed_by, fill_pass, set_edges
 from cost_model.analytical.transfers import (
     FINAL_ENGINE,
     RUN_FIRST,
@@ -57,7 +57,7 @@ _START, _END = -1, -1
 def core_times(problem: Problem, nest: Nest, first: Ints, extent: Ints, scratch: Scratch) -> tuple[CoreTimes, int]:
     """Times of the core that owns ``extent`` elements from ``first`` on along each dim, and of its first loads."""
     loops = scratch.loops[0]
-    loops.num_loops, loops.num_masks = 0, 1
+    clear_loops(loops)
     for d in range(NUM_DIMS):
         loops.of_dim[d] = -1
         loops.size[d] = min(nest.tile[HELD, d], extent[d])
@@ -101,21 +101,12 @@ def _longest_pieces(tile: int, array: int, rf: int) -> int:
 @small
 def pass_cycles(problem: Problem, nest: Nest, record: PassRecord, tick_in: int, tick_out: int, is_partial: int) -> int:
     """Cycles of a pass with its fill and drain, between two ticks."""
-    fill, fill_bytes = 0, 0
-    for operand in range(2):
-        if tick_in <= nest.position[PE, operand]:
-            fill = max(fill, record.in_cycles[operand])
-            fill_bytes += record.in_bytes[operand]
-    if is_partial == 1 and tick_in <= nest.position[PE, O]:
-        fill = max(fill, record.in_cycles[O])
-        fill_bytes += record.in_bytes[O]
+    fill = 0
+    for operand in range(3):
+        if tick_in <= nest.position[PE, operand] and (operand != O or is_partial == 1):
+            fill = crossed_by(problem, fill, record.in_cycles[operand])
     drain = record.drain_cycles if tick_out <= nest.position[PE, O] else 0
-    return (
-        record.cycles[is_partial]
-        + max(fill, port_cycles(problem.spm_bytes_per_cycle, fill_bytes))
-        + problem.pipeline_cycles
-        + drain
-    )
+    return record.cycles[is_partial] + fill + problem.pipeline_cycles + drain
 
 
 @small

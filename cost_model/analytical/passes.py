@@ -7,13 +7,13 @@ reduction loop is beyond its first index (so that outputs are partial sums).
 
 from __future__ import annotations
 
-import math
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cost_model.arrays import UNBOUNDED
+from cost_model.crossing import crossing_cycles
 from cost_model.nest import ARRAY, CORE, PE, PIECE, Nest, floor_div
 from cost_model.problem import Ints, O, Problem
 from cost_model.record import record
@@ -24,14 +24,10 @@ from tvm_spm.space.tensors import tile_elems
 MAX_KINDS = 1 << NUM_DIMS
 """Combinations of loops that are at their edge tile."""
 
-STEP_FIELDS = np.dtype(
-    [("compute", np.int64), ("in_cycles", np.int64, 3), ("out_cycles", np.int64), ("num_bytes", np.int64, 3)]
-)
-"""One step; a table of steps is indexed by the mask of edge tiles."""
+STEP_FIELDS = np.dtype([("compute", np.int64), ("in_cycles", np.int64, 3), ("out_cycles", np.int64)])
+"""One step: cycles of its MACs, and of each network on its own; a table is indexed by the mask of edge tiles."""
 
-PASS_FIELDS = np.dtype(
-    [("cycles", np.int64, 2), ("drain_cycles", np.int64), ("in_cycles", np.int64, 3), ("in_bytes", np.int64, 3)]
-)
+PASS_FIELDS = np.dtype([("cycles", np.int64, 2), ("drain_cycles", np.int64), ("in_cycles", np.int64, 3)])
 """One pass: its steps if outputs start fresh or as partial sums, without fill and drain; the drain; and per operand
 what its first array tile takes to come in."""
 
@@ -45,7 +41,6 @@ class PassRecord(Protocol):
     cycles: Ints
     drain_cycles: int
     in_cycles: Ints
-    in_bytes: Ints
 
 
 class Loops(Protocol):
@@ -54,6 +49,8 @@ class Loops(Protocol):
     Attributes:
         num_loops: How many.
         num_masks: Combinations of those that have an edge tile.
+        over_outputs: Position among all loops of the nest of the innermost that is over outputs, or -1.
+        output_bits: Bits of the mask that change the size of an output tile.
         dim: Dim of each.
         count: Iterations.
         bit: Of the mask, or 0 if the loop has no edge tile.
@@ -68,6 +65,8 @@ class Loops(Protocol):
 
     num_loops: int
     num_masks: int
+    over_outputs: int
+    output_bits: int
     dim: Ints
     count: Ints
     bit: Ints
@@ -87,6 +86,13 @@ LOOP_FIELDS = record(Loops, {
 
 
 @small
+def clear_loops(loops: Loops) -> None:
+    """Start anew."""
+    loops.num_loops, loops.num_masks = 0, 1
+    loops.over_outputs, loops.output_bits = -1, 0
+
+
+@small
 def add_loop(loops: Loops, d: int, extent: int, tile: int, red: int, position: int) -> int:
     """Append the loop over the tiles of one dim.
 
@@ -98,6 +104,9 @@ def add_loop(loops: Loops, d: int, extent: int, tile: int, red: int, position: i
     loops.dim[last], loops.count[last] = d, whole + has_edge
     loops.red[last], loops.position[last] = red, position
     loops.bit[last] = has_edge * loops.num_masks
+    if red == 0:
+        loops.over_outputs = position
+        loops.output_bits |= loops.bit[last]
     loops.num_masks <<= has_edge
     loops.num_loops = last + 1
     return whole
@@ -135,25 +144,23 @@ def fill_pass(
         ways: Scratch of ``(MAX_KINDS, 2)``.
         record: Of ``PASS_FIELDS``.
     """
-    loops.num_loops, loops.num_masks = 0, 1
+    clear_loops(loops)
     for loop in range(nest.num_loops[PE]):
         d = nest.loop_dim[PE, loop]
         if tile[d] > nest.tile[ARRAY, d]:
             add_loop(loops, d, tile[d], nest.tile[ARRAY, d], problem.is_reduction[d], nest.num_loops[CORE] + loop)
     _fill_steps(problem, nest, tile, loops, steps)
-    last = steps[loops.num_masks - 1]
     for operand in range(3):
         record.in_cycles[operand] = steps[0].in_cycles[operand]
-        record.in_bytes[operand] = steps[0].num_bytes[operand]
-    record.drain_cycles = max(last.out_cycles, port_cycles(problem.spm_bytes_per_cycle, last.num_bytes[O]))
+    record.drain_cycles = steps[loops.num_masks - 1].out_cycles
     if loops.num_loops == 0:
         record.cycles[0] = record.cycles[1] = steps[0].compute
     else:
-        record.cycles[0], record.cycles[1] = _sum_slots(problem.spm_bytes_per_cycle, nest, loops, steps, ways)
+        record.cycles[0], record.cycles[1] = _sum_slots(problem, nest, loops, steps, ways)
 
 
 @small
-def _sum_slots(port: float, nest: Nest, loops: Loops, steps: NDArray[np.void], ways: Ints) -> tuple[int, int]:
+def _sum_slots(problem: Problem, nest: Nest, loops: Loops, steps: NDArray[np.void], ways: Ints) -> tuple[int, int]:
     """Cycles of all steps if outputs start fresh, and if they start as partial sums."""
     inner = loops.num_loops - 1
     all_edges, inner_bit, inner_count = loops.num_masks - 1, loops.bit[inner], loops.count[inner]
@@ -172,8 +179,12 @@ def _sum_slots(port: float, nest: Nest, loops: Loops, steps: NDArray[np.void], w
             for mask in range(num_kinds):
                 weight, weight_partial = ways[mask, 0] * times * pairs, ways[mask, 1] * times * pairs
                 ending, starting = mask | inside, mask | (bit * to_edge)
-                a, b = _slot_cycles(port, nest, steps, inner_position, position, ending & ~inner_bit, ending, starting)
-                c, d = _slot_cycles(port, nest, steps, position, inner_position, ending, starting, starting | to_second)
+                a, b = _slot_cycles(
+                    problem, nest, loops, steps, (inner_position, position), (ending & ~inner_bit, ending, starting)
+                )
+                c, d = _slot_cycles(
+                    problem, nest, loops, steps, (position, inner_position), (ending, starting, starting | to_second)
+                )
                 fresh += weight * ((b if red == 1 else a) + (d if red | inner_red == 1 else c))
                 fresh += weight_partial * (b + d)
                 partial += (weight + weight_partial) * (b + d)
@@ -187,12 +198,19 @@ def _sum_slots(port: float, nest: Nest, loops: Loops, steps: NDArray[np.void], w
             for mask in range(num_kinds):
                 weight, weight_partial = ways[mask, 0] * times * pairs, ways[mask, 1] * times * pairs
                 a, b = _slot_cycles(
-                    port, nest, steps, inner_position, inner_position, mask, mask, mask | (inner_bit * to_edge)
+                    problem,
+                    nest,
+                    loops,
+                    steps,
+                    (inner_position, inner_position),
+                    (mask, mask, mask | (inner_bit * to_edge)),
                 )
                 fresh += weight * (b if inner_red == 1 else a) + weight_partial * b
                 partial += (weight + weight_partial) * b
-    a, b = _slot_cycles(port, nest, steps, _NO_TICK, inner_position, 0, 0, to_second)
-    last, _ = _slot_cycles(port, nest, steps, inner_position, _NO_TICK, all_edges & ~inner_bit, all_edges, 0)
+    a, b = _slot_cycles(problem, nest, loops, steps, (_NO_TICK, inner_position), (0, 0, to_second))
+    last, _ = _slot_cycles(
+        problem, nest, loops, steps, (inner_position, _NO_TICK), (all_edges & ~inner_bit, all_edges, 0)
+    )
     return fresh + (b if inner_red == 1 else a) + last, partial + b + last
 
 
@@ -213,44 +231,64 @@ def _stand(ways: Ints, num_kinds: int, count: int, bit: int, red: int) -> int:
 
 
 @small
-def port_cycles(port: float, num_bytes: int) -> int:
-    """Cycles that an SPM port of ``port`` bytes per cycle needs for transfers at the same time."""
-    return 0 if port == UNBOUNDED else int(math.ceil(num_bytes / port))
+def crossed_by(problem: Problem, end: int, cycles: int) -> int:
+    """When tiles that start together are all across: one after the other if the SPM port has a limit.
+
+    Args:
+        problem: Of the accelerator.
+        end: When those so far are.
+        cycles: Of one more.
+    """
+    return max(end, cycles) if problem.spm_bytes_per_cycle == UNBOUNDED else end + cycles
 
 
 @lean
 def _slot_cycles(
-    port: float, nest: Nest, steps: NDArray[np.void], tick_in: int, tick_out: int, before: int, at: int, after: int
-) -> tuple[int, int]:
-    """Cycles of one step and of what must move before the next: if that one needs no partial sums, and if it does."""
-    hidden, hidden_bytes, shown, shown_bytes = steps[at].compute, 0, 0, 0
+    problem: Problem, nest: Nest, loops: Loops, steps: NDArray[np.void], ticks: tuple[int, int],
+    masks: tuple[int, int, int],
+) -> tuple[int, int]:  # fmt: skip
+    """Cycles of one step and of what must move before the next: if that one needs no partial sums, and if it does.
+
+    Tiles with two buffers move beside the work, the others in a turn after it. A port of SPM with a limit serves one
+    network after the other: I, W, sums out, sums in. Sums leave once the MAC pipelines are empty, and the next ones go
+    into places that have left. With two buffers they follow those that leave, unless they are longer along one dim and
+    shorter along another, so that places would come in another order. Sums that come back right after they leave do
+    both in the turn: there is nothing to work on meanwhile.
+
+    Args:
+        problem: Of the accelerator.
+        nest: The mapping.
+        loops: Those that iterate in the pass.
+        steps: By mask.
+        ticks: Positions of the loops that tick before and after the step.
+        masks: Of the step before, this one, and the one after.
+    """
+    (tick_in, tick_out), (before, at, after) = ticks, masks
+    is_shared, double_o = problem.spm_bytes_per_cycle != UNBOUNDED, nest.double[PE, O] == 1
+    beside, turn = 0, 0
     for operand in range(2):
         if tick_out <= nest.position[PE, operand]:
             if nest.double[PE, operand] == 1:
-                hidden = max(hidden, steps[after].in_cycles[operand])
-                hidden_bytes += steps[after].num_bytes[operand]
+                beside = crossed_by(problem, beside, steps[after].in_cycles[operand])
             else:
-                shown = max(shown, steps[after].in_cycles[operand])
-                shown_bytes += steps[after].num_bytes[operand]
-    reads = tick_out <= nest.position[PE, O]
-    if nest.double[PE, O] == 1:
-        if tick_in <= nest.position[PE, O]:
-            hidden = max(hidden, steps[before].out_cycles)
-            hidden_bytes += steps[before].num_bytes[O]
-        rest = max(shown, port_cycles(port, shown_bytes))
-        fresh = rest + max(hidden, port_cycles(port, hidden_bytes))
-        if not reads:
-            return fresh, fresh
-        hidden = max(hidden, steps[after].in_cycles[O])
-        return fresh, rest + max(hidden, port_cycles(port, hidden_bytes + steps[after].num_bytes[O]))
-    rest = max(hidden, port_cycles(port, hidden_bytes))
-    if not reads:
-        fresh = rest + max(shown, port_cycles(port, shown_bytes))
-        return fresh, fresh
-    output, output_bytes = steps[at].out_cycles, shown_bytes + steps[at].num_bytes[O]
-    fresh = rest + max(shown, output, port_cycles(port, output_bytes))
-    output, output_bytes = output + steps[after].in_cycles[O], output_bytes + steps[after].num_bytes[O]
-    return fresh, rest + max(shown, output, port_cycles(port, output_bytes))
+                turn = crossed_by(problem, turn, steps[after].in_cycles[operand])
+    end, hidden = 0, max(steps[at].compute, beside)
+    left = double_o and tick_in <= nest.position[PE, O] and tick_in <= loops.over_outputs
+    if left:
+        start = max(beside, problem.pipeline_cycles) if is_shared else problem.pipeline_cycles
+        end = start + steps[before].out_cycles
+        hidden = max(hidden, end)
+    if tick_out > nest.position[PE, O]:
+        return hidden + turn, hidden + turn
+    if double_o and tick_out <= loops.over_outputs:
+        start = beside if is_shared else 0
+        if left:
+            shrinks, grows = after & ~before & loops.output_bits, before & ~after & loops.output_bits
+            start = end if is_shared or (shrinks != 0 and grows != 0) else problem.pipeline_cycles
+        return hidden + turn, max(hidden, start + steps[after].in_cycles[O]) + turn
+    start = max(turn, problem.pipeline_cycles) if is_shared else problem.pipeline_cycles
+    end = start + steps[at].out_cycles
+    return hidden + max(turn, end), hidden + max(turn, end + steps[after].in_cycles[O])
 
 
 @small
@@ -267,6 +305,7 @@ def _fill_steps(problem: Problem, nest: Nest, tile: Ints, loops: Loops, steps: N
         steps[mask].compute = compute
         for operand in range(3):
             elems = tile_elems(problem, operand, loops.size)
-            steps[mask].in_cycles[operand] = int(math.ceil(elems / problem.noc_elems_per_cycle))
-            steps[mask].num_bytes[operand] = (elems * problem.elem_bits[operand] + 7) >> 3
+            steps[mask].in_cycles[operand] = crossing_cycles(
+                elems, problem.elem_bits[operand], problem.noc_elems_per_cycle, problem.spm_bytes_per_cycle
+            )
         steps[mask].out_cycles = steps[mask].in_cycles[O] + nest.hop_cycles

@@ -180,7 +180,6 @@ def _estimate(problem: Problem, aim: Aim, dims: Ints, way: Growth) -> float:
         steps *= -(-dims[d] // size[d])
         active *= -(-size[d] // rf[d])
     cycles, energy_pj, longest, total = steps * macs, 0.0, 0.0, 0.0
-    num_bytes = 0.0
     for operand in range(3):
         visits, outside, reads, relevant = 1.0, 1.0, 1.0, problem.relevant[operand]
         for place in range(NUM_DIMS):
@@ -197,13 +196,15 @@ def _estimate(problem: Problem, aim: Aim, dims: Ints, way: Growth) -> float:
             visits = 2 * visits - reads
         crossing = visits * elems
         moving = crossing / problem.noc_elems_per_cycle
-        num_bytes += crossing * problem.elem_bits[operand] / 8
+        if problem.spm_bytes_per_cycle > 0:
+            moving = max(moving, crossing * problem.elem_bits[operand] / 8 / problem.spm_bytes_per_cycle)
         longest = max(longest, moving)
         total += moving
         heard = crossing if operand == O else visits * active * tile_elems(problem, operand, rf)
         energy_pj += crossing * aim.prices[CROSS_PJ + operand] + heard * aim.prices[DELIVER_PJ + operand]
     if problem.spm_bytes_per_cycle > 0:
-        longest = max(longest, num_bytes / problem.spm_bytes_per_cycle)
+        # one network after the other
+        longest = total
     cycles = max(cycles, longest) if way.double != 0 else cycles + longest
     cycles += 0.01 * total
     if aim.objective == LATENCY:

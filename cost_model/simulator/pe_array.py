@@ -7,11 +7,10 @@ the same integers.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from cost_model.arrays import UNBOUNDED
+from cost_model.crossing import crossing_cycles
 from cost_model.nest import ARRAY, PE, PIECE, Nest
 from cost_model.problem import I, Ints, O, Problem, W
 from cost_model.simulator.log import (
@@ -30,7 +29,7 @@ from cost_model.simulator.log import (
     Log,
     note,
 )
-from cost_model.simulator.state import STEP_FIELDS, Odometer
+from cost_model.simulator.state import Odometer
 from tvm_spm.jit import kernel, lean, small
 from tvm_spm.space.mapping_batch import NUM_DIMS
 from tvm_spm.space.tensors import tile_elems
@@ -47,12 +46,15 @@ _MACS, _IN_CYCLES, _OUT_CYCLES, _ELEMS, _HEARD, _BYTES, _ALL_MACS = 0, 1, 4, 5, 
 """Columns of a step record, for a tile that leaves fewer elements to it: MACs of a PE and of all PEs, and three columns
 each in the order I W O; cycles of O are for the way in and the way out."""
 
-(
-    _THIS, _BEFORE, _AFTER, _TIMES, _HIDDEN, _HIDDEN_BY, _HIDDEN_BITS, _HIDDEN_PORT, _SHOWN, _SHOWN_BY, _SHOWN_BITS,
-    _SHOWN_PORT,
-) = range(STEP_FIELDS)  # fmt: skip
-"""What a log is told of a step: kinds of its tile and its neighbours', how often it happens; beside the work and after
-it, cycles of the slowest crossing, which it is, the networks in use and cycles of the port."""
+_THIS, _BEFORE, _AFTER, _TIMES, _FIRST_PART = 0, 1, 2, 3, 4
+"""What a log is told of a step: kinds of its tile and its neighbours', how often it happens, and its two parts."""
+
+_SLOWEST, _SLOWEST_BY, _END, _USED, _STARTS, _PART_FIELDS = 0, 1, 2, 3, 4, 8
+"""What it is told of a part: cycles of the slowest thing in it and which network that is, when all is across, networks
+in use (bits), and when each starts."""
+
+_BESIDE, _TURN = _FIRST_PART, _FIRST_PART + _PART_FIELDS
+"""The parts: beside the work, and after it."""
 
 _O_OUT = 3
 """Number of the network for outputs that leave, behind those of I W O on their way in."""
@@ -73,7 +75,7 @@ def pass_record(
         record: ``PASS_FIELDS`` numbers, overwritten.
         log: Told what happens, if it is to note anything.
     """
-    _find_loops(nest, tile, odometer)
+    _find_loops(problem, nest, tile, odometer)
     steps = np.empty((odometer.num_kinds, _KIND_FIELDS), dtype=np.int64)
     _fill_table(problem, nest, odometer, tile, steps)
     last, drain_cycles = odometer.num_kinds - 1, 0
@@ -81,7 +83,7 @@ def pass_record(
         record[column] = 0
     record[PASS_CYCLES] = problem.pipeline_cycles + _fill_cycles(problem, steps, flags, record)
     if log.at[AT_REPEATS] > 0:
-        _note_fill(steps, flags, record[PASS_CYCLES] - problem.pipeline_cycles, log)
+        _note_fill(problem, steps, flags, record[PASS_CYCLES] - problem.pipeline_cycles, log)
     while True:
         _add_step(problem, nest, odometer, steps, flags, record, log)
         if log.at[IS_FULL]:
@@ -94,17 +96,18 @@ def pass_record(
             break
         odometer.loop_index[loop] += _repeats(odometer, loop)
     if flags & O_LEAVES:
-        drain_cycles = max(steps[last, _OUT_CYCLES], _port_cycles(problem, steps[last, _BYTES + O]))
+        drain_cycles = steps[last, _OUT_CYCLES]
         record[PASS_CYCLES] += drain_cycles
     if log.at[AT_REPEATS] > 0:
-        _note_end(problem.pipeline_cycles, drain_cycles, steps[last, _OUT_CYCLES], steps[last, _BYTES + O], log)
+        _note_end(problem.pipeline_cycles, drain_cycles, steps[last, _BYTES + O], log)
 
 
 @small
-def _find_loops(nest: Nest, tile: Ints, odometer: Odometer) -> None:
+def _find_loops(problem: Problem, nest: Nest, tile: Ints, odometer: Odometer) -> None:
     """Find the SPM loops that iterate over this tile."""
     dim, count, edge_bit = odometer.dim, odometer.loop_count, odometer.edge_bit
     num_loops, num_kinds = 0, 1
+    odometer.over_outputs = -1
     for operand in range(3):
         odometer.position[operand] = -1
     for loop in range(nest.num_loops[1]):
@@ -114,6 +117,8 @@ def _find_loops(nest: Nest, tile: Ints, odometer: Odometer) -> None:
         for operand in range(3):
             if nest.num_loops[0] + loop <= nest.position[PE, operand]:
                 odometer.position[operand] = num_loops
+        if not problem.is_reduction[d]:
+            odometer.over_outputs = num_loops
         dim[num_loops] = d
         odometer.loop_index[num_loops] = edge_bit[num_loops] = 0
         count[num_loops] = -(-tile[d] // nest.tile[ARRAY, d])
@@ -141,7 +146,9 @@ def _fill_table(problem: Problem, nest: Nest, odometer: Odometer, tile: Ints, st
         steps[kind, _MACS], steps[kind, _ALL_MACS] = macs, all_macs
         for operand in range(3):
             elems = tile_elems(problem, operand, size)
-            steps[kind, _IN_CYCLES + operand] = math.ceil(elems / problem.noc_elems_per_cycle)
+            steps[kind, _IN_CYCLES + operand] = crossing_cycles(
+                elems, problem.elem_bits[operand], problem.noc_elems_per_cycle, problem.spm_bytes_per_cycle
+            )
             steps[kind, _ELEMS + operand] = elems
             steps[kind, _HEARD + operand] = (
                 elems if operand == O else _heard_elems(problem, operand, nest.tile[PIECE], size)
@@ -173,24 +180,16 @@ def _heard_elems(problem: Problem, operand: int, rf: Ints, size: Ints) -> int:
 
 
 @small
-def _port_cycles(problem: Problem, num_bytes: int) -> int:
-    """Cycles that the SPM port needs for a group of simultaneous transfers."""
-    if problem.spm_bytes_per_cycle == UNBOUNDED:
-        return 0
-    return int(math.ceil(num_bytes / problem.spm_bytes_per_cycle))
-
-
-@small
 def _fill_cycles(problem: Problem, steps: Ints, flags: int, record: Ints) -> int:
     """Cycles before the first step, and its loads added to the record."""
-    cycles, num_bytes = 0, 0
+    cycles = 0
     for operand in range(3):
         if flags & (1 << operand):
-            cycles = max(cycles, steps[0, _IN_CYCLES + operand])
-            num_bytes += steps[0, _BYTES + operand]
+            start = 0 if problem.spm_bytes_per_cycle == UNBOUNDED else cycles
+            cycles = max(cycles, start + steps[0, _IN_CYCLES + operand])
             record[CROSSED + operand] += steps[0, _ELEMS + operand]
             record[DELIVERED + operand] += steps[0, _HEARD + operand]
-    return max(cycles, _port_cycles(problem, num_bytes))
+    return cycles
 
 
 @small
@@ -231,23 +230,24 @@ def _add_step(
         if (loop < moved and at_last) or loop > moved:
             kind_before |= edge_bit[loop]
 
-    # beside the work, and after it: the slowest crossing and which it is, bytes, and which networks are in use (bits)
-    hidden, hidden_by, hidden_bytes, hidden_bits = steps[kind, _MACS], 0, 0, 0
-    shown, shown_by, shown_bytes, shown_bits = 0, 0, 0, 0
+    step = odometer.step
+    step[_THIS], step[_BEFORE], step[_AFTER], step[_TIMES] = kind, kind_before, kind_after, repeats
+    beside, turn = step[_BESIDE:_TURN], step[_TURN : _TURN + _PART_FIELDS]
+    beside[_SLOWEST] = beside[_END] = steps[kind, _MACS]
+    turn[_SLOWEST] = turn[_END] = beside[_SLOWEST_BY] = turn[_SLOWEST_BY] = beside[_USED] = turn[_USED] = 0
+    is_alone, pipeline_cycles = problem.spm_bytes_per_cycle == UNBOUNDED, problem.pipeline_cycles
+    # a port of SPM with a limit serves one network after the other
+    beside_next = turn_next = 0
     if moves >= 0:
         for operand in (I, W):
             if moves <= position[operand]:
                 record[CROSSED + operand] += repeats * steps[kind_after, _ELEMS + operand]
                 record[DELIVERED + operand] += repeats * steps[kind_after, _HEARD + operand]
-                cycles, num_bytes = steps[kind_after, _IN_CYCLES + operand], steps[kind_after, _BYTES + operand]
+                cycles = steps[kind_after, _IN_CYCLES + operand]
                 if nest.double[PE, operand]:
-                    hidden_bytes, hidden_bits = hidden_bytes + num_bytes, hidden_bits | 1 << operand
-                    if cycles > hidden:
-                        hidden, hidden_by = cycles, operand
+                    beside_next = _cross(beside, operand, 0 if is_alone else beside_next, cycles, cycles)
                 else:
-                    shown_bytes, shown_bits = shown_bytes + num_bytes, shown_bits | 1 << operand
-                    if cycles > shown:
-                        shown, shown_by = cycles, operand
+                    turn_next = _cross(turn, operand, 0 if is_alone else turn_next, cycles, cycles)
     leaves = moves <= position[O] if moves >= 0 else flags & O_LEAVES != 0
     reads = 0 <= moves <= position[O] and (reduced or flags & READS_O != 0)
     if reads:
@@ -257,44 +257,74 @@ def _add_step(
         record[LEFT_ELEMS] += repeats * steps[kind, _ELEMS + O]
         record[CROSSED + O] += repeats * steps[kind, _ELEMS + O]
         record[DELIVERED + O] += repeats * steps[kind, _HEARD + O]
+    out_cycles, in_cycles = steps[kind_before, _OUT_CYCLES], steps[kind_after, _IN_CYCLES + O]
     if nest.double[PE, O]:
-        if 0 <= moved <= position[O]:
-            hidden_bytes, hidden_bits = hidden_bytes + steps[kind_before, _BYTES + O], hidden_bits | 1 << _O_OUT
-            if steps[kind_before, _OUT_CYCLES] > hidden:
-                hidden, hidden_by = steps[kind_before, _OUT_CYCLES], _O_OUT
+        # the next sums go where those before this step's are: behind them, or when they are gone
+        start = 0 if is_alone else beside_next
+        if 0 <= moved <= min(position[O], odometer.over_outputs):
+            start = max(start, pipeline_cycles)
+            end = _cross(beside, _O_OUT, start, out_cycles, pipeline_cycles + out_cycles)
+            if not is_alone or _come_in_another_order(problem, odometer, kind_before, kind_after):
+                start = end
+        if reads and moves <= odometer.over_outputs:
+            _cross(beside, O, start, in_cycles, start + in_cycles if is_alone else in_cycles)
+    if moves >= 0 and leaves and (not nest.double[PE, O] or moves > odometer.over_outputs):
+        # nothing to work on until these sums are gone, and the next ones are there
+        out_cycles = steps[kind, _OUT_CYCLES]
+        start = max(0 if is_alone else turn_next, pipeline_cycles)
+        start = _cross(turn, _O_OUT, start, out_cycles, pipeline_cycles + out_cycles)
         if reads:
-            hidden_bytes, hidden_bits = hidden_bytes + steps[kind_after, _BYTES + O], hidden_bits | 1 << O
-            if steps[kind_after, _IN_CYCLES + O] > hidden:
-                hidden, hidden_by = steps[kind_after, _IN_CYCLES + O], O
-    else:
-        turn = 0
-        if leaves and moves >= 0:
-            turn += steps[kind, _OUT_CYCLES]
-            shown_bytes, shown_bits = shown_bytes + steps[kind, _BYTES + O], shown_bits | 1 << _O_OUT
-        if reads:
-            turn += steps[kind_after, _IN_CYCLES + O]
-            shown_bytes, shown_bits = shown_bytes + steps[kind_after, _BYTES + O], shown_bits | 1 << O
-        if turn > shown:
-            shown, shown_by = turn, O
-    hidden_port, shown_port = _port_cycles(problem, hidden_bytes), _port_cycles(problem, shown_bytes)
-    record[PASS_CYCLES] += repeats * (max(hidden, hidden_port) + max(shown, shown_port))
+            _cross(turn, O, start, in_cycles, pipeline_cycles + out_cycles + in_cycles)
+    record[PASS_CYCLES] += repeats * (beside[_END] + turn[_END])
     record[MAC_CYCLES] += repeats * steps[kind, _MACS]
     if log.at[AT_REPEATS] > 0:
-        step = odometer.step
-        step[_THIS], step[_BEFORE], step[_AFTER], step[_TIMES] = kind, kind_before, kind_after, repeats
-        step[_HIDDEN], step[_HIDDEN_BY], step[_HIDDEN_BITS] = hidden, hidden_by, hidden_bits
-        step[_SHOWN], step[_SHOWN_BY], step[_SHOWN_BITS] = shown, shown_by, shown_bits
-        step[_HIDDEN_PORT], step[_SHOWN_PORT] = hidden_port, shown_port
         _note_step(steps, step, log)
 
 
+@small
+def _cross(part: Ints, network: int, start: int, cycles: int, slowest: int) -> int:
+    """Let a tile cross in a part of a step.
+
+    Args:
+        part: Of the step.
+        network: Its number.
+        start: When, from the start of the part on.
+        cycles: It takes so long.
+        slowest: If nothing else held it up, it would be across by then.
+
+    Returns:
+        When it is across.
+    """
+    part[_USED] |= 1 << network
+    part[_STARTS + network] = start
+    part[_END] = max(part[_END], start + cycles)
+    if slowest > part[_SLOWEST]:
+        part[_SLOWEST], part[_SLOWEST_BY] = slowest, network
+    return start + cycles
+
+
+@small
+def _come_in_another_order(problem: Problem, odometer: Odometer, before: int, after: int) -> bool:
+    """Whether the output tile of a kind is longer along one dim than that of another, and shorter along another."""
+    shrinks, grows = False, False
+    for loop in range(odometer.num_loops):
+        bit = odometer.edge_bit[loop]
+        if not problem.is_reduction[odometer.dim[loop]]:
+            shrinks = shrinks or (after & ~before & bit) != 0
+            grows = grows or (before & ~after & bit) != 0
+    return shrinks and grows
+
+
 @lean
-def _note_fill(steps: Ints, flags: int, cycles: int, log: Log) -> None:
+def _note_fill(problem: Problem, steps: Ints, flags: int, cycles: int, log: Log) -> None:
     """Note what crosses before the first step."""
     time = log.at[AT_TIME]
+    start = time
     for operand in range(3):
         if flags & (1 << operand):
-            note(log, CROSSING + operand, time, time + steps[0, _IN_CYCLES + operand], steps[0, _BYTES + operand], 0)
+            end = start + steps[0, _IN_CYCLES + operand]
+            note(log, CROSSING + operand, start, end, steps[0, _BYTES + operand], 0)
+            start = time if problem.spm_bytes_per_cycle == UNBOUNDED else end
     note(log, FILL, time, time + cycles, 0, 0)
     log.at[AT_TIME] += cycles
 
@@ -304,33 +334,32 @@ def _note_step(steps: Ints, step: Ints, log: Log) -> None:
     """Note a step, what crosses beside it and after it, and what the array waits for meanwhile."""
     at, kind = log.at, step[_THIS]
     at[AT_REPEATS] = at[PASS_REPEATS] * step[_TIMES]
-    start, macs, hidden, shown = at[AT_TIME], steps[kind, _MACS], step[_HIDDEN], step[_SHOWN]
-    turn = start + max(hidden, step[_HIDDEN_PORT])
-    end = turn + max(shown, step[_SHOWN_PORT])
-    note(log, MULTIPLY, start, start + macs, steps[kind, _ALL_MACS], 0)
-    # in the order of their starts: a full log misses nothing that starts earlier; outputs leave before others come
-    for bits, before, begin in ((step[_HIDDEN_BITS], step[_BEFORE], start), (step[_SHOWN_BITS], kind, turn)):
-        out_end = begin
+    begin, macs = at[AT_TIME], steps[kind, _MACS]
+    note(log, MULTIPLY, begin, begin + macs, steps[kind, _ALL_MACS], 0)
+    for first in (_BESIDE, _TURN):
+        part = step[first : first + _PART_FIELDS]
+        # in the order of their starts: a full log misses nothing that starts earlier
         for network in (I, W, _O_OUT, O):
-            if bits >> network & 1:
-                which = before if network == _O_OUT else step[_AFTER]
-                cycles, num_bytes = steps[which, _IN_CYCLES + network], steps[which, _BYTES + min(network, O)]
-                first = out_end if network == O else begin
-                note(log, CROSSING + network, first, first + cycles, num_bytes, 0)
-                if network == _O_OUT and begin == turn:
-                    out_end = turn + cycles
-    note(log, NETWORK + step[_HIDDEN_BY], start + macs, start + hidden, 0, 0)
-    note(log, PORT, start + hidden, turn, 0, 0)
-    note(log, REGISTERS + step[_SHOWN_BY], turn, turn + shown, 0, 0)
-    note(log, PORT, turn + shown, end, 0, 0)
-    at[AT_TIME], at[AT_REPEATS] = end, at[PASS_REPEATS]
+            if part[_USED] >> network & 1:
+                start = begin + part[_STARTS + network]
+                which = step[_AFTER] if network != _O_OUT else step[_BEFORE] if first == _BESIDE else kind
+                cycles = steps[which, _OUT_CYCLES] if network == _O_OUT else steps[which, _IN_CYCLES + network]
+                note(log, CROSSING + network, start, start + cycles, steps[which, _BYTES + min(network, O)], 0)
+        slowest, end = begin + part[_SLOWEST], begin + part[_END]
+        if first == _BESIDE:
+            note(log, NETWORK + part[_SLOWEST_BY], begin + macs, slowest, 0, 0)
+        else:
+            note(log, REGISTERS + min(part[_SLOWEST_BY], O), begin, slowest, 0, 0)
+        note(log, PORT, slowest, end, 0, 0)
+        begin = end
+    at[AT_TIME], at[AT_REPEATS] = begin, at[PASS_REPEATS]
 
 
 @lean
-def _note_end(pipeline_cycles: int, drain_cycles: int, out_cycles: int, num_bytes: int, log: Log) -> None:
+def _note_end(pipeline_cycles: int, drain_cycles: int, num_bytes: int, log: Log) -> None:
     """Note what happens after the last step."""
     time = log.at[AT_TIME] + pipeline_cycles
     note(log, PIPELINE, log.at[AT_TIME], time, 0, 0)
     if drain_cycles > 0:
-        note(log, CROSSING + _O_OUT, time, time + out_cycles, num_bytes, 0)
+        note(log, CROSSING + _O_OUT, time, time + drain_cycles, num_bytes, 0)
         note(log, DRAIN, time, time + drain_cycles, 0, 0)

@@ -19,7 +19,7 @@ STORES, NUM_STORES, MAX_QUEUED = 3, 4, 8
 """Transfers of a core: the loads of I W O before the next pass, then the stores of passes in turn, a power of two."""
 
 
-STEP_FIELDS = 12
+STEP_FIELDS = 20
 """Columns of what a log is told of a step, see ``pe_array``."""
 
 
@@ -34,6 +34,7 @@ class Odometer(Protocol):
         loop_count: Per loop.
         loop_index: Per loop.
         edge_bit: Per loop, its bit in the number of a kind, 0 if the last tile is full.
+        over_outputs: The innermost of these loops that is over outputs, or -1.
         position: Per operand, the innermost of these loops that is not inside its load position.
         size: Room for the tile of a step, per dim.
         step: Room for what a log is told of a step.
@@ -42,6 +43,7 @@ class Odometer(Protocol):
     fold: int
     num_loops: int
     num_kinds: int
+    over_outputs: int
     dim: Ints
     loop_count: Ints
     loop_index: Ints

@@ -5,26 +5,29 @@ from __future__ import annotations
 import shutil
 import subprocess
 from dataclasses import replace
+from itertools import permutations
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from cost_model.simulator import account, simulate_batch
-from tests.rtl_cases import LAYERS, MACHINES, PAGED, SMALLEST, machine_text, sums_collide
+from tests.rtl_cases import DEEP, LAYERS, MACHINES, PAGED, PORT, SMALLEST, machine_text
 from tests.rtl_programs import expected, random_tensors, run_and_compare, sampled
 from tvm_spm.axes import Axis, Projection
 from tvm_spm.cli import app
+from tvm_spm.mapping import Mapping
 from tvm_spm.rtl.area import count_area
 from tvm_spm.rtl.build import build
 from tvm_spm.rtl.parameters import parameters_of
 from tvm_spm.rtl.run import run_program
 from tvm_spm.rtl.words import core_program
+from tvm_spm.space import legality
 from tvm_spm.stream.encode import encode
 from tvm_spm.stream.instructions import VectorStep
 from tvm_spm.tuning.measurer import MeasureError, MeasureRequest
 from tvm_spm.tuning.rtl import RtlMeasurer
-from tvm_spm.workload import Epilogue, Workload
+from tvm_spm.workload import Dims, Epilogue, Operand, Workload
 
 pytestmark = pytest.mark.skipif(
     shutil.which("verilator") is None, reason="VERILATOR IS NOT INSTALLED: the timing rule is not checked by hardware"
@@ -33,40 +36,71 @@ pytestmark = pytest.mark.skipif(
 
 def test_hardware_takes_the_cycles_of_the_simulator():
     # every layer of the list, 4 random legal mappings each: 120 programs on 2x2 PEs
-    exact = []
+    num_programs = 0
     for number, workload in enumerate(LAYERS):
         rng = np.random.default_rng(number)
-        exact += [
-            run_and_compare(workload, SMALLEST, mapping, rng)[0] for mapping in sampled(workload, SMALLEST, rng, 4)
-        ]
-    assert len(exact) >= 100
-    assert sum(exact) >= 0.9 * len(exact)
+        for mapping in sampled(workload, SMALLEST, rng, 4):
+            run_and_compare(workload, SMALLEST, mapping, rng)
+            num_programs += 1
+    assert num_programs >= 100
 
 
 @pytest.mark.parametrize("arch", PAGED, ids=lambda arch: arch.name)
 def test_hardware_waits_for_rows_as_the_simulator_does(arch):
     # 30 layers, 2 random legal mappings each, on two machines: 120 programs
-    exact, misses = [], 0
+    num_programs, misses = 0, 0
     for number, workload in enumerate(LAYERS):
         rng = np.random.default_rng([2, number])
         for mapping in sampled(workload, arch, rng, 2):
-            exact.append(run_and_compare(workload, arch, mapping, rng)[0])
+            run_and_compare(workload, arch, mapping, rng)
+            num_programs += 1
             misses += account(workload, arch, mapping).counts.misses
-    assert len(exact) >= 50
-    assert sum(exact) >= 0.9 * len(exact)
-    assert misses > 10 * len(exact)
+    assert num_programs >= 50
+    assert misses > 10 * num_programs
+
+
+@pytest.mark.parametrize("arch", [DEEP, PORT], ids=lambda arch: arch.name)
+def test_deep_pipelines_and_a_narrow_port_take_the_cycles_of_the_simulator(arch):
+    # sums that wait for 2 or 3 MAC stages, and networks that share 2.5 B a cycle
+    num_programs = 0
+    for number, workload in enumerate(LAYERS):
+        rng = np.random.default_rng([2, number])
+        for mapping in sampled(workload, arch, rng, 2):
+            run_and_compare(workload, arch, mapping, rng)
+            num_programs += 1
+    assert num_programs >= 50
+
+
+@pytest.mark.parametrize("arch", [SMALLEST, DEEP, PORT], ids=lambda arch: arch.name)
+def test_sums_that_come_back_take_the_cycles_of_the_simulator(arch):
+    # array tiles of 2 x 2 outputs. An SPM tile of 3 x 5 has tiles of 2 x 1 and 1 x 2, which follow each other into the
+    # same places; the last SPM tile, of 1 x 1, has one array tile, which leaves and is the next one
+    workload = Workload.conv2d(K=1, C=2, OY=4, OX=6, FY=2, FX=1, dtype="int8", out_dtype="int32")
+    rng, num_programs = np.random.default_rng(7), 0
+    for spm in (Dims(C=2, OY=3, OX=5, FY=2), Dims(C=1, OY=3, OX=3, FY=2)):
+        for order in permutations(("C", "OY", "OX")):
+            for rf_double in ((Operand.O,), (Operand.I, Operand.W, Operand.O)):
+                mapping = Mapping(
+                    spm=spm, rf=Dims(OY=2, OX=2, FY=2), dram_order=("OY", "OX", "C"), spm_order=order,
+                    rf_double=rf_double, spm_double=(Operand.I,),
+                )  # fmt: skip
+                if legality.check(workload, arch, mapping) is None:
+                    run_and_compare(workload, arch, mapping, rng)
+                    num_programs += 1
+    assert num_programs == 24
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("arch", MACHINES, ids=lambda arch: arch.name)
 def test_five_machines_take_the_cycles_of_the_simulator(arch):
-    exact = []
+    num_programs = 0
     for number, workload in enumerate(LAYERS):
         rng = np.random.default_rng([1, number])
-        exact += [run_and_compare(workload, arch, mapping, rng)[0] for mapping in sampled(workload, arch, rng, 8)]
-    assert len(exact) >= 200
-    assert sum(exact) >= 0.9 * len(exact)
+        for mapping in sampled(workload, arch, rng, 8):
+            run_and_compare(workload, arch, mapping, rng)
+            num_programs += 1
+    assert num_programs >= 200
 
 
 def test_hardware_measures_what_the_simulator_says():
@@ -80,7 +114,6 @@ def test_hardware_measures_what_the_simulator_says():
     mappings = sampled(workload, SMALLEST, np.random.default_rng(3), 4)
     costs = simulate_batch(workload, SMALLEST, mappings)
     found = measurer.measure([MeasureRequest(workload=workload, arch=SMALLEST, mapping=each) for each in mappings])
-    # 4 outputs a cycle pass the vector unit and 2 the DMA engine: nothing waits for it
     assert [(each.cycles, each.energy_pj) for each in found] == [(cost.cycles, cost.energy_pj) for cost in costs]
     with pytest.raises(MeasureError, match="four: not the accelerator whose hardware measures"):
         measurer.measure([MeasureRequest(workload=workload, arch=MACHINES[1], mapping=mappings[0])])
@@ -113,8 +146,7 @@ def test_an_epilogue_computes_and_takes_the_cycles_of_the_simulator(arch):
         sums = expected(base, tensors) + tensors["E0"].reshape(-1, 1, 1)
         finished = (sums + tensors["E1"] >> 3).astype(np.int8)
         np.testing.assert_array_equal(layer.memory.tensor(run.image.tobytes(), "O"), finished)
-        if not sums_collide(layer.streams[0]):
-            assert run.cycles == simulate_batch(workload, arch, [mapping])[0].cycles, mapping.line()
+        assert run.cycles == simulate_batch(workload, arch, [mapping])[0].cycles, mapping.line()
 
 
 @pytest.mark.parametrize("numbers", [{}, {"pages": "banks = 4\nrow_bytes = 64\nhit_cycles = 1\nmiss_cycles = 9"}])

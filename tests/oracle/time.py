@@ -33,12 +33,12 @@ class PassKind:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepTime:
-    """Cycles of one step: its MACs, per operand the array tile's way in, outputs' way out; and bytes per operand."""
+    """Cycles of one step: its MACs, per operand the array tile's way in, outputs' way out; and elements per dim."""
 
     compute_cycles: int
     in_cycles: tuple[int, ...]
     out_cycles: int
-    num_bytes: tuple[int, ...]
+    sizes: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,12 +114,15 @@ class TimeModel:
             tile, mapping = Dims.of(sizes), self.mapping
             projections = [self.workload.projection(x) for x in Operand]
             elems = [spanned_elems(projection.axes, tile) for projection in projections]
-            in_cycles = tuple(math.ceil(n / self.arch.noc.elems_per_cycle) for n in elems)
+            rate, port = self.arch.noc.elems_per_cycle, self.arch.levels.SPM.bytes_per_cycle or math.inf
+            in_cycles = tuple(
+                max(math.ceil(n / rate), math.ceil(whole_bytes(n * p.elem_bits) / port))
+                for n, p in zip(elems, projections, strict=True)
+            )
             hops = sum(math.prod(axis[name] for name in REDUCTION_DIMS) - 1 for axis in (mapping.rows, mapping.cols))
             self._step_times[sizes] = StepTime(
                 compute_cycles=tile.combine(mapping.rf, min).product(), in_cycles=in_cycles,
-                out_cycles=in_cycles[Operand.O.value] + hops,
-                num_bytes=tuple(whole_bytes(n * p.elem_bits) for n, p in zip(elems, projections, strict=True)),
+                out_cycles=in_cycles[Operand.O.value] + hops, sizes=sizes,
             )  # fmt: skip
         return self._step_times[sizes]
 
@@ -159,49 +162,62 @@ class _PassWalk:
             cycles += slot.weight * self._slot_cycles(slot)
             compute += slot.weight * self._step(slot.at).compute_cycles
             if slot.after is None and self._leaves(slot.at):
-                cycles += max(self._step(slot.at).out_cycles, self._port_cycles([(Operand.O, slot.at)]))
+                cycles += self._step(slot.at).out_cycles
         return PassTime(cycles=cycles, compute_cycles=compute)
 
     def _fill_cycles(self) -> int:
         first = (0,) * len(self.loops)
-        moved = [(x, first) for x in (Operand.I, Operand.W) if self._enters(x, first)]
-        if self._reads_back(first):
-            moved.append((Operand.O, first))
-        return max([self._step(step).in_cycles[x.value] for x, step in moved] + [self._port_cycles(moved)])
+        moved = [x for x in (Operand.I, Operand.W) if self._enters(x, first)]
+        return self._together([*moved, *([Operand.O] if self._reads_back(first) else [])], first)
+
+    def _together(self, operands: list[Operand], step: Index) -> int:
+        """Cycles until all are across; a port with a limit serves one after the other."""
+        cycles = [self._step(step).in_cycles[x.value] for x in operands]
+        return max(cycles, default=0) if self._is_alone else sum(cycles)
+
+    @property
+    def _is_alone(self) -> bool:
+        return self.model.arch.levels.SPM.bytes_per_cycle is None
 
     def _slot_cycles(self, slot: Slot) -> int:
         """One step, and what must move before the next: hidden behind it if double-buffered, else after it."""
-        hidden: list[tuple[Operand, Index]] = []
-        shown: list[tuple[Operand, Index]] = []
-        hidden_cycles, shown_cycles, shown_output_cycles = self._step(slot.at).compute_cycles, 0, 0
-        if slot.after is not None:
-            for operand in (Operand.I, Operand.W):
-                if not self._enters(operand, slot.after):
-                    continue
-                cycles = self._step(slot.after).in_cycles[operand.value]
-                if operand in self.model.levels[2].double:
-                    hidden.append((operand, slot.after))
-                    hidden_cycles = max(hidden_cycles, cycles)
-                else:
-                    shown.append((operand, slot.after))
-                    shown_cycles = max(shown_cycles, cycles)
-        if Operand.O in self.model.levels[2].double:
-            if slot.after is not None and self._reads_back(slot.after):
-                hidden.append((Operand.O, slot.after))
-                hidden_cycles = max(hidden_cycles, self._step(slot.after).in_cycles[Operand.O.value])
-            if slot.before is not None and self._leaves(slot.before):
-                hidden.append((Operand.O, slot.before))
-                hidden_cycles = max(hidden_cycles, self._step(slot.before).out_cycles)
-        elif slot.after is not None:
-            if self._leaves(slot.at):
-                shown.append((Operand.O, slot.at))
-                shown_output_cycles += self._step(slot.at).out_cycles
-            if self._reads_back(slot.after):
-                shown.append((Operand.O, slot.after))
-                shown_output_cycles += self._step(slot.after).in_cycles[Operand.O.value]
-        return max(hidden_cycles, self._port_cycles(hidden)) + max(
-            shown_cycles, shown_output_cycles, self._port_cycles(shown)
-        )
+        doubled, after = self.model.levels[2].double, slot.after
+        loads = [x for x in (Operand.I, Operand.W) if after is not None and self._enters(x, after)]
+        beside = self._together([x for x in loads if x in doubled], after or slot.at)
+        behind = self._together([x for x in loads if x not in doubled], after or slot.at)
+        hides_out = Operand.O in doubled and slot.before is not None and self._swaps(slot.before, slot.at)
+        hides_in = Operand.O in doubled and after is not None and self._swaps(slot.at, after)
+        hidden = max(self._step(slot.at).compute_cycles, beside)
+        gone = 0
+        if hides_out and self._leaves(slot.before):
+            gone = self._empty(beside) + self._step(slot.before).out_cycles
+            hidden = max(hidden, gone)
+        if hides_in and self._reads_back(after):
+            begin = 0 if self._is_alone else beside
+            if gone:
+                follows = self._is_alone and not self._cross(slot.before, after)
+                begin = self._empty(0) if follows else gone
+            hidden = max(hidden, begin + self._step(after).in_cycles[Operand.O.value])
+        if after is None or hides_in or not self._leaves(slot.at):
+            return hidden + behind
+        gone = self._empty(behind) + self._step(slot.at).out_cycles
+        return hidden + max(behind, gone + self._reads_back(after) * self._step(after).in_cycles[Operand.O.value])
+
+    def _empty(self, loaded: int) -> int:
+        """When sums start to leave: the pipelines are empty, and a port with a limit has no loads left."""
+        empty = self.model.arch.pe.mac_stages - 1
+        return empty if self._is_alone else max(empty, loaded)
+
+    def _swaps(self, step: Index, after: Index) -> bool:
+        """Whether two steps work on different outputs."""
+        pairs = zip(self.loops, step, after, strict=True)
+        return any(a != b for name, a, b in pairs if name not in REDUCTION_DIMS)
+
+    def _cross(self, step: Index, other: Index) -> bool:
+        """Whether output tiles are longer one way and shorter another."""
+        pairs = zip(DIM_NAMES, self._step(step).sizes, self._step(other).sizes, strict=True)
+        signs = {(a > b) - (a < b) for name, a, b in pairs if name not in REDUCTION_DIMS}
+        return {1, -1} <= signs
 
     def _inside(self, operand: Operand, step: Index) -> list[tuple[int, int]]:
         """(index, count) of the SPM loops strictly inside an operand's load position."""
@@ -232,13 +248,6 @@ class _PassWalk:
             sizes = (min(array[name], spm[name] - at.get(name, 0) * array[name]) for name in DIM_NAMES)
             self._steps[step] = self.model.step_time(tuple(sizes))
         return self._steps[step]
-
-    def _port_cycles(self, moved: list[tuple[Operand, Index]]) -> int:
-        """Time of the SPM port for transfers at the same time."""
-        rate = self.model.arch.levels.SPM.bytes_per_cycle
-        if rate is None:
-            return 0
-        return math.ceil(sum(self._step(step).num_bytes[x.value] for x, step in moved) / rate)
 
 
 @dataclass(frozen=True, kw_only=True)

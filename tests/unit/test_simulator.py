@@ -124,16 +124,67 @@ def test_rf_buffers(doubled: tuple[Operand, ...], pass_cycles: int):
     assert cost.cycles == 12 + 11 + pass_cycles + 12
 
 
-def test_port_of_the_scratchpad_is_shared_by_the_networks():
-    # fill: I 2 B and W 1 B at 1 B per cycle take 3 instead of 2 cycles; the drain of 2 B stays 2
-    spm = replace(TOY.levels.SPM, bytes_per_cycle=1.0)
-    arch = replace(TOY, levels=replace(TOY.levels, SPM=spm))
-    assert run(column(2), Mapping(spm=Dims(OX=2), rf=Dims(OX=2)), arch).cycles == 41 + 1
+def with_port(bytes_per_cycle: float) -> Arch:
+    return replace(TOY, levels=replace(TOY.levels, SPM=replace(TOY.levels.SPM, bytes_per_cycle=bytes_per_cycle)))
 
 
-def test_mac_pipeline_drains_once_per_pass():
+def test_port_of_the_scratchpad_serves_one_network_after_the_other():
+    # fill: 2 cycles of I, then 1 of W; the drain stays 2
+    mapping = Mapping(spm=Dims(OX=2), rf=Dims(OX=2))
+    assert run(column(2), mapping, with_port(1.0)).cycles == 41 + 1
+    # half a byte per cycle: I 4, W 2, drain 4
+    assert run(column(2), mapping, with_port(0.5)).cycles == 41 - 4 + 4 + 2 + 4
+
+
+@pytest.mark.parametrize(
+    ("doubled", "pass_cycles"),
+    [
+        # fill 1 + 1; MAC 1 then I 1 and O out 1; MAC 1; drain 1
+        ((), 2 + (1 + 2) + 1 + 1),
+        # I comes beside the first MAC, O leaves beside the second
+        ((I, O), 2 + 1 + 1 + 1),
+    ],
+)
+def test_port_between_steps(doubled: tuple[Operand, ...], pass_cycles: int):
+    mapping = Mapping(spm=Dims(OX=2), spm_order=("OX",), rf_double=doubled)
+    assert run(column(2), mapping, with_port(1.0)).cycles == 12 + 11 + pass_cycles + 12
+
+
+@pytest.mark.parametrize(
+    ("doubled", "pass_cycles"),
+    [
+        # fill 1; MAC 1, then I beside 3 cycles of pipeline and O out 1; MAC 1, pipeline 3, drain 1
+        ((), 1 + (1 + 4) + 1 + 3 + 1),
+        # O leaves beside the second MAC, 3 cycles late
+        ((I, O), 1 + 1 + max(1, 3 + 1) + 3 + 1),
+    ],
+)
+def test_sums_leave_when_the_mac_pipelines_are_empty(doubled: tuple[Operand, ...], pass_cycles: int):
     arch = replace(TOY, pe=replace(TOY.pe, mac_stages=4))
+    mapping = Mapping(spm=Dims(OX=2), spm_order=("OX",), rf_double=doubled)
+    assert run(column(2), mapping, arch).cycles == 12 + 11 + pass_cycles + 12
+    # once a pass, where every pass is one step
     assert run(column(2), Mapping(dram_order=("OX",)), arch).cycles == 61 + 2 * 3
+
+
+def test_sums_that_return_at_once_do_so_between_steps():
+    # OX = 2 + 1, C = 2 outside OX. First pass: fill 1; 4 MACs, each beside sums that move, 3 turns with I 1; drain 1
+    # second pass: fill 1; MAC 1, then the only sum leaves and returns 2, beside I and W; MAC 1; drain 1
+    mapping = Mapping(spm=Dims(OX=2, C=2), dram_order=("OX",), spm_order=("C", "OX"), rf_double=(O,))
+    cycles = run(column(3, k=2), mapping).cycles
+    assert cycles == 14 + 12 + (1 + 4 + 3 + 1) + 12 + 12 + (1 + 1 + 2 + 1 + 1) + 11
+
+
+def test_sums_do_not_overtake_those_that_leave():
+    # tiles of K x OX: 2x2 2x2 2x1 1x2 1x2 1x1, for C = 0 and 1; per step MACs or sums (out, in), then I and W
+    mapping = Mapping(
+        spm=Dims(OX=5, K=3, C=2), rf=Dims(OX=2, K=2), spm_order=("C", "K", "OX"), rf_double=(O,)
+    )  # fmt: skip
+    work = Workload.matmul(m=5, k=2, n=3, dtype="int8", out_dtype="int8")
+    first = (4 + 2) + (4 + 1) + (4 + 2) + (2 + 2) + (2 + 1) + (4 + 2)
+    # beside the first 1x2 the sums of 2x1 leave, and those of the second 1x2 come when they are gone: 2 + 2
+    second = (4 + 2) + (4 + 1) + (4 + 2) + (2 + 2 + 2) + (2 + 1) + 2
+    assert run(work, mapping).cycles == 20 + 16 + (2 + first + second + 1) + 25
 
 
 def test_launch_is_overhead():

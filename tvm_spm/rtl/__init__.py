@@ -5,16 +5,17 @@ a stream into what the core is fed (``epilogue`` the vector unit's part), ``run`
 ``area`` counts what the hardware is made of.
 
 No duration is in the stream or in a register: cycles follow from elements that move through networks, pipelines and
-ports. They are those of the timing rule, but for these:
+ports, and are those of the timing rule. Hardware is how the rule came to say that
 
-- Sums that are double-buffered in RF and read back cannot come in while the tile they belong to is still worked on
-  (an edge tile may leave one iteration of the loops over outputs), nor overtake the tile that leaves the same buffer,
-  which happens if the next tile is longer along one dim and shorter along another. The rule overlaps both.
-- ``pe.mac_stages`` above 1: sums leave when the pipelines are empty, each time. The rule pays for that once a pass.
-- ``levels.SPM.bytes_per_cycle``: the networks share the port element by element, and sums arrive at it hops later. The
-  rule fills every cycle of the port from the first.
-- The vector unit starts when the first extra has arrived. The rule lets it start with the transfer; it shows only where
-  the vector unit is slower than the DMA engine.
+- sums that leave RF and are the next ones too (at an edge, where loops over outputs do not iterate) come back in the
+  turn after the work, and not beside it: nothing is left to work on;
+- sums that come into the places of others follow them, or wait until all are gone if their tile is longer along one dim
+  and shorter along another, so that they would come to places still to be read;
+- sums leave when the MAC pipelines are empty, every time (``pe.mac_stages``), and not once a pass;
+- a port of SPM with a limit (``levels.SPM.bytes_per_cycle``) serves one network after the other: I, W, sums out, sums
+  in; networks do not share out its cycles so that none is left over.
+
+But for one: the vector unit starts when the first extra has arrived; the rule lets it start with the transfer.
 
 What stays idealised: SPM serves all networks and the DMA engine at once (but for a limit of its port), a PE takes as
 many elements a cycle as a network carries, the vector unit chains its operations within a cycle, extras have a buffer

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cost_model.arrays import UNBOUNDED
+from cost_model.crossing import crossing_cycles
 from tvm_spm.exact.any_factors.floors import SLACK
 from tvm_spm.exact.any_factors.tables import (
     ARRAY_FIELDS,
@@ -118,6 +120,33 @@ def rf_prices(case: CaseArrays, operand: int) -> tuple[float, float]:
     )
 
 
+@lean
+def is_shared(case: CaseArrays) -> bool:
+    """Whether a port of SPM with a limit serves one network after the other."""
+    return case.arch.spm_bytes_per_cycle != UNBOUNDED
+
+
+@lean
+def across(one_by_one: bool, cycles: float, more: float) -> float:
+    """Cycles of networks that start together, given those of the others and of one more."""
+    return cycles + more if one_by_one else max(cycles, more)
+
+
+@lean
+def crossing_rate(case: CaseArrays, operand: int) -> float:
+    """Elements that cross a network in a cycle, if no other needs the port of SPM."""
+    if not is_shared(case):
+        return case.arch.noc_elems_per_cycle
+    return min(case.arch.noc_elems_per_cycle, 8.0 * case.arch.spm_bytes_per_cycle / case.workload.elem_bits[operand])
+
+
+@lean
+def tile_cycles(case: CaseArrays, operand: int, elems: int) -> int:
+    """Cycles in which a tile crosses, if no other needs the port of SPM."""
+    arch = case.arch
+    return crossing_cycles(elems, case.workload.elem_bits[operand], arch.noc_elems_per_cycle, arch.spm_bytes_per_cycle)
+
+
 class ArrayBound(NamedTuple):
     """An array tile, or one with some dims open, and a floor under all mappings with it.
 
@@ -194,14 +223,19 @@ def _measure_array(case: CaseArrays, tables: CoreTables, hops: int, reduction_pe
         else:
             own = spanned(case, tables, operand, tables.share, counts[LEAST_STEPS], counts[MOST_STEPS])
             own *= own_steps
-        bound.once_cycles[operand] = own / own_steps / arch.noc_elems_per_cycle
-        bound.times[operand] = own / arch.noc_elems_per_cycle
+        rate = crossing_rate(case, operand)
+        bound.once_cycles[operand] = own / own_steps / rate
+        bound.times[operand] = own / rate
+        # a port with a limit may be busy while the pipelines get empty
+        late = hops if is_shared(case) else hops + arch.mac_stages - 1
         if operand == O:
-            bound.times[operand] += all_steps * hops
+            bound.times[operand] += all_steps * late
         bound.most[operand], bound.num_tiles[operand] = 0.0, np.inf
         if bound.array[0] > 0:
             largest = tile_elems(case.workload, operand, bound.array)
-            bound.most[operand] = math.ceil(largest / arch.noc_elems_per_cycle) + (hops if operand == O else 0)
+            bound.most[operand] = tile_cycles(case, operand, largest)
+            if operand == O:
+                bound.most[operand] += hops + arch.mac_stages - 1
             bound.num_tiles[operand] = 1.0
             for d in range(NUM_DIMS):
                 if case.workload.is_relevant[operand, d]:
@@ -213,26 +247,28 @@ def _measure_array(case: CaseArrays, tables: CoreTables, hops: int, reduction_pe
 
 
 @lean
-def _slots_cycles(tables: CoreTables, fitting: int, kept: int, bound: ArrayBound) -> float:
+def _slots_cycles(case: CaseArrays, tables: CoreTables, fitting: int, kept: int, bound: ArrayBound) -> float:
     """A floor under the cycles of all steps of a class; bounds ``_slot_cycles`` of ``cost_model.analytical.passes``."""
-    cycles, most_time, least = 1.0, 1.0, np.inf
+    cycles, most_time, least, one_by_one = 1.0, 1.0, np.inf, is_shared(case)
     for d in range(NUM_DIMS):
         cycles *= bound.counts[LEAST_TIME, d]
         most_time *= min(bound.rf[d], tables.share[d])
     # with all buffers double, a sum is least; only what swaps add depends on more
     for double in range(ALL_DOUBLE if fitting >> ALL_DOUBLE & 1 and bound.array[0] == 0 else 0, 8):
         if fitting >> double & 1:
-            hidden, shown, slot, behind = 0.0, 0.0, most_time, 0.0
+            hidden, shown, slot, behind = 0.0, 0.0, 0.0, 0.0
             for operand in range(3):
                 if operand != kept:
                     if double >> operand & 1:
-                        hidden, slot = max(hidden, bound.times[operand]), max(slot, bound.most[operand])
+                        hidden = across(one_by_one, hidden, bound.times[operand])
+                        slot = across(one_by_one, slot, bound.most[operand])
                     else:
-                        shown, behind = max(shown, bound.times[operand]), max(behind, bound.most[operand])
+                        shown = across(one_by_one, shown, bound.times[operand])
+                        behind = across(one_by_one, behind, bound.most[operand])
             if not double >> O & 1:
                 # partial sums may come in too
                 behind += bound.most[O]
-            slots = max(cycles + shown, hidden)
+            slots, slot = max(cycles + shown, hidden + shown if one_by_one else hidden), max(most_time, slot)
             if kept != NONE and bound.array[0] > 0:
                 # steps that bring in what then stays last as long as that takes at least
                 slots += max(0.0, bound.once_cycles[kept] - bound.num_tiles[kept] * (slot + behind))
@@ -262,7 +298,7 @@ def bound_array(
         class_pj = least_pj + moving_pj
         if kept != NONE:
             class_pj -= bound.moved_pj[kept]
-        whole = math.ceil(_slots_cycles(tables, fitting, kept, bound) * (1.0 - 1e-12) - SLACK)
+        whole = math.ceil(_slots_cycles(case, tables, fitting, kept, bound) * (1.0 - 1e-12) - SLACK)
         for group in range(len(around)):
             group_cycles = max(around[group, 1], around[group, 2] + whole)
             least = min(least, objective_of(case, around[group, 0] + class_pj, group_cycles))

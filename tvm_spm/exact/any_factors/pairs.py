@@ -10,7 +10,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tvm_spm.exact.any_factors.arrays import irrelevant_product, rf_prices, spanned, spanned_whole
+from tvm_spm.exact.any_factors.arrays import (
+    across,
+    crossing_rate,
+    irrelevant_product,
+    is_shared,
+    rf_prices,
+    spanned,
+    spanned_whole,
+    tile_cycles,
+)
 from tvm_spm.exact.any_factors.floors import SLACK, Floor
 from tvm_spm.exact.any_factors.tables import (
     ALL_STEPS,
@@ -40,24 +49,19 @@ from tvm_spm.space.tensors import tile_elems
     LOADS,
     FIRSTS,
     READS,
-    LOAD_BYTES,
-    FIRST_BYTES,
-    READ_BYTES,
     MOST_LOAD,
-    MOST_BYTES,
     STEP_PJ,
     PIECE_PJ,
     KEPT_LOADS,
     KEPT_TILES,
-) = range(15)
-"""Per operand: energy if it moves with every step, once per SPM tile, once per core; cycles and bytes of all its tiles
-(outputs: leaving), of the first of each pass (outputs: the last), of partial sums read back; of the largest tile;
-energy per step, and per piece of a PE (outputs: what the first entry of each tile saves); cycles of all tiles, and
-tiles, if each moves once per pass."""
+    PAIR_FIELDS,
+) = range(12)
+"""Per operand: energy if it moves with every step, once per SPM tile, once per core; cycles of all its tiles (outputs:
+leaving), of the first of each pass (outputs: the last), of partial sums read back; of the largest tile; energy per
+step, and per piece of a PE (outputs: what the first entry of each tile saves); cycles of all tiles, and tiles, if each
+moves once per pass."""
 
-PAIR_FIELDS = 15
-
-PASS_TIME, PASS_LAST_TIME, MOST_TIME = range(3)
+PASS_TIME, PASS_LAST_TIME, MOST_TIME, MAY_RETURN = range(4)
 
 
 class Pair(NamedTuple):
@@ -71,7 +75,8 @@ class Pair(NamedTuple):
         array: Elements of a full array tile, none beyond the SPM tile.
         rf: Elements of a PE.
         operands: ``(PAIR_FIELDS, 3)``.
-        times: Cycles of the first core: all steps, the last steps of all passes, the longest step.
+        times: Cycles of the first core: all steps, the last steps of all passes, the longest step. Then 1 if sums may
+            leave and be the next ones too, as a smaller last SPM tile is but one array tile along a dim.
         cycles: ``(5, 8)`` by the operand that stays and by buffers: a floor under all passes of the first core.
     """
 
@@ -130,9 +135,12 @@ def measure_pair(case: CaseArrays, tables: CoreTables, floor: Floor, hops: int, 
         if workload.is_reduction[d] and pair.passes[d] > 1:
             accumulates = True
     pair.times[PASS_TIME], pair.times[PASS_LAST_TIME] = time, last_time
-    pair.times[MOST_TIME] = most
-    rate = arch.noc_elems_per_cycle
+    pair.times[MOST_TIME], pair.times[MAY_RETURN] = most, 0.0
+    for d in range(NUM_DIMS):
+        if pair.loops[d] > 1 and not workload.is_reduction[d] and 0 < tables.share[d] % floor.spm[d] <= pair.array[d]:
+            pair.times[MAY_RETURN] = 1.0
     for operand in range(3):
+        rate = crossing_rate(case, operand)
         elem_pj, delivery_pj = rf_prices(case, operand)
         elems = spanned_whole(case, tables, operand, cuts[ALL_STEPS], cuts[ALL_STEPS])
         repeats = irrelevant_product(case, operand, cuts[ALL_STEPS])
@@ -158,7 +166,6 @@ def measure_pair(case: CaseArrays, tables: CoreTables, floor: Floor, hops: int, 
         else:
             once = spanned(case, tables, operand, tables.share, cuts[STEPS], cuts[STEPS])
             own = once * irrelevant_product(case, operand, cuts[STEPS])
-        width = workload.elem_bits[operand] / 8.0
         passes = irrelevant_product(case, operand, pair.passes)
         kept_tiles = passes
         for d in range(NUM_DIMS):
@@ -169,23 +176,23 @@ def measure_pair(case: CaseArrays, tables: CoreTables, floor: Floor, hops: int, 
         edges = FIRST if operand != O else LAST
         ends = spanned(case, tables, operand, cuts[edges], pair.passes, pair.passes)
         ends *= passes
-        numbers[MOST_LOAD] = math.ceil(largest / rate)
-        numbers[MOST_BYTES] = largest * width
+        numbers[MOST_LOAD] = tile_cycles(case, operand, largest)
         numbers[LOADS] = own / rate + full_steps * (numbers[MOST_LOAD] - largest / rate)
         numbers[FIRSTS] = ends / rate
-        numbers[LOAD_BYTES], numbers[FIRST_BYTES] = own * width, ends * width
         reads = own - once
         if operand == O and accumulates:
             # what comes in before a pass is not among its steps
             reads -= spanned(case, tables, O, cuts[FIRST], pair.passes, pair.passes) * irrelevant_product(
                 case, O, pair.passes
             )
-        numbers[READS], numbers[READ_BYTES] = max(0.0, reads) / rate, max(0.0, reads) * width
+        numbers[READS] = max(0.0, reads) / rate
         if operand == O:
-            numbers[MOST_LOAD] += hops
-            numbers[LOADS] += steps * hops
-            numbers[KEPT_LOADS] += kept_tiles * hops
-            numbers[FIRSTS] += floor.num_passes * hops
+            # a port with a limit may be busy while the pipelines get empty
+            late = hops if is_shared(case) else hops + arch.mac_stages - 1
+            numbers[MOST_LOAD] += hops + arch.mac_stages - 1
+            numbers[LOADS] += steps * late
+            numbers[KEPT_LOADS] += kept_tiles * late
+            numbers[FIRSTS] += floor.num_passes * late
 
 
 @lean
@@ -258,58 +265,48 @@ def _passes_cycles(case: CaseArrays, floor: Floor, pair: Pair, kept: int, double
     stages = floor.num_passes * (case.arch.mac_stages - 1.0)
     if kept == SINGLE_STEP:
         return times[PASS_TIME] + stages
-    port = case.arch.spm_bytes_per_cycle
+    one_by_one = is_shared(case)
     # rounding up each of these adds less than a cycle
-    rounding = 0.0 if case.arch.noc_elems_per_cycle == 1.0 else float(floor.num_passes)
-    hidden, shown, hidden_bytes, shown_bytes, fill, fill_bytes = times[PASS_TIME], 0.0, 0.0, 0.0, 0.0, 0.0
-    slot, slot_bytes, behind, behind_bytes = times[MOST_TIME], 0.0, 0.0, 0.0
+    is_whole = case.arch.noc_elems_per_cycle == 1.0 and not one_by_one
+    rounding = 0.0 if is_whole else float(floor.num_passes)
+    beside, last, turn, fill, slot, behind = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     for operand in range(2):
         if operand == kept and is_resident:
             continue
-        fill = max(fill, operands[FIRSTS, operand])
-        fill_bytes += operands[FIRST_BYTES, operand]
+        fill = across(one_by_one, fill, operands[FIRSTS, operand])
         if operand == kept:
             continue
         loads = max(0.0, operands[LOADS, operand] - operands[FIRSTS, operand] - rounding)
-        num_bytes = operands[LOAD_BYTES, operand] - operands[FIRST_BYTES, operand]
         if double >> operand & 1:
-            hidden = max(hidden, loads + times[PASS_LAST_TIME])
-            hidden_bytes += num_bytes
-            slot = max(slot, operands[MOST_LOAD, operand])
-            slot_bytes += operands[MOST_BYTES, operand]
+            beside, last = across(one_by_one, beside, loads), times[PASS_LAST_TIME]
+            slot = across(one_by_one, slot, operands[MOST_LOAD, operand])
         else:
-            shown = max(shown, loads)
-            shown_bytes += num_bytes
-            behind = max(behind, operands[MOST_LOAD, operand])
-            behind_bytes += operands[MOST_BYTES, operand]
-    drain = 0.0
+            turn = across(one_by_one, turn, loads)
+            behind = across(one_by_one, behind, operands[MOST_LOAD, operand])
+    # the last step of a pass has no loads beside it
+    hidden, drain = max(times[PASS_TIME], beside + last), 0.0
     if kept != O or not is_resident:
         drain = operands[FIRSTS, O]
-        if port > 0.0:
-            drain = max(drain, operands[FIRST_BYTES, O] / port)
+        if not one_by_one:
+            # once a pass the pipelines are among the cycles of what leaves
+            stages = 0.0
     if kept != O:
         leaves = max(0.0, operands[LOADS, O] - operands[FIRSTS, O] - rounding)
-        num_bytes = operands[LOAD_BYTES, O] - operands[FIRST_BYTES, O] + operands[READ_BYTES, O]
-        if double >> O & 1:
-            hidden = max(hidden, leaves)
-            hidden_bytes += num_bytes
-            slot = max(slot, operands[MOST_LOAD, O])
-            slot_bytes += 2 * operands[MOST_BYTES, O]
+        if not double >> O & 1:
+            turn = across(one_by_one, turn, leaves + operands[READS, O])
+            behind = across(one_by_one, behind, 2 * operands[MOST_LOAD, O])
+        elif one_by_one:
+            hidden, slot = max(hidden, beside + leaves + operands[READS, O]), slot + 2 * operands[MOST_LOAD, O]
         else:
-            shown = max(shown, leaves + operands[READS, O])
-            shown_bytes += num_bytes
-            behind = max(behind, 2 * operands[MOST_LOAD, O])
-            behind_bytes += 2 * operands[MOST_BYTES, O]
-    if port > 0.0:
-        hidden, shown = max(hidden, hidden_bytes / port), max(shown, shown_bytes / port)
-        fill = max(fill, fill_bytes / port)
-        slot = max(slot, slot_bytes / port + 1.0)
-        behind = max(behind, behind_bytes / port + 1.0)
-    total = fill + drain + hidden + shown + stages
+            # sums that come back right after they leave do so in the turn, beside what is loaded there
+            hidden = max(hidden, leaves - times[MAY_RETURN] * turn)
+            slot = max(slot, operands[MOST_LOAD, O])
+    total = fill + drain + hidden + turn + stages
     if kept != NONE and not is_resident:
         # what stays for a while is swapped in a few slots, which last as long as that takes at least
         moved = max(0.0, operands[KEPT_LOADS, kept] - operands[FIRSTS, kept] - rounding)
-        total += max(0.0, moved - (operands[KEPT_TILES, kept] - floor.num_passes) * (slot + behind))
+        most = max(times[MOST_TIME], slot) + behind
+        total += max(0.0, moved - (operands[KEPT_TILES, kept] - floor.num_passes) * most)
     return total
 
 

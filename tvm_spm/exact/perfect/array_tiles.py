@@ -1,6 +1,6 @@
 """All perfect array tiles: unrollings that fit the PEs times RF tiles that fit a PE, without the dominated ones.
 
-Energies of a tile bound what ``cost_model.analytical.energy`` counts for the RFs; its cycles and bytes, ``_fill_steps``
+Energies of a tile bound what ``cost_model.analytical.energy`` counts for the RFs; its cycles, ``_fill_steps``
 of ``passes``; all without edge tiles.
 """
 
@@ -12,8 +12,19 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from cost_model.arrays import UNBOUNDED
+from cost_model.crossing import crossing_cycles
 from tvm_spm.exact.case_arrays import ALL_DOUBLE, NONE, CaseArrays, Floats, I, Ints, O, W, objective_of
-from tvm_spm.exact.perfect.pass_time import COMPUTE, IN, NUM_BYTES, OUT, STEP_FIELDS, least_slot_cycles, slot_cycles
+from tvm_spm.exact.perfect.pass_time import (
+    COMPUTE,
+    EMPTY,
+    IN,
+    IS_SHARED,
+    OUT,
+    STEP_FIELDS,
+    least_slot_cycles,
+    slot_cycles,
+)
 from tvm_spm.exact.perfect.unrollings import divisors_of
 from tvm_spm.jit import entry, small
 from tvm_spm.objective import ENERGY, LATENCY
@@ -161,7 +172,8 @@ def _fill_array(case: CaseArrays, pes: Ints, hops: int, rf: Ints, num_bytes: Int
     workload, arch, words = case.workload, case.arch, case.words
     entry.num_pes, entry.reduction_pes, entry.num_steps = 1, 1, 1
     entry.num_tiles[:] = 1
-    entry.step[COMPUTE] = 1
+    entry.step[COMPUTE], entry.step[EMPTY] = 1, arch.mac_stages - 1
+    entry.step[IS_SHARED] = 0 if arch.spm_bytes_per_cycle == UNBOUNDED else 1
     for d in range(NUM_DIMS):
         entry.array[d] = rf[d] * pes[d]
         entry.num_pes *= pes[d]
@@ -175,8 +187,9 @@ def _fill_array(case: CaseArrays, pes: Ints, hops: int, rf: Ints, num_bytes: Int
                 entry.num_tiles[operand] *= count
     for operand in range(3):
         elems = tile_elems(workload, operand, entry.array)
-        entry.step[IN + operand] = int(math.ceil(elems / arch.noc_elems_per_cycle))
-        entry.step[NUM_BYTES + operand] = -(-elems * workload.elem_bits[operand] // 8)
+        entry.step[IN + operand] = crossing_cycles(
+            elems, workload.elem_bits[operand], arch.noc_elems_per_cycle, arch.spm_bytes_per_cycle
+        )
         pj = elems * (arch.noc_elem_pj + arch.spm_access_pj)
         delivered = elems if operand == O else entry.num_pes * tile_elems(workload, operand, rf)
         pj += delivered * (arch.rf_fill_pj + arch.noc_delivery_pj)
@@ -226,9 +239,7 @@ def _price_array(case: CaseArrays, entry: ArrayTile, least_energy_pj: float, sin
     entry.bound = np.inf
     for kept in range(4):
         # n steps take n slots at least: the fill and the drain make up for the first and the last, which lack a part
-        slot = slot_cycles(
-            entry.step, case.arch.spm_bytes_per_cycle, ALL_DOUBLE, 3 & ~(1 << kept), False, False, kept != O
-        )
+        slot = slot_cycles(entry.step, ALL_DOUBLE, 3 & ~(1 << kept), False, False, kept != O)
         energy_pj = least_energy_pj + entry.moved_pj[kept] + entry.kept_pj[kept]
         entry.bound = min(entry.bound, objective_of(case, energy_pj, launch + steps * slot))
     single_pj = single_energy_pj + entry.least_pj
@@ -356,9 +367,7 @@ def keep_arrays(case: CaseArrays, entries: NDArray[np.void], num: int) -> int:
                 entries[kept] = entries[index]
             entry = entries[kept]
             for operand in range(4):
-                entry.slot[operand] = least_slot_cycles(
-                    entry.step, case.arch.spm_bytes_per_cycle, entry.fitting, operand
-                )
+                entry.slot[operand] = least_slot_cycles(entry.step, entry.fitting, operand)
             kept += 1
     return kept
 

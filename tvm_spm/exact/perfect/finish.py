@@ -226,7 +226,7 @@ def finish(
             if goes_on or _any_better(case, tables, inside.moved_pj, least_cycles, best):
                 for double in range(at[DOUBLE] if goes_on else ALL_DOUBLE, -1, -1):
                     if array.fitting >> double & 1:
-                        at_least = _fill_times(case, array.step, double, count, kind, num_loops, resident, times)
+                        at_least = _fill_times(array.step, double, count, kind, num_loops, resident, times)
                         row = _next_better(case, inside, tables, at[TABLE] + 1 if goes_on else 0, best)
                         goes_on = False
                         if row >= 0:
@@ -300,7 +300,6 @@ def _any_better(case: CaseArrays, tables: Tables, moved_pj: Floats, least_cycles
 
 @lean
 def _fill_times(
-    case: CaseArrays,
     step: Ints,
     double: int,
     count: Ints,
@@ -310,10 +309,10 @@ def _fill_times(
     times: Ints,
 ) -> int:
     """Cycles of a pass for all flags; returns the most. Only operands that stay from pass to pass regard all flags."""
-    most, rate, stages = 0, case.arch.spm_bytes_per_cycle, case.arch.mac_stages
+    most = 0
     for flags in range(NUM_FLAGS):
         if resident or flags == 0 or flags == 4:
-            times[flags] = pass_cycles(step, rate, stages, double, count, kind, num_loops, flags)
+            times[flags] = pass_cycles(step, double, count, kind, num_loops, flags)
         else:
             times[flags] = times[flags & 4]
         most = max(most, times[flags])

@@ -64,15 +64,13 @@ def pair_bound(case: CaseArrays, floor: PerfectTile, array: ArrayTile, kept: int
             num_swaps *= count
     if (kept == SINGLE_STEP) != (num_steps == 1) or not is_possible:
         return np.inf, 0
-    once, rate = floor.first_cycles + floor.last_cycles, case.arch.spm_bytes_per_cycle
+    once = floor.first_cycles + floor.last_cycles
     if kept == SINGLE_STEP:
         least_pass = array.step[COMPUTE] + case.arch.mac_stages - 1
     else:
         least_pass = num_steps * array.step[COMPUTE]
         if _bound(case, floor, array, kept, outer_kept, is_resident, once, least_pass) < limit:
-            least_pass = least_pass_cycles(
-                array.step, rate, case.arch.mac_stages, array.slot[kept], kept, num_steps, num_swaps, is_resident
-            )
+            least_pass = least_pass_cycles(array.step, array.slot[kept], kept, num_steps, num_swaps, is_resident)
     return _bound(case, floor, array, kept, outer_kept, is_resident, once, least_pass), least_pass
 
 

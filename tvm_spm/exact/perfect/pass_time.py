@@ -9,85 +9,66 @@ and for a class of orders the least of all.
 
 from __future__ import annotations
 
-import math
-
 from tvm_spm.exact.case_arrays import ALL_DOUBLE, NONE, I, Ints, O, W
 from tvm_spm.jit import lean
 
-COMPUTE, IN, OUT, NUM_BYTES = 0, 1, 4, 5
-"""Entries of a step: cycles of the MACs, of I, W, O coming in, of O going out; bytes of I, W, O."""
-
-STEP_FIELDS = 8
-
-
-@lean
-def port_cycles(num_bytes: int, rate: float) -> int:
-    """Cycles of the SPM port; a rate of 0 is no bound."""
-    if rate == 0.0 or num_bytes == 0:
-        return 0
-    return int(math.ceil(num_bytes / rate))
+COMPUTE, IN, OUT, EMPTY, IS_SHARED, STEP_FIELDS = 0, 1, 4, 5, 6, 7
+"""Entries of a step: cycles of the MACs, of I, W, O coming in, of O going out, and until the MAC pipelines are empty; 1
+if a port of SPM serves one network after the other."""
 
 
 @lean
-def slot_cycles(step: Ints, rate: float, double: int, loads: int, swaps: bool, reads: bool, left: bool) -> int:
+def slot_cycles(step: Ints, double: int, loads: int, swaps: bool, reads: bool, left: bool) -> int:
     """One step and what moves before the next.
 
     Args:
-        step: Cycles and bytes.
-        rate: Of the SPM port.
+        step: Cycles.
         double: Bits of the operands with two RF buffers.
         loads: Bits of I and W, loaded for the next step.
         swaps: Whether outputs leave after this step.
         reads: Whether partial sums are read for the next step.
         left: Whether outputs left after the step before.
     """
-    hidden, shown, shown_output = step[COMPUTE], 0, 0
-    hidden_bytes, shown_bytes = 0, 0
+    is_shared = step[IS_SHARED] == 1
+    beside, turn = 0, 0
     for operand in range(2):
         if loads >> operand & 1:
+            cycles = step[IN + operand]
             if double >> operand & 1:
-                hidden = max(hidden, step[IN + operand])
-                hidden_bytes += step[NUM_BYTES + operand]
+                beside = beside + cycles if is_shared else max(beside, cycles)
             else:
-                shown = max(shown, step[IN + operand])
-                shown_bytes += step[NUM_BYTES + operand]
+                turn = turn + cycles if is_shared else max(turn, cycles)
+    hidden = max(step[COMPUTE], beside)
     if double >> O & 1:
-        if reads:
-            hidden = max(hidden, step[IN + O])
-            hidden_bytes += step[NUM_BYTES + O]
+        start = beside if is_shared else 0
         if left:
-            hidden = max(hidden, step[OUT])
-            hidden_bytes += step[NUM_BYTES + O]
-    else:
-        if swaps:
-            shown_output += step[OUT]
-            shown_bytes += step[NUM_BYTES + O]
+            start = max(start, step[EMPTY])
+            hidden = max(hidden, start + step[OUT])
+            if is_shared:
+                start += step[OUT]
         if reads:
-            shown_output += step[IN + O]
-            shown_bytes += step[NUM_BYTES + O]
-    return max(hidden, port_cycles(hidden_bytes, rate)) + max(shown, shown_output, port_cycles(shown_bytes, rate))
+            hidden = max(hidden, start + step[IN + O])
+    elif swaps:
+        start = max(turn, step[EMPTY]) if is_shared else step[EMPTY]
+        turn = max(turn, start + step[OUT] + (step[IN + O] if reads else 0))
+    return hidden + turn
 
 
 @lean
-def _fill_cycles(step: Ints, rate: float, moves: int) -> int:
-    cycles, num_bytes = 0, 0
+def _fill_cycles(step: Ints, moves: int) -> int:
+    cycles = 0
     for operand in range(3):
         if moves >> operand & 1:
-            cycles = max(cycles, step[IN + operand])
-            num_bytes += step[NUM_BYTES + operand]
-    return max(cycles, port_cycles(num_bytes, rate))
+            cycles = cycles + step[IN + operand] if step[IS_SHARED] == 1 else max(cycles, step[IN + operand])
+    return cycles
 
 
 @lean
-def pass_cycles(
-    step: Ints, rate: float, stages: int, double: int, count: Ints, kind: Ints, num_loops: int, flags: int
-) -> int:
+def pass_cycles(step: Ints, double: int, count: Ints, kind: Ints, num_loops: int, flags: int) -> int:
     """Cycles of a pass with its SPM loops in this order.
 
     Args:
-        step: Cycles and bytes of one step.
-        rate: Of the SPM port, 0 if unbounded.
-        stages: Of the MAC pipeline.
+        step: Cycles of one step.
         double: Bits of the operands with two RF buffers.
         count: Iterations per loop, outer to inner, all above 1.
         kind: Per loop the operand that does not depend on it.
@@ -110,9 +91,9 @@ def pass_cycles(
         moves |= 2
     if position_o >= 0 and accumulates:
         moves |= 4
-    total = _fill_cycles(step, rate, moves) + stages - 1
+    total = _fill_cycles(step, moves) + step[EMPTY]
     if position_o >= 0 or flags & 8:
-        total += max(step[OUT], port_cycles(step[NUM_BYTES + O], rate))
+        total += step[OUT]
     inner = num_loops - 1
     if inner < 0:
         return total + step[COMPUTE]
@@ -128,30 +109,26 @@ def pass_cycles(
         loads = (1 if loop <= position_i else 0) | (2 if loop <= position_w else 0)
         swaps = loop <= position_o
         if fresh_ticks > 0:
-            total += fresh_ticks * slot_cycles(step, rate, double, loads, swaps, False, inner_out)
-            total += fresh_ticks * slot_cycles(
-                step, rate, double, inner_loads, inner_out, inner_out and inner_reads, swaps
-            )
+            total += fresh_ticks * slot_cycles(step, double, loads, swaps, False, inner_out)
+            total += fresh_ticks * slot_cycles(step, double, inner_loads, inner_out, inner_out and inner_reads, swaps)
         if ticks > fresh_ticks:
-            total += (ticks - fresh_ticks) * slot_cycles(step, rate, double, loads, swaps, swaps, inner_out)
-            total += (ticks - fresh_ticks) * slot_cycles(step, rate, double, inner_loads, inner_out, inner_out, swaps)
+            total += (ticks - fresh_ticks) * slot_cycles(step, double, loads, swaps, swaps, inner_out)
+            total += (ticks - fresh_ticks) * slot_cycles(step, double, inner_loads, inner_out, inner_out, swaps)
         outer *= count[loop]
         if kind[loop] != O:
             fresh *= count[loop]
-    total += slot_cycles(step, rate, double, inner_loads, inner_out, inner_out and inner_reads, False)
+    total += slot_cycles(step, double, inner_loads, inner_out, inner_out and inner_reads, False)
     between = outer * (count[inner] - 2)
     fresh_between = 0 if inner_reads else fresh * (count[inner] - 2)
     if fresh_between > 0:
-        total += fresh_between * slot_cycles(step, rate, double, inner_loads, inner_out, False, inner_out)
+        total += fresh_between * slot_cycles(step, double, inner_loads, inner_out, False, inner_out)
     if between > fresh_between:
-        total += (between - fresh_between) * slot_cycles(
-            step, rate, double, inner_loads, inner_out, inner_out, inner_out
-        )
-    return total + slot_cycles(step, rate, double, 0, False, False, inner_out)
+        total += (between - fresh_between) * slot_cycles(step, double, inner_loads, inner_out, inner_out, inner_out)
+    return total + slot_cycles(step, double, 0, False, False, inner_out)
 
 
 @lean
-def least_slot_cycles(step: Ints, rate: float, fitting: int, kept: int) -> int:
+def least_slot_cycles(step: Ints, fitting: int, kept: int) -> int:
     """A floor under a step between two others if the innermost SPM loop leaves operand ``kept`` in place.
 
     Every operand that depends on the innermost loop moves with each step. ``fitting`` has bit ``b`` set if the operands
@@ -160,44 +137,39 @@ def least_slot_cycles(step: Ints, rate: float, fitting: int, kept: int) -> int:
     loads = 3 & ~(1 << kept)
     swaps = kept != O
     if fitting >> ALL_DOUBLE & 1:
-        return slot_cycles(step, rate, ALL_DOUBLE, loads, swaps, False, swaps)
+        return slot_cycles(step, ALL_DOUBLE, loads, swaps, False, swaps)
     least = -1
     for double in range(8):
         if fitting >> double & 1:
-            cycles = slot_cycles(step, rate, double, loads, swaps, False, swaps)
+            cycles = slot_cycles(step, double, loads, swaps, False, swaps)
             if least < 0 or cycles < least:
                 least = cycles
     return least
 
 
 @lean
-def least_pass_cycles(
-    step: Ints, rate: float, stages: int, slot: int, kept: int, num_steps: int, num_swaps: int, resident: bool
-) -> int:
+def least_pass_cycles(step: Ints, slot: int, kept: int, num_steps: int, num_swaps: int, resident: bool) -> int:
     """A floor under every pass of an order whose innermost SPM loop leaves operand ``kept`` in place.
 
-    All buffers double is least but for the single exception that hiding one operand of two may cost more than hiding
-    none; ``slot`` regards that (see ``least_slot_cycles``). Outputs with two buffers leave one step late, so that one
+    All buffers double is least, but of fewer one operand of two may cost more to hide than none; ``slot`` regards that
+    (see ``least_slot_cycles``). Outputs with two buffers leave one step late, so that one
     slot of a pass may lack them; the drain is what they cost at least.
 
     Args:
-        step: Cycles and bytes of one step.
-        rate: Of the SPM port.
-        stages: Of the MAC pipeline.
+        step: Cycles of one step.
         slot: ``least_slot_cycles``.
         kept: The operand.
         num_steps: Of a pass, above 1.
         num_swaps: Tiles of the kept operand that a pass uses, at least.
         resident: Whether the kept operand stays in RF from pass to pass, as no SPM loop changes it.
     """
-    fill = _fill_cycles(step, rate, 3 & ~(1 << kept))
-    drain = max(step[OUT], port_cycles(step[NUM_BYTES + O], rate))
+    fill, drain = _fill_cycles(step, 3 & ~(1 << kept)), step[OUT]
     if kept == O:
         cycles = fill + (num_steps - 1) * slot + step[COMPUTE]
         if not resident:
-            cycles += drain + (num_swaps - 1) * max(0, step[OUT] - slot)
+            cycles += drain + (num_swaps - 1) * max(0, step[EMPTY] + step[OUT] - slot)
     else:
         cycles = fill + drain + max((num_steps - 1) * slot, num_steps * step[COMPUTE])
         if kept != NONE and not resident:
             cycles += (num_swaps - 1) * max(0, step[IN + kept] - slot)
-    return cycles + stages - 1
+    return cycles + step[EMPTY]

@@ -178,11 +178,13 @@ module spm_array #(
       .beyond(out_beyond), .busy(out_busy), .last(out_last)
   );
 
-  spm_port #(.LANES(LANES), .PORT_NUM(PORT_NUM), .PORT_DEN(PORT_DEN)) port_i (
+  spm_port #(
+      .LANES(LANES), .RATE_NUM(RATE_NUM), .RATE_DEN(RATE_DEN), .PORT_NUM(PORT_NUM), .PORT_DEN(PORT_DEN)
+  ) port_i (
       .clk, .rst, .start({leave_start, enter_start}),
       .elems({elems_of(box[3*64+:64]), elems_of(box[2*64+:64]), elems_of(box[64+:64]), elems_of(box[0+:64])}),
-      .elem_bytes({elem_bytes[8+:4], elem_bytes}), .offered_in(allowed), .offered_out(out_offered), .taken_in(taken),
-      .taken_out(out_taken)
+      .elem_bytes({elem_bytes[8+:4], elem_bytes}), .hold(leave_waits || leave_busy), .offered_in(allowed),
+      .offered_out(out_offered), .taken_in(taken), .taken_out(out_taken)
   );
   assign crossed = {out_taken, taken};
 
@@ -374,29 +376,19 @@ module spm_array #(
     rank = {where[15:0], where[31:16], where[47:32], where[63:48]};
   endfunction
 
+  // A port with a limit brings sums in when all others have left: nothing to follow.
   logic [63:0] out_rank;
   logic out_done;
-  // Where the port decides what leaves, only what has left before this cycle counts.
-  generate
-    if (PORT_NUM == 0) begin : g_free
-      assign out_rank = rank(out_beyond);
-      assign out_done = !out_busy || out_last;
-    end else begin : g_shared
-      logic [63:0] here;
-      always_ff @(posedge clk) here <= leave_start ? 64'd0 : out_beyond;
-      assign out_rank = rank(here);
-      assign out_done = !out_busy;
-    end
-  endgenerate
-  logic [31:0] num_readable;
-  assign num_readable = PORT_NUM == 0 ? now_written : num_written;
+  assign out_rank = rank(out_beyond);
+  assign out_done = !out_busy || out_last;
 
   always_comb begin
     allowed = offered;
     for (int lane = 0; lane < LANES; lane++)
-      if (leave_waits) allowed[2*LANES+lane] = 1'b0;
+      if (PORT_NUM != 0) allowed[2*LANES+lane] = offered[2*LANES+lane];
+      else if (leave_waits) allowed[2*LANES+lane] = 1'b0;
       else if (leave_busy && in_place) begin
-        if (num_back + 32'(lane) >= num_readable) allowed[2*LANES+lane] = 1'b0;
+        if (num_back + 32'(lane) >= now_written) allowed[2*LANES+lane] = 1'b0;
       end else if (leave_busy && !out_done && rank(at[(2*LANES+lane)*64+:64]) >= out_rank)
         allowed[2*LANES+lane] = 1'b0;
   end

@@ -54,7 +54,7 @@ module spm_sequence #(
   logic [4:0] flags, flags_next;
   logic [127:0] enter_base_was, leave_base_was;
   logic [7:0] leave_wait, pipe_wait;
-  logic read_waits;
+  logic read_waits, read_follows;
 
   // the odometer ------------------------------------------------------------------------------------------------------
   // {whether it is the last step, the loop that moves, the base after it}
@@ -91,6 +91,19 @@ module spm_sequence #(
     same_outputs = ~|((one ^ other) & ~{32'hffffffff, 32'd0, 16'hffff, 48'd0});
   endfunction
 
+  // Longer along one dim and shorter along another: places would come in another order.
+  function automatic logic [0:0] in_other_order(input logic [127:0] one, input logic [127:0] other);
+    logic grows, shrinks;
+    grows = 1'b0;
+    shrinks = 1'b0;
+    for (int d = 0; d < 6; d++)
+      if (d != 3) begin
+        grows = grows || other[d*16+:16] > one[d*16+:16];
+        shrinks = shrinks || other[d*16+:16] < one[d*16+:16];
+      end
+    in_other_order = grows && shrinks;
+  endfunction
+
   // what runs -----------------------------------------------------------------------------------------------------------
   logic phase_done, starts_step, late_now, late_next, is_inner, in_steps;
   logic [127:0] to, beyond, fresh_base;
@@ -99,6 +112,7 @@ module spm_sequence #(
   logic [2:0] moves, next_moves;
   logic [2:0] next_phase;
   logic leave_wanted, read_wanted;         // at this boundary
+  logic read_behind;                       // only when those that leave are out
   logic [2:0] enters;
 
   assign running = phase != IDLE;
@@ -147,6 +161,7 @@ module spm_sequence #(
     enters = 3'b000;
     leave_wanted = 1'b0;
     read_wanted = 1'b0;
+    read_behind = 1'b0;
     enter_base = 128'd0;
     leave_base = base;
     if (phase_done) begin
@@ -163,14 +178,20 @@ module spm_sequence #(
         leave_wanted = moves[2] && (!is_double[2] || late_now);
       end
       if (next_phase == DRAIN) leave_wanted = 1'b1;
-      if (read_wanted) enters[2] = 1'b1;
+      read_behind = read_wanted && leave_wanted
+          && in_other_order(sized(leave_base, tile), sized(enter_base, tile_next));
+      if (read_wanted && !read_behind && (STAGES == 1 || !leave_wanted)) enters[2] = 1'b1;
     end
     leave_start = leave_wanted && (STAGES == 1 || next_phase == DRAIN);
     if (leave_waits && leave_wait == 8'd0) begin
       leave_start = 1'b1;
       leave_base = leave_base_was;
+      if (read_follows) begin
+        enters[2] = 1'b1;
+        enter_base = enter_base_was;
+      end
     end
-    // in a turn the next sums come in once the old ones are out
+    // the next sums come in once the old ones are out
     if (read_waits && leave_busy && leave_last) begin
       enters[2] = 1'b1;
       enter_base = enter_base_was;
@@ -207,6 +228,7 @@ module spm_sequence #(
       later <= 3'd0;
       leave_waits <= 1'b0;
       read_waits <= 1'b0;
+      read_follows <= 1'b0;
       leave_wait <= 8'd0;
       pipe_wait <= 8'd0;
       enter_base_was <= 128'd0;
@@ -237,10 +259,9 @@ module spm_sequence #(
             leave_wait <= 8'(STAGES - 2);
           end
         end
-        if (next_phase == TURN) begin
-          read_waits <= leave_wanted && (is_summed(to) || flags[READ]);
-          enter_base_was <= to;
-        end
+        if (next_phase == TURN || read_wanted) enter_base_was <= enter_base;
+        read_waits <= read_behind || (next_phase == TURN && leave_wanted && (is_summed(to) || flags[READ]));
+        read_follows <= STAGES > 1 && read_wanted && leave_wanted && !read_behind;
         in_place <= next_phase == WORK && leave_wanted && same_outputs(base, beyond);
         enter_which <= later_next;
       end

@@ -316,13 +316,13 @@ def core_process(core: Core, totals: Totals) -> Generator[tuple[int, int, int], 
             totals.energy_pj["dram"] += bits / word * dram_pj
             totals.unused_bits += bits - elems * out_bits
             totals.energy_pj["spm"] += elems * sum_bits / word * spm_pj
-            for key, box in stage.streams:
-                more, bits = core.transfer(box, read_of(key).tensor)
-                charge(key, box, bits, held=False)
-                cycles += more
             engine = cycles
             if layer.workload is not None:
                 engine = max(cycles, math.ceil(elems * layer.num_ops_per_elem / arch.vector.ops_per_cycle))
+            for key, box in stage.streams:
+                more, bits = core.transfer(box, read_of(key).tensor)
+                charge(key, box, bits, held=False)
+                cycles, engine = cycles + more, engine + more
             dma = (yield max(dma, end(s)), cycles, engine) + engine
             stored[s] = dma
     return max(dma, end(len(stages) - 1))

@@ -6,7 +6,7 @@ import heapq
 import itertools
 import math
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
 
 from tests.oracle import levels
@@ -221,12 +221,17 @@ def core_passes(nest: Nest, start: levels.Point, extent: levels.Point, walk: Wal
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A transfer that asks for a channel: its cycles without waits for rows, and the addresses of its runs."""
+    """A transfer that asks for a channel: its cycles without waits for rows, and the addresses of its runs.
+
+    Those of extras come first; ``vector`` cycles begin when they are there.
+    """
 
     t: int
     channel: int
     vector: int
     runs: list[tuple[int, int]]
+    extras_channel: int = 0
+    extras_runs: tuple[tuple[int, int], ...] = ()
 
 
 Process = Generator[Request, int, int]
@@ -257,17 +262,17 @@ def core_process(nest: Nest, passes: list[Pass], places: dict[str, int], walk: W
         walk.moved["final"] += elems
         walk.dram_bytes[Operand.O.value] += whole_bytes(bits)
         walk.unused_bits += bits - elems * workload.out_bits
-        runs = []
+        runs, extras_cycles = [], 0
         for number, extra in enumerate(workload.epilogue.extras):
             more, extra_elems, bits = transfer(extra, passes[p].first, passes[p].tile, arch)
-            cycles += more
+            extras_cycles += more
             walk.moved[f"extra{number}"] += extra_elems
             walk.dram_bytes[3] += whole_bytes(bits)
             walk.unused_bits += bits - extra_elems * extra.elem_bits
             runs += addresses(extra, places[f"E{number}"], passes[p].first, passes[p].tile)
-        runs += addresses(final, places["O"], passes[p].first, passes[p].tile)
         vector = math.ceil(elems * workload.epilogue.num_ops_per_elem / arch.vector.ops_per_cycle)
-        return (yield Request(t, cycles, vector, runs))
+        final_runs = addresses(final, places["O"], passes[p].first, passes[p].tile)
+        return (yield Request(t, cycles, vector, final_runs, extras_cycles, tuple(runs)))
 
     doubled = [o for o in Operand if nest.double("SPM", o)]
     single = [o for o in Operand if not nest.double("SPM", o)]
@@ -323,7 +328,7 @@ def addresses(projection: Projection, place: int, first: dict[str, int], tile: D
     return [(place + start // 8, place + whole_bytes(stop)) for start, stop in runs]
 
 
-def wait_for_rows(arch: Arch, rows: dict[int, int], runs: list[tuple[int, int]], walk: Walk) -> int:
+def wait_for_rows(arch: Arch, rows: dict[int, int], runs: Iterable[tuple[int, int]], walk: Walk) -> int:
     """Cycles beyond a hit per run, which is part of its start; byte by byte, with the row of each bank in ``rows``."""
     pages = arch.levels.DRAM.pages
     if pages is None:
@@ -372,9 +377,10 @@ def simulate(workload: Workload, arch: Arch, mapping: Mapping) -> Walk:
         t, core, request = heapq.heappop(waiting)
         channel = free.index(min(free))
         grant = max(t, free[channel])
+        extras = request.extras_channel + wait_for_rows(arch, rows[channel], request.extras_runs, walk)
         held = request.channel + wait_for_rows(arch, rows[channel], request.runs, walk)
-        engine = max(request.vector, held)
-        free[channel] = grant + held
+        engine = extras + max(request.vector, held)
+        free[channel] = grant + extras + held
         walk.dma_busy_cycles += engine
         advance(core, grant + engine)
     walk.cycles = max(ends)

@@ -19,7 +19,8 @@ from tvm_spm.jit import lean, small
 from tvm_spm.space.tensors import elems_inside
 
 FINAL, SPILL_ENGINE, FINAL_ENGINE = 3, 4, 5
-"""Rows of transfers after those of I, W and partial O: a final store, and how long stores keep the DMA engine."""
+"""Rows of transfers after those of I, W and partial O: a final store with what streams in before it, and how long
+stores keep the DMA engine: the vector unit works on a finished tile while it leaves, once its extras are all there."""
 
 RUN_FIRST, RUN_LENGTH, RUN_KIND, KIND_FIRST = 0, 1, 2, 3
 """Planes of a table of runs: first index, number of indices, and which kind of transfer they share; and an index of
@@ -198,11 +199,12 @@ def fill_transfers(
         ops_cycles = 0
         if problem.num_ops_per_elem > 0:
             ops_cycles = int(math.ceil(elems * problem.num_ops_per_elem / problem.vector_ops_per_cycle))
-        transfers[FINAL_ENGINE, code] = ops_cycles
+        # what the vector unit takes longer than the store that it works beside
+        transfers[FINAL_ENGINE, code] = max(0, ops_cycles - transfers[FINAL, code])
     for extra in range(O + 1, problem.num_projections):
         _add_extra(problem, nest, loops, first, extent, extra, num, scratch)
     for code in range(num):
-        transfers[FINAL_ENGINE, code] = max(transfers[FINAL_ENGINE, code], transfers[FINAL, code])
+        transfers[FINAL_ENGINE, code] += transfers[FINAL, code]
 
 
 @lean

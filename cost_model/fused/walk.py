@@ -290,18 +290,17 @@ def _add_read(flat: FlatGroup, machine: Machine, at: tuple[int, int, int, int], 
 
 @lean
 def _store(flat: FlatGroup, machine: Machine, box: Ints, beside: tuple[int, int, int], row: Ints, walk: Walk) -> None:
-    """The store after a stage of the sink: external extras stream by while the vector unit works."""
+    """The store after a stage of the sink: the vector unit works beside it, once external extras have streamed in."""
     extras_cycles, vector_cycles, times = beside
     sink = len(flat.layer) - 1
     rank, bits = flat.layer[sink, RANK], flat.layer[sink, OUT_BITS]
     elems = box_elems(box, rank)
     cycles, moved_bits = move(box, flat.shape[sink], rank, bits, machine)
-    cycles += extras_cycles
-    row[STORE_CHANNEL], row[STORE_ENGINE] = cycles, max(cycles, vector_cycles)
+    row[STORE_CHANNEL], row[STORE_ENGINE] = extras_cycles + cycles, extras_cycles + max(cycles, vector_cycles)
     walk.counters[STORED_ELEMS] += times * elems
     walk.counters[STORED_BYTES] += times * ((moved_bits + 7) >> 3)
     walk.counters[STORED_UNUSED_BITS] += times * (moved_bits - elems * bits)
-    walk.counters[CHANNEL_CYCLES] += times * cycles
+    walk.counters[CHANNEL_CYCLES] += times * row[STORE_CHANNEL]
     walk.counters[BUSY_CYCLES] += times * row[STORE_ENGINE]
     for axis in range(rank):
         walk.moved[sink, axis] = max(walk.moved[sink, axis], box[axis, 1] - box[axis, 0])

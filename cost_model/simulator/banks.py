@@ -19,6 +19,7 @@ from cost_model.simulator.state import (
     OF_PASS,
     STORES,
     VECTOR_CYCLES,
+    VECTOR_START,
     Core,
 )
 from tvm_spm import pages as rule
@@ -127,9 +128,10 @@ def wait_for_rows(problem: Problem, nest: Nest, core: Core, memory: Memory, open
     else:
         for extra in range(FIRST_EXTRA, problem.num_projections):
             waited += _walk(problem, memory, extra, problem.elem_bits[extra], address[extra], open_rows, counts)
+        transfer[VECTOR_START] += waited
         waited += _walk(problem, memory, O, problem.out_bits, address[O], open_rows, counts)
     transfer[CHANNEL_CYCLES] += waited
-    transfer[ENGINE_CYCLES] = max(transfer[CHANNEL_CYCLES], transfer[VECTOR_CYCLES])
+    transfer[ENGINE_CYCLES] = max(transfer[CHANNEL_CYCLES], transfer[VECTOR_START] + transfer[VECTOR_CYCLES])
 
 
 @lean

@@ -44,6 +44,7 @@ from cost_model.simulator.state import (
     NUM_BYTES,
     OF_PASS,
     VECTOR_CYCLES,
+    VECTOR_START,
     Core,
 )
 from tvm_spm.jit import kernel, lean
@@ -59,7 +60,8 @@ def note_transfer(core: Core, log: Log, transfer: Ints, grant: int, channel: int
     note(log, WAIT + kind, request, grant, 0, 0)
     note(log, DMA + kind, grant, end, num_bytes, 0)
     note(log, CHANNEL + kind, grant, moved, num_bytes, channel)
-    note(log, VECTOR + kind, grant, grant + transfer[VECTOR_CYCLES], 0, 0)
+    start = grant + transfer[VECTOR_START]
+    note(log, VECTOR + kind, start, start + transfer[VECTOR_CYCLES], 0, 0)
     since, why = request, core.after_note
     if core.num_served < core.num_beside:
         since, why = core.pass_end, LAST_STORE if core.slots_left == 0 else BESIDE

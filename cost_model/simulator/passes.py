@@ -20,6 +20,7 @@ from cost_model.simulator.state import (
     OF_PASS,
     STORES,
     VECTOR_CYCLES,
+    VECTOR_START,
     Core,
 )
 from tvm_spm.jit import lean, small
@@ -103,8 +104,8 @@ def work(problem: Problem, nest: Nest, core: Core, ledger: Ledger, log: Log) -> 
 def store(problem: Problem, nest: Nest, core: Core, ledger: Ledger) -> None:
     """Prepare the store after the pass looked at.
 
-    A finished tile passes the vector unit on its way while the extras stream by, so the slower of DMA and vector unit
-    counts; an unfinished one spills as partial sums.
+    A finished tile passes the vector unit on its way, once its extras have streamed in, so that the slower of store and
+    vector unit counts; an unfinished one spills as partial sums.
     """
     transfer = core.transfer[STORES + (core.pass_number & NUM_STORES - 1)]
     transfer[ENGINE_CYCLES] = 0
@@ -117,7 +118,7 @@ def store(problem: Problem, nest: Nest, core: Core, ledger: Ledger) -> None:
     transfer[CHANNEL_CYCLES] = transfer[ENGINE_CYCLES] = cycles
     transfer[NUM_BYTES], transfer[OF_PASS] = (moved_bits + 7) >> 3, core.pass_number
     if core.is_last_sum == 0:
-        transfer[KIND], transfer[VECTOR_CYCLES] = SPILL, 0
+        transfer[KIND], transfer[VECTOR_START], transfer[VECTOR_CYCLES] = SPILL, 0, 0
         totals[MOVED + O] += core.repeats * elems
         return
     totals[FINAL_ELEMS] += core.repeats * elems
@@ -128,6 +129,7 @@ def store(problem: Problem, nest: Nest, core: Core, ledger: Ledger) -> None:
         transfer[NUM_BYTES] += (moved_bits + 7) >> 3
         ledger.extra_elems[projection - FIRST_EXTRA] += core.repeats * streamed
         _count_bits(ledger, FIRST_EXTRA, core.repeats, streamed * elem_bits, moved_bits)
+    extras_cycles = transfer[CHANNEL_CYCLES] - cycles
     vector_cycles = int(math.ceil(elems * problem.num_ops_per_elem / problem.vector_ops_per_cycle))
-    transfer[KIND], transfer[VECTOR_CYCLES] = STORE, vector_cycles
-    transfer[ENGINE_CYCLES] = max(transfer[CHANNEL_CYCLES], vector_cycles)
+    transfer[KIND], transfer[VECTOR_START], transfer[VECTOR_CYCLES] = STORE, extras_cycles, vector_cycles
+    transfer[ENGINE_CYCLES] = extras_cycles + max(cycles, vector_cycles)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cost_model.nest import HELD, SHARE, Nest
 from cost_model.problem import Problem
-from cost_model.simulator.state import ENGINE_CYCLES, KIND, NUM_STORES, STORES, VECTOR_CYCLES, Core
+from cost_model.simulator.state import ENGINE_CYCLES, KIND, NUM_STORES, STORES, VECTOR_CYCLES, VECTOR_START, Core
 from tvm_spm.jit import lean
 from tvm_spm.space.mapping_batch import NUM_DIMS
 
@@ -17,7 +17,7 @@ def place_core(problem: Problem, nest: Nest, number: int, core: Core) -> None:
     core.pass_cycles = core.num_beside = core.num_queued = core.num_served = 0
     core.sum_pass_cycles = core.sum_mac_cycles = 0
     for row in range(STORES + NUM_STORES):
-        core.transfer[row, ENGINE_CYCLES] = core.transfer[row, VECTOR_CYCLES] = 0
+        core.transfer[row, ENGINE_CYCLES] = core.transfer[row, VECTOR_START] = core.transfer[row, VECTOR_CYCLES] = 0
         core.transfer[row, KIND] = row
     core.passes_left = 1
     for d in range(NUM_DIMS - 1, -1, -1):

@@ -11,9 +11,10 @@ from tvm_spm.space.mapping_batch import NUM_DIMS
 FIRST_EXTRA = 3
 """Number of the first tensor behind I W O."""
 
-CHANNEL_CYCLES, ENGINE_CYCLES, VECTOR_CYCLES, NUM_BYTES, KIND, OF_PASS, TRANSFER_FIELDS = range(7)
-"""Columns of a transfer: how long it holds a DRAM channel, the DMA engine (0 if it moves nothing) and the vector unit;
-bytes in whole bursts; its number among ``log.TRANSFERS`` and its pass, for a log only."""
+CHANNEL_CYCLES, ENGINE_CYCLES, VECTOR_START, VECTOR_CYCLES, NUM_BYTES, KIND, OF_PASS, TRANSFER_FIELDS = range(8)
+"""Columns of a transfer: how long it holds a DRAM channel and the DMA engine (0 if it moves nothing); when the vector
+unit starts, and how long it works; bytes in whole bursts; its number among ``log.TRANSFERS`` and its pass, for a log
+only."""
 
 STORES, NUM_STORES, MAX_QUEUED = 3, 4, 8
 """Transfers of a core: the loads of I W O before the next pass, then the stores of passes in turn, a power of two."""

@@ -90,6 +90,18 @@ def test_sums_that_come_back_take_the_cycles_of_the_simulator(arch):
     assert num_programs == 24
 
 
+@pytest.mark.parametrize("ops", [1, 3, 6])
+def test_a_vector_unit_that_is_slower_than_the_store(ops):
+    # a bias and a residual come in, then 0.75 operations a cycle, beside a store of 4 B a cycle
+    base = Workload.conv2d(K=6, C=3, OY=5, OX=4, FY=3, FX=1, padding=(1, 0), dtype="int8", out_dtype="int32")
+    extras = (Projection(axes=(base.O.axes[1],), dtype="int32"), Projection(axes=base.O.axes, dtype="int8"))
+    workload = replace(base, epilogue=Epilogue(num_ops_per_elem=ops, extras=extras))
+    mappings = sampled(workload, DEEP, np.random.default_rng(ops), 6)
+    requests = [MeasureRequest(workload=workload, arch=DEEP, mapping=each) for each in mappings]
+    found = [each.cycles for each in RtlMeasurer.of(DEEP).measure(requests)]
+    assert found == [cost.cycles for cost in simulate_batch(workload, DEEP, mappings)]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("arch", MACHINES, ids=lambda arch: arch.name)

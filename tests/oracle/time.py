@@ -364,10 +364,10 @@ class CoreWalk:
             cycles = self.model.transfer_cycles(workload.O, *place)
             return cycles, cycles
         cycles = self.model.transfer_cycles(workload.final_projection(), *place)
-        cycles += sum(self.model.transfer_cycles(extra, *place) for extra in workload.epilogue.extras)
         elems = num_elems(clipped_box(workload.O.axes, *place))
-        ops = elems * workload.epilogue.num_ops_per_elem
-        return cycles, max(cycles, math.ceil(ops / self.model.arch.vector.ops_per_cycle))
+        ops_cycles = math.ceil(elems * workload.epilogue.num_ops_per_elem / self.model.arch.vector.ops_per_cycle)
+        extras_cycles = sum(self.model.transfer_cycles(extra, *place) for extra in workload.epilogue.extras)
+        return extras_cycles + cycles, extras_cycles + max(cycles, ops_cycles)
 
 
 def clip_cuts(workload: Workload, name: str, *, first: int, extent: int, tile: int) -> set[int]:

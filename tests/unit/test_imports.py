@@ -59,7 +59,8 @@ INSIDE = {
     "tvm_spm.cli": (("commands",), ("search",), ("options", "output")),
     "cost_model": (
         ("attention",), ("fused",), ("analytical", "learned", "published", "simulator"),
-        ("nest",), ("crossing", "problem"), ("arrays", "bounds", "features", "objective", "record", "transfer", "vector"),
+        ("nest",), ("crossing", "problem"),
+        ("arrays", "bounds", "features", "objective", "record", "transfer", "vector"),
     ),
     "schedules": (("group",), ("attention", "host", "layer")),
     "tvm_spm.exact": (

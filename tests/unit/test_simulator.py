@@ -245,6 +245,13 @@ def test_extras_stream_with_the_store():
     assert cost.dram_bytes == (2, 1, 2, 4)
 
 
+def test_vector_unit_starts_when_its_extras_are_there():
+    bias = Projection(axes=(Axis(terms=(("K", 1),), extent=1),), dtype="int32")
+    work = replace(column(2), epilogue=Epilogue(num_ops_per_elem=40, extras=(bias,)))
+    # 14 cycles of bias, then 2 x 40 operations beside the store of 12
+    assert run(work, Mapping(spm=Dims(OX=2), rf=Dims(OX=2))).cycles == 41 + 14 - 12 + 80
+
+
 def test_vector_unit_may_hold_back_the_store():
     # 2 outputs x 40 operations at 1 per cycle instead of 12 cycles
     work = replace(column(2), epilogue=Epilogue(num_ops_per_elem=40))

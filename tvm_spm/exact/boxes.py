@@ -47,6 +47,8 @@ def store_cycles(case: CaseArrays, first: Ints, tile: Ints) -> tuple[int, int]:
     """(channel cycles, engine cycles) of storing finished outputs: ``FINAL`` and ``FINAL_ENGINE`` of the formula."""
     workload = case.workload
     cycles, elems = transfer_cycles(case, O, workload.out_bits, first, tile)
+    vector_cycles = int(math.ceil(elems * workload.num_ops_per_elem / case.arch.vector_ops_per_cycle))
+    longer = max(0, vector_cycles - cycles)
     for extra in range(O + 1, len(workload.elem_bits)):
         cycles += transfer_cycles(case, extra, workload.elem_bits[extra], first, tile)[0]
-    return cycles, max(cycles, int(math.ceil(elems * workload.num_ops_per_elem / case.arch.vector_ops_per_cycle)))
+    return cycles, cycles + longer

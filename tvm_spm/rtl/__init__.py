@@ -13,9 +13,8 @@ ports, and are those of the timing rule. Hardware is how the rule came to say th
   and shorter along another, so that they would come to places still to be read;
 - sums leave when the MAC pipelines are empty, every time (``pe.mac_stages``), and not once a pass;
 - a port of SPM with a limit (``levels.SPM.bytes_per_cycle``) serves one network after the other: I, W, sums out, sums
-  in; networks do not share out its cycles so that none is left over.
-
-But for one: the vector unit starts when the first extra has arrived; the rule lets it start with the transfer.
+  in; networks do not share out its cycles so that none is left over;
+- the vector unit starts when its extras have come in, and not with the first of them.
 
 What stays idealised: SPM serves all networks and the DMA engine at once (but for a limit of its port), a PE takes as
 many elements a cycle as a network carries, the vector unit chains its operations within a cycle, extras have a buffer

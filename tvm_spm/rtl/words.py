@@ -324,7 +324,7 @@ def _load(load: LoadTile, bases: tuple[int, int, int], slot: int, is_after: bool
 def _stores(
     store: StoreTile, base: int, extras: Sequence[StreamExtra], code: VectorCode, place: tuple[int, bool]
 ) -> list[list[int]]:
-    """A store and the extras that come in for it; each says what the vector unit works on meanwhile."""
+    """A store, which says what the vector unit works on meanwhile, and before it the extras for that."""
     if len(extras) > _EXTRAS:
         raise RtlError(f"{len(extras)} extras of an epilogue: hardware streams <= {_EXTRAS}")
     what = _FINAL if store.is_final else _PARTIAL
@@ -333,13 +333,11 @@ def _stores(
         streams[extra.extra] = [extra.buffer, *_boxed(extra.steps, 0), DTYPES.index(extra.dtype)]
     work = [word for stream in streams for word in stream]
     work += [base + store.spm, *_boxed(store.counts, 1), *_boxed(store.spm_strides, 0)]
-    is_worked = bool(store.is_final and code.num_ops) << 4
     found = []
     for extra in extras:
         words = _transfer(_EXTRA, _STREAMED, place, extra, (extra.buffer, extra.buffer_strides))
-        words[0] |= is_worked | extra.extra << 16
-        found.append([*words, *[1] * 10, *work])
+        found.append([*words, *[1] * 10, *[0] * len(work)])
     words = _transfer(_STORE, what, place, store, (base + store.spm, store.spm_strides))
-    words[0] |= is_worked
+    words[0] |= bool(store.is_final and code.num_ops) << 4
     found.append([*words, *_boxed(store.periods, 1), *_boxed(store.runs, 1), *work])
     return found

@@ -174,11 +174,11 @@ module spm_core #(
       .DMA_LANES(DMA_LANES)
   ) vector_i (
       .clk, .rst, .num_ops(registers[23:16]), .program_words(registers[71*32+:1024]),
-      .constants(registers[103*32+:512]), .sum_type(registers[15:12]), .active(dma_active && has_vector),
+      .constants(registers[103*32+:512]), .sum_type(registers[15:12]), .active(dma_active && has_vector && is_store),
       .finish(dma_active && dma_last && is_store), .spm_base(transfer_word[57*32+:32]),
       .count(transfer_word[58*32+:160]), .spm_stride(transfer_word[63*32+:160]), .extra(transfer_word[29*32+:896]), .num_ready(vector_ready),
       .works(vector_works), .address(vector_address), .sums(vector_sums), .write(vector_write), .results(vector_results),
-      .fill_extra(transfer_word[17:16]), .fill_valid(is_extra ? moves : '0), .fill_bytes(transfer_word[11:8]), .fill_address(spm_address),
+      .fill_valid(is_extra ? moves : '0), .fill_bytes(transfer_word[11:8]), .fill_address(spm_address),
       .fill_data(dram_rdata)
   );
 
@@ -236,6 +236,6 @@ module spm_core #(
     end
 
   logic unused;
-  assign unused = &{1'b0, transfer_word[31:18], transfer_word[7:5], pass_word[31:5], registers[31:28],
+  assign unused = &{1'b0, transfer_word[31:16], transfer_word[7:5], pass_word[31:5], registers[31:28],
                     registers[11:10], registers[95:88], registers[119*32+18+:14]};
 endmodule

@@ -1,7 +1,7 @@
 // The vector unit: runs the epilogue over the elements of a finished tile, ahead of the DMA engine that stores it.
 //
 // It does OPS operations a cycle (VECTOR_NUM / VECTOR_DEN on average), each on the results of those before it, and leaves the
-// results in the places of the sums. Extras come from a buffer that the DMA engine has filled.
+// results in the places of the sums. Extras come from a buffer that the DMA engine has filled before.
 `ifdef VERILATOR
 `define INTO =
 `else
@@ -37,7 +37,6 @@ module spm_vector #(
     output logic [OPS-1:0] write,
     output logic [OPS*32-1:0] results,
     // the buffer of extras
-    input logic [1:0] fill_extra,
     input logic [DMA_LANES-1:0] fill_valid,
     input logic [3:0] fill_bytes,
     input logic [DMA_LANES*32-1:0] fill_address,
@@ -52,7 +51,6 @@ module spm_vector #(
   logic [31:0] done, credit, credit_now;
   logic [8*64-1:0] registers, registers_next;
   logic finished;
-  logic [4*32-1:0] arrived;                // of each extra: the first address behind what is in the buffer
 
   function automatic logic [63:0] typed(input logic [63:0] value, input logic [3:0] dtype);
     case (dtype)
@@ -78,18 +76,13 @@ module spm_vector #(
   logic [5*32-1:0] here_next;
   logic [7:0] op_next;
   logic [31:0] done_next, spent;
-  logic finished_next, is_waiting;
+  logic finished_next;
 
   assign credit_now = credit + 32'(VECTOR_NUM);
 
   always_comb begin
-    logic carry, is_here;
-    logic [63:0] code;
-    logic [7:0] from;
+    logic carry;
     carry = 1'b0;
-    is_here = 1'b1;
-    code = 64'd0;
-    from = 8'd0;
     here_next = here;
     op_next = op;
     done_next = done;
@@ -101,13 +94,7 @@ module spm_vector #(
     at = '0;
     address = '0;
     for (int slot = 0; slot < OPS; slot++) begin
-      code = program_words[32'(op_next)*64+:64];
-      for (int source = 0; source < 3; source++) begin
-        from = code[24+source*8+:8];
-        if (from[7:2] == 6'd4 && extra[32'(from[1:0])*224+:32]
-            + along(here_next, extra[32'(from[1:0])*224+32+:160]) >= arrived[32'(from[1:0])*32+:32]) is_here = 1'b0;
-      end
-      if (active && is_here && !finished_next && credit_now >= 32'((slot + 1) * VECTOR_DEN)) begin
+      if (active && !finished_next && credit_now >= 32'((slot + 1) * VECTOR_DEN)) begin
         works[slot] = 1'b1;
         op_of[slot*8+:8] = op_next;
         at[slot*160+:160] = here_next;
@@ -133,7 +120,6 @@ module spm_vector #(
     end
   end
 
-  assign is_waiting = active && !finished && credit_now - spent >= 32'(VECTOR_DEN);
   assign num_ready = done_next;
   assign write = ends;
 
@@ -249,11 +235,7 @@ module spm_vector #(
   end
 
   always_ff @(posedge clk) begin
-    for (int lane = 0; lane < DMA_LANES; lane++)
-      if (fill_valid[lane])
-        arrived[32'(fill_extra)*32+:32] <= fill_address[lane*32+:32] + 32'(fill_bytes);
     if (rst || finish) begin
-      arrived <= '0;
       here <= '0;
       op <= 8'd0;
       done <= 32'd0;
@@ -264,8 +246,7 @@ module spm_vector #(
       op <= op_next;
       done <= done_next;
       finished <= finished_next;
-      // operations of a cycle that found nothing to do are lost
-      if (active) credit <= is_waiting ? credit_now % 32'(VECTOR_DEN) : credit_now - spent;
+      if (active) credit <= credit_now - spent;
     end
     registers <= registers_next;
   end

@@ -216,7 +216,6 @@ def test_known_indices_outside_of_the_tensor_are_refused():
 NORMALISING = {
     "in training": (node("BatchNormalization", ["x", *"gbmv"], ["y", "o", "p"], training_mode=1), 15, "as in training"),
     "in training, as said before": (node("BatchNormalization", ["x", *"gbmv"], ["y", *"opqr"]), 9, "as in training"),
-    "with its mean": (node("LayerNormalization", ["x", "g", "b"], ["y", "mean"]), 17, "'mean' is used"),
 }
 
 

@@ -16,7 +16,7 @@ __all__ = [
     "MAX_GROUP", "NOT_SCHEDULED", "Alone", "FusedGroup", "NetworkPlan", "RefusedGroup", "num_intervals", "plan_network",
 ]  # fmt: skip
 
-STEPS_PER_LAYER, STEPS_OF_ONE_LAYER = 250, 12_000
+STEPS_PER_LAYER, STEPS_OF_ONE_LAYER = 150, 12_000
 """Of the searches of groups, for each layer of a network; or, shared by its layers, for a small one."""
 
 MOST_TURNS = 64

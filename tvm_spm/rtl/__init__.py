@@ -19,4 +19,11 @@ ports, and are those of the timing rule. Hardware is how the rule came to say th
 What stays idealised: SPM serves all networks and the DMA engine at once (but for a limit of its port), a PE takes as
 many elements a cycle as a network carries, the vector unit chains its operations within a cycle, extras have a buffer
 of their own, a burst may start at any address, and instructions are there when they are needed.
+
+The sources are written so that a simulation stays small and fast, and mean the same to synthesis. PEs are loops over
+arrays of one module (``UNIT_ROWS`` and ``UNIT_COLS`` cut it into parts, which is how area is counted); a bus looks
+once per row and column at what passes; registers have a clock of their own; what does not move is not looked at.
+Memories are written on the rising edge of the clock and read on the falling one: Verilator 5.006 delays no assignment
+to an array in a loop that it keeps, so there they are plain assignments, and nobody reads such an array on the edge
+that writes it.
 """

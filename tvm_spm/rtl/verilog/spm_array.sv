@@ -56,6 +56,7 @@ module spm_array #(
     output logic [63:0] num_macs,
     output logic [2*64-1:0] num_heard
 );
+  /* verilator lint_off WIDTHCONCAT */     // networks of hundreds of elements a cycle are as wide as they seem
   localparam int STATIONS = ROWS + COLS - 1;
   localparam int TAG = 64 + 16 + 16;       // index in the box, address in RF, index of K
 

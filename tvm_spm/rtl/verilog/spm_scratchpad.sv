@@ -35,6 +35,7 @@ module spm_scratchpad #(
 `define INTO <=
 `endif
   /* verilator lint_off BLKSEQ */
+  /* verilator lint_off WIDTHCONCAT */     // networks of hundreds of elements a cycle are as wide as they seem
   localparam int AW = $clog2(BYTES);
   logic [7:0] bytes[0:BYTES-1];
 

@@ -21,6 +21,7 @@ module spm_walk #(
     output logic busy,
     output logic last                      // the last element is taken in this cycle
 );
+  /* verilator lint_off WIDTHCONCAT */     // networks of hundreds of elements a cycle are as wide as they seem
   logic [63:0] here, extent;
   logic [15:0] credit, credit_now, credit_left, turn_here, turn_beyond;
   logic [LANES*16-1:0] turns;              // behind each offered element

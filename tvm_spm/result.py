@@ -9,6 +9,9 @@ from tvm_spm.mapping import Mapping
 from tvm_spm.objective import Objective
 from tvm_spm.units import finite, ratio
 
+_LEAST_SHOWN = 5e-4
+"""A gap below it rounds to 0.0%, which is what only an optimum has."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchResult:
@@ -75,5 +78,6 @@ class SearchResult:
         }
 
     def __str__(self) -> str:
-        proof = "certified optimum" if self.certified else f"at most {self.gap:.1%} above the lower bound"
+        distance = "less than 0.1%" if self.gap < _LEAST_SHOWN else f"at most {self.gap:.1%}"
+        proof = "certified optimum" if self.certified else f"{distance} above the lower bound"
         return f"{self.mapping}\n{self.cost}\n{self.num_evaluated:,} mappings evaluated; {proof} of {self.space}"

@@ -120,11 +120,25 @@ def _gain_text(gain: float | None) -> str:
 def _against_text(total: Cost, default: Cost | None) -> str:
     if default is None:
         return "unknown, one of them could not be measured"
-    return (
-        f"{ratio(default.cycles, total.cycles):.2f}x faster, "
-        f"{ratio(default.energy_pj, total.energy_pj):.2f}x less energy, "
-        f"{ratio(default.edp_pj_cycles, total.edp_pj_cycles):.2f}x lower EDP"
+    return changes_text(default, total)
+
+
+def changes_text(before: Cost, after: Cost) -> str:
+    """How many times faster or slower, with how much less or more energy, and at how much lower or higher EDP."""
+    return ", ".join(
+        (
+            _change_text(before.cycles, after.cycles, "faster", "slower"),
+            _change_text(before.energy_pj, after.energy_pj, "less energy", "more energy"),
+            _change_text(before.edp_pj_cycles, after.edp_pj_cycles, "lower EDP", "higher EDP"),
+        )
     )
+
+
+def _change_text(before: float, after: float, better: str, worse: str) -> str:
+    """A factor of at least 1 and its direction; what rounds to 1.00 keeps the word of no loss."""
+    better_by, worse_by = ratio(before, after), ratio(after, before)
+    loss = f"{worse_by:.2f}"
+    return f"{better_by:.2f}x {better}" if better_by >= 1 else f"{loss}x {better if loss == '1.00' else worse}"
 
 
 def _stopped_lines(result: TuningResult) -> list[str]:
@@ -194,13 +208,9 @@ def _fusion_text(result: TuningResult) -> str:
     num_groups = sum(group.count for group in result.groups)
     fused = sum(group.count * len(group.names) for group in result.groups)
     before, after = sum(unfused.dram_bytes), sum(total.dram_bytes)
-    latency, energy, edp = (
-        ratio(getattr(unfused, name), getattr(total, name)) for name in ("cycles", "energy_pj", "edp_pj_cycles")
-    )
     return (
         f"{fused} layers in {num_groups} group{'' if num_groups == 1 else 's'}; against layer by layer "
-        f"{latency:.2f}x faster, {energy:.2f}x less energy, "
-        f"{edp:.2f}x lower EDP, {ratio(after, before) - 1:+.0%} DRAM bytes"
+        f"{changes_text(unfused, total)}, {ratio(after, before) - 1:+.0%} DRAM bytes"
     )
 
 

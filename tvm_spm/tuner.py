@@ -73,7 +73,8 @@ def evaluate(workload: Workload, arch: Arch | str | Path, mapping: Mapping, *, m
         workload: What runs.
         arch: An accelerator, the name of one, or the path of its file.
         mapping: How it runs.
-        model: ``simulator`` or ``analytical``.
+        model: ``simulator`` or ``analytical``. With open pages ``analytical`` leaves out what misses cost, and the
+            ``model`` of its cost says so: where no cores share a channel of DRAM its cycles are a lower bound.
 
     Raises:
         MappingError: The mapping is not legal; says which rule it breaks.
@@ -86,7 +87,11 @@ def evaluate(workload: Workload, arch: Arch | str | Path, mapping: Mapping, *, m
     rejection = legality.check(workload, accelerator, mapping)
     if rejection is not None:
         raise MappingError(f"illegal mapping: {rejection}")
-    return _cost_model(model).cost(workload, accelerator, mapping)
+    cost = _cost_model(model).cost(workload, accelerator, mapping)
+    if model == "analytical" and accelerator.levels.DRAM.pages is not None:
+        is_bound = accelerator.cores.count <= accelerator.levels.DRAM.channels
+        return replace(cost, model=f"{model}, {'a lower bound ' if is_bound else ''}without what misses of pages cost")
+    return cost
 
 
 def search(

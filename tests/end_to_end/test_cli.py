@@ -322,6 +322,16 @@ def test_help_names_every_searcher():
         assert f"<{'|'.join(names)}>" in shown
 
 
+def test_a_search_under_open_pages_says_who_prices():
+    layer = ("search", "matmul", "--m", "33", "--k", "16", "--n", "16", "--trials", "16")
+    lines = run(*layer, "--arch", "edge-256-ddr4", "--model", "analytical").stdout.splitlines()
+    says = [line for line in lines if line.startswith("open pages are priced by the simulator")]
+    assert len(says) == 1
+    assert "(analytical, a lower bound without what misses of pages cost)" in says[0]
+    for others in (("--model", "simulator", "--arch", "edge-256-ddr4"), ("--arch", "edge-256")):
+        assert "open pages" not in run(*layer, *others).stdout
+
+
 def test_search_json():
     found = json.loads(run("search", "conv2d", *SHAPE, "--trials", "2000", "--json").stdout)
     assert found["lower_bound"] <= found["edp_pj_cycles"]

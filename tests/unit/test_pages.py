@@ -16,7 +16,7 @@ from tvm_spm.pages import Pages, visit
 from tvm_spm.report.breakdown import breakdown_of
 from tvm_spm.space.countable import require_countable
 from tvm_spm.space.mapspace import MapSpace
-from tvm_spm.tuner import search
+from tvm_spm.tuner import evaluate, search
 from tvm_spm.workload import Axis, Dims, Epilogue, Operand, Projection, Workload
 
 
@@ -144,6 +144,37 @@ def test_a_search_keeps_to_its_space_under_pages():
     capped = search(layer, paged, objective="latency", trials=128, energy_cap_pj=cap)
     assert capped.cost.energy_pj <= cap
     assert search(layer, paged, objective="latency", trials=64, searcher="evolutionary").cost.model == "simulator"
+
+
+def test_the_bound_that_is_nearest_is_named():
+    # rows of 64 B that take a million cycles: physics, which opens each row, is far above the formula
+    slow = on("edge-256-ddr4", Pages(banks=1, row_bytes=64, miss_cycles=10**6))
+    layer = Workload.matmul(m=33, k=64, n=16)
+    found = search(layer, slow, objective="latency", trials=16)
+    assert found.lower_bound == lower_bound(layer, slow, "latency")
+    assert "every row opened once" in found.space
+    assert "under the analytical model" not in found.space
+
+
+@pytest.mark.parametrize("perfect", [True, False])
+def test_a_bound_of_perfect_factors_says_so_beside_the_gap(perfect: bool):
+    layer = Workload.matmul(m=33, k=64, n=16)
+    found = search(layer, "edge-256-ddr4", trials=64, perfect=perfect)
+    beside = "lower bound of perfect factors, below which any factors may go: all legal mappings"
+    assert not found.certified
+    assert (beside in str(found)) == perfect
+    assert "which waits for no row of DRAM" in str(found)
+
+
+@pytest.mark.parametrize(("arch", "is_bound"), [("edge-256", True), ("quad-edge", False)])
+def test_the_analytical_model_says_that_it_leaves_misses_out(arch: str, is_bound: bool):
+    pages = Pages(banks=2, row_bytes=128, miss_cycles=10)
+    bound = "a lower bound " if is_bound else ""
+    assert f"(analytical, {bound}without what misses of pages cost)" in str(
+        evaluate(ROWS, on(arch, pages), MAPPING, model="analytical")
+    )
+    assert evaluate(ROWS, on(arch, pages), MAPPING).model == "simulator"
+    assert evaluate(ROWS, on(arch, None), MAPPING, model="analytical").model == "analytical"
 
 
 def test_where_cores_share_a_channel_only_physics_is_a_bound():

@@ -68,7 +68,7 @@ def search_matmul(
 
 def _search(workload: Workload, options: SearchOptions) -> None:
     from tvm_spm.report.show import show_text
-    from tvm_spm.tuner import search
+    from tvm_spm.tuner import evaluate, search
     from tvm_spm.tuning.warm_up import NOTICE, is_compiled, parts_of_search
 
     constraints = _constraints(options.constraint, options.dataflow)
@@ -86,6 +86,9 @@ def _search(workload: Workload, options: SearchOptions) -> None:
         print_text(json.dumps(result.as_dict(), indent=1))
     else:
         print_text(_search_text(workload, options.target, result))
+        if options.model is Model.analytical and arch.levels.DRAM.pages is not None:
+            cost = evaluate(workload, arch, result.mapping, model=options.model.value)
+            print_text(f"open pages are priced by the simulator; the analytical model says {cost}")
         if options.trace is not None or options.plot is not None:
             print_text(f"\n{show_text(workload, arch, result.mapping)}")
     write_timeline(workload, arch, result.mapping, options.trace, options.plot)

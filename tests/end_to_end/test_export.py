@@ -122,6 +122,24 @@ def test_export_of_a_work_directory_is_the_same(tuned: tuple[Path, tvm_spm.Tunin
     } | {f"core{number}.{end}" for number in range(1, 4) for end in ("bin", "txt")}  # fmt: skip
 
 
+def test_an_export_does_not_mix_with_another(tuned: tuple[Path, tvm_spm.TuningResult], tmp_path: Path):
+    _, result = tuned
+    out = tmp_path / "out"
+    first = result.export(out).directories[0]
+    (out / "notes.txt").write_text("mine")
+    (out / "00-mine").mkdir()
+    result.export(out)
+    for left, what in ((first / "core9.bin", "core9.bin"), (out / "07-old", "07-old")):
+        left.mkdir()
+        (left / "memory.json").write_text("{}")
+        before = (out / "README.md").stat().st_mtime_ns
+        with pytest.raises(SpmError, match=rf"{what} is of another export and would stay; remove it or choose"):
+            result.export(out)
+        assert (out / "README.md").stat().st_mtime_ns == before
+        (left / "memory.json").unlink()
+        left.rmdir()
+
+
 def test_weights_without_numbers_are_drawn_and_layers_in_groups_are_marked(tmp_path: Path):
     def body(builder: relax.BlockBuilder, p: list[relax.Var]) -> relax.Expr:
         first = builder.emit(relax.op.nn.relu(builder.emit(relax.op.nn.conv2d(p[0], p[1], padding=1))))

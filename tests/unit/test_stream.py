@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +12,8 @@ import pytest
 from tvm_spm.arch import Arch, Cores, load_arch
 from tvm_spm.errors import MappingError
 from tvm_spm.mapping import Mapping
+from tvm_spm.rtl.errors import RtlError
+from tvm_spm.rtl.words import core_program
 from tvm_spm.stream.encode import encode
 from tvm_spm.stream.errors import StreamError
 from tvm_spm.stream.export.manual import described, manual
@@ -27,6 +31,7 @@ from tvm_spm.stream.instructions import (
 from tvm_spm.stream.interpret import interpret
 from tvm_spm.stream.layout import HEAD, LAYOUTS
 from tvm_spm.stream.memory import memory_map
+from tvm_spm.stream.text import from_text, to_text
 from tvm_spm.stream.vector import bits_of
 from tvm_spm.workload import Axis, Dims, Epilogue, Operand, Projection, Workload
 
@@ -263,6 +268,81 @@ def test_instructions_that_make_no_sense(kind: type, change: dict[str, object], 
     wrong[at] = replace(wrong[at], **change)
     with pytest.raises(StreamError, match=text):
         interpret([replace(stream, instructions=tuple(wrong))], bytearray(256))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "text"),
+    [
+        ("array=4 rows=1 cols=4", "array=0 rows=1 cols=4", r"dim OX: array 0: must be rows 1 \* cols 4 \* rf 1"),
+        ("array=4 rows=1 cols=4", "array=0 rows=1 cols=0", "and all >= 1"),
+        ("dim dim=N", "dim dim=G", "dims G G K C OY OX FY FX are set up: must be N G K C OY OX FY FX, each once"),
+        ("loops=OY", "loops=OY,OY", "loops OY,OY: each dim may stand there once"),
+        ("num_passes=2", "num_passes=3", "num_passes = 3: must be 2, which the stream has"),
+        ("num_vector_steps=3", "num_vector_steps=4", "num_vector_steps = 4: must be 3"),
+        ("extra extra=0", "extra extra=7", "extra 0 is read and was not brought"),
+        ("vector target=1", "vector target=9", "vector step 1: add reads register 1, which is empty"),
+        ("depths=1", "depths=9", r"depths \(9, .*: must be <= 1"),
+        ("axis operand=I axis=0", "axis operand=I axis=1", "axis 1 of I: must be number 0"),
+        ("core=0", "core=1", "core 1 of num_cores 1: must be < num_cores"),
+        ("steps=4,0,0 ", "steps=4,0 ", "period_steps has 3 values, steps has 2|steps has 2 values"),
+    ],
+)
+def test_programs_that_are_not_well_formed(old: str, new: str, text: str):
+    (stream,) = encode(with_epilogue(), ARCH, ROWS, ADD_BIAS).streams
+    written = to_text(stream)
+    assert old in written
+    for run in (lambda each: interpret([each], bytearray(4096)), lambda each: core_program(each, ARCH)):
+        with pytest.raises(StreamError, match=text):
+            run(from_text(written.replace(old, new, 1)))
+
+
+def test_edited_streams_run_or_are_refused_by_name():
+    rng = random.Random("edited streams")
+    lines = to_text(encode(with_epilogue(), ARCH, ROWS, ADD_BIAS).streams[0]).splitlines()
+    outcomes = {"ran": 0, "refused": 0}
+    for _ in range(400):
+        edited = [*lines]
+        at, other = rng.sample(range(1, len(lines) - 1), 2)
+        match rng.randrange(6):
+            case 0:
+                del edited[at]
+            case 1:
+                edited[at], edited[other] = edited[other], edited[at]
+            case 2:
+                edited.insert(at, edited[other])
+            case _:
+                number = rng.choice(list(re.finditer(r"(?<=[=,])(0x[0-9a-f]+|[0-9]+)(?=[ ,]|$)", edited[at])) or [None])
+                value = rng.choice(("0", "1", "3", "7", "255", "65535", "65536", "4294967295"))
+                if number is not None:
+                    edited[at] = edited[at][: number.start()] + value + edited[at][number.end() :]
+        for run in (lambda each: interpret([each], bytearray(256 + 64)), lambda each: core_program(each, ARCH)):
+            try:
+                run(from_text("\n".join(edited)))
+                outcomes["ran"] += 1
+            except (StreamError, RtlError):
+                outcomes["refused"] += 1
+    assert min(outcomes.values()) > 100, outcomes
+
+
+def test_numbers_beyond_the_words_of_hardware():
+    (stream,) = encode(with_epilogue(), ARCH, ROWS, ADD_BIAS).streams
+    written = to_text(stream)
+    wide = re.sub(r"rf_stride=[0-9]+", "rf_stride=65536", written, count=1)
+    with pytest.raises(RtlError, match="value 65,536 of the set-up or a tile: hardware has 16 bits, must be <= 65,535"):
+        core_program(from_text(wide), ARCH)
+    large = re.sub(r"spm_bytes=[0-9]+", "spm_bytes=2147483648", written)
+    with pytest.raises(RtlError, match=r"spm_bytes 2,147,483,648: edge-256 has an SPM of [0-9,]+ B"):
+        core_program(from_text(large), ARCH)
+
+
+def test_heads_of_texts():
+    written = to_text(encode(CONV, ARCH, ROWS).streams[0])
+    assert from_text("\ufeff" + written) == from_text(written)
+    with pytest.raises(StreamError, match=r"stream of version 1: must be two numbers, as 1\.1"):
+        from_text(written.replace("spm-stream 1.1", "spm-stream 1"))
+    for wrong in ("-1", "0x" + "f" * 17):
+        with pytest.raises(StreamError, match=r"must be a whole number >= 0 and < 2\^64"):
+            from_text(written.replace("core=0", f"core={wrong}", 1))
 
 
 def test_what_nobody_loaded_is_marked():

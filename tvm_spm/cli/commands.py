@@ -248,7 +248,10 @@ def rtl(
     from tvm_spm.rtl.parameters import parameters_of
 
     parameters = parameters_of(load_arch(arch))
-    for path in write_sources(parameters, make_folder(out)):
+    folder = make_folder(out)
+    # counted for what stood there before
+    (out / "area.txt").unlink(missing_ok=True)
+    for path in write_sources(parameters, folder):
         typer.echo(f"wrote {path}", err=True)
     if area:
         text = area_text(count_area(parameters))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tvm_spm.arch import Arch
 from tvm_spm.rtl.epilogue import VectorCode, vector_code
 from tvm_spm.rtl.errors import RtlError
+from tvm_spm.stream.check import require_program
 from tvm_spm.stream.instructions import (
     AxisSetup,
     DimSetup,
@@ -43,7 +44,8 @@ _PLACES = 120
 _INPUT_TYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32")
 _SUM_TYPES = ("int8", "int16", "int32")
 _OUT_TYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "float32")
-_EVERYWHERE = (0, 0xFFFF)
+_MOST_HALF, _MOST_WORD = 0xFFFF, 0xFFFFFFFF
+_EVERYWHERE = (0, _MOST_HALF)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -77,8 +79,10 @@ def core_program(stream: Stream, arch: Arch) -> CoreProgram:
     """The words of a stream for the only core of ``arch``.
 
     Raises:
-        RtlError: The stream uses types, axes or operations that the hardware has not.
+        RtlError: The stream uses types, axes or operations that the hardware has not, or numbers beyond its words.
+        StreamError: See ``require_program``.
     """
+    require_program(stream)
     if stream.head.num_cores != 1:
         raise RtlError(f"stream of core {stream.head.core} of {stream.head.num_cores}: hardware has 1 core")
     layer = _read_layer(stream)
@@ -88,10 +92,17 @@ def core_program(stream: Stream, arch: Arch) -> CoreProgram:
     registers = _registers(arch, layer, code, len(passes), len(transfers))
     return CoreProgram(
         registers=registers,
-        passes=np.array(passes, dtype=np.uint32).reshape(-1, PASS_WORDS),
-        transfers=np.array(transfers, dtype=np.uint32).reshape(-1, TRANSFER_WORDS),
+        passes=_as_words(passes, "passes").reshape(-1, PASS_WORDS),
+        transfers=_as_words(transfers, "transfers").reshape(-1, TRANSFER_WORDS),
         dram_bytes=stream.head.dram_bytes,
     )
+
+
+def _as_words(rows: Sequence[Sequence[int]], what: str) -> Words:
+    most = max((value for row in rows for value in row), default=0)
+    if most > _MOST_WORD:
+        raise RtlError(f"value {most:,} in the {what}: a word of hardware has 32 bits, must be <= {_MOST_WORD:,}")
+    return np.array(rows, dtype=np.uint32)
 
 
 def _read_layer(stream: Stream) -> _Layer:
@@ -123,9 +134,12 @@ def _read_layer(stream: Stream) -> _Layer:
 
 def _spm_bases(stream: Stream, arch: Arch) -> tuple[int, int, int]:
     """Where the address spaces of I, W and O begin: hardware has one scratchpad."""
+    spm = arch.levels.SPM
+    for operand, used in zip(Operand, stream.head.spm_bytes, strict=True):
+        if used > spm.capacity_of(operand):
+            raise RtlError(f"spm_bytes {used:,}: {arch.name} has an SPM of {spm.capacity_of(operand):,} B")
     if not stream.head.is_split:
         return 0, 0, 0
-    spm = arch.levels.SPM
     return 0, spm.capacity_of(Operand.I), spm.capacity_of(Operand.I) + spm.capacity_of(Operand.W)
 
 
@@ -134,6 +148,9 @@ def _spm_bases(stream: Stream, arch: Arch) -> tuple[int, int, int]:
 
 def _halves(values: Sequence[int]) -> list[int]:
     """Words of pairs of 16 bits."""
+    for value in values:
+        if value > _MOST_HALF:
+            raise RtlError(f"value {value:,} of the set-up or a tile: hardware has 16 bits, must be <= {_MOST_HALF:,}")
     return [low & 0xFFFF | (high & 0xFFFF) << 16 for low, high in zip(values[::2], values[1::2], strict=True)]
 
 
@@ -176,7 +193,7 @@ def _registers(arch: Arch, layer: _Layer, code: VectorCode, num_passes: int, num
     ):
         for number in range(count):
             values += _place(number, factors, scales, layer.axes)
-    return np.array(values, dtype=np.uint32)
+    return _as_words([values], "registers").reshape(-1)
 
 
 def _terms(axis: AxisSetup | None) -> list[int]:
@@ -184,6 +201,9 @@ def _terms(axis: AxisSetup | None) -> list[int]:
     terms = list(zip(axis.dims, axis.coefficients, strict=True)) if axis else []
     if len(terms) > 2:
         raise RtlError(f"axis over {' '.join(name for name, _ in terms)}: hardware has axes over <= 2 dims")
+    for name, far in terms:
+        if far > _MOST_HALF:
+            raise RtlError(f"coefficient {far:,} of {name}: hardware has 16 bits, must be <= {_MOST_HALF:,}")
     terms += [("N", 0)] * (2 - len(terms))
     packed = sum(DIM_NAMES.index(name) << 4 * place | far << 8 + 16 * place for place, (name, far) in enumerate(terms))
     return [packed & 0xFFFFFFFF, packed >> 32]
@@ -290,7 +310,10 @@ def _inside(load: LoadTile, layer: _Layer) -> list[tuple[int, int]]:
     found = [_EVERYWHERE] * len(axes)
     for count, stride, front, back in zip(load.counts, load.spm_strides, load.fronts, load.backs, strict=True):
         if front or back:
-            place = next(place for place, axis in enumerate(axes) if axis.spm_stride == stride)
+            place = next((place for place, axis in enumerate(axes) if axis.spm_stride == stride), None)
+            if place is None:
+                strides = ", ".join(f"{axis.spm_stride:,}" for axis in axes)
+                raise RtlError(f"padded axis of I with spm_stride {stride:,}: hardware pads axes set up, {strides}")
             found[place] = (front, front + count)
     return found
 
@@ -330,6 +353,8 @@ def _stores(
     what = _FINAL if store.is_final else _PARTIAL
     streams = [[0] * 7 for _ in range(_EXTRAS)]
     for extra in extras:
+        if extra.extra >= _EXTRAS:
+            raise RtlError(f"extra {extra.extra} of an epilogue: hardware numbers them < {_EXTRAS}")
         streams[extra.extra] = [extra.buffer, *_boxed(extra.steps, 0), DTYPES.index(extra.dtype)]
     work = [word for stream in streams for word in stream]
     work += [base + store.spm, *_boxed(store.counts, 1), *_boxed(store.spm_strides, 0)]

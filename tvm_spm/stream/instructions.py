@@ -12,8 +12,17 @@ from tvm_spm.stream.errors import StreamError
 MOST_AXES = 5
 """Axes of a tile along which it holds more than one element."""
 
+_NUM_SOURCES = {"const": 0, "extra": 0, "select": 3, "qmul": 3} | dict.fromkeys(
+    ("cast", "abs", "sqrt", "rsqrt", "exp", "log", "tanh", "sigmoid", "erf", "floor", "ceil", "round", "trunc"), 1
+)
+
 MOST_INSTRUCTIONS = 1 << 20
 """Longest stream: about as many passes take minutes to encode, and the words of a longer one would be no small file."""
+
+
+def num_sources(operation: str) -> int:
+    """Registers an operation takes."""
+    return _NUM_SOURCES.get(operation, 2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -92,7 +92,7 @@ class Kind:
             return text
         number = re.fullmatch(r"0x([0-9a-f]{1,16})|([0-9]{1,20})", text)
         if number is None:
-            raise StreamError(f"{what} = {text[:40]}: must be a whole number")
+            raise StreamError(f"{what} = {text[:40]}: must be a whole number >= 0 and < 2^64")
         return int(number[1], 16) if number[1] else int(number[2])
 
 

@@ -43,13 +43,19 @@ def from_text(text: str) -> Stream:
     Raises:
         StreamError: A line is not understood, or the text is of another version or ends early; names the line.
     """
-    lines = [(number, line.partition("#")[0].split()) for number, line in enumerate(text.splitlines(), 1)]
+    lines = [
+        (number, line.partition("#")[0].split())
+        for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), 1)
+    ]
     lines = [(number, words) for number, words in lines if words]
     if not lines:
         raise StreamError("stream: cut short, it has no line")
     (_, first), *rest = lines
     version = re.fullmatch(r"([0-9]{1,5})\.([0-9]{1,5})", first[1] if len(first) > 1 else "")
-    require_version(first[0] == _WORD and version is not None, *(map(int, version.groups()) if version else (0, 0)))
+    if first[0] == _WORD and version is None:
+        given = first[1][:40] if len(first) > 1 else "nothing"
+        raise StreamError(f"stream of version {given}: must be two numbers, as {MAJOR}.{MINOR}")
+    require_version(first[0] == _WORD, *(map(int, version.groups()) if version else (0, 0)))
     if len(rest) > MOST_INSTRUCTIONS:
         raise StreamError(f"stream of {len(rest):,} instructions: must be <= {MOST_INSTRUCTIONS:,}")
     head = HEAD_OF(**_read(HEAD, first[2:], "line 1"))

@@ -8,7 +8,7 @@ import ml_dtypes  # noqa: F401 (gives numpy the types that it has not)
 import numpy as np
 
 from tvm_spm.stream.errors import StreamError
-from tvm_spm.stream.instructions import VectorStep
+from tvm_spm.stream.instructions import VectorStep, num_sources
 from tvm_spm.workload import Workload
 
 NUM_REGISTERS = 32
@@ -18,15 +18,6 @@ MOST_EXTRAS = 16
 
 UNTIMED = ("const", "extra")
 """Operations that bring a value and take no time."""
-
-_NUM_SOURCES = {"const": 0, "extra": 0, "select": 3, "qmul": 3} | dict.fromkeys(
-    ("cast", "abs", "sqrt", "rsqrt", "exp", "log", "tanh", "sigmoid", "erf", "floor", "ceil", "round", "trunc"), 1
-)
-
-
-def num_sources(operation: str) -> int:
-    """Registers an operation takes."""
-    return _NUM_SOURCES.get(operation, 2)
 
 
 def bits_of(value: float, dtype: str) -> int:

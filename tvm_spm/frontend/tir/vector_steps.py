@@ -12,9 +12,9 @@ from tvm_spm.frontend.tir.affine import Affine, Piece, affine_of
 from tvm_spm.frontend.tir.blocks import Block, constant, loads_of, read_blocks
 from tvm_spm.frontend.tir.nest import TirNest
 from tvm_spm.stream.errors import StreamError
-from tvm_spm.stream.instructions import VectorStep
+from tvm_spm.stream.instructions import VectorStep, num_sources
 from tvm_spm.stream.layout import DTYPES
-from tvm_spm.stream.vector import NUM_REGISTERS, bits_of, num_sources
+from tvm_spm.stream.vector import NUM_REGISTERS, bits_of
 
 _tirx = tvm.tirx
 

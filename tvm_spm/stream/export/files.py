@@ -63,15 +63,18 @@ def write_export(
         One directory per layer.
 
     Raises:
-        WorkdirError: The directory cannot be written.
+        WorkdirError: The directory cannot be written, or holds files of another export that would stay beside these.
         StreamError: A field of an instruction cannot hold its value.
     """
     if directory.exists() and not directory.is_dir():
         raise WorkdirError(f"{directory}: cannot write streams: not a directory; choose another one")
+    names = [
+        f"{number:02}-{re.sub(r'[^A-Za-z0-9_.-]', '_', layer.name)[:_MOST_NAME]}" for number, layer in enumerate(layers)
+    ]
+    _require_nothing_left(directory, dict(zip(names, map(_file_names, layers), strict=True)))
     durable.make_directory(directory)
     found, rows, all_known, any_drawn = [], [], True, False
-    for number, layer in enumerate(layers):
-        name = f"{number:02}-{re.sub(r'[^A-Za-z0-9_.-]', '_', layer.name)[:_MOST_NAME]}"
+    for number, (name, layer) in enumerate(zip(names, layers, strict=True)):
         path = directory / name
         _write_layer(path, layer, f"LAYER_{number:02}")
         found.append(path)
@@ -95,6 +98,31 @@ def write_export(
     durable.write_file(directory / HEADER_NAME, stream_header().encode())
     durable.write_file(directory / "README.md", manual(rows, listed, known).encode())
     return tuple(found)
+
+
+def _file_names(layer: ExportedLayer) -> set[str]:
+    """Files of a layer that are numbered, and so may be fewer than another export wrote."""
+    cores = [stream.head.core for stream in layer.streams.streams]
+    calls = {f"call{number}.bin" for number in range(len(layer.constants))}
+    return calls | {f"core{core}.{end}" for core in cores for end in ("bin", "txt")}
+
+
+def _require_nothing_left(directory: Path, written: Mapping[str, set[str]]) -> None:
+    """Refuse what another export left and this one does not replace; removing it could take what somebody wants."""
+    for layer in sorted(directory.glob("[0-9][0-9]*-*")):
+        if not (layer / "memory.json").is_file():
+            continue
+        left = [layer]
+        if layer.name in written:
+            there = sorted(
+                each for each in layer.iterdir() if re.fullmatch(r"core\d+\.(bin|txt)|call\d+\.bin", each.name)
+            )
+            left = [each for each in there if each.name not in written[layer.name]]
+        if left:
+            raise WorkdirError(
+                f"{directory}: cannot write streams: {left[0].relative_to(directory)} is of another export and would "
+                "stay; remove it or choose another directory"
+            )
 
 
 def _write_layer(path: Path, layer: ExportedLayer, c_name: str) -> None:

@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tvm_spm.stream.check import DIMS, MOST_ELEMS, OPERANDS
 from tvm_spm.stream.errors import StreamError
 from tvm_spm.stream.instructions import AxisSetup, DimSetup, NestSetup, RunPass
-from tvm_spm.stream.interpret.boxes import MOST_ELEMS, view
+from tvm_spm.stream.interpret.boxes import view
 
-DIMS = ("N", "G", "K", "C", "OY", "OX", "FY", "FX")
 SUMMED = tuple(DIMS.index(name) for name in ("C", "FY", "FX"))
-OPERANDS = ("I", "W", "O")
 
 Elems = NDArray[Any]
 Sizes = tuple[int, ...]
@@ -71,13 +70,6 @@ def run_pass(state: PeArrayState, run: RunPass, spm: list[bytearray], traffic: T
         StreamError: It reaches beyond the memory, or uses tiles that are not in the array.
     """
     nest, loops = state.nest, [DIMS.index(name) for name in state.nest.loops]
-    if any(count < 1 or last < 1 for count, last in zip(run.counts, run.lasts, strict=True)):
-        raise StreamError(f"pass {run.number}: counts {run.counts} and lasts {run.lasts}: must be >= 1")
-    if any(last > each.array for last, each in zip(run.lasts, state.dims, strict=True)):
-        arrays = tuple(each.array for each in state.dims)
-        raise StreamError(f"pass {run.number}: lasts {run.lasts}: must be <= {arrays}, which the array holds")
-    if any(count > 1 and d not in loops for d, count in enumerate(run.counts)):
-        raise StreamError(f"pass {run.number}: counts {run.counts}: dims that do not loop must have 1")
     enters = [bool(run.loads_i), bool(run.loads_w)]
     reads, clears = bool(run.reads_o), bool(run.clears_o)
     for index, moves in _steps(loops, run.counts):

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import ml_dtypes  # noqa: F401 (gives numpy the types that it has not)
 import numpy as np
 from numpy.typing import NDArray
 
-from tvm_spm.stream.errors import StreamError
-from tvm_spm.units import format_bytes
-
-MOST_ELEMS = 1 << 28
-"""Of one view: a damaged stream could ask for any number of them."""
+from tvm_spm.stream.check import require_inside
 
 
 def view(
@@ -32,16 +27,7 @@ def view(
     Raises:
         StreamError: The memory is too small.
     """
-    size = np.dtype(dtype).itemsize
-    elems = math.prod(counts)
-    if elems > MOST_ELEMS:
-        raise StreamError(f"{what}: {elems:,} elements: must be <= {MOST_ELEMS:,}")
-    end = address + size + sum((count - 1) * stride for count, stride in zip(counts, strides, strict=True))
-    if elems and end > len(memory):
-        raise StreamError(
-            f"{what}: reaches byte {end:,}: the memory image has {format_bytes(len(memory))}, too small by "
-            f"{format_bytes(end - len(memory))}"
-        )
-    if not elems:
+    require_inside(len(memory), np.dtype(dtype).itemsize, address, counts, strides, what)
+    if not all(counts):
         return np.empty(tuple(counts), dtype)
     return np.ndarray(tuple(counts), dtype, memory, address, tuple(strides))

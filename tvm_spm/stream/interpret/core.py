@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tvm_spm.stream.check import DIMS, OPERANDS, require_program
 from tvm_spm.stream.errors import StreamError
 from tvm_spm.stream.instructions import (
     AxisSetup,
@@ -22,7 +23,7 @@ from tvm_spm.stream.instructions import (
     StreamHead,
     VectorStep,
 )
-from tvm_spm.stream.interpret.array import DIMS, OPERANDS, Elems, PeArrayState, Traffic, run_pass
+from tvm_spm.stream.interpret.array import Elems, PeArrayState, Traffic, run_pass
 from tvm_spm.stream.interpret.boxes import view
 from tvm_spm.stream.interpret.vector import finished
 from tvm_spm.units import format_bytes
@@ -114,6 +115,7 @@ def interpret(streams: Sequence[Stream], image: bytearray) -> Execution:
     """
     cores = []
     for stream in streams:
+        require_program(stream)
         head = stream.head
         if len(image) < head.dram_bytes:
             raise StreamError(
@@ -134,7 +136,10 @@ def interpret(streams: Sequence[Stream], image: bytearray) -> Execution:
 def _fresh(num_bytes: int) -> bytearray:
     if num_bytes > MOST_MEMORY_BYTES:
         raise StreamError(f"memory of {format_bytes(num_bytes)}: must be <= {format_bytes(MOST_MEMORY_BYTES)}")
-    return bytearray(bytes([MARK]) * num_bytes)
+    try:
+        return bytearray([MARK]) * num_bytes
+    except MemoryError:
+        raise StreamError(f"memory of {format_bytes(num_bytes)}: this machine has not as much free") from None
 
 
 def _memories(head: StreamHead) -> list[bytearray]:
@@ -203,8 +208,6 @@ def _store(core: _Core, store: StoreTile, image: bytearray) -> None:
     brought, core.brought = core.brought, []
     own = []
     for count, period, run in zip(store.counts, store.periods, store.runs, strict=True):
-        if period < 1:
-            raise StreamError(f"{what}: period {period}: must be >= 1")
         at = np.arange(count)
         own.append(at[at % period < run])
     where = np.ix_(*own) if own else ()

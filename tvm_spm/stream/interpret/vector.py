@@ -62,7 +62,10 @@ def finished(steps: Sequence[VectorStep], sums: Values, extras: dict[int, Values
     result = sums
     with np.errstate(all="ignore"):
         for step in steps:
-            result = _step(step, registers, extras).astype(step.dtype)
+            try:
+                result = _step(step, registers, extras).astype(step.dtype)
+            except (TypeError, ValueError) as error:
+                raise StreamError(f"vector: {step.operation} into {step.dtype} is not computed: {error}") from error
             registers[step.target] = result
         return result.astype(dtype)
 

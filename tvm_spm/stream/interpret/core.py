@@ -137,9 +137,11 @@ def _fresh(num_bytes: int) -> bytearray:
     if num_bytes > MOST_MEMORY_BYTES:
         raise StreamError(f"memory of {format_bytes(num_bytes)}: must be <= {format_bytes(MOST_MEMORY_BYTES)}")
     try:
-        return bytearray([MARK]) * num_bytes
+        memory = bytearray(num_bytes)
     except MemoryError:
         raise StreamError(f"memory of {format_bytes(num_bytes)}: this machine has not as much free") from None
+    np.frombuffer(memory, np.uint8)[:] = MARK
+    return memory
 
 
 def _memories(head: StreamHead) -> list[bytearray]:

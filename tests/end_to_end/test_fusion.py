@@ -29,6 +29,9 @@ from tvm_spm.tuning.text import print_result
 
 TRIALS = 2
 
+LEFT_ALONE = {("quantised", "quad-edge")}
+"""The best group of its two layers is proved to have an EDP of 7.65e8; alone they have 7.59e8."""
+
 
 @cache
 def tuned(name: str, arch: str) -> tvm_spm.TuningResult:
@@ -41,7 +44,7 @@ def tuned(name: str, arch: str) -> tvm_spm.TuningResult:
 def test_fused_network_is_verified_and_no_worse(name: str, arch: str):
     result = tuned(name, arch)
     assert result.verified is True
-    assert result.groups
+    assert bool(result.groups) == ((name, arch) not in LEFT_ALONE)
     assert result.cost.objective(result.objective) <= result.unfused_cost.objective(result.objective)
     saved = result.plan_groups()
     # Every layer is in one group of the plan, and the groups cost what the network costs.

@@ -159,11 +159,30 @@ def test_normalisations_with_a_sum_before_them(opset):
     y, mean, inverse = layer_norm(total + more, scale, bias, 1e-3)
     plain = layer_norm(x, normal(3, 8), normal(3, 8), 1e-5, axes=(1, 2))
     want = {
-        "y": y, "mean": mean, "inverse": inverse, "sum": total + more, "double": layer_norm(x + x, scale, 0, 1e-5)[0],
-        "rms": rms_norm(total, scale, 1e-5), "rms sum": total, "plain rms": rms_norm(x, scale, 1e-3),
+        "y": y, "mean": mean, "inverse": inverse, "sum": total + more, "double": layer_norm(x + x, scale, 0, 1e-12)[0],
+        "rms": rms_norm(total, scale, 1e-12), "rms sum": total, "plain rms": rms_norm(x, scale, 1e-3),
         "plain": plain[0], "plain mean": plain[1], "plain inverse": plain[2],
     }  # fmt: skip
     check(nodes, {"x": x, "skip": skip}, want, constants, opset)
+
+
+def test_rows_of_small_numbers_are_normalised_with_the_default_of_their_operator():
+    x, scale, bias = normal(2, 3, 8) / 1000, normal(8), normal(8, seed=4)
+    words, kinds = normal(9, 8) / 1000, normal(6, 8, seed=5) / 1000
+    nodes = [
+        node("SkipLayerNormalization", ["x", "x", "scale", "bias"], ["skip"]),
+        node("SkipSimplifiedLayerNormalization", ["x", "x", "scale"], ["skip rms"]),
+        node("EmbedLayerNormalization", ["ids", "", "words", "kinds", "", "scale", "bias"], ["rows", ""]),
+        node("LayerNormalization", ["x", "scale", "bias"], ["plain"], domain=""),
+        node("SimplifiedLayerNormalization", ["x", "scale"], ["rms"], domain=""),
+    ]
+    ids = np.array([[1, 0, 8, 3]], "int32")
+    want = {
+        "skip": layer_norm(x + x, scale, bias, 1e-12)[0], "skip rms": rms_norm(x + x, scale, 1e-12),
+        "rows": layer_norm(words[ids] + kinds[:4], scale, bias, 1e-12)[0],
+        "plain": layer_norm(x, scale, bias, 1e-5)[0], "rms": rms_norm(x, scale, 1e-5),
+    }  # fmt: skip
+    check(nodes, {"x": x, "ids": ids}, want, {"scale": scale, "bias": bias, "words": words, "kinds": kinds}, 18)
 
 
 def test_embeddings_that_end_in_a_normalisation():

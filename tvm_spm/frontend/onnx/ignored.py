@@ -19,7 +19,7 @@ IGNORED: Mapping[str, tuple[str, ...]] = {
 
 NEEDS_CONSTANTS: Mapping[str, tuple[int, ...]] = {
     "BlackmanWindow": (0,), "ConstantOfShape": (0,), "Expand": (1,), "HammingWindow": (0,), "HannWindow": (0,),
-    "NonMaxSuppression": (2, 3, 4), "Range": (0, 1, 2),
+    "NonMaxSuppression": (2, 3, 4),
 }  # fmt: skip
 """Inputs that decide shapes, or for which a converter takes a default where they are no constants."""
 

@@ -66,7 +66,7 @@ def _sum(each: TypedNode, bias: int) -> str:
 
 
 def _layer_norm(each: TypedNode, data: str, factors: tuple[str, str], *, has_statistics: bool = True) -> None:
-    w, epsilon, dtype = each.writer, each.attribute("epsilon", 1e-5), each.dtype()
+    w, epsilon, dtype = each.writer, _epsilon(each), each.dtype()
     axes = _num_axes(each)
     if w.opset >= _HAS_LAYER_NORMALIZATION and not (has_statistics and (each.is_wanted(1) or each.is_wanted(2))):
         inputs = [name for name in (data, *factors) if name]
@@ -90,10 +90,15 @@ def _rms_norm(each: TypedNode, data: str, scale: str, statistic: int) -> None:
     wide = _wide(dtype)
     floats = data if dtype == wide else each.cast(data, wide)
     square = each.mean(w.emit("Mul", floats, floats), axes)
-    root = w.emit("Sqrt", w.emit("Add", square, w.constant(np.array(each.attribute("epsilon", 1e-5), wide))))
+    root = w.emit("Sqrt", w.emit("Add", square, w.constant(np.array(_epsilon(each), wide))))
     if each.is_wanted(statistic):
         w.emit("Reciprocal", root, out=each.node.output[statistic])
     _scaled(each, w.emit("Div", floats, root), (scale, ""), dtype)
+
+
+def _epsilon(each: TypedNode) -> float:
+    """What is added to the variance: by default less in the operators that add or look up rows before."""
+    return each.attribute("epsilon", 1e-12 if each.node.op_type.startswith(("Embed", "Skip")) else 1e-5)
 
 
 def _num_axes(each: TypedNode) -> int:

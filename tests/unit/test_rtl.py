@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import numpy as np
 import pytest
 
@@ -122,6 +124,16 @@ def test_tools_that_are_missing(monkeypatch):
     with pytest.raises(RtlError, match="verilator is not installed: apt-get install verilator"):
         build(parameters_of(SMALLEST))
     with pytest.raises(RtlError, match="yosys is not installed: apt-get install yosys"):
+        count_area(parameters_of(SMALLEST))
+
+
+def test_a_count_that_takes_too_long_is_named(monkeypatch):
+    def run(command, **options):
+        raise subprocess.TimeoutExpired(command, options["timeout"])
+
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    monkeypatch.setattr("subprocess.run", run)
+    with pytest.raises(RtlError, match="yosys has not counted the cells after 900 s; --no-area writes the sources"):
         count_area(parameters_of(SMALLEST))
 
 

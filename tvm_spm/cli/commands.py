@@ -254,6 +254,7 @@ def rtl(
     for path in write_sources(parameters, folder):
         typer.echo(f"wrote {path}", err=True)
     if area:
+        typer.echo("counting cells with Yosys, about a minute; --no-area leaves it out", err=True)
         text = area_text(count_area(parameters))
         (out / "area.txt").write_text(text + "\n", encoding="utf-8")
         print_text(text)

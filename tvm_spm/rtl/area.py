@@ -17,7 +17,7 @@ from tvm_spm.rtl.errors import RtlError
 from tvm_spm.rtl.parameters import Parameters
 
 TOP = "spm_core"
-_YOSYS_S = 1800
+_YOSYS_S = 900
 _ADDERS = ("$add", "$sub", "$neg")
 _COMPARATORS = ("$eq", "$ne", "$lt", "$le", "$gt", "$ge")
 
@@ -51,7 +51,7 @@ def count_area(parameters: Parameters) -> tuple[UnitArea, ...]:
     """Count what a core is made of, one row per module.
 
     Raises:
-        RtlError: Yosys is not installed, or cannot read the sources; its last lines are in the text.
+        RtlError: Yosys is not installed, takes too long, or cannot read the sources; its last lines are in the text.
     """
     program = shutil.which("yosys")
     if program is None:
@@ -69,9 +69,14 @@ def count_area(parameters: Parameters) -> tuple[UnitArea, ...]:
             f"read_verilog -sv {' '.join(names)}; chparam {settings} {TOP}; hierarchy -top {TOP}; proc; "
             "opt_expr; opt_clean; memory_collect; opt_clean; write_json area.json"
         )
-        done = subprocess.run(
-            [program, "-q", "-p", script], cwd=folder, capture_output=True, text=True, timeout=_YOSYS_S, check=False
-        )
+        try:
+            done = subprocess.run(
+                [program, "-q", "-p", script], cwd=folder, capture_output=True, text=True, timeout=_YOSYS_S, check=False
+            )
+        except subprocess.TimeoutExpired as error:
+            raise RtlError(
+                f"yosys has not counted the cells after {_YOSYS_S} s; --no-area writes the sources"
+            ) from error
         if done.returncode:
             tail = "\n".join((done.stdout + done.stderr).splitlines()[-12:])
             raise RtlError(f"yosys failed with exit code {done.returncode}:\n{tail}")

@@ -52,18 +52,6 @@ module spm_vector #(
   logic [8*64-1:0] registers, registers_next;
   logic finished;
 
-  function automatic logic [63:0] typed(input logic [63:0] value, input logic [3:0] dtype);
-    case (dtype)
-      4'd0: typed = {{56{value[7]}}, value[7:0]};
-      4'd1: typed = {56'd0, value[7:0]};
-      4'd2: typed = {{48{value[15]}}, value[15:0]};
-      4'd3: typed = {48'd0, value[15:0]};
-      4'd4: typed = {{32{value[31]}}, value[31:0]};
-      4'd5, 4'd8: typed = {32'd0, value[31:0]};
-      default: typed = value;
-    endcase
-  endfunction
-
   function automatic logic [31:0] along(input logic [5*32-1:0] where, input logic [5*32-1:0] stride);
     along = 32'd0;
     for (int axis = 0; axis < 5; axis++) along = along + where[axis*32+:32] * stride[axis*32+:32];
@@ -123,89 +111,18 @@ module spm_vector #(
   assign num_ready = done_next;
   assign write = ends;
 
-  // what comes out ----------------------------------------------------------------------------------------------------
-  function automatic logic [63:0] computed(
-      input logic [7:0] code, input logic [3:0] dtype, input logic [3:0] from, input logic signed [63:0] a,
-      input logic signed [63:0] b, input logic signed [63:0] c);
-    logic [63:0] value;
-    if (from == 4'd8)
-      case (code)
-        8'd2: value = dtype == 4'd8 ? a : spm_float::whole(a[31:0], 2'd1);
-        8'd3: value = 64'(spm_float::sum(a[31:0], b[31:0]));
-        8'd4: value = 64'(spm_float::sum(a[31:0], {!b[31], b[30:0]}));
-        8'd5: value = 64'(spm_float::product(a[31:0], b[31:0]));
-        8'd6: value = spm_float::order(a[31:0]) < spm_float::order(b[31:0]) ? a : b;
-        8'd7: value = spm_float::order(a[31:0]) > spm_float::order(b[31:0]) ? a : b;
-        8'd16: value = 64'(spm_float::order(a[31:0]) < spm_float::order(b[31:0]));
-        8'd17: value = 64'(spm_float::order(a[31:0]) <= spm_float::order(b[31:0]));
-        8'd18: value = 64'(spm_float::order(a[31:0]) == spm_float::order(b[31:0]));
-        8'd19: value = 64'(spm_float::order(a[31:0]) != spm_float::order(b[31:0]));
-        8'd32: value = 64'(spm_float::quotient(a[31:0], b[31:0]));
-        8'd35: value = {33'd0, a[30:0]};
-        8'd43: value = 64'(spm_float::rounded(a[31:0], 2'd2));
-        8'd44: value = {32'd0, spm_float::rounded({!a[31], a[30:0]}, 2'd2) ^ 32'h80000000};
-        8'd45: value = 64'(spm_float::rounded(a[31:0], 2'd0));
-        8'd47: value = 64'(spm_float::rounded(a[31:0], 2'd1));
-        default: value = 64'd0;
-      endcase
-    else
-      case (code)
-        8'd2: value = dtype == 4'd8 ? 64'(spm_float::of_whole(a)) : a;
-        8'd3: value = a + b;
-        8'd4: value = a - b;
-        8'd5: value = a * b;
-        8'd6: value = a < b ? a : b;
-        8'd7: value = a > b ? a : b;
-        8'd8: value = a >>> b[5:0];
-        8'd9: value = a << b[5:0];
-        8'd10: value = a & b;
-        8'd11: value = a | b;
-        8'd12: value = a ^ b;
-        8'd16: value = 64'(a < b);
-        8'd17: value = 64'(a <= b);
-        8'd18: value = 64'(a == b);
-        8'd19: value = 64'(a != b);
-        8'd20: value = a != 64'd0 ? b : c;
-        8'd32: value = b == 64'sd0 ? 64'sd0 : a / b;
-        8'd35: value = a < 64'sd0 ? -a : a;
-        8'd48: value = b == 64'sd0 ? 64'sd0 : a % b;
-        8'd49: value = (a * b + (64'sd1 << (c[5:0] - 6'd1))) >>> c[5:0];
-        default: value = 64'd0;
-      endcase
-    computed = typed(value, dtype);
-  endfunction
-
-  always_comb begin
-    logic [63:0] word;
-    logic [63:0] source_a, source_b, source_c, found;
-    logic [7:0] from;
-    word = 64'd0;
-    source_a = 64'd0;
-    source_b = 64'd0;
-    source_c = 64'd0;
-    found = 64'd0;
-    from = 8'd0;
-    registers_next = registers;
-    results = '0;
-    for (int slot = 0; slot < OPS; slot++)
-      if (works[slot]) begin
-        word = program_words[32'(op_of[slot*8+:8])*64+:64];
-        for (int source = 0; source < 3; source++) begin
-          // 0..7 registers, 8..15 constants, 16..19 extras, 31 the sum
-          from = word[24+source*8+:8];
-          if (from == 8'd31) found = typed({32'd0, sums[slot*32+:32]}, sum_type);
-          else if (from[4]) found = typed({32'd0, streamed[(slot*3+source)*32+:32]}, extra[32'(from[1:0])*224+192+:4]);
-          else if (from[3]) found = constants[32'(from[2:0])*64+:64];
-          else found = registers_next[32'(from[2:0])*64+:64];
-          if (source == 0) source_a = found;
-          else if (source == 1) source_b = found;
-          else source_c = found;
-        end
-        found = computed(word[7:0], word[11:8], word[15:12], source_a, source_b, source_c);
-        registers_next[32'(word[18:16])*64+:64] = found;
-        results[slot*32+:32] = found[31:0];
-      end
+  // what comes out: each slot works on the results of those before it -------------------------------------------------
+  for (genvar slot = 0; slot < OPS; slot++) begin : chain
+    logic [8*64-1:0] taken, left;
+    if (slot == 0) assign taken = registers;
+    else assign taken = chain[slot-1].left;
+    spm_operation operation (
+        .works(works[slot]), .word(program_words[32'(op_of[slot*8+:8])*64+:64]), .constants(constants),
+        .sum(sums[slot*32+:32]), .sum_type(sum_type), .streamed(streamed[slot*96+:96]),
+        .extra_types({extra[3*224+192+:4], extra[2*224+192+:4], extra[224+192+:4], extra[192+:4]}),
+        .registers(taken), .registers_next(left), .result(results[slot*32+:32]));
   end
+  assign registers_next = chain[OPS-1].left;
 
   // The buffer is written on the rising edge of the clock and read on the falling one, as all memories are.
   always_ff @(posedge clk)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -106,7 +107,8 @@ def print_result(result: TuningResult) -> None:
         for task in result.tasks
         if task.failures
     ]
-    lines += [f"left on the host: {call.name}: {call.reason}" for call in result.host_calls]
+    for (name, reason), times in Counter((call.name, call.reason) for call in result.host_calls).items():
+        lines.append(f"left on the host: {name}{f' ({times} of them)' if times > 1 else ''}: {reason}")
     lines += [f"not modelled: {each}" for each in result.not_modelled]
     lines += _stopped_lines(result)
     lines.append("seconds: " + ", ".join(f"{name} {value:.1f}" for name, value in result.seconds))

@@ -173,6 +173,21 @@ def test_a_range_between_vectors_is_named():
         load_model(model_of(nodes, {"x": (3,)}, several, 18))
 
 
+def test_a_range_whose_length_is_computed_is_named_where_somebody_reads_it():
+    """As an output it is computed; in front of others TVM's fusion reads its length before it is known."""
+    ends = {"from": np.float32(0), "by": np.float32(1)}
+    last = node("ReduceMax", ["x"], ["to"], keepdims=0)
+    for behind in ([], [node("Cos", ["r"], ["y"])]):
+        nodes = [last, node("Range", ["from", "to", "by"], ["r" if behind else "y"], name="steps"), *behind]
+        model = model_of(nodes, {"x": (3,)}, ends, 17)
+        if behind:
+            with pytest.raises(ModelError, match="'steps'.*its input 'limit' depends on the data"):
+                load_model(model)
+        else:
+            (y,) = computed(model, {"x": np.array([1, 4, 2], "float32")})
+            np.testing.assert_array_equal(y, [0, 1, 2, 3])
+
+
 def test_an_input_of_texts_is_named():
     model = model_of([node("Relu", ["x"], ["y"])], {"x": (2,)}, {}, 18)
     model.graph.input.append(helper.make_tensor_value_info("words", TensorProto.STRING, (2,)))

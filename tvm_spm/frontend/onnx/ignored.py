@@ -63,14 +63,7 @@ def refuse_ignored(operator: str, inputs: Sequence[Any], attrs: Mapping[str, Any
         NotImplementedError: An attribute is not its default and is not read, an input must be a constant, a dtype is
             none of those that TVM computes, or a Resize is none of images.
     """
-    for index in NEEDS_CONSTANTS.get(operator, ()):
-        given = inputs[index] if index < len(inputs) else None
-        if given is not None and not isinstance(given, (GenericConst, relax.ShapeExpr)):
-            formal = defs.get_schema(operator, opset).inputs[index].name
-            raise NotImplementedError(
-                f"operator {operator}: its input {formal!r} depends on the data: must be a constant (--value "
-                "NAME=NUMBERS makes one of an input)"
-            )
+    refuse_computed(operator, inputs, NEEDS_CONSTANTS.get(operator, ()), opset)
     _refuse_dtypes(operator, [_dtype(each) for each in inputs], attrs)
     if operator == "BitShift" and not _is_small_shift(inputs):
         raise NotImplementedError("operator BitShift: TVM shifts unsigned numbers by constants below their width")
@@ -82,6 +75,28 @@ def refuse_ignored(operator: str, inputs: Sequence[Any], attrs: Mapping[str, Any
         if mode in (b"half_pixel_symmetric", "half_pixel_symmetric"):
             raise NotImplementedError("operator Resize: TVM has no coordinates half_pixel_symmetric")
         _refuse_resize(inputs)
+
+
+def refuse_computed(operator: str, inputs: Sequence[Any], indices: Sequence[int], opset: int) -> None:
+    """Refuse inputs that the data decides.
+
+    Args:
+        operator: Its name.
+        inputs: In Relax.
+        indices: Of those that must be constants.
+        opset: Of the model.
+
+    Raises:
+        NotImplementedError: One is computed.
+    """
+    for index in indices:
+        given = inputs[index] if index < len(inputs) else None
+        if given is not None and not isinstance(given, (GenericConst, relax.ShapeExpr)):
+            formal = defs.get_schema(operator, opset).inputs[index].name
+            raise NotImplementedError(
+                f"operator {operator}: its input {formal!r} depends on the data: must be a constant (--value "
+                "NAME=NUMBERS makes one of an input)"
+            )
 
 
 def _dtype(given: object) -> str:

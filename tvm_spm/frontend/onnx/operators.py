@@ -21,7 +21,7 @@ from tvm_spm.frontend.onnx.adapted import adapted, mish
 from tvm_spm.frontend.onnx.bodies import body_of
 from tvm_spm.frontend.onnx.bodies import expand_functions as expand_bodies
 from tvm_spm.frontend.onnx.host import HostNodes, host_nodes
-from tvm_spm.frontend.onnx.ignored import refuse_ignored
+from tvm_spm.frontend.onnx.ignored import refuse_computed, refuse_ignored
 from tvm_spm.frontend.onnx.limits import refuse_small
 from tvm_spm.frontend.onnx.packed import CONVOLUTION, INTEGER_CONVOLUTION, INTEGER_PRODUCT, PRODUCT
 from tvm_spm.frontend.onnx.packed_layers import (
@@ -56,13 +56,17 @@ class OnnxImporter(ONNXGraphImporter):
     Args:
         shapes: Dims of inputs by name.
         nodes: What the reference may evaluate.
+        results: Names of the outputs of the model.
         origin: What errors call the model.
     """
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]], nodes: HostNodes, origin: str) -> None:
+    def __init__(
+        self, shapes: Mapping[str, tuple[int, ...]], nodes: HostNodes, results: Sequence[str], origin: str
+    ) -> None:
         super().__init__({name: list(shape) for name, shape in shapes.items()}, "float32")
         self._nodes: dict[str, relax.Expr] = self._nodes
         self._host_nodes = nodes
+        self._results = frozenset(results)
         self._origin = origin
         self._loops: dict[str, tuple[StepOfScan, tvm.ir.GlobalVar]] = {}
 
@@ -192,6 +196,8 @@ class OnnxImporter(ONNXGraphImporter):
         if op_name not in _get_convert_map():
             raise NotImplementedError(f"operator {op_name} is unknown to the importer")
         refuse_ignored(op_name, inputs, attrs, opset)
+        if op_name == "Range" and self._host_nodes.nodes[attrs["tvm_custom"]["name"]].output[0] not in self._results:
+            refuse_computed(op_name, inputs, (0, 1, 2), opset)  # TVM's fusion reads a length before it is computed
         found = super()._convert_operator(op_name, inputs, attrs, opset)
         fields = found.ty.fields if isinstance(found.ty, relax.TupleType) else [found]
         if len(fields) < attrs["tvm_custom"]["num_outputs"]:
@@ -229,7 +235,7 @@ def import_graph(
     """
     nodes = host_nodes(model, origin)
     refuse_small(model, nodes.kinds, origin)
-    importer = OnnxImporter(shapes, nodes, origin)
+    importer = OnnxImporter(shapes, nodes, [value.name for value in model.graph.output], origin)
     importer.add_loops(model.graph, import_body)
     return importer.from_onnx(model.graph, opset_of(model))
 

@@ -240,6 +240,25 @@ def test_a_convolution_whose_weights_do_not_suit_its_input_is_refused(attributes
         load_model(model_of(nodes, {"x": (1, 4, 8, 8)}, {"y": FLOAT}, {"w": weights(*shape)}))
 
 
+@pytest.mark.parametrize("operator", ["Conv", "MaxPool", "AveragePool"])
+def test_a_window_larger_than_its_image_is_refused(operator):
+    attributes = {} if operator == "Conv" else {"kernel_shape": [3, 3]}
+    nodes = [node(operator, ["x", "w"] if operator == "Conv" else ["x"], ["y"], name="seen", **attributes)]
+    model = model_of(
+        nodes, {"x": (1, 4, 2, 2)}, {"y": FLOAT}, {"w": weights(6, 4, 3, 3)} if "w" in nodes[0].input else {}
+    )
+    with pytest.raises(ModelError, match=rf"'seen' \(operator {operator}\): its window is larger .* of \[1, 4, 2, 2\]"):
+        load_model(model)
+
+
+@pytest.mark.parametrize(("shape", "said"), [((1, 5, 8, 8), "do not suit 5"), ((1, 4, 2, 2), "window is larger")])
+def test_shapes_that_are_not_the_models_are_named_before_what_they_break(shape, said):
+    nodes = [node("Conv", ["x", "w"], ["y"])]
+    model = model_of(nodes, {"x": (1, 4, 8, 8)}, {"y": FLOAT}, {"w": weights(6, 4, 3, 3)})
+    with pytest.raises(ModelError, match=rf"with shapes that are not the model's \(dim . of input 'x' is .* {said}"):
+        load_model(model, shapes={"x": shape})
+
+
 def test_a_dropout_in_training_is_refused():
     nodes = [node("Dropout", ["x", "ratio", "training"], ["y"], name="drop")]
     constants = {"ratio": np.float32(0.5), "training": np.array(True)}

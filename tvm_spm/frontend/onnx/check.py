@@ -15,6 +15,9 @@ from tvm_spm.frontend.onnx.writer import opset_of
 LARGEST_KNOWN = 1 << 14
 """Elements up to which a constant counts as known, as what shapes are computed from; larger ones are data."""
 
+WINDOWED = ("AveragePool", "Conv", "ConvInteger", "LpPool", "MaxPool", "QLinearConv")
+"""Operators that move a window over an image."""
+
 
 def infer_shapes(skeleton: onnx.ModelProto, origin: str, *, max_memory_bytes: int) -> dict[str, tuple[int, ...]]:
     """The shape of every tensor for which all dims follow from those of the inputs.
@@ -44,8 +47,10 @@ def infer_shapes(skeleton: onnx.ModelProto, origin: str, *, max_memory_bytes: in
     shapes = {name: shape for name, shape in inferred.items() if shape is not None}
     constants = {constant.name: tuple(constant.dims) for constant in skeleton.graph.initializer}
     for node in skeleton.graph.node:
-        if node.op_type == "Conv" and node.domain in ("", "ai.onnx"):
-            _refuse_weights(node, {**constants, **shapes}, origin)
+        if node.domain in ("", "ai.onnx"):
+            _refuse_windows(node, shapes, origin)
+            if node.op_type == "Conv":
+                _refuse_weights(node, {**constants, **shapes}, origin)
     return shapes
 
 
@@ -121,6 +126,18 @@ def _refuse_missing_inputs(skeleton: onnx.ModelProto, origin: str) -> None:
                     f"{origin}: cannot import: not a valid ONNX model: node {node.name!r} (operator {node.op_type}): "
                     f"its input {takes.name!r} must not be left out"
                 )
+
+
+def _refuse_windows(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]], origin: str) -> None:
+    """ONNX infers an image without a pixel where a window is larger than the padded image."""
+    if node.op_type not in WINDOWED:
+        return
+    image, result = shapes.get(node.input[0], ()), shapes.get(node.output[0], ())
+    if image and result and min(image) > 0 >= min(result):
+        raise ModelError(
+            f"{origin}: cannot import: node {node.name!r} (operator {node.op_type}): its window is larger than the "
+            f"padded image: of {list(image)} remains {list(result)}"
+        )
 
 
 def _refuse_weights(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]], origin: str) -> None:

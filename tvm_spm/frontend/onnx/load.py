@@ -98,7 +98,13 @@ def import_onnx(
         other = _other_dims(_input_shapes(model.graph), shapes)
         if not other:
             raise
-        raise ModelError(f"{error}; shapes are given that are not the model's: {other}") from error
+        why = (
+            str(error)
+            .removeprefix(f"{origin}: ")
+            .removeprefix("cannot import: ")
+            .removeprefix("not a valid ONNX model: ")
+        )
+        raise ModelError(f"{origin}: cannot import with shapes that are not the model's ({other}): {why}") from error
     main = mod["main"]
     refuse_empty(main, origin)
     mod["main"] = main.with_attr("num_input", len(main.params) - num_weights)

@@ -79,11 +79,10 @@ def default_mapping(workload: Workload, arch: Arch, knobs: Knobs) -> Mapping | N
         A legal mapping that keeps its outputs in SPM until they are finished; ``None`` if not even one element of
         each operand fits.
     """
-    starts = [
-        _double_buffered(workload, arch, _unrolled(workload, arch, knobs, rows_first, cols_first))
-        for rows_first, cols_first in UNROLLINGS
-    ]
-    found = [start for start in starts if start is not None]
+    unrolled = [_unrolled(workload, arch, knobs, rows_first, cols_first) for rows_first, cols_first in UNROLLINGS]
+    # Growth takes one step at a time and never looks back: filters that stay cut cost a load of the input per row.
+    starts = unrolled + [_with_whole_filter(workload, start, knobs) for start in unrolled]
+    found = [buffered for start in dict.fromkeys(starts) if (buffered := _double_buffered(workload, arch, start))]
     if not found:
         smallest = _double_buffered(workload, arch, smallest_mapping(workload))
         if smallest is None:
@@ -93,6 +92,16 @@ def default_mapping(workload: Workload, arch: Arch, knobs: Knobs) -> Mapping | N
     growth.enlarge(_larger_spm)
     growth.enlarge(_larger_rf)
     return growth.best().canonical(workload)
+
+
+def _with_whole_filter(workload: Workload, mapping: Mapping, knobs: Knobs) -> Mapping:
+    """The same unrolling with all rows and columns of the filter in SPM."""
+    spm, rf = mapping.spm, mapping.rf
+    for name in ("FY", "FX"):
+        spm = spm.with_dim(name, workload.dims[name])
+        num_pes = mapping.rows[name] * mapping.cols[name]
+        rf = rf.with_dim(name, int(snap_rf(spm[name], num_pes, rf[name], knobs.perfect)))
+    return _in_first_order(workload, replace(mapping, spm=spm, rf=rf))
 
 
 def _double_buffered(workload: Workload, arch: Arch, mapping: Mapping) -> Mapping | None:

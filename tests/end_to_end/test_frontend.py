@@ -110,11 +110,18 @@ def test_every_layer_of_a_real_network_becomes_a_task(path):
 # classifiers, Ultralytics' for YOLOv8n (8.7 GFLOPs are two a MAC); the others are counted by hand below.
 BLOCK = 4 * 768 * 768 + 2 * 768 * 3072
 """Products of one transformer block with weights, per token."""
+LLAMA = 2 * 2048 * 2048 + 2 * 2048 * 512 + 3 * 2048 * 8192
+"""The same for Llama 3.2 1B: its own queries and results, keys and values of 8 heads, a gated product."""
 PUBLISHED = {
     "alexnet": (0.71e9, 5, 3), "efficientnet_b0": (0.386e9, 81, 1), "mobilenet_v2": (0.30e9, 52, 1),
     "resnet18": (1.81e9, 20, 1), "resnet50": (4.09e9, 53, 1), "vgg19": (19.63e9, 16, 3), "vit_b16": (17.56e9, 1, 97),
     "yolov8n": (4.37e9, 63, 0),
     "bert_base": (12 * 128 * (BLOCK + 2 * 128 * 768), 0, 12 * 8),
+    "bert_base_layer": (128 * (BLOCK + 2 * 128 * 768), 0, 8),
+    "vit_tiny_block": (197 * (4 * 192 * 192 + 2 * 192 * 768 + 2 * 197 * 192), 0, 8),
+    # All 512 tokens are looked at, those hidden by the mask too.
+    "llama_layer": (512 * (LLAMA + 2 * 512 * 2048), 0, 7 + 2),
+    "llama_layer_decode": (LLAMA + 2 * 2049 * 2048, 0, 7 + 4),
     "gpt2": (12 * 128 * (BLOCK + 2 * 128 * 768) + 768 * 50257, 0, 12 * 8 + 1),
     # A token looks at 1,023 earlier ones and itself.
     "gpt2_decode": (12 * (BLOCK + 2 * 1024 * 768) + 768 * 50257, 0, 12 * 10 + 1),
@@ -135,7 +142,7 @@ PUBLISHED = {
 @pytest.mark.parametrize("name", models())
 def test_built_in_networks_have_the_published_size(name):
     mod = load_model(name)
-    assert int(mod["main"].attrs["num_input"]) == (25 if name == "gpt2_decode" else 1)
+    assert int(mod["main"].attrs["num_input"]) == {"gpt2_decode": 25, "llama_layer_decode": 3}.get(name, 1)
     tasks = [task for task in extract(mod).graph.tasks if isinstance(task.work, Workload)]
     macs, convs, products = PUBLISHED[name]
     assert sum(task.count * task.work.macs for task in tasks) == pytest.approx(macs, rel=0.01)

@@ -97,7 +97,7 @@ def test_numbers_do_not_vanish_behind_many_smooth_activations():
     assert np.unique(out).size > 200
 
 
-@pytest.mark.parametrize("name", ["lstm", "mobilenet_v2", "resnet18", "vit_b16"])
+@pytest.mark.parametrize("name", ["llama_layer", "lstm", "mobilenet_v2", "resnet18", "vit_b16"])
 def test_built_in_networks_are_integer_from_end_to_end(name: str):
     mod = load_model(name, dtype="int8")
     *inner, last = kinds(mod)

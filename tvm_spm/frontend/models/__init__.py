@@ -1,7 +1,7 @@
 """Networks to try the tuner on without a file; weights are parameters, so that no numbers are stored.
 
 ``models`` lists them, ``build_model`` makes one as a Relax module. What they are built of is in ``blocks``, those
-that look at images in ``images``, those over sequences in ``sequences``.
+that look at images in ``images``, those over sequences in ``sequences`` and ``llama``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import tvm
 from tvm.relax.frontend import nn
 
 from tvm_spm.errors import ModelError, did_you_mean
-from tvm_spm.frontend.models import images, sequences
+from tvm_spm.frontend.models import images, llama, sequences
 from tvm_spm.frontend.models.integers import as_integers
 
 DTYPES = ("float32", "float16", "bfloat16", "int8")
@@ -62,6 +62,7 @@ _PAST = {f"past_{kind}{block}": (1, 12, 1023, 64) for block in range(12) for kin
 BUILT_IN: dict[str, BuiltIn] = {
     "alexnet": BuiltIn(make=images.alexnet, summary="image classifier", inputs=_image(), is_free=False),
     "bert_base": BuiltIn(make=sequences.bert_base, summary="encoder of 12 blocks, 128 tokens", inputs=_TOKENS),
+    "bert_base_layer": BuiltIn(make=sequences.bert_base_layer, summary="one of its blocks", inputs=_TOKENS),
     "efficientnet_b0": BuiltIn(
         make=images.efficientnet_b0, summary="image classifier, depthwise with squeeze-excite", inputs=_image()
     ),
@@ -70,6 +71,16 @@ BUILT_IN: dict[str, BuiltIn] = {
     "gpt2_decode": BuiltIn(
         make=sequences.gpt2_decode, summary="the same, one token after 1,023", inputs={"data": (1, 1, 768), **_PAST},
         is_free=False,
+    ),
+    "llama_layer": BuiltIn(
+        make=llama.LlamaLayer, summary="one layer of Llama 3.2 1B, prompt of 512 tokens",
+        inputs={"data": (1, 512, llama.WIDTH)},
+    ),
+    "llama_layer_decode": BuiltIn(
+        make=llama.LlamaLayer, summary="the same, one token after 2,048", is_free=False,
+        inputs={"data": (1, 1, llama.WIDTH)} | {
+            f"past_{kind}": (1, llama.KEY_HEADS, llama.PAST, llama.DEPTH) for kind in ("key", "value")
+        },
     ),
     "lstm": BuiltIn(make=sequences.lstm, summary="recurrent, 2 layers, 32 steps", inputs={"data": (1, 32, 128)}),
     "mobilenet_v2": BuiltIn(make=images.mobilenet_v2, summary="image classifier, depthwise", inputs=_image()),
@@ -82,6 +93,9 @@ BUILT_IN: dict[str, BuiltIn] = {
     "unet": BuiltIn(make=images.unet, summary="segmentation", inputs=_image(3, 256, 256), step=16),
     "vgg19": BuiltIn(make=images.vgg19, summary="image classifier", inputs=_image(), is_free=False),
     "vit_b16": BuiltIn(make=sequences.vit_b16, summary="image classifier of attention", inputs=_image(), is_free=False),
+    "vit_tiny_block": BuiltIn(
+        make=sequences.vit_tiny_block, summary="one block of ViT-Ti, 197 tokens", inputs={"data": (1, 197, 192)}
+    ),
     "yolov8n": BuiltIn(make=images.yolov8n, summary="detector, raw heads", inputs=_image(3, 640, 640), step=32),
 }  # fmt: skip
 

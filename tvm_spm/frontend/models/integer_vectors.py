@@ -70,3 +70,8 @@ def softmax(data: te.Tensor, mask: te.Tensor | None = None) -> te.Tensor:
 def layer_norm(data: te.Tensor, gamma: te.Tensor, beta: te.Tensor, axes: Sequence[int], epsilon: float) -> te.Tensor:
     """Rows of mean 0 and deviation 1, scaled and shifted."""
     return topi.nn.layer_norm(data, gamma, beta, [axis % len(data.shape) for axis in axes], epsilon)
+
+
+def rms_norm(data: te.Tensor, gamma: te.Tensor, axes: Sequence[int], epsilon: float) -> te.Tensor:
+    """Rows of root mean square 1, scaled."""
+    return topi.nn.rms_norm(data, gamma, [axis % len(data.shape) for axis in axes], epsilon)

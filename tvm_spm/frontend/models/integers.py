@@ -38,8 +38,8 @@ _IN_PLACE = (
 """Element-wise operators; behind a layer they belong to its epilogue."""
 
 _MOVES = (
-    "relax.broadcast_to", "relax.image.resize2d", "relax.nn.max_pool2d", "relax.permute_dims", "relax.reshape",
-    "relax.split", "relax.strided_slice",
+    "relax.broadcast_to", "relax.flip", "relax.image.resize2d", "relax.nn.max_pool2d", "relax.permute_dims",
+    "relax.reshape", "relax.split", "relax.strided_slice",
 )  # fmt: skip
 """Operators that choose among numbers."""
 
@@ -141,7 +141,7 @@ class _Writer:
         """Biases are added to sums, normalisations take their vectors as they are; anything else multiplies."""
         readers = {_operator(binding.value) for binding in self._readers.get(param, ())}
         wide = sum(int(extent) > 1 for extent in param.ty.shape.values)
-        if "relax.nn.layer_norm" in readers:
+        if readers & {"relax.nn.layer_norm", "relax.nn.rms_norm"}:
             return "float32"
         return "int32" if wide < 2 and readers <= {"relax.add", "relax.reshape"} else "int8"
 
@@ -163,7 +163,7 @@ class _Writer:
         if isinstance(expr, relax.Var):
             return self._values[expr]
         if isinstance(expr, tvm.ir.GenericConst):
-            return _Value(expr=expr)
+            return _Value(expr=expr, deviation=_root_mean_square(expr))
         if isinstance(expr, relax.TupleGetItem):
             whole = self._values[expr.tuple_value]
             return replace(whole, expr=self._bb.emit(relax.TupleGetItem(whole.expr, expr.index)))
@@ -326,6 +326,15 @@ class _Writer:
             lambda data, gamma, beta: vectors.layer_norm(data, gamma, beta, axes, epsilon),
         )  # fmt: skip
 
+    def rms_norm(self, call: relax.Call) -> _Value:
+        """Deviation 1."""
+        value, weight = self._integers(self._values[call.args[0]]), self._values[call.args[1]].expr
+        axes, epsilon = [int(axis) for axis in call.attrs.axes], float(call.attrs.epsilon)
+        return self._vector(
+            "rms_norm", value, [weight], _Value(expr=value.expr),
+            lambda data, gamma: vectors.rms_norm(data, gamma, axes, epsilon),
+        )  # fmt: skip
+
     def _vector(
         self, name: str, value: _Value, others: Sequence[relax.Expr], made: _Value, compute: Callable[..., te.Tensor]
     ) -> _Value:
@@ -366,9 +375,14 @@ _RESULT = "result"
 _OTHERS: dict[str, Callable[[_Writer, relax.Call], _Value]] = {
     "relax.clip": _Writer.clip, "relax.concat": _Writer.concat, "relax.mean": _Writer.mean,
     "relax.multiply": _Writer.multiply, "relax.nn.gelu": _Writer.gated, "relax.nn.layer_norm": _Writer.layer_norm,
-    "relax.nn.relu": _Writer.relu, "relax.nn.silu": _Writer.gated, "relax.nn.softmax": _Writer.softmax,
+    "relax.nn.relu": _Writer.relu, "relax.nn.rms_norm": _Writer.rms_norm, "relax.nn.silu": _Writer.gated,
+    "relax.nn.softmax": _Writer.softmax,
     "relax.sigmoid": _Writer.saturating, "relax.tanh": _Writer.saturating,
 }  # fmt: skip
+
+
+def _root_mean_square(const: relax.Constant) -> float:
+    return math.sqrt(float(np.square(const.value.numpy().astype("float64")).mean()))
 
 
 def _operator(expr: relax.Expr) -> str:

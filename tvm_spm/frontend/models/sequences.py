@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from tvm import relax
@@ -10,36 +11,51 @@ from tvm.relax.frontend import nn
 
 from tvm_spm.frontend.models.blocks import Layers
 
-_WIDTH, _HEADS, _BLOCKS, _HIDDEN = 768, 12, 12, 3072
+_BLOCKS = 12
 """Of BERT base, GPT-2 and ViT-B alike."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Size:
+    """Numbers of a token, its heads, and numbers between the two products."""
+
+    width: int
+    heads: int
+    hidden: int
+
+
+_BASE = _Size(width=768, heads=12, hidden=3072)
+_TINY = _Size(width=192, heads=3, hidden=768)
 
 
 class _Norm(nn.LayerNorm):
     """Layer normalisation; TVM's takes no bfloat16, which is normalised as float32."""
 
-    def __init__(self) -> None:
-        super().__init__(_WIDTH)
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.width = width
 
     def forward(self, x: nn.Tensor) -> nn.Tensor:
         """Rows of mean 0 and deviation 1, scaled and shifted."""
         if x.dtype != "bfloat16":
             return super().forward(x)
         wide, weight, bias = (nn.op.astype(each, "float32") for each in (x, self.weight, self.bias))
-        return nn.op.astype(nn.op.layer_norm(wide, [_WIDTH], weight, bias, self.eps), x.dtype)
+        return nn.op.astype(nn.op.layer_norm(wide, [self.width], weight, bias, self.eps), x.dtype)
 
 
 class _Attention(nn.Module):
-    """Self-attention of ``_HEADS`` heads; ``past`` are keys and values of earlier tokens, which come as they are."""
+    """Self-attention; ``past`` are keys and values of earlier tokens, which come as they are."""
 
-    def __init__(self, *, causal: bool) -> None:
-        self.q, self.k, self.v, self.out = (nn.Linear(_WIDTH, _WIDTH) for _ in range(4))
-        self.causal = causal
+    def __init__(self, size: _Size, *, causal: bool) -> None:
+        self.q, self.k, self.v, self.out = (nn.Linear(size.width, size.width) for _ in range(4))
+        self.heads, self.causal = size.heads, causal
 
     def forward(self, x: nn.Tensor, past: tuple[nn.Tensor, nn.Tensor] | None = None) -> list[nn.Tensor]:
-        batch, tokens, depth = int(x.shape[0]), int(x.shape[1]), _WIDTH // _HEADS
+        batch, tokens, width = (int(extent) for extent in x.shape)
 
         def heads(tensor: nn.Tensor) -> nn.Tensor:
-            return nn.op.permute_dims(nn.op.reshape(tensor, (batch, tokens, _HEADS, depth)), [0, 2, 1, 3])
+            apart = (batch, tokens, self.heads, width // self.heads)
+            return nn.op.permute_dims(nn.op.reshape(tensor, apart), [0, 2, 1, 3])
 
         query, key, value = heads(self.q(x)), heads(self.k(x)), heads(self.v(x))
         scores = _scores(query, key)
@@ -50,7 +66,7 @@ class _Attention(nn.Module):
             shares = nn.op.softmax(nn.op.concat([_scores(query, past[0]), scores], 3), axis=-1)
             old, new = nn.op.split(shares, [earlier], axis=3)
             found = nn.op.add(nn.op.matmul(old, past[1]), nn.op.matmul(new, value))
-        joined = nn.op.reshape(nn.op.permute_dims(found, [0, 2, 1, 3]), (batch, tokens, _WIDTH))
+        joined = nn.op.reshape(nn.op.permute_dims(found, [0, 2, 1, 3]), (batch, tokens, width))
         return [self.out(joined), key, value]
 
     def _masked(self, scores: nn.Tensor, tokens: int) -> nn.Tensor:
@@ -62,17 +78,17 @@ class _Attention(nn.Module):
 
 def _scores(query: nn.Tensor, key: nn.Tensor) -> nn.Tensor:
     product = nn.op.matmul(query, nn.op.permute_dims(key, [0, 1, 3, 2]))
-    scale = relax.const(1 / math.sqrt(_WIDTH // _HEADS), str(product.dtype))
+    scale = relax.const(1 / math.sqrt(int(query.shape[-1])), str(product.dtype))
     return nn.op.multiply(product, nn.op.wrap_nested(scale, "scale"))
 
 
 class _Block(nn.Module):
     """Attention and two products, each with a residual; normalised before them, or after the sum as BERT does."""
 
-    def __init__(self, *, causal: bool, before: bool) -> None:
-        self.attention = _Attention(causal=causal)
-        self.norms = nn.ModuleList([_Norm(), _Norm()])
-        self.grow, self.shrink = nn.Linear(_WIDTH, _HIDDEN), nn.Linear(_HIDDEN, _WIDTH)
+    def __init__(self, size: _Size, *, causal: bool, before: bool) -> None:
+        self.attention = _Attention(size, causal=causal)
+        self.norms = nn.ModuleList([_Norm(size.width), _Norm(size.width)])
+        self.grow, self.shrink = nn.Linear(size.width, size.hidden), nn.Linear(size.hidden, size.width)
         self.before = before
 
     def forward(self, x: nn.Tensor, past: tuple[nn.Tensor, nn.Tensor] | None = None) -> list[nn.Tensor]:
@@ -93,7 +109,7 @@ def _last(x: nn.Tensor, index: int) -> nn.Tensor:
 
 class _Stack(nn.Module):
     def __init__(self, *, causal: bool, before: bool) -> None:
-        self.blocks = nn.ModuleList([_Block(causal=causal, before=before) for _ in range(_BLOCKS)])
+        self.blocks = nn.ModuleList([_Block(_BASE, causal=causal, before=before) for _ in range(_BLOCKS)])
 
     def forward(self, x: nn.Tensor) -> nn.Tensor:
         for block in self.blocks:
@@ -106,10 +122,28 @@ def bert_base() -> nn.Module:
     return _Stack(causal=False, before=False)
 
 
+class _OneBlock(nn.Module):
+    def __init__(self, size: _Size, *, before: bool) -> None:
+        self.block = _Block(size, causal=False, before=before)
+
+    def forward(self, x: nn.Tensor) -> nn.Tensor:
+        return self.block(x)[0]
+
+
+def bert_base_layer() -> nn.Module:
+    """One of the blocks of ``bert_base``."""
+    return _OneBlock(_BASE, before=False)
+
+
+def vit_tiny_block() -> nn.Module:
+    """One block of ViT-Ti, the smallest of Steiner et al. 2022 and Touvron et al. 2021."""
+    return _OneBlock(_TINY, before=True)
+
+
 class _Gpt2(nn.Module):
     def __init__(self) -> None:
         self.stack = _Stack(causal=True, before=True)
-        self.norm, self.head = _Norm(), nn.Linear(_WIDTH, 50_257, bias=False)
+        self.norm, self.head = _Norm(_BASE.width), nn.Linear(_BASE.width, 50_257, bias=False)
 
     def forward(self, x: nn.Tensor) -> nn.Tensor:
         return self.head(self.norm(_last(self.stack(x), int(x.shape[1]) - 1)))
@@ -122,8 +156,8 @@ def gpt2() -> nn.Module:
 
 class _Gpt2Decode(nn.Module):
     def __init__(self) -> None:
-        self.blocks = nn.ModuleList([_Block(causal=True, before=True) for _ in range(_BLOCKS)])
-        self.norm, self.head = _Norm(), nn.Linear(_WIDTH, 50_257, bias=False)
+        self.blocks = nn.ModuleList([_Block(_BASE, causal=True, before=True) for _ in range(_BLOCKS)])
+        self.norm, self.head = _Norm(_BASE.width), nn.Linear(_BASE.width, 50_257, bias=False)
 
     def forward(self, x: nn.Tensor, *past: nn.Tensor) -> list[nn.Tensor]:
         made = []
@@ -140,16 +174,16 @@ def gpt2_decode() -> nn.Module:
 
 class _Vit(nn.Module):
     def __init__(self) -> None:
-        self.patches = nn.Conv2D(3, _WIDTH, 16, stride=16, bias=True)
-        self.token = nn.Parameter((1, 1, _WIDTH))
-        self.positions = nn.Parameter((1, 197, _WIDTH))
+        self.patches = nn.Conv2D(3, _BASE.width, 16, stride=16, bias=True)
+        self.token = nn.Parameter((1, 1, _BASE.width))
+        self.positions = nn.Parameter((1, 197, _BASE.width))
         self.stack = _Stack(causal=False, before=True)
-        self.norm, self.head = _Norm(), nn.Linear(_WIDTH, 1000)
+        self.norm, self.head = _Norm(_BASE.width), nn.Linear(_BASE.width, 1000)
 
     def forward(self, x: nn.Tensor) -> nn.Tensor:
         batch = int(x.shape[0])
-        patches = nn.op.permute_dims(nn.op.reshape(self.patches(x), (batch, _WIDTH, 196)), [0, 2, 1])
-        token = nn.op.broadcast_to(self.token, (batch, 1, _WIDTH))
+        patches = nn.op.permute_dims(nn.op.reshape(self.patches(x), (batch, _BASE.width, 196)), [0, 2, 1])
+        token = nn.op.broadcast_to(self.token, (batch, 1, _BASE.width))
         tokens = nn.op.add(nn.op.concat([token, patches], 1), self.positions)
         return self.head(self.norm(_last(self.stack(tokens), 0)))
 

@@ -200,6 +200,7 @@ def tune(
     executor: Executor | None = None,
     measurer: Measurer | None = None,
     fusion: bool = True,
+    baselines: bool = True,
     shapes: StringMapping[str, tuple[int, ...]] | None = None,
     values: StringMapping[str, ArrayLike] | None = None,
     params: ParamsLike = None,
@@ -229,6 +230,8 @@ def tune(
         fusion: Whether several layers may run as one, tile by tile, where the plan of the whole network gains by it;
             not with a ``measurer``, which cannot time groups. Element-wise layers are fused with the layer before them
             in any case.
+        baselines: Whether to find what results are compared with besides the default mapping: the best of four prior
+            dataflows and random search, a few seconds of work beside verification; not with a ``measurer``.
         shapes: Shapes of inputs whose dims the model leaves open.
         values: Numbers of inputs that never change, such as a sampling rate: one for all elements or as many as the
             input has. They become constants, and so does all that follows from them alone.
@@ -260,6 +263,7 @@ def tune(
     check_executor(executor)
     check_measurer(measurer)
     check_flag("fusion", fusion)
+    check_flag("baselines", baselines)
     check_flag("progress", progress)
     check_shapes(shapes)
     check_values(values)
@@ -271,6 +275,7 @@ def tune(
         task=TunerOptions() if trials is None else TunerOptions(trials=trials),
         workdir=None if workdir is None else Path(workdir),
         fusion=fusion,
+        baselines=baselines,
         shapes=shapes,
         values=values,
         params=params,

@@ -90,7 +90,20 @@ def test_tune_prints_one_object_per_task(model: str):
 def test_tune_prints_a_table(model: str):
     shown = run("tune", model, "--target", "spm/edge-256", *QUICK).stdout
     assert "verified against the untuned module: yes" in shown
+    assert "against the best dataflow of each layer (OS, WS, RS or MC, each optimised): " in shown
+    assert "mappings a layer, median of 5): " in shown
     assert "against the default mappings" in shown
+
+
+def test_without_baselines_gains_are_on_the_default_mapping(model: str):
+    result = json.loads(run("tune", model, *QUICK, "--no-baselines", "--json").stdout)
+    assert [task["gain_over_dataflow"] for task in result["tasks"]] == [None, None]
+    assert result["totals"]["gain_over_random"] is None
+    assert result["totals"]["gain_over_default"] >= 1
+    assert "baselines" not in result["totals"]["seconds"]
+    shown = run("tune", model, *QUICK, "--no-baselines").stdout
+    assert "against the default mappings" in shown
+    assert "OS, WS" not in shown
 
 
 def test_same_seed_same_result(model: str):

@@ -48,6 +48,19 @@ def test_result_is_verified_and_adds_up(result: tvm_spm.TuningResult):
         result.speedup_over("defualt")
 
 
+def test_baselines_are_measured_sums_of_layers_that_run_alone(result: tvm_spm.TuningResult):
+    for name in ("dataflow", "random", "default"):
+        baseline = result.baseline_cost(name)
+        assert baseline.cycles == sum(task.cost_of(name).cycles * task.task.count for task in result.tasks)
+        assert result.speedup_over(name) == baseline.cycles / result.cost.cycles
+        assert result.totals()[f"gain_over_{name}"] == baseline.edp_pj_cycles / result.cost.edp_pj_cycles
+    for row, task in zip(result.rows(), result.tasks, strict=True):
+        assert task.baselines.dataflow_cost.model == task.baselines.random_cost.model == "simulator"
+        assert row["best_dataflow"] in ("OS", "WS", "RS", "MC")
+        assert row["gain_over_dataflow"] == task.baselines.dataflow_cost.edp_pj_cycles / task.cost.edp_pj_cycles
+        assert row["random_mappings"] >= 6
+
+
 def test_executable_runs_in_the_virtual_machine(result: tvm_spm.TuningResult, model: Path):
     machine = tvm.relax.VirtualMachine(result.build(), tvm.cpu())
     data = np.random.default_rng(1).standard_normal((1, 3, 12, 12)).astype(np.float32)

@@ -121,6 +121,12 @@ def test_a_failed_measurement_is_said_and_the_rest_is_a_result(
     assert (first["trials"], first["failed_trials"], first["last_failure"]) == (TRIALS, 1, "no bitstream")
     assert (first["gain_over_default"], second["failed_trials"]) == (None, 0)
     assert result.verified is True
+    # Nobody asks a board for mappings that are only there to be compared with.
+    assert (first["gain_over_dataflow"], first["random_mappings"]) == (None, None)
+    with pytest.raises(
+        SpmError, match="the best of the dataflows OS, WS, RS and MC of fused_conv2d_relu was not looked"
+    ):
+        result.speedup_over("dataflow")
     with pytest.raises(SpmError, match="the default mapping of fused_conv2d_relu could not be measured; give a cost"):
         result.speedup_over("default")
     print_result(result)

@@ -68,7 +68,7 @@ INSIDE = {
     ),
     "tvm_spm.tuning": (
         ("network", "rtl", "text"), ("groups", "result", "tasks"), ("export", "task", "waits", "warm_up"),
-        ("candidates",),
+        ("baselines", "candidates"),
         ("screen", "search_path"), ("run",), ("run_log",), ("measuring", "saved_run", "task_memory"),
         ("agreement", "attention", "measurer", "options", "parts", "trial_log"), ("log_lines",),
     ),

@@ -70,6 +70,9 @@ def tune(
     seed: SeedOption = 0,
     workdir: Annotated[Path | None, typer.Option(help="Keeps trials and schedules; a second run continues.")] = None,
     fusion: Annotated[bool, typer.Option("--fusion/--no-fusion", help="Run several layers as one.")] = True,
+    baselines: Annotated[
+        bool, typer.Option("--baselines/--no-baselines", help="Compare with prior dataflows and random search.")
+    ] = True,
     measurer: Annotated[
         MeasuredBy,
         typer.Option(help="Who says how long a mapping takes: the simulator, or hardware simulated by Verilator."),
@@ -113,6 +116,7 @@ def tune(
         workdir=workdir,
         measurer=_measurer(measurer, target),
         fusion=fusion,
+        baselines=baselines,
         shapes=dict(parse_shape(text) for text in shape or []),
         values=dict(parse_value(text) for text in value or []),
         params=params,

@@ -2,7 +2,7 @@
 
 ``task`` is given one workload and gives back its best mapping: screened by the formula, ranked by the learned model,
 measured by a ``measurer``. ``network`` does so for a whole Relax module and has fusion, schedules, database and
-verification follow; ``result`` is what a user gets. ``run_log``, ``trial_log``, ``task_memory`` and ``saved_run`` are
-the work directory, in which every run ends as if it had never been interrupted. ``warm_up`` compiles what a first run
-needs.
+verification follow; ``result`` is what a user gets, compared with ``baselines``. ``run_log``, ``trial_log``,
+``task_memory`` and ``saved_run`` are the work directory, in which every run ends as if it had never been interrupted.
+``warm_up`` compiles what a first run needs.
 """

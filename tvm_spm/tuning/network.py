@@ -6,7 +6,8 @@ import hashlib
 import time
 from collections.abc import Hashable, Iterator
 from collections.abc import Mapping as StringMapping
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,17 +26,18 @@ from tvm_spm.frontend.models import dtype_of_word, models
 from tvm_spm.fusion.network import NetworkPlan
 from tvm_spm.objective import Objective
 from tvm_spm.result import SearchResult
+from tvm_spm.tuning.baselines import Compared, compare_beside
 from tvm_spm.tuning.groups import Planned, plan_groups
 from tvm_spm.tuning.log_lines import RunStart
 from tvm_spm.tuning.measurer import identity_of
 from tvm_spm.tuning.options import TunerOptions
-from tvm_spm.tuning.parts import GroupResult, TaskResult, total_cost
+from tvm_spm.tuning.parts import Baselines, GroupResult, LeftOut, TaskResult, total_cost
 from tvm_spm.tuning.result import TuningResult
 from tvm_spm.tuning.run import Run
 from tvm_spm.tuning.run_log import RunLog, own
 from tvm_spm.tuning.saved_run import ModelSource, save_last_run
 from tvm_spm.tuning.task_memory import key_of
-from tvm_spm.tuning.tasks import tune_tasks
+from tvm_spm.tuning.tasks import Tuned, tune_tasks
 from tvm_spm.tuning.warm_up import NOTICE, Compilation, is_compiled, parts_of_tune
 from tvm_spm.workload import VectorWork, Workload
 
@@ -62,6 +64,7 @@ class NetworkOptions:
         example_inputs: What a module of PyTorch is called with.
         dtype: Of the numbers of a built-in network; as wide as a word of the accelerator if None.
         max_memory_bytes: Of the tensors of the model; the default of ``frontend.load_model`` if None.
+        baselines: Whether to find out what results are compared with.
         time_limit_s: Until the end of the search, for the result; what stops the work is a ``StopRequest``.
     """
 
@@ -75,6 +78,7 @@ class NetworkOptions:
     example_inputs: ExampleInputs = None
     dtype: str | None = None
     max_memory_bytes: int | None = None
+    baselines: bool = True
     time_limit_s: float | None = None
 
 
@@ -159,16 +163,26 @@ def _tune_owned(mod: Model, arch: Arch, options: NetworkOptions, run: Run) -> Tu
                     compilation.finish_groups(run.should_stop)
             with clock.phase("fusion"):
                 planned = plan_groups(extraction, arch, options.objective, tuned.outcomes, run)
-    with clock.phase("schedule"):
-        fused = FusedNetwork.unfused(extraction) if planned is None else planned.scheduler.fuse(planned.plan.groups)
-    network = schedule_network(
-        extraction, arch, tuned.outcomes, fused,
-        seed=run.seed, workdir=options.workdir, phase=clock.phase, progress=run.progress,
-    )  # fmt: skip
+    with ExitStack() as until_compared:
+        # Costs of another measurer are not those of the simulator.
+        comparison = _compare(extraction, arch, options, tuned, run) if run.measurer is None else None
+        comparing = None if comparison is None else until_compared.enter_context(comparison)
+        with clock.phase("schedule"):
+            fused = FusedNetwork.unfused(extraction) if planned is None else planned.scheduler.fuse(planned.plan.groups)
+        network = schedule_network(
+            extraction, arch, tuned.outcomes, fused,
+            seed=run.seed, workdir=options.workdir, phase=clock.phase, progress=run.progress,
+        )  # fmt: skip
+        compared = None
+        if comparing is not None:
+            with clock.phase("baselines"):
+                compared = comparing.result()
     host_calls = extraction.graph.host_calls + tuned.hosted + network.host_calls
     left_out = tuned.left_out + (() if planned is None else planned.left_out)
+    if compared is not None and len(compared.found) < compared.num_asked:
+        left_out += (LeftOut(what="baselines", num_done=len(compared.found), num_asked=compared.num_asked),)
     result = TuningResult(
-        tasks=_task_results(extraction, arch, tuned.outcomes, network),
+        tasks=_task_results(extraction, arch, tuned.outcomes, network, compared),
         groups=() if planned is None else _group_results(planned.plan, arch, network),
         arch=arch,
         objective=options.objective,
@@ -187,6 +201,20 @@ def _tune_owned(mod: Model, arch: Arch, options: NetworkOptions, run: Run) -> Tu
     if options.workdir is not None:
         result.save(options.workdir)
     return result
+
+
+def _compare(
+    extraction: Extraction, arch: Arch, options: NetworkOptions, tuned: Tuned, run: Run
+) -> AbstractContextManager[Future[Compared]] | None:
+    """What the result is compared with, found beside verification; None if nobody asked for it."""
+    if not options.baselines:
+        return None
+    works = {
+        task.work: max(options.task.trials, tuned.outcomes[index].num_evaluated)
+        for index, task in enumerate(extraction.graph.tasks)
+        if isinstance(task.work, Workload) and index in tuned.outcomes
+    }
+    return compare_beside(list(works.items()), arch, options.objective, run.seed, run.should_stop)
 
 
 def _open_log(options: NetworkOptions, arch: Arch, run: Run, mod: Model, extraction: Extraction) -> RunLog | None:
@@ -236,14 +264,19 @@ def _group_results(plan: NetworkPlan, arch: Arch, network: ScheduledNetwork) -> 
 
 
 def _task_results(
-    extraction: Extraction, arch: Arch, outcomes: dict[int, SearchResult], network: ScheduledNetwork
+    extraction: Extraction,
+    arch: Arch,
+    outcomes: dict[int, SearchResult],
+    network: ScheduledNetwork,
+    compared: Compared | None,
 ) -> tuple[TaskResult, ...]:
     simulator = SimulatorModel()
     results = []
     for index, task in enumerate(extraction.graph.tasks):
         if isinstance(task.work, VectorWork):
             cost = simulator.vector_cost(task.work, arch)
-            results.append(TaskResult(task=task, mapping=None, cost=cost, default_cost=cost))
+            same = None if compared is None else Baselines.same(cost)
+            results.append(TaskResult(task=task, mapping=None, cost=cost, default_cost=cost, baselines=same))
         elif index in outcomes and index not in network.refused:
             outcome = outcomes[index]
             results.append(
@@ -252,6 +285,7 @@ def _task_results(
                     mapping=outcome.mapping,
                     cost=outcome.cost,
                     default_cost=outcome.default_cost,
+                    baselines=compared.found.get(task.work) if compared and isinstance(task.work, Workload) else None,
                     verification=network.task_verifications.get(index),
                     num_trials=outcome.num_evaluated,
                     rejected=outcome.rejected,

@@ -25,6 +25,29 @@ NO_WAITS = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Baselines:
+    """What a task costs when it is mapped in the ways that results are compared with, each measured.
+
+    Attributes:
+        dataflow: The best of ``OS`` (OY|OX), ``WS`` (FY|FX), ``RS`` (OY|FY) and ``MC`` (K|C): only its two dims are
+            unrolled along rows and columns, everything else is optimised; empty if none of them can run the task.
+        dataflow_cost: Of that.
+        random_cost: Of the median of five random searches.
+        num_random: Mappings that each of these priced.
+    """
+
+    dataflow: str
+    dataflow_cost: Cost
+    random_cost: Cost
+    num_random: int
+
+    @classmethod
+    def same(cls, cost: Cost) -> Baselines:
+        """Of what runs in one way only, such as work on the vector unit."""
+        return cls(dataflow="", dataflow_cost=cost, random_cost=cost, num_random=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskResult:
     """The outcome for one task; costs are of one occurrence.
 
@@ -33,6 +56,7 @@ class TaskResult:
         mapping: The best mapping; None for work on the vector unit.
         cost: Measured cost of ``mapping``.
         default_cost: Measured cost of the untuned default mapping; None if its measurement failed.
+        baselines: What other ways to map it cost; None if they were not asked for, or there was no time for them.
         verification: Comparison of the schedule with the unscheduled code; None if the run ended before it.
         num_trials: Mappings measured, those of earlier runs in the same work directory included.
         rejected: Mappings refused, by reason.
@@ -43,6 +67,7 @@ class TaskResult:
     mapping: Mapping | None
     cost: Cost
     default_cost: Cost | None
+    baselines: Baselines | None = None
     verification: Verification | None = None
     num_trials: int = 0
     rejected: tuple[tuple[str, int], ...] = ()
@@ -53,11 +78,27 @@ class TaskResult:
         """Whether the schedule computes what the unscheduled code computes; None if unknown."""
         return None if self.verification is None else self.verification.passed
 
-    def gain(self, objective: str) -> float | None:
-        """Default over tuned value of the objective; above 1 is better, None if the default was not measured."""
-        if self.default_cost is None:
+    def cost_of(self, baseline: str) -> Cost | None:
+        """Of a baseline; None if it is not known.
+
+        Args:
+            baseline: ``dataflow``, ``random`` or ``default``.
+        """
+        if baseline == "default":
+            return self.default_cost
+        if self.baselines is None:
             return None
-        return ratio(self.default_cost.objective(objective), self.cost.objective(objective))
+        return self.baselines.dataflow_cost if baseline == "dataflow" else self.baselines.random_cost
+
+    def gain(self, objective: str, baseline: str = "default") -> float | None:
+        """Value of the objective of a baseline over the tuned one; above 1 is better, None if it is not known.
+
+        Args:
+            objective: What is compared.
+            baseline: As for ``cost_of``.
+        """
+        other = self.cost_of(baseline)
+        return None if other is None else ratio(other.objective(objective), self.cost.objective(objective))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +149,7 @@ class LeftOut:
     """Work that was asked for and not done, because a time limit struck or a signal came.
 
     Attributes:
-        what: ``trials`` of a task, ``attentions searched``, ``groups priced`` or ``groups refined``.
+        what: ``trials`` of a task, ``attentions searched``, ``groups priced``, ``groups refined`` or ``baselines``.
         task: Whose trials; empty for the others.
         num_done: How many were done.
         num_asked: Of how many.

@@ -17,6 +17,13 @@ from tvm_spm.tuning.saved_run import SavedGroup, save_plan
 from tvm_spm.units import finite, ratio, shown
 from tvm_spm.workload import HostCall, TaskGraph, Workload
 
+BASELINES = {
+    "dataflow": "the best of the dataflows OS, WS, RS and MC",
+    "random": "random search",
+    "default": "the default mapping",
+}
+"""What results are compared with, by the names of ``baseline_cost``; the first one heads a result."""
+
 if TYPE_CHECKING:
     import pandas as pd
     import tvm
@@ -110,7 +117,16 @@ class TuningResult:
     @property
     def default_cost(self) -> Cost | None:
         """The same sum for the untuned default mappings; None if one of them was not measured."""
-        parts = [(each.default_cost, each.task.count) for each in self.tasks if each.default_cost is not None]
+        return self.baseline_cost("default")
+
+    def baseline_cost(self, baseline: str) -> Cost | None:
+        """The sum over all layers, each alone, in another way to map them; None if it is not known of one of them.
+
+        Args:
+            baseline: ``dataflow``: of each layer the best of the prior dataflows OS, WS, RS and MC, each optimised;
+                ``random``: the median of five random searches; ``default``: the untuned default mapping.
+        """
+        parts = [(cost, each.task.count) for each in self.tasks if (cost := each.cost_of(baseline)) is not None]
         return total_cost(parts, self.arch) if len(parts) == len(self.tasks) else None
 
     @property
@@ -127,21 +143,23 @@ class TuningResult:
         """Baseline cycles over ours; above 1 is better.
 
         Args:
-            baseline: Another result, a cost, or ``default`` for the untuned default mappings.
+            baseline: Another result, a cost, or a name that ``baseline_cost`` knows.
 
         Raises:
-            SpmError: A text other than ``default``, or a default mapping whose measurement failed.
+            SpmError: Another name, or a baseline that is not known of some task.
         """
         if isinstance(baseline, str):
-            if baseline != "default":
-                raise SpmError(f"speedup_over: unknown baseline {baseline!r}; {did_you_mean(baseline, ['default'])}")
-            default = self.default_cost
-            if default is None:
-                name = next(each.task.name for each in self.tasks if each.default_cost is None)
-                raise SpmError(
-                    f"speedup_over: the default mapping of {name} could not be measured; give a cost instead"
-                )
-            baseline = default
+            if baseline not in BASELINES:
+                raise SpmError(f"speedup_over: unknown baseline {baseline!r}; {did_you_mean(baseline, BASELINES)}")
+            known = self.baseline_cost(baseline)
+            if known is None:
+                name = next(each.task.name for each in self.tasks if each.cost_of(baseline) is None)
+                what = (
+                    f"the default mapping of {name} could not be measured" if baseline == "default"
+                    else f"{BASELINES[baseline]} of {name} was not looked for, or there was no time for it"
+                )  # fmt: skip
+                raise SpmError(f"speedup_over: {what}; give a cost instead")
+            baseline = known
         other = baseline.cost if isinstance(baseline, TuningResult) else baseline
         return ratio(other.cycles, self.cost.cycles)
 
@@ -161,6 +179,10 @@ class TuningResult:
                 "bound_by": result.cost.bound_by,
                 "energy_pj": result.cost.energy_pj,
                 "edp_pj_cycles": result.cost.edp_pj_cycles,
+                "gain_over_dataflow": _finite(result.gain(self.objective, "dataflow")),
+                "best_dataflow": None if result.baselines is None else result.baselines.dataflow,
+                "gain_over_random": _finite(result.gain(self.objective, "random")),
+                "random_mappings": None if result.baselines is None else result.baselines.num_random,
                 "gain_over_default": _finite(result.gain(self.objective)),
                 # Vector work runs as imported, so the whole network is what checks it.
                 "verified": network if result.mapping is None else result.verified,
@@ -226,7 +248,12 @@ class TuningResult:
 
     def totals(self) -> dict[str, object]:
         """Sums over the network, with what was left on the host."""
-        cost, default, unfused, objective = self.cost, self.default_cost, self.unfused_cost, self.objective
+        cost, unfused, objective = self.cost, self.unfused_cost, self.objective
+        gains: dict[str, object] = {}
+        for name in BASELINES:
+            other = self.baseline_cost(name)
+            gains[f"gain_over_{name}"] = other and finite(ratio(other.objective(objective), cost.objective(objective)))
+            gains[f"speedup_over_{name}"] = other and finite(ratio(other.cycles, cost.cycles))
         return {
             "arch": self.arch.name,
             "objective": str(self.objective),
@@ -235,8 +262,7 @@ class TuningResult:
             "energy_pj": cost.energy_pj,
             "edp_pj_cycles": cost.edp_pj_cycles,
             "utilization": cost.utilization,
-            "gain_over_default": default and finite(ratio(default.objective(objective), cost.objective(objective))),
-            "speedup_over_default": default and self.speedup_over(default),
+            **gains,
             "gain_of_fusion": finite(ratio(unfused.objective(objective), cost.objective(objective))),
             "speedup_of_fusion": finite(ratio(unfused.cycles, cost.cycles)),
             "dram_bytes": sum(cost.dram_bytes),

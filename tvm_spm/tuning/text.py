@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from rich.table import Table
 
 from tvm_spm.cost import Cost
+from tvm_spm.objective import Objective
 from tvm_spm.terminal import console, one_line, printable
+from tvm_spm.tuning.baselines import SEEDS
 from tvm_spm.tuning.parts import TaskResult
 from tvm_spm.tuning.result import TuningResult
 from tvm_spm.units import format_capacity, format_energy, format_seconds, format_si, ratio
@@ -55,6 +57,7 @@ def choose_columns(columns: Sequence[Column], rows: Sequence[Sequence[str]], wid
 def print_result(result: TuningResult) -> None:
     """Print the table of tasks, the sums over the network, and what was left out."""
     rows = []
+    headline = "default" if all(task.baselines is None for task in result.tasks) else "dataflow"
     for task in result.tasks:
         verdict = {True: "yes", False: "NO", None: "not run"}[task.verified]
         rows.append(
@@ -67,15 +70,16 @@ def print_result(result: TuningResult) -> None:
                 task.cost.bound_by,
                 format_energy(task.cost.energy_pj),
                 f"{task.cost.edp_pj_cycles:.3g}",
-                _gain_text(task.gain(result.objective)),
+                _gain_text(task, result.objective, headline),
                 "network" if task.mapping is None else verdict,
             )
         )
     if rows:
-        _print_table(f"{result.arch}", _COLUMNS, rows)
+        gain = replace(_GAIN, heading="gain on default" if headline == "default" else _GAIN.heading)
+        _print_table(f"{result.arch}", [gain if each is _GAIN else each for each in _COLUMNS], rows)
     if result.groups:
         _print_groups(result)
-    total, default = result.cost, result.default_cost
+    total = result.cost
     verdict = {True: "yes", False: "NO", None: "not finished"}[result.verified]
     if total.cycles == 0:
         lines = ["network: no layer runs on the accelerator"]
@@ -85,7 +89,7 @@ def print_result(result: TuningResult) -> None:
             f"({format_seconds(total.cycles / result.arch.clock_hz)} at {format_si(result.arch.clock_hz, 'Hz')}), "
             f"{format_energy(total.energy_pj)}, EDP {total.edp_pj_cycles:.4g} pJ x cycles, "
             f"utilization {total.utilization:.0%}",
-            f"against the default mappings: {_against_text(total, default)}",
+            *_against_lines(result),
             f"fusion: {_fusion_text(result)}",
         ]
     if result.chosen_dtype is not None:
@@ -115,14 +119,28 @@ def print_result(result: TuningResult) -> None:
     console().print("\n".join(one_line(line) for line in lines), soft_wrap=True)
 
 
-def _gain_text(gain: float | None) -> str:
-    return "?" if gain is None else f"{gain:.2f}x"
+def _gain_text(task: TaskResult, objective: Objective, baseline: str) -> str:
+    gain = task.gain(objective, baseline)
+    name = task.baselines.dataflow if baseline == "dataflow" and task.baselines is not None else ""
+    return "?" if gain is None else f"{gain:.2f}x {name}".rstrip()
 
 
-def _against_text(total: Cost, default: Cost | None) -> str:
-    if default is None:
-        return "unknown, one of them could not be measured"
-    return changes_text(default, total)
+def _against_lines(result: TuningResult) -> list[str]:
+    """What the network gains over each baseline, which all run layer by layer; the first one counts most."""
+    lines = []
+    if any(task.baselines is not None for task in result.tasks):
+        counts = sorted({task.baselines.num_random for task in result.tasks if task.baselines and task.mapping})
+        most = f"{counts[0]:,}" if len(counts) < 2 else f"{counts[0]:,} to {counts[-1]:,}" if counts else "0"
+        for name, what in (
+            ("dataflow", "the best dataflow of each layer (OS, WS, RS or MC, each optimised)"),
+            ("random", f"random search ({most} mappings a layer, median of {SEEDS})"),
+        ):
+            known = result.baseline_cost(name)
+            text = "unknown, not all were found in time" if known is None else changes_text(known, result.cost)
+            lines.append(f"against {what}: {text}")
+    default = result.default_cost
+    text = "unknown, one of them could not be measured" if default is None else changes_text(default, result.cost)
+    return [*lines, f"against the default mappings: {text}"]
 
 
 def changes_text(before: Cost, after: Cost) -> str:
@@ -216,6 +234,9 @@ def _fusion_text(result: TuningResult) -> str:
     )
 
 
+_GAIN = Column(heading="gain on dataflow")
+"""Over the best of the four, which the cell names."""
+
 _GROUP_COLUMNS = (
     Column(heading="layers", justify="left", folds=True),
     Column(heading="count"),
@@ -227,7 +248,7 @@ _GROUP_COLUMNS = (
     Column(heading="cycles"),
     Column(heading="util.", rank=2),
     Column(heading="energy"),
-    Column(heading="gain"),
+    Column(heading="gain on alone"),
     Column(heading="verified", justify="left"),
 )
 
@@ -240,6 +261,6 @@ _COLUMNS = (
     Column(heading="bound by", justify="left", rank=3),
     Column(heading="energy", rank=1),
     Column(heading="EDP", rank=4),
-    Column(heading="gain"),
+    _GAIN,
     Column(heading="verified", justify="left"),
 )

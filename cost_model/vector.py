@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from tvm_spm.arch import Arch
-from tvm_spm.cost import Cost, Energy
+from tvm_spm.cost import Cost, Energy, dma_channels
 from tvm_spm.units import ceil_div
 from tvm_spm.workload import Operand, VectorWork
 
@@ -57,6 +57,7 @@ def vector_cost(work: VectorWork, arch: Arch, *, model: str) -> Cost:
         dram_bytes=(read_bytes, 0, write_bytes, 0),
         dram_unused_bytes=unused_bytes,
         dma_busy_cycles=dma_cycles * cores,
+        dma_channels=dma_channels(arch),
     )
 
 

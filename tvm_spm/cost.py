@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from tvm_spm.space.mapping_batch import MappingBatch
 
 
+def dma_channels(arch: Arch) -> int:
+    """How many transfers run at once at most: each holds a DRAM channel and the DMA engine of its core."""
+    return min(arch.levels.DRAM.channels, arch.cores.count)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Energy:
     """Energy by where it is spent, in pJ."""
@@ -40,7 +45,8 @@ class Cost:
 
     ``compute_cycles``, ``noc_stall_cycles``, ``dma_stall_cycles`` and ``overhead_cycles`` are those of the core that
     finishes last and add up to ``cycles``. DRAM bytes are summed over cores, in the order ``I W O extras``;
-    they are moved in whole bursts, and ``dram_unused_bytes`` of them belong to no tile.
+    they are moved in whole bursts, and ``dram_unused_bytes`` of them belong to no tile. ``dma_busy_cycles`` are summed
+    over cores too, whose transfers share ``dma_channels`` channels.
     """
 
     cycles: int
@@ -55,6 +61,7 @@ class Cost:
     dram_bytes: tuple[int, int, int, int]
     dma_busy_cycles: int
     dram_unused_bytes: int = 0
+    dma_channels: int = 1
 
     @property
     def energy_pj(self) -> float:
@@ -68,9 +75,14 @@ class Cost:
 
     @property
     def bound_by(self) -> str:
-        """The resource that takes the largest share of the cycles."""
+        """The resource that takes the largest share of the cycles.
+
+        A wait for the networks that the DMA outlasts is the DMA's: faster networks would only wait for it.
+        """
         shares = {"compute": self.compute_cycles, "NoC": self.noc_stall_cycles, "DMA": self.dma_stall_cycles}
-        return max(shares, key=lambda name: shares[name])
+        largest = max(shares, key=lambda name: shares[name])
+        on_array_cycles = self.compute_cycles + self.noc_stall_cycles
+        return "DMA" if largest == "NoC" and self.dma_busy_cycles > on_array_cycles * self.dma_channels else largest
 
     def objective(self, name: str) -> float:
         """``edp``, ``energy`` or ``latency`` as one number, smaller is better."""

@@ -33,7 +33,7 @@ from cost_model.nest import NEST_FIELDS, SHARE, Nest, build_nest, clipped_range
 from cost_model.problem import Floats, Ints, Problem, num_cut_indices, problem_of
 from cost_model.vector import vector_cost
 from tvm_spm.arch import Arch
-from tvm_spm.cost import Cost, Energy
+from tvm_spm.cost import Cost, Energy, dma_channels
 from tvm_spm.jit import entry, small
 from tvm_spm.mapping import Mapping
 from tvm_spm.space.mapping_batch import NUM_DIMS, MappingBatch, encode
@@ -123,6 +123,7 @@ def _cost(workload: Workload, arch: Arch, cycles: int, parts_pj: list[float], co
         overhead_cycles=launch_cycles,
         dram_bytes=(i_bytes, w_bytes, o_bytes, extras_bytes),
         dram_unused_bytes=counts[UNUSED_BITS] // 8,
+        dma_channels=dma_channels(arch),
         dma_busy_cycles=counts[ENGINE_CYCLES],
     )
 

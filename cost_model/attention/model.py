@@ -26,7 +26,7 @@ from cost_model.fused.queues import finish_times
 from cost_model.transfer import box_transfer
 from tvm_spm.arch import Arch
 from tvm_spm.attention import Attention, AttentionMapping, TileStream, streams_of
-from tvm_spm.cost import Cost, Energy
+from tvm_spm.cost import Cost, Energy, dma_channels
 from tvm_spm.objective import Objective
 from tvm_spm.units import bits_to_bytes, ceil_div
 from tvm_spm.workload import Dims, Projection
@@ -112,6 +112,7 @@ class Pricing:
                 sum(total.num_bytes for total in masks),
             ),
             dram_unused_bytes=self._unused_bits // 8,
+            dma_channels=dma_channels(self.arch),
             dma_busy_cycles=sum(total.cycles for name, total in moved.items() if name != "O") + self._storing(),
         )  # fmt: skip
 

@@ -37,7 +37,7 @@ from cost_model.fused.state import (
     unused_bits_of,
 )
 from tvm_spm.arch import Arch
-from tvm_spm.cost import Cost
+from tvm_spm.cost import Cost, dma_channels
 from tvm_spm.group import Group, GroupMapping
 from tvm_spm.space.mapping_batch import encode
 from tvm_spm.workload import REDUCTION_DIMS
@@ -188,6 +188,7 @@ def price(group: Group, flat: FlatGroup, arch: Arch, work: Work) -> GroupCost:
         dram_bytes=(i_bytes, w_bytes, stored_bytes, extras_bytes),
         dma_busy_cycles=busy_cycles,
         dram_unused_bytes=unused_bits // 8,
+        dma_channels=dma_channels(arch),
     )
     return GroupCost(
         cost=cost, macs_needed=macs_needed, macs_executed=macs_executed, spm_bytes=spm_bytes,

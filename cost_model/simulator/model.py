@@ -30,7 +30,7 @@ from cost_model.simulator.pe_array import CROSSED, DELIVERED, LEFT_ELEMS
 from cost_model.simulator.state import CORE_FIELDS, ODOMETER_FIELDS
 from cost_model.vector import vector_cost
 from tvm_spm.arch import Arch
-from tvm_spm.cost import Cost, Energy
+from tvm_spm.cost import Cost, Energy, dma_channels
 from tvm_spm.mapping import Mapping
 from tvm_spm.space.mapping_batch import encode
 from tvm_spm.workload import REDUCTION_DIMS, Operand, VectorWork, Workload
@@ -228,6 +228,7 @@ def _cost(workload: Workload, arch: Arch, mapping: Mapping, room: RunRoom, row: 
         dram_bytes=(i_bytes, w_bytes, o_bytes, extras_bytes),
         dma_busy_cycles=totals[BUSY_CYCLES],
         dram_unused_bytes=sum(counts.unused_bits) // 8,
+        dma_channels=dma_channels(arch),
     )
 
 

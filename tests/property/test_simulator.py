@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cost_model.roofs import roofs
 from cost_model.simulator import simulate_batch
 from tests.simulator_cases import random_arch, random_case, random_mapping, random_workload
 from tests.simulator_reference import energy_pj, simulate
@@ -62,6 +63,7 @@ def test_physical_bounds_hold(seed: int, shape: tuple[int, int]):
     # every input, weight and output element that the nest needs crosses the DRAM at least once, at the channels' rate
     channels = min(used_cores, arch.levels.DRAM.channels)
     assert cost.cycles >= compulsory_bytes(workload) / (channels * arch.dma_bytes_per_cycle) - 1e-6
+    assert all(roof.reached_by(cost.cycles) <= 1 for roof in roofs(workload, arch))
     assert sum(cost.dram_bytes) >= compulsory_bytes(workload)
     assert cost.dma_busy_cycles <= cost.cycles * used_cores
     parts = (cost.compute_cycles, cost.noc_stall_cycles, cost.dma_stall_cycles, cost.overhead_cycles)

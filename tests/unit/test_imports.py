@@ -59,7 +59,7 @@ INSIDE = {
     "tvm_spm.cli": (("commands",), ("search",), ("options", "output")),
     "cost_model": (
         ("attention",), ("fused",), ("analytical", "learned", "published", "simulator"),
-        ("nest",), ("crossing", "problem"),
+        ("nest",), ("crossing", "problem", "roofs"),
         ("arrays", "bounds", "features", "objective", "record", "transfer", "vector"),
     ),
     "schedules": (("group",), ("attention", "host", "layer")),

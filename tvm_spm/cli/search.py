@@ -67,6 +67,7 @@ def search_matmul(
 
 
 def _search(workload: Workload, options: SearchOptions) -> None:
+    from tvm_spm.report.roofs import roof_columns, roof_text
     from tvm_spm.report.show import show_text
     from tvm_spm.tuner import evaluate, search
     from tvm_spm.tuning.warm_up import NOTICE, is_compiled, parts_of_search
@@ -83,9 +84,10 @@ def _search(workload: Workload, options: SearchOptions) -> None:
         constraints=constraints, trials=options.trials, time_limit_s=options.time_limit, seed=options.seed,
     )  # fmt: skip
     if options.as_json:
-        print_text(json.dumps(result.as_dict(), indent=1))
+        print_text(json.dumps(result.as_dict() | roof_columns(workload, arch, result.cost), indent=1))
     else:
         print_text(_search_text(workload, options.target, result))
+        print_text(roof_text(workload, arch, result.cost))
         if options.model is Model.analytical and arch.levels.DRAM.pages is not None:
             cost = evaluate(workload, arch, result.mapping, model=options.model.value)
             print_text(f"open pages are priced by the simulator; the analytical model says {cost}")

@@ -7,11 +7,12 @@ from pathlib import Path
 from tvm_spm.arch import Arch, load_arch
 from tvm_spm.mapping import Mapping
 from tvm_spm.report.breakdown import explain
+from tvm_spm.report.roofs import roofs_text
 from tvm_spm.workload import Workload
 
 
 def show_text(workload: Workload, arch: Arch | str | Path, mapping: Mapping) -> str:
-    """Nest, cost, breakdown and roofline of a mapping.
+    """Nest, cost, breakdown, roofline of a mapping, and roofs of all mappings.
 
     Args:
         workload: What runs.
@@ -23,4 +24,5 @@ def show_text(workload: Workload, arch: Arch | str | Path, mapping: Mapping) -> 
     """
     accelerator = load_arch(arch)
     breakdown = explain(workload, accelerator, mapping)
-    return f"{workload}\n{accelerator}\n\n{mapping}\n\n{breakdown.cost}\n\n{breakdown}"
+    roofs = roofs_text(workload, accelerator, breakdown.cost)
+    return f"{workload}\n{accelerator}\n\n{mapping}\n\n{breakdown.cost}\n\n{breakdown}\n\n{roofs}"

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from tvm_spm.arch import Arch
 from tvm_spm.attention import AttentionMapping
-from tvm_spm.cost import Cost, Energy
+from tvm_spm.cost import Cost, Energy, dma_channels
 from tvm_spm.group import GroupMapping
 from tvm_spm.mapping import Mapping
+from tvm_spm.report.roofs import roof_columns
 from tvm_spm.units import ratio
-from tvm_spm.workload import Task
+from tvm_spm.workload import Task, Workload
 
 if TYPE_CHECKING:
     from tvm_spm.deploy.verify.outcome import Verification
@@ -72,6 +73,17 @@ class TaskResult:
     num_trials: int = 0
     rejected: tuple[tuple[str, int], ...] = ()
     failures: tuple[str, ...] = ()
+
+    def roof_columns(self, arch: Arch) -> dict[str, object]:
+        """The resource that no mapping can be faster than, as ``tvm_spm.report.roofs``; None for vector work."""
+        if isinstance(self.task.work, Workload):
+            return roof_columns(self.task.work, arch, self.cost)
+        return {"roof": None, "roof_cycles": None, "of_roof": None}
+
+    def of_roof_text(self, arch: Arch) -> str:
+        """How near the cycles come to that roof, and whose it is; empty for vector work."""
+        found = self.roof_columns(arch)
+        return "" if found["roof"] is None else f"{found['of_roof']:.1%} {found['roof']}"
 
     @property
     def verified(self) -> bool | None:
@@ -181,6 +193,7 @@ def total_cost(parts: list[tuple[Cost, int]], arch: Arch) -> Cost:
         model="+".join(sorted(models)),
         utilization=sums["macs"] / peak,
         dram_bytes=(dram_bytes[0], dram_bytes[1], dram_bytes[2], dram_bytes[3]),
+        dma_channels=dma_channels(arch),
     )
 
 

@@ -177,6 +177,7 @@ class TuningResult:
                 "cycles": result.cost.cycles,
                 "utilization": result.cost.utilization,
                 "bound_by": result.cost.bound_by,
+                **result.roof_columns(self.arch),
                 "energy_pj": result.cost.energy_pj,
                 "edp_pj_cycles": result.cost.edp_pj_cycles,
                 "gain_over_dataflow": _finite(result.gain(self.objective, "dataflow")),

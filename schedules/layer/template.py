@@ -47,29 +47,44 @@ def schedule(func: tirx.PrimFunc, nest: TirNest, mapping: Mapping) -> s_tir.Sche
             rewrite a block, for example because one behind the sum does not merge into the last one; the text has
             TVM's reason.
     """
+    sch = s_tir.Schedule(func)
+    rewrite(sch, nest, mapping)
+    return sch
+
+
+def rewrite(sch: s_tir.Schedule, nest: TirNest, mapping: Mapping) -> None:
+    """Rewrite the only function of a schedule, as ``schedule`` does; after an error the schedule is of no more use.
+
+    Args:
+        sch: Of the function that ``nest`` was read from; blocks and loops may carry annotations, nothing else.
+        nest: Of that function.
+        mapping: Legal for the nest's workload; not checked again here.
+
+    Raises:
+        ScheduleError: As ``schedule`` does.
+    """
     refused = refuse(nest.workload, mapping)
     if refused is not None:
         raise ScheduleError(str(refused))
     if nest.pad_block is None and needs_padding(nest.workload):
         raise ScheduleError(f"block {nest.block} pads its input itself; a block of its own for the padding is expected")
     try:
-        return _rewrite(func, nest, mapping)
+        _rewrite(sch, nest, mapping)
     except s_tir.ScheduleError as error:
         raise ScheduleError(f"block {nest.block}: {_reason(error)}") from error
 
 
-def _rewrite(func: tirx.PrimFunc, nest: TirNest, mapping: Mapping) -> s_tir.Schedule:
-    sch = s_tir.Schedule(func)
+def _rewrite(sch: s_tir.Schedule, nest: TirNest, mapping: Mapping) -> None:
+    params = sch.mod["main"].params
     mac = sch.get_sblock(nest.block)
     last = _merge_epilogue(sch, nest)
     positions = load_positions(nest.workload, mapping)
-    output = _stage_output(sch, nest, mapping, positions, mac, last, [func.params[at] for at in nest.extra_params])
+    output = _stage_output(sch, nest, mapping, positions, mac, last, [params[at] for at in nest.extra_params])
     _stage_inputs(sch, nest, mapping, positions, mac, output)
     inside = output.order[output.num_outside :]
     if inside and not positions.evicts_partial("RF"):
         sch.decompose_reduction(mac, output.loops[inside[0]])
     primitives.annotate_loops(sch, output.loops)
-    return sch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

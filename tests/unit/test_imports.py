@@ -19,6 +19,7 @@ ROOMS = (
     ("tvm_spm.cli",),
     ("tvm_spm.tuner",),
     ("tvm_spm.reproduce",),
+    ("tvm_spm.meta_schedule",),
     ("tvm_spm.tuning",),
     ("tvm_spm.deploy",),
     ("schedules",),
@@ -66,6 +67,9 @@ INSIDE = {
     "tvm_spm.exact": (
         ("search",), ("any_factors", "perfect"), ("boxes", "orders"), ("case_arrays", "stops"),
     ),
+    "tvm_spm.meta_schedule": (
+        ("tune",), ("parts",), ("strategy",), ("context", "measure", "model", "queue", "space"), ("tasks",),
+    ),
     "tvm_spm.tuning": (
         ("network", "rtl", "text"), ("groups", "result", "tasks"), ("export", "task", "waits", "warm_up"),
         ("baselines", "candidates"),
@@ -93,7 +97,9 @@ INSIDE = {
     ),
 }  # fmt: skip
 
-MAY_IMPORT_TVM = ("tvm_spm.lowering", "tvm_spm.frontend", "schedules", "tvm_spm.deploy", "tvm_spm.tuning")
+MAY_IMPORT_TVM = (
+    "tvm_spm.lowering", "tvm_spm.frontend", "schedules", "tvm_spm.deploy", "tvm_spm.tuning", "tvm_spm.meta_schedule",
+)  # fmt: skip
 """``tuning`` and the door pass Relax modules on; what they do with them they do through ``frontend`` and ``deploy``."""
 
 

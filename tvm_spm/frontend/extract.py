@@ -141,27 +141,32 @@ def _visit_call_tir(found: _FoundTasks, name: str, arguments: tuple[int, ...]) -
 def _classify(found: _FoundTasks, name: str) -> int | str:
     """The task of a function, new or merged with an equal one, or the reason why it has none."""
     func = found.mod[name]
-    nest = read_nest(func)
-    work: Workload | VectorWork | str
-    if isinstance(nest, TirNest):
-        work = nest.workload
-        if nest.prologue:
-            return f"block {nest.prologue[0]} computes an operand before the nest, which no function of its own does"
-    elif nest.has_macs:
-        return nest.reason
-    elif has_root_block(func) and relax.analysis.has_reshape_pattern(func):
-        return "a view: no data moves"
-    else:
-        work = vector_work(func, name)
-    if isinstance(work, str):
-        return work
+    understood = understand(func, name)
+    if isinstance(understood, str):
+        return understood
+    nest = understood if isinstance(understood, TirNest) else None
+    work = understood.workload if isinstance(understood, TirNest) else understood
     for other, task in found.alike.get(work, []):
         if tvm_ffi.structural_equal(other, func):
             return task
     found.tasks.append(Task(name=name, work=work))
-    found.nests.append(nest if isinstance(nest, TirNest) else None)
+    found.nests.append(nest)
     found.alike.setdefault(work, []).append((func, len(found.tasks) - 1))
     return len(found.tasks) - 1
+
+
+def understand(func: tvm.tirx.PrimFunc, name: str) -> TirNest | VectorWork | str:
+    """What the accelerator does with an unscheduled function: a nest, vector work, or nothing, for a reason."""
+    nest = read_nest(func)
+    if isinstance(nest, TirNest):
+        if nest.prologue:
+            return f"block {nest.prologue[0]} computes an operand before the nest, which no function of its own does"
+        return nest
+    if nest.has_macs:
+        return nest.reason
+    if has_root_block(func) and relax.analysis.has_reshape_pattern(func):
+        return "a view: no data moves"
+    return vector_work(func, name)
 
 
 def _leave_on_host(found: _FoundTasks, name: str, reason: str) -> None:

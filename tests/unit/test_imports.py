@@ -93,7 +93,7 @@ INSIDE = {
         ("instructions",), ("errors",),
     ),
     "tvm_spm.lowering": (
-        ("target",), ("tiles",), ("double",), ("host", "partial"), ("blocks", "processor", "root_block"),
+        ("target",), ("tiles",), ("double",), ("host", "innermost", "partial"), ("blocks", "processor", "root_block"),
     ),
 }  # fmt: skip
 

@@ -127,10 +127,14 @@ def substitute(value: Node, by: Mapping[tirx.Var, tirx.PrimExpr]) -> Node:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Redirected:
-    """Where the elements of a buffer lie instead: in ``buffer``, at what ``at`` makes of their indices."""
+    """Where the elements of a buffer lie instead: in ``buffer``, at what ``at`` makes of their indices.
+
+    ``extents_at`` makes the extents of a region of those of the old one, if axes are in another order.
+    """
 
     buffer: tirx.Buffer
     at: Callable[[Sequence[tirx.PrimExpr]], list[tirx.PrimExpr]]
+    extents_at: Callable[[Sequence[tirx.PrimExpr]], list[tirx.PrimExpr]] | None = None
 
 
 def redirected(
@@ -156,7 +160,8 @@ def redirected(
         if where is None:
             return node
         starts = where.at([axis.min for axis in node.region])
-        extents = [1] * (len(starts) - len(node.region)) + [axis.extent for axis in node.region]
+        extents = [axis.extent for axis in node.region]
+        extents = [1] * (len(starts) - len(extents)) + (where.extents_at(extents) if where.extents_at else extents)
         ranges = [tvm.ir.Range.from_min_extent(*each) for each in zip(starts, extents, strict=True)]
         return tirx.BufferRegion(where.buffer, ranges)
 

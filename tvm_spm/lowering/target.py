@@ -10,6 +10,7 @@ from tvm.tirx.compilation_pipeline import get_tir_pipeline, register_tir_pipelin
 from tvm_spm.arch import Arch, archs, load_arch
 from tvm_spm.errors import ArchError
 from tvm_spm.lowering.host import fit_to_host
+from tvm_spm.lowering.innermost import widest_innermost
 from tvm_spm.lowering.root_block import without_root_block
 from tvm_spm.lowering.tiles import exact_tiles
 
@@ -102,9 +103,16 @@ def _bind_to_host(mod: tvm.IRModule) -> tvm.IRModule:
         bound = func.attrs.get("target", None) if func.attrs is not None else None
         is_ours = isinstance(func, tvm.tirx.PrimFunc) and (bound is None or bound.kind.name == _KIND)
         functions[name] = (
-            fit_to_host(exact_tiles(without_root_block(func))).with_attr("target", host) if is_ours else func
+            fit_to_host(_for_lanes(exact_tiles(without_root_block(func)))).with_attr("target", host)
+            if is_ours
+            else func
         )
     return tvm.IRModule(functions, attrs=mod.attrs)
+
+
+def _for_lanes(func: tvm.tirx.PrimFunc) -> tvm.tirx.PrimFunc:
+    """What was generated with its own buffers has its own order, too."""
+    return func if _has_exact_buffers(func) else widest_innermost(func)
 
 
 def _has_exact_buffers(func: object) -> bool:

@@ -14,11 +14,15 @@ from tvm.script import relax as R
 from tvm.script import tirx as T
 
 import tvm_spm.arch
+from schedules.layer import schedule
+from tests.numeric.plain import nest, prim_func
 from tvm_spm.arch import archs, load_arch
 from tvm_spm.deploy import runtime
 from tvm_spm.errors import ArchError, ModelError
 from tvm_spm.lowering.processor import compiled_for
 from tvm_spm.lowering.target import PIPELINE, arch_of, register_arch, target_of
+from tvm_spm.mapping import Mapping
+from tvm_spm.workload import Dims, Workload
 
 
 @I.ir_module(s_tir=True)
@@ -130,3 +134,26 @@ def test_half_precision_uses_the_processors_conversions():
     assert compiled_for(target, plain).same_as(target)
     is_there = "f16c" in Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
     assert list(compiled_for(target, half).attrs.get("mattr", [])) == (["+f16c"] if is_there else [])
+
+
+@pytest.mark.parametrize(
+    ("rows", "level"),
+    # 2^26 steps a function are where optimising begins to pay.
+    [(1 << 6, 0), ((1 << 6) + 1, 2)],
+)
+def test_little_work_is_not_optimised(rows: int, level: int):
+    x = te.placeholder((rows, 1 << 20), "float32", "x")
+    mod = tvm.IRModule({"main": te.create_prim_func([x, te.compute(x.shape, lambda *i: x(*i) + 1.0, "y")])})
+    assert int(compiled_for(target_of("spm/edge-256"), mod).host.attrs["opt-level"]) == level
+    # Code that is for no accelerator has no vectors of its own: it is compiled as ever.
+    host = tvm.target.Target("llvm")
+    assert compiled_for(host, mod).same_as(host)
+
+
+@pytest.mark.parametrize(("columns", "level"), [(256, 0), (2048, 2)])
+def test_work_of_the_array_counts_as_vectors(columns: int, level: int):
+    # 2^28 and 2^31 multiply-accumulates, of which 16 at once are 2^24 and 2^27 steps; copies come on top.
+    layer = Workload.matmul(m=1 << 10, k=1 << 10, n=columns)
+    mapping = Mapping(spm=layer.dims, rows=Dims(K=16), cols=Dims(C=16), rf=Dims(OX=64), spm_order=("OX", "K", "C"))
+    mod = tvm.IRModule({"main": schedule(prim_func(layer), nest(layer), mapping).mod["main"]})
+    assert int(compiled_for(target_of("spm/edge-256"), mod).host.attrs["opt-level"]) == level

@@ -93,7 +93,8 @@ INSIDE = {
         ("instructions",), ("errors",),
     ),
     "tvm_spm.lowering": (
-        ("target",), ("tiles",), ("double",), ("host", "innermost", "partial"), ("blocks", "processor", "root_block"),
+        ("target",), ("tiles",), ("double",), ("host", "innermost", "partial"), ("processor",),
+        ("blocks", "root_block"),
     ),
 }  # fmt: skip
 

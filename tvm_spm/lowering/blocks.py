@@ -12,6 +12,9 @@ from tvm import s_tir, tirx
 
 Node = TypeVar("Node", "tirx.PrimExpr", "tirx.Stmt")
 
+ARRAY_LEVELS = ("rows", "cols", "rf")
+"""Levels of loops over PEs and over what one PE does."""
+
 COPY_ATTRS = ("spm.dma", "spm.noc")
 """Annotations of blocks that copy a tile between DRAM and SPM and between SPM and RF; the value is the operand, or
 ``E`` with the number of an extra that the epilogue reads from DRAM."""

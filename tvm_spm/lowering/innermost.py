@@ -11,6 +11,7 @@ import tvm_ffi
 from tvm import s_tir, sym, tirx
 
 from tvm_spm.lowering.blocks import (
+    ARRAY_LEVELS,
     Placed,
     Redirected,
     parts_of,
@@ -22,7 +23,6 @@ from tvm_spm.lowering.blocks import (
 )
 
 _RF_SCOPE = "global.rf"
-_ARRAY_LEVELS = ("rows", "cols", "rf")
 _MIN_LANES, _MAX_LANES = 4, 64
 """With fewer elements side by side the processor gains nothing; more of them compile for longer and run no faster."""
 
@@ -99,9 +99,9 @@ def _array_nest(mac: Placed) -> list[tirx.For]:
     nest: list[tirx.For] = []
     inside: tirx.Stmt = mac.realize
     for loop in reversed(mac.loops):
-        level = str(loop.annotations.get("spm.level", _ARRAY_LEVELS[-1]))
+        level = str(loop.annotations.get("spm.level", ARRAY_LEVELS[-1]))
         is_plain = loop.kind == tirx.ForKind.SERIAL and isinstance(loop.extent, tirx.IntImm)
-        if not loop.body.same_as(inside) or level not in _ARRAY_LEVELS or not is_plain or not _is_zero(loop.min):
+        if not loop.body.same_as(inside) or level not in ARRAY_LEVELS or not is_plain or not _is_zero(loop.min):
             break
         nest.append(loop)
         inside = loop
@@ -176,7 +176,7 @@ def _axes_along(block: s_tir.SBlock, var: tirx.Var) -> dict[tirx.Buffer, int] | 
 
 
 def _with_vectors(body: tirx.Stmt, nest: Sequence[tirx.For], plan: _Plan) -> tirx.Stmt:
-    notes = {"spm.dim": str(plan.replaced[0].annotations["spm.dim"]), "spm.level": _ARRAY_LEVELS[-1]}
+    notes = {"spm.dim": str(plan.replaced[0].annotations["spm.dim"]), "spm.level": ARRAY_LEVELS[-1]}
     lanes = _loop(plan.lane, plan.num_lanes, tirx.ForKind.VECTORIZED, plan.realize, notes)
     stmt: tirx.Stmt = _loop(plan.vector, plan.width // plan.num_lanes, tirx.ForKind.SERIAL, lanes, notes)
     for loop in reversed([loop for loop in nest if loop not in plan.replaced]):

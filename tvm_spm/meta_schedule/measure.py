@@ -9,6 +9,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 
 import tvm
@@ -26,7 +27,7 @@ from tvm_spm.mapping import Mapping
 from tvm_spm.meta_schedule.tasks import HostTask, NestTask, TaskTable, mapping_of
 from tvm_spm.space import legality
 from tvm_spm.tuning.measurer import Measurer, MeasureRequest, SimulatorMeasurer
-from tvm_spm.tuning.measuring import measure_in_order
+from tvm_spm.tuning.measuring import WorkersLostError, measure_in_order
 from tvm_spm.workload import VectorWork
 
 _ARTIFACT = "mapping.json"
@@ -94,11 +95,12 @@ class SimulatedRunner(PyRunner):
     Args:
         tasks: Shared by all parts of a run.
         measurer: Says how many cycles; the simulator if None.
+        executor: Runs measurements; in this process if None.
     """
 
-    def __init__(self, tasks: TaskTable, measurer: Measurer | None = None) -> None:
+    def __init__(self, tasks: TaskTable, measurer: Measurer | None = None, executor: Executor | None = None) -> None:
         super().__init__()
-        self._tasks, self._measurer = tasks, measurer or SimulatorMeasurer()
+        self._tasks, self._measurer, self._executor = tasks, measurer or SimulatorMeasurer(), executor
 
     def run(self, runner_inputs: Sequence[RunnerInput]) -> list[RunnerFuture]:
         """One answer per input; one that cannot be measured has an error."""
@@ -110,10 +112,20 @@ class SimulatedRunner(PyRunner):
                 requests[at] = request
             else:
                 answers[at] = request
-        positions = list(requests)
-        for found in measure_in_order(list(requests.values()), self._measurer, None) if requests else ():
-            answers |= {positions[at]: answer if isinstance(answer, str) else answer.cycles for at, answer in found}
+        answers |= zip(requests, self._measured(list(requests.values())), strict=True)
         return [_future(self._result(answers[at])) for at in range(len(runner_inputs))]
+
+    def _measured(self, requests: list[MeasureRequest]) -> list[float | str]:
+        """Cycles, or why there are none."""
+        found: dict[int, float | str] = {}
+        if not requests:
+            return []
+        try:
+            for answers in measure_in_order(requests, self._measurer, self._executor):
+                found.update((at, answer if isinstance(answer, str) else answer.cycles) for at, answer in answers)
+        except WorkersLostError as error:
+            return [found.get(at, str(error)) for at in range(len(requests))]
+        return [found[at] for at in range(len(requests))]
 
     def _request(self, path: Path) -> MeasureRequest | float | str:
         """What to measure, or the answer where nothing has to be."""

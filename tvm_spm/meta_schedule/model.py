@@ -100,7 +100,8 @@ class MappingCostModel(PyCostModel):
         """Learn from the answers in a file.
 
         Raises:
-            ModelError: It is not a file that ``save`` wrote, or is about another accelerator.
+            ModelError: It is not a file that ``save`` wrote, or is about another accelerator. TVM, through which a
+                cost model is called, makes a ``RuntimeError`` of it, with the same text.
         """
         try:
             content = json.loads(durable.read_file(Path(path)) or b"")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -15,7 +16,7 @@ from tvm.s_tir.meta_schedule.space_generator import SpaceGenerator
 from tvm.s_tir.meta_schedule.task_scheduler import GradientBased, TaskScheduler
 
 from tvm_spm.arch import Arch
-from tvm_spm.arguments import check_count, check_flag, check_measurer
+from tvm_spm.arguments import check_count, check_executor, check_flag, check_measurer
 from tvm_spm.lowering.target import arch_of, target_of
 from tvm_spm.meta_schedule.measure import MappingBuilder, SimulatedRunner
 from tvm_spm.meta_schedule.model import MappingCostModel
@@ -24,6 +25,9 @@ from tvm_spm.meta_schedule.space import NUM_DESIGNS, MappingSpaceGenerator
 from tvm_spm.meta_schedule.strategy import MappingStrategy
 from tvm_spm.meta_schedule.tasks import TaskTable
 from tvm_spm.tuning.measurer import Measurer
+
+_NUM_STATES = 2**31 - 2
+"""TVM's random states start at 1."""
 
 
 class PartKeywords(TypedDict):
@@ -72,6 +76,7 @@ def parts(
     *,
     strategy: SearchStrategy | None = None,
     measurer: Measurer | None = None,
+    executor: Executor | None = None,
     learns: bool = True,
     num_designs: int = NUM_DESIGNS,
     seed: int = 0,
@@ -83,6 +88,7 @@ def parts(
         strategy: Searches mappings; one of TVM's works too, such as ``SearchStrategy.create("evolutionary",
             population_size=64)``. By default the exact start and evolution of this package.
         measurer: Says how many cycles a mapping takes; the simulator if None.
+        executor: Runs measurements, for example a process pool; in this process if None.
         learns: Whether the cost model learns from what was measured; otherwise it is the analytical formula.
         num_designs: Sketches of a task that a strategy of TVM starts from.
         seed: Of the choice among tasks that promise the same gain. All else follows from the seed that TVM is given.
@@ -93,6 +99,7 @@ def parts(
     """
     accelerator = target_of(target)
     check_measurer(measurer)
+    check_executor(executor)
     check_flag("learns", learns)
     check_count("num_designs", num_designs, at_least=1)
     check_count("seed", seed, at_least=0)
@@ -102,7 +109,7 @@ def parts(
         space=MappingSpaceGenerator(tasks, num_designs),
         strategy=MappingStrategy(tasks, QueueOptions()) if strategy is None else strategy,
         builder=MappingBuilder(tasks, with_program=measurer is not None),
-        runner=SimulatedRunner(tasks, measurer),
+        runner=SimulatedRunner(tasks, measurer, executor),
         cost_model=MappingCostModel(tasks, learns=learns),
-        task_scheduler=GradientBased(seed=seed + 1),
+        task_scheduler=GradientBased(seed=seed % _NUM_STATES + 1),
     )

@@ -67,6 +67,10 @@ class MappingSpaceGenerator(PySpaceGenerator):
                 break
             drawn = legal(task, task.space.sample(self._rng, missing))
             found += [each for each in dict.fromkeys(drawn) if each not in found and each not in self._given]
+        if not found:
+            # TVM asks until it has enough, however small the space is: it starts over.
+            self._given.clear()
+            found = [task.default]
         self._given.update(found)
         return [task.sketch(mapping) for mapping in found]
 

@@ -115,14 +115,14 @@ class _Search:
 
     def _make(self, mapping: Mapping) -> s_tir.Schedule | str:
         assert isinstance(self.task, NestTask)
-        if mapping not in self.made:
-            self.made[mapping] = self.task.realised(mapping)
-        return self.made[mapping]
+        return self.made[mapping] if mapping in self.made else self.task.realised(mapping)
 
     def _score(self, mappings: list[Mapping]) -> NDArray[np.float64]:
         """By the cost model, which is shown finished schedules, so that it may be any; in the given order without."""
         scores = np.full(len(mappings), -np.inf)
-        made = [(at, sch) for at, m in enumerate(mappings) if not isinstance(sch := self._make(m), str)]
+        # Most of what was not chosen stands among the best again.
+        self.made = {mapping: self._make(mapping) for mapping in mappings}
+        made = [(at, sch) for at, sch in enumerate(self.made.values()) if not isinstance(sch, str)]
         if not made:
             return scores
         rows = [at for at, _ in made]

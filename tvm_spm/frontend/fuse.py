@@ -8,6 +8,7 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from tvm_spm.errors import ModelError
 from tvm_spm.frontend.attention_forms.grouped import GroupedHeads
+from tvm_spm.frontend.attention_forms.heads import Heads
 from tvm_spm.frontend.attention_forms.products import BatchedProducts
 from tvm_spm.frontend.attention_forms.softmax import ComposedSoftmax, MaskedScores, SafeSoftmax
 from tvm_spm.frontend.broadcast import keep_broadcasts_apart
@@ -57,6 +58,9 @@ def fuse(mod: tvm.IRModule) -> tvm.IRModule:
         _rewrite(GroupedHeads),
         _rewrite(SafeSoftmax),
         _rewrite(MaskedScores),
+        transform.CanonicalizeBindings(),
+        transform.DeadCodeElimination(),
+        _rewrite(Heads),
         transform.CanonicalizeBindings(),
         transform.DeadCodeElimination(),
         _rewrite(_ExpandDims),

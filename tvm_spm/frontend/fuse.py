@@ -11,6 +11,7 @@ from tvm_spm.frontend.attention_forms.grouped import GroupedHeads
 from tvm_spm.frontend.attention_forms.heads import Heads
 from tvm_spm.frontend.attention_forms.products import BatchedProducts
 from tvm_spm.frontend.attention_forms.softmax import ComposedSoftmax, MaskedScores, SafeSoftmax
+from tvm_spm.frontend.bounds import OneSidedClips
 from tvm_spm.frontend.broadcast import keep_broadcasts_apart
 from tvm_spm.frontend.channel_scales import ChannelScales
 from tvm_spm.frontend.lift import lift_constants
@@ -46,6 +47,7 @@ def fuse(mod: tvm.IRModule) -> tvm.IRModule:
     passes = [
         transform.InlinePrivateFunctions(),
         transform.CanonicalizeBindings(),
+        _rewrite(OneSidedClips),
         _rewrite(ChannelScales),
         transform.DecomposeOpsForInference(),
         _rewrite(WideJoins),

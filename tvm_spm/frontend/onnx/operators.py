@@ -22,6 +22,7 @@ from tvm_spm.frontend.onnx.bodies import body_of
 from tvm_spm.frontend.onnx.bodies import expand_functions as expand_bodies
 from tvm_spm.frontend.onnx.host import HostNodes, host_nodes
 from tvm_spm.frontend.onnx.ignored import refuse_computed, refuse_ignored
+from tvm_spm.frontend.onnx.limited import clip, largest, least
 from tvm_spm.frontend.onnx.limits import refuse_small
 from tvm_spm.frontend.onnx.packed import CONVOLUTION, INTEGER_CONVOLUTION, INTEGER_PRODUCT, PRODUCT
 from tvm_spm.frontend.onnx.packed_layers import (
@@ -189,7 +190,7 @@ class OnnxImporter(ONNXGraphImporter):
             return self._loop(attrs["tvm_custom"]["name"], inputs)
         inputs, attrs, opset = adapted(op_name, inputs, attrs, opset)
         convert = OPERATORS.get("Upsample" if op_name == "Resize" and opset < 11 else op_name)
-        if convert is not None:
+        if convert is not None and (op_name not in _OF_KNOWN_SHAPE or all(_is_static(each) for each in inputs)):
             builder = Builder(MAX_CONSTANT_BYTES, block_builder=self.bb)
             given = [None if each is None else _tensor(each) for each in inputs]
             return builder.expr(convert(builder, given, attrs))
@@ -238,6 +239,13 @@ def import_graph(
     importer = OnnxImporter(shapes, nodes, [value.name for value in model.graph.output], origin)
     importer.add_loops(model.graph, import_body)
     return importer.from_onnx(model.graph, opset_of(model))
+
+
+def _is_static(expr: relax.Expr | None) -> bool:
+    if expr is None or isinstance(expr, GenericConst):
+        return True
+    shape = getattr(expr.ty, "shape", None)
+    return isinstance(shape, relax.ShapeExpr) and all(isinstance(each, tvm.tirx.IntImm) for each in shape.values)
 
 
 def _tensor(expr: relax.Expr) -> Tensor:
@@ -300,11 +308,14 @@ def _one_hot(b: Builder, inputs: list[Tensor | None], attributes: _Attributes) -
 
 
 OPERATORS: dict[str, _Convert] = {
-    "ConvInteger": _conv_integer, "MatMulInteger": _matmul_integer, "Mish": mish, "OneHot": _one_hot,
-    "Upsample": upsample, PRODUCT: packed_matmul, INTEGER_PRODUCT: packed_matmul_integer,
-    CONVOLUTION: packed_conv, INTEGER_CONVOLUTION: packed_conv_integer,
+    "Clip": clip, "ConvInteger": _conv_integer, "MatMulInteger": _matmul_integer, "Max": largest, "Min": least,
+    "Mish": mish, "OneHot": _one_hot, "Upsample": upsample, PRODUCT: packed_matmul,
+    INTEGER_PRODUCT: packed_matmul_integer, CONVOLUTION: packed_conv, INTEGER_CONVOLUTION: packed_conv_integer,
 }  # fmt: skip
 """By name, in ONNX's own domain, and in that of ``packed``."""
+
+_OF_KNOWN_SHAPE = ("Clip", "Max", "Min")
+"""Those whose other inputs TVM's converters take, too."""
 
 _NEVER_ON_HOST = (
     "Conv",

@@ -67,9 +67,14 @@ class StopRequest:
         """From now on there is something to keep: a first signal is a request and not the end."""
         self._signals.is_kept = True
 
-    def share(self, parts_left: int) -> StopRequest:
-        """A request that also stops when this part's share of the time left is used up."""
-        if math.isinf(self._deadline_s) or parts_left < 1:
+    @property
+    def is_endless(self) -> bool:
+        """Whether there is no deadline."""
+        return math.isinf(self._deadline_s)
+
+    def share(self, parts_left: float) -> StopRequest:
+        """A request that also stops when this part's share of the time left is used up, one of so many."""
+        if self.is_endless or parts_left < 1:
             return self
         now = time.monotonic()
         return StopRequest(now + max(0.0, self._deadline_s - now) / parts_left, self._signals)

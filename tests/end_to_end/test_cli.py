@@ -106,6 +106,23 @@ def test_without_baselines_gains_are_on_the_default_mapping(model: str):
     assert "OS, WS" not in shown
 
 
+def test_no_time_at_all_gives_what_no_limit_cuts_verified(model: str):
+    shown = run("tune", model, "--time-limit", "0").stdout
+    assert "verified against the untuned module: yes" in shown
+    assert "the search was ended by a time limit of 0 s; left out: " in shown
+    assert "; verification, which no limit cuts, took " in shown
+    result = json.loads(run("tune", model, "--time-limit", "0", "--json").stdout)
+    for task in result["tasks"]:
+        # At least the default mapping is measured and compared.
+        assert task["trials"] >= 1
+        assert task["gain_over_default"] >= 1
+        assert task["verified"] is True
+        assert task["gain_over_dataflow"] is None
+    totals = result["totals"]
+    assert (totals["verified"], totals["stopped_by"], totals["time_limit_s"]) == (True, "time limit", 0)
+    assert {"what": "baselines", "task": "", "num_done": 0, "num_asked": 2} in totals["left_out"]
+
+
 def test_same_seed_same_result(model: str):
     first, second = (json.loads(run("tune", model, *QUICK, "--seed", "3", "--json").stdout) for _ in range(2))
     assert first["tasks"] == second["tasks"]

@@ -71,7 +71,7 @@ INSIDE = {
         ("tune",), ("parts",), ("strategy",), ("context", "measure", "model", "queue", "space"), ("tasks",),
     ),
     "tvm_spm.tuning": (
-        ("network", "rtl", "text"), ("groups", "result", "tasks"), ("export", "task", "waits", "warm_up"),
+        ("network", "rtl", "text"), ("groups", "result", "tasks"), ("effort", "export", "task", "waits", "warm_up"),
         ("baselines", "candidates"),
         ("screen", "search_path"), ("run",), ("run_log",), ("measuring", "saved_run", "task_memory"),
         ("agreement", "attention", "measurer", "options", "parts", "trial_log"), ("log_lines",),

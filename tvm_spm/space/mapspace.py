@@ -168,8 +168,7 @@ class MapSpace:
 
     def default_mapping(self) -> Mapping | None:
         """A sensible untuned choice, always the same; ``None`` only if no mapping is legal at all."""
-        free = default_mapping(self.workload, self.arch, self._unconstrained().knobs())
-        return self._constrained_default(free) if self.constraints and free is not None else free
+        return _default_of(self)
 
     def require_default(self) -> Mapping:
         """``default_mapping``, or an error that says why there is none.
@@ -219,6 +218,10 @@ class MapSpace:
 
     def _is_empty(self) -> bool:
         return smallest_allowed(self.workload, self.arch, self.knobs()) is None
+
+    def _found_default(self) -> Mapping | None:
+        free = default_mapping(self.workload, self.arch, self._unconstrained().knobs())
+        return self._constrained_default(free) if self.constraints and free is not None else free
 
     def _unconstrained(self) -> MapSpace:
         return replace(self, constraints=Constraints())
@@ -297,6 +300,12 @@ def _knobs_of(space: MapSpace) -> Knobs:
         cols_dims=space.cols_dims,
         constraints=space.constraints,
     )
+
+
+@functools.lru_cache(maxsize=256)
+def _default_of(space: MapSpace) -> Mapping | None:
+    """Asked for by whoever weighs, searches and compares a task."""
+    return space._found_default()
 
 
 def fingerprints(batch: MappingBatch) -> NDArray[np.uint64]:

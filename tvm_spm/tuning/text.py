@@ -176,7 +176,10 @@ def _stopped_lines(result: TuningResult) -> list[str]:
     for each in result.left_out:
         if each.what != "trials":
             parts.append(f"{each.num_asked - each.num_done:,} of {each.num_asked:,} {each.what}")
-    return [f"the search was ended by {'a ' if limit else ''}{result.stopped_by}{limit}; left out: {', '.join(parts)}"]
+    verifying = dict(result.seconds).get("verify", 0.0)
+    on_top = f"; verification, which no limit cuts, took {verifying:.1f} s more" if limit else ""
+    by = f"{'a ' if limit else ''}{result.stopped_by}{limit}"
+    return [f"the search was ended by {by}; left out: {', '.join(parts)}{on_top}"]
 
 
 def _count_text(result: TuningResult, task: TaskResult) -> str:

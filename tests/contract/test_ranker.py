@@ -7,8 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from cost_model.features import Estimate
-from cost_model.learned import XGBoostRanker
+from cost_model.learned import Estimate, XGBoostRanker
 from tvm_spm.arch import load_arch
 from tvm_spm.cost import Ranker
 from tvm_spm.space.mapping_batch import MappingBatch

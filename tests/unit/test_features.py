@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cost_model.features import NO_LOOP_RANK, Estimate, feature_names, features
+from cost_model.learned import NO_LOOP_RANK, Estimate, feature_names, features
 from tests.mapspace_cases import small_arch
 from tvm_spm.mapping import Mapping
 from tvm_spm.space.mapping_batch import encode

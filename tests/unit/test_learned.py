@@ -7,8 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from cost_model.features import Estimate
-from cost_model.learned import XGBoostRanker
+from cost_model.learned import Estimate, XGBoostRanker
 from tests.mapspace_cases import small_arch
 from tvm_spm.errors import SpmError
 from tvm_spm.space.mapspace import MapSpace

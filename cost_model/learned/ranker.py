@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cost_model.features import Estimate, Estimator, feature_names, features
+from cost_model.learned.columns import feature_names
+from cost_model.learned.features import Estimate, Estimator, features
+from cost_model.learned.trees import import_xgboost
 from tvm_spm.arch import Arch
-from tvm_spm.errors import SpmError
 from tvm_spm.objective import Objective
 from tvm_spm.space.mapping_batch import MappingBatch
 from tvm_spm.workload import Workload
@@ -56,7 +56,7 @@ class XGBoostRanker:
             "objective": "reg:squarederror", "eta": 0.1, "max_depth": 5, "min_child_weight": 1.0, "lambda": 1.0,
             "tree_method": "exact", "seed": seed, "nthread": num_threads,
         }  # fmt: skip
-        self._xgboost = _import_xgboost()
+        self._xgboost = import_xgboost()
         self._booster: xgboost.Booster | None = None
 
     def fit(self, batch: MappingBatch, scores: NDArray[np.float64]) -> None:
@@ -100,13 +100,3 @@ class XGBoostRanker:
             label=target,
             feature_names=list(feature_names(with_estimate=estimate is not None)),
         )
-
-
-def _import_xgboost() -> ModuleType:
-    try:
-        import xgboost
-    except ImportError as error:
-        raise SpmError(
-            "the learned model needs xgboost: pip install xgboost (or xgboost-cpu, without GPU libraries)"
-        ) from error
-    return xgboost

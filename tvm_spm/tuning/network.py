@@ -195,6 +195,7 @@ def _tune_owned(mod: Model, arch: Arch, options: NetworkOptions, run: Run) -> Tu
         interrupted=run.should_stop.interrupted,
         time_limit_s=options.time_limit_s,
         chosen_dtype=chosen_dtype,
+        fitted=tuned.fitted,
         stopped_by=(run.should_stop.signal_name or "time limit") if left_out else None,
         left_out=left_out,
     )

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cost_model.calibration import FittedArch
 from tvm_spm import durable
 from tvm_spm.arch import Arch
 from tvm_spm.cost import Cost
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
     from tvm_spm.tuning.export import Exported, MappedTask
 
 
+FITTED_FILE = "fitted.toml"
+"""The accelerator with the numbers that were fitted to measurements."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TuningResult:
     """The whole network: every task's mapping, its cost, and the module with the schedules in place.
@@ -54,6 +59,7 @@ class TuningResult:
         stopped_by: ``time limit``, ``Ctrl-C`` or ``SIGTERM`` if that ended the search early; None if nothing did.
         left_out: What was not done then.
         chosen_dtype: Of a built-in network, if the accelerator's word decided it; None if it was asked for.
+        fitted: The accelerator as a measurer showed it; None with the simulator.
     """
 
     tasks: tuple[TaskResult, ...]
@@ -71,6 +77,7 @@ class TuningResult:
     stopped_by: str | None = None
     left_out: tuple[LeftOut, ...] = ()
     chosen_dtype: str | None = None
+    fitted: FittedArch | None = None
 
     def __str__(self) -> str:
         """One line a task, and the network; ``table`` has the numbers, the command line a table."""
@@ -259,6 +266,7 @@ class TuningResult:
             "arch": self.arch.name,
             "objective": str(self.objective),
             "chosen_dtype": self.chosen_dtype,
+            "fitted": None if self.fitted is None else self.fitted.as_dict(),
             "cycles": cost.cycles,
             "energy_pj": cost.energy_pj,
             "edp_pj_cycles": cost.edp_pj_cycles,
@@ -375,7 +383,10 @@ class TuningResult:
         draw_plan(self.plan.graph, self.plan.drawn_groups(), path, title=title)
 
     def save(self, directory: str | Path) -> Path:
-        """Write ``result.json``, ``table.csv`` and, of a network tuned with fusion, ``plan.json`` into a directory.
+        """Write ``result.json``, ``table.csv`` and what else there is into a directory.
+
+        That is ``plan.json`` of a network tuned with fusion, and ``fitted.toml`` if a measurer showed other numbers of
+        the accelerator than its file.
 
         Raises:
             WorkdirError: The directory cannot be written.
@@ -385,6 +396,8 @@ class TuningResult:
         durable.write_file(path / "result.json", json.dumps(self.as_dict(), indent=1).encode() + b"\n")
         durable.write_file(path / "table.csv", self.table().to_csv(index=False).encode())
         save_plan(path, self.plan_groups())
+        if self.fitted is not None and self.fitted.numbers:
+            durable.write_file(path / FITTED_FILE, self.fitted.toml().encode())
         return path
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cost_model.analytical.model import AnalyticalModel, evaluate_batch
 from cost_model.bounds import lower_bound
-from cost_model.features import Estimate
+from cost_model.learned import Estimate
 from tvm_spm.cost import Cost
 from tvm_spm.mapping import Mapping
 from tvm_spm.result import SearchResult

@@ -1,4 +1,4 @@
-"""All tasks of a network, one after the other, each with the effort that it is worth."""
+"""All tasks of a network: one after the other, or together where measurements of one teach about all."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from cost_model.calibration import FittedArch
 from tvm_spm.arch import Arch
 from tvm_spm.deploy.network import make_schedule
-from tvm_spm.errors import NoMappingError, WorkloadError
+from tvm_spm.errors import NoMappingError, SpmError, WorkloadError
 from tvm_spm.mapping import Mapping
 from tvm_spm.objective import Objective
 from tvm_spm.result import SearchResult
 from tvm_spm.space.case import Case
 from tvm_spm.tuning.effort import shares_of, stake_of, trials_of
+from tvm_spm.tuning.guided import Guide, GuidedTask, search_together
 from tvm_spm.tuning.measuring import NoMeasurementError
-from tvm_spm.tuning.options import TunerOptions
+from tvm_spm.tuning.options import EXACT, TunerOptions
 from tvm_spm.tuning.parts import LeftOut
 from tvm_spm.tuning.run import Run
 from tvm_spm.tuning.task import tune_workload
@@ -35,11 +37,30 @@ class Tuned:
         outcomes: Per index of a task that can be mapped, what was found.
         hosted: The tasks that cannot.
         left_out: What there was no time for.
+        fitted: The accelerator as a measurer showed it; None with the simulator.
     """
 
     outcomes: dict[int, SearchResult]
     hosted: tuple[HostCall, ...]
     left_out: tuple[LeftOut, ...]
+    fitted: FittedArch | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Task:
+    """A task that is no other's twin: they may differ only in their element-wise code.
+
+    Attributes:
+        index: Of the first of its twins.
+        name: Of it.
+        case: What is searched.
+        count: How often the network runs it, all twins together.
+    """
+
+    index: int
+    name: str
+    case: Case
+    count: int
 
 
 def tune_tasks(extraction: Extraction, arch: Arch, objective: Objective, options: TunerOptions, run: Run) -> Tuned:
@@ -59,63 +80,96 @@ def tune_tasks(extraction: Extraction, arch: Arch, objective: Objective, options
         NoMappingError: Not one task can be mapped.
     """
     tunable = [
-        (index, task.name, task.work)
+        (index, task.name, task.work, task.count)
         for index, task in enumerate(extraction.graph.tasks) if isinstance(task.work, Workload)
     ]  # fmt: skip
-    worth = _worth(extraction, arch, objective, options)
-    if not run.should_stop.is_endless:
-        tunable.sort(key=lambda each: -worth[each[2]].share)
+    tasks: dict[Workload, _Task] = {}
+    for index, name, work, count in tunable:
+        case = Case(workload=work, arch=arch, objective=objective)
+        known = tasks.get(work, _Task(index=index, name=name, case=case, count=0))
+        tasks[work] = replace(known, count=known.count + count)
+    search = _one_by_one if run.measurer is None else _together
+    found, left_out, fitted = search(extraction, list(tasks.values()), options, run)
+    by_workload = dict(zip(tasks, found, strict=True))
     outcomes: dict[int, SearchResult] = {}
-    by_workload: dict[Workload, SearchResult] = {}
-    share_left = 1.0
     hosted: list[HostCall] = []
-    left_out: list[LeftOut] = []
-    is_unmappable = True
-    for position, (index, name, work) in enumerate(tunable):
-        # Tasks may differ only in their element-wise code; the mapping and its cost are the same then.
-        if work not in by_workload:
-            share, num_asked = worth[work].share, worth[work].num_trials
-            run.progress.phase(f"{name} ({position + 1}/{len(tunable)})", total=num_asked, unit="trials")
-            until = run.should_stop.share(max(1.0, share_left / share))
-            share_left -= share
-            try:
-                by_workload[work] = tune_workload(
-                    Case(workload=work, arch=arch, objective=objective), replace(options, trials=num_asked),
-                    replace(run, seed=_seed_of(run.seed, key_of(work)), should_stop=until),
-                    program_of=partial(_program_of, extraction, index),
-                )  # fmt: skip
-            except (NoMappingError, NoMeasurementError, WorkloadError) as error:
-                hosted.append(HostCall(name=name, reason=str(error)))
-                is_unmappable = is_unmappable and not isinstance(error, WorkloadError)
-                continue
-            num_done = by_workload[work].num_evaluated
-            if num_done < num_asked and until():
-                left_out.append(LeftOut(what="trials", task=name, num_done=num_done, num_asked=num_asked))
-        outcomes[index] = by_workload[work]
-    if tunable and not outcomes and is_unmappable:
+    for index, name, work, _ in tunable:
+        outcome = by_workload[work]
+        if isinstance(outcome, SearchResult):
+            outcomes[index] = outcome
+        else:
+            hosted.append(HostCall(name=name, reason=str(outcome)))
+    if tunable and not outcomes and not any(isinstance(each, WorkloadError) for each in found):
         raise NoMappingError(f"no task of the model can be mapped; {hosted[0].name}: {hosted[0].reason}")
-    return Tuned(outcomes=outcomes, hosted=tuple(hosted), left_out=tuple(left_out))
+    return Tuned(outcomes=outcomes, hosted=tuple(hosted), left_out=tuple(left_out), fitted=fitted)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Worth:
-    """What a workload is worth: its share of the effort, and the mappings to measure."""
-
-    share: float
-    num_trials: int
-
-
-def _worth(extraction: Extraction, arch: Arch, objective: Objective, options: TunerOptions) -> dict[Workload, _Worth]:
-    counts: dict[Workload, int] = {}
-    for task in extraction.graph.tasks:
-        if isinstance(task.work, Workload):
-            counts[task.work] = counts.get(task.work, 0) + task.count
-    shares = shares_of([stake_of(work, count, arch) for work, count in counts.items()], objective)
+def _one_by_one(
+    extraction: Extraction, tasks: list[_Task], options: TunerOptions, run: Run
+) -> tuple[list[SearchResult | SpmError], list[LeftOut], None]:
+    """With the simulator, which the formula describes: each task gets the effort that it is worth."""
+    stakes = [stake_of(task.case.workload, task.count, task.case.arch) for task in tasks]
+    shares = shares_of(stakes, tasks[0].case.objective) if tasks else []
     trials = trials_of(shares, options.trials, options.batch)
-    return {
-        work: _Worth(share=share, num_trials=num_trials)
-        for work, share, num_trials in zip(counts, shares, trials, strict=True)
-    }
+    found: dict[int, SearchResult | SpmError] = {}
+    left_out: list[LeftOut] = []
+    share_left = 1.0
+    order = list(range(len(tasks)))
+    if not run.should_stop.is_endless:
+        order.sort(key=lambda at: -shares[at])
+    for position, at in enumerate(order):
+        task, num_asked = tasks[at], trials[at]
+        run.progress.phase(f"{task.name} ({position + 1}/{len(tasks)})", total=num_asked, unit="trials")
+        until = run.should_stop.share(max(1.0, share_left / shares[at]))
+        share_left -= shares[at]
+        try:
+            result = tune_workload(
+                task.case, replace(options, trials=num_asked), replace(_run_of(run, task), should_stop=until),
+                program_of=partial(_program_of, extraction, task.index),
+            )  # fmt: skip
+        except (NoMappingError, NoMeasurementError, WorkloadError) as error:
+            found[at] = error
+            continue
+        found[at] = result
+        num_done = result.num_evaluated
+        if num_done < num_asked and until():
+            left_out.append(LeftOut(what="trials", task=task.name, num_done=num_done, num_asked=num_asked))
+    return [found[at] for at in range(len(tasks))], left_out, None
+
+
+def _together(
+    extraction: Extraction, tasks: list[_Task], options: TunerOptions, run: Run
+) -> tuple[list[SearchResult | SpmError], list[LeftOut], FittedArch | None]:
+    """With a measurer: what it says of one task is learned for all, and measurements go where they promise most."""
+    found: list[SearchResult | SpmError | None] = []
+    guided: list[GuidedTask] = []
+    for task in tasks:
+        try:
+            guided.append(
+                GuidedTask(
+                    task.case, options, _run_of(run, task), proposer=EXACT, count=task.count,
+                    program_of=partial(_program_of, extraction, task.index),
+                )
+            )  # fmt: skip
+            found.append(None)
+        except (NoMappingError, WorkloadError) as error:
+            found.append(error)
+    run.progress.phase(f"{len(guided)} tasks", total=options.trials * len(guided), unit="trials")
+    arch = tasks[0].case.arch if tasks else None
+    if arch is None or not guided:
+        return [each for each in found if each is not None], [], None
+    guide, failed = search_together(guided, Guide(declared=arch), options, run, calibrates=True)
+    results = iter(failed.get(at) or task.result() for at, task in enumerate(guided))
+    left_out = [
+        LeftOut(what="trials", task=task.name, num_done=done.path.num_trials, num_asked=options.trials)
+        for task, done in zip((t for t, each in zip(tasks, found, strict=True) if each is None), guided, strict=True)
+        if run.should_stop() and done.path.num_trials < options.trials
+    ]
+    return [next(results) if each is None else each for each in found], left_out, guide.fitted
+
+
+def _run_of(run: Run, task: _Task) -> Run:
+    return replace(run, seed=_seed_of(run.seed, key_of(task.case.workload)))
 
 
 def _program_of(extraction: Extraction, index: int, mapping: Mapping) -> str | None:

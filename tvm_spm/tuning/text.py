@@ -93,6 +93,8 @@ def print_result(result: TuningResult) -> None:
             *_against_lines(result),
             f"fusion: {_fusion_text(result)}",
         ]
+    if result.fitted is not None:
+        lines += [str(result.fitted)]
     if result.chosen_dtype is not None:
         words = f"as wide as a word of {result.arch.name} ({result.arch.word_bits} bits)"
         lines.insert(0, f"numbers: {result.chosen_dtype}, {words}; --dtype takes others")

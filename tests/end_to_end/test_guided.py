@@ -1,0 +1,136 @@
+"""Networks tuned for a machine that is not what its file says, measured by a user's measurer."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+import tvm_spm
+from cost_model.simulator import simulate_batch
+from tests.end_to_end.test_cli import two_layers
+from tvm_spm.arch import Arch, load_arch
+from tvm_spm.tuning.measurer import MeasureError, Measurement, MeasureRequest
+
+DECLARED = load_arch("edge-256")
+BUILT = replace(
+    DECLARED, dma=replace(DECLARED.dma, startup_cycles=198.0), noc=replace(DECLARED.noc, elems_per_cycle=8.0)
+)
+TRIALS = 12
+
+
+@dataclass
+class Board:
+    """Runs mappings on the machine that was built; some answers are missing or wrong."""
+
+    built: Arch = BUILT
+    name: str = "board"
+    batch_size: int = 1
+    fails_every: int = 0
+    always: int = 0
+    asked: list[str] = field(default_factory=list)
+
+    def measure(self, requests: Sequence[MeasureRequest]) -> list[Measurement]:
+        self.asked.append(requests[0].mapping.line())
+        if self.fails_every and len(self.asked) % self.fails_every == 0:
+            raise MeasureError("no answer")
+        if self.always:
+            return [Measurement(cycles=self.always)]
+        (cost,) = simulate_batch(requests[0].workload, self.built, [requests[0].mapping])
+        return [Measurement(cycles=cost.cycles)]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return two_layers(tmp_path_factory.mktemp("model") / "two.onnx", channels=32)
+
+
+def edp_on(built: Arch, result) -> float:
+    """Of a result's mappings, on the machine that was built."""
+    total_cycles = total_pj = 0.0
+    for each in result.tasks:
+        (cost,) = simulate_batch(each.task.work, built, [each.mapping])
+        total_cycles += each.task.count * cost.cycles
+        total_pj += each.task.count * cost.energy_pj
+    return total_cycles * total_pj
+
+
+def test_a_board_is_calibrated_and_tuned_for(model, tmp_path, capsys):
+    board = Board()
+    result = tvm_spm.tune(model, DECLARED, trials=TRIALS, workdir=tmp_path, measurer=board)
+    fitted = {number.path: number for number in result.fitted.numbers}
+    assert fitted["dma.startup_cycles"].value == pytest.approx(198, rel=0.02)
+    assert result.fitted.spread_after < 0.01
+    assert result.verified
+    unaware = tvm_spm.tune(model, DECLARED, trials=TRIALS, fusion=False)
+    aware = tvm_spm.tune(model, BUILT, trials=TRIALS, fusion=False)
+    assert edp_on(BUILT, result) <= 1.02 * edp_on(BUILT, aware) < 0.9 * edp_on(BUILT, unaware)
+    # the file that is offered is the fitted machine
+    offered = load_arch(tmp_path / "fitted.toml")
+    assert offered == replace(result.fitted.arch, sources=offered.sources)
+    assert "fitted to" in (tmp_path / "fitted.toml").read_text()
+    saved = json.loads((tmp_path / "result.json").read_text())["totals"]["fitted"]
+    assert saved["numbers"]["dma.startup_cycles"]["declared"] == 0
+    # a second run measures nothing and finds the same
+    again_board = Board()
+    again = tvm_spm.tune(model, DECLARED, trials=TRIALS, workdir=tmp_path, measurer=again_board)
+    assert again_board.asked == []
+    assert [task.mapping for task in again.tasks] == [task.mapping for task in result.tasks]
+    assert again.fitted == result.fitted
+
+
+def test_a_stopped_run_continues_where_it_was(model, tmp_path):
+    whole = Board()
+    wanted = tvm_spm.tune(model, DECLARED, trials=TRIALS, measurer=whole)
+
+    class Impatient(Board):
+        def measure(self, requests: Sequence[MeasureRequest]) -> list[Measurement]:
+            if len(self.asked) == 7:
+                raise KeyboardInterrupt
+            return super().measure(requests)
+
+    first = Impatient()
+    with pytest.raises(KeyboardInterrupt):
+        tvm_spm.tune(model, DECLARED, trials=TRIALS, workdir=tmp_path, measurer=first)
+    second = Board()
+    found = tvm_spm.tune(model, DECLARED, trials=TRIALS, workdir=tmp_path, measurer=second)
+    assert [*first.asked, *second.asked] == whole.asked
+    assert [task.mapping for task in found.tasks] == [task.mapping for task in wanted.tasks]
+
+
+def test_missing_answers_cost_trials_only(model):
+    result = tvm_spm.tune(model, DECLARED, trials=TRIALS, measurer=Board(fails_every=3))
+    values = {number.path: number.value for number in result.fitted.numbers}
+    assert values["dma.startup_cycles"] == pytest.approx(198, rel=0.02)
+    assert sum(len(task.failures) for task in result.tasks) >= 2
+    assert result.verified
+
+
+def test_a_board_that_always_says_the_same_keeps_the_declared_numbers(model):
+    board = Board(always=1000)
+    result = tvm_spm.tune(model, DECLARED, trials=TRIALS, measurer=board)
+    assert result.fitted.arch == DECLARED
+    assert result.fitted.reason
+    assert "kept" in str(result.fitted)
+
+
+def test_a_board_as_declared_needs_few_measurements(model):
+    board = Board(built=DECLARED)
+    result = tvm_spm.tune(model, DECLARED, trials=64, measurer=board)
+    assert (result.fitted.numbers, result.fitted.reason) == ((), "")
+    assert len(board.asked) <= 2 * 10
+
+
+def test_time_limits_end_it(model):
+    class Slow(Board):
+        def measure(self, requests: Sequence[MeasureRequest]) -> list[Measurement]:
+            time.sleep(0.2)
+            return super().measure(requests)
+
+    result = tvm_spm.tune(model, DECLARED, trials=500, measurer=Slow(), time_limit_s=2)
+    assert result.stopped_by == "time limit" or sum(task.num_trials for task in result.tasks) < 100
+    assert result.verified

@@ -1,0 +1,100 @@
+"""What is known of a machine: its fitted numbers, and what the formula still gets wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cost_model.analytical.model import evaluate_batch
+from cost_model.calibration import FittedArch, Measured, fit_arch
+from cost_model.learned import Estimate
+from cost_model.learned.residual import LearnedResidual, Lesson, fit_residual
+from tvm_spm.arch import Arch
+from tvm_spm.objective import Objective
+from tvm_spm.space.case import Case
+from tvm_spm.space.mapping_batch import MappingBatch
+
+Floats = NDArray[np.float64]
+
+MIN_LESSONS = 16
+"""Measurements of all tasks before a residual is learned."""
+
+
+class Expected(NamedTuple):
+    """What is expected of mappings: the logarithm of the objective, and its standard deviation."""
+
+    mean: Floats
+    deviation: Floats
+
+
+class Answers(NamedTuple):
+    """The measurements of one task.
+
+    Attributes:
+        case: The task, on the accelerator as declared.
+        batch: Mappings.
+        cycles: What they took.
+    """
+
+    case: Case
+    batch: MappingBatch
+    cycles: Floats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guide:
+    """What measurements so far say of a machine.
+
+    Attributes:
+        declared: The accelerator of the file.
+        fitted: What was fitted to it; None before the first fit, or where the file is believed.
+        residual: What the formula still gets wrong; None where that is nothing, or not known yet.
+    """
+
+    declared: Arch
+    fitted: FittedArch | None = None
+    residual: LearnedResidual | None = None
+
+    @property
+    def arch(self) -> Arch:
+        """The accelerator that the formula is asked about."""
+        return self.declared if self.fitted is None else self.fitted.arch
+
+    def calibrated(self, answers: Sequence[Answers]) -> Guide:
+        """With the numbers of the accelerator fitted to all answers."""
+        measured = [Measured(workload=each.case.workload, batch=each.batch, cycles=each.cycles) for each in answers]
+        return replace(self, fitted=fit_arch(self.declared, measured), residual=None)
+
+    def taught(self, answers: Sequence[Answers], seed: int) -> Guide:
+        """With a residual learned from all answers."""
+        lessons = [
+            Lesson(
+                workload=each.case.workload, batch=each.batch, cycles=each.cycles,
+                estimate=self.estimate(each.case, each.batch),
+            )
+            for each in answers if each.batch.num_mappings
+        ]  # fmt: skip
+        is_enough = sum(lesson.batch.num_mappings for lesson in lessons) >= MIN_LESSONS
+        return replace(self, residual=fit_residual(self.arch, lessons, seed=seed) if is_enough else None)
+
+    def case(self, case: Case) -> Case:
+        """A task on the accelerator as it is known."""
+        return replace(case, arch=self.arch)
+
+    def estimate(self, case: Case, batch: MappingBatch) -> Estimate:
+        """Cycles and energy by the formula."""
+        cost = evaluate_batch(case.workload, self.arch, batch)
+        return Estimate(cycles=cost.cycles.astype(np.float64), energy_pj=cost.energy_pj)
+
+    def expect(self, case: Case, batch: MappingBatch) -> Expected:
+        """What is expected of mappings of a task. Energy is what the formula counts."""
+        estimate = self.estimate(case, batch)
+        mean = np.log(case.objective.value_of(*estimate))
+        if self.residual is None or case.objective is Objective.ENERGY:
+            return Expected(mean, np.zeros(batch.num_mappings))
+        more, deviation = self.residual.predict(case.workload, batch, estimate)
+        return Expected(mean + more, deviation)

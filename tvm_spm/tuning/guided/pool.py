@@ -1,0 +1,96 @@
+"""The mappings of one task that are expected to be best."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+from numpy.random import Generator
+from scipy.special import ndtr
+
+from tvm_spm.mapping import Mapping
+from tvm_spm.searchers import MakeSearcher
+from tvm_spm.space.case import Case
+from tvm_spm.space.mapping_batch import MappingBatch, concat, decode
+from tvm_spm.space.mapspace import MapSpace, fingerprints
+from tvm_spm.tuning.guided.guide import Expected, Floats, Guide
+
+LIMIT = 512
+"""Mappings that are kept by what is expected of them."""
+
+STRANGERS = 64
+"""Drawn at random besides: the formula has no say in them."""
+
+PARENTS = 128
+"""Best ones from which evolution starts."""
+
+
+class Pool:
+    """Candidates of one task; what is expected of them follows the guide of the moment.
+
+    Attributes:
+        legal_share: Of the mappings that were considered last.
+    """
+
+    def __init__(self, space: MapSpace, case: Case, make_searcher: MakeSearcher) -> None:
+        self._space, self._case, self._make_searcher = space, case, make_searcher
+        self._batch = _nothing(space)
+        self._expected = Expected(np.empty(0), np.empty(0))
+        self.legal_share = 1.0
+        self.rejected: dict[str, int] = {}
+
+    def refresh(self, guide: Guide, known: MappingBatch, rng: Generator, *, generations: int, population: int) -> None:
+        """Look for mappings that the guide expects much of.
+
+        Args:
+            guide: What is known of the machine.
+            known: Mappings that were measured; evolution starts from them too.
+            rng: Of everything random.
+            generations: Of evolution.
+            population: Mappings of each.
+        """
+        start = concat([known, self._batch.take(slice(0, PARENTS))])
+        searcher = self._make_searcher(self._space, rng=rng, start=start)
+        found, expected = [self._batch], [guide.expect(self._case, self._batch)]
+        for _ in range(generations):
+            batch = searcher.ask(population)
+            if batch.num_mappings == 0:
+                break
+            found.append(batch)
+            expected.append(guide.expect(self._case, batch))
+            searcher.tell(batch, expected[-1].mean)
+        strangers = self._space.sample(rng, STRANGERS)
+        strangers = strangers.take(self._space.check(strangers) == 0)
+        self._keep(concat(found), _joined(expected), strangers, guide)
+        self.legal_share, self.rejected = searcher.legal_share, searcher.rejected
+
+    def gains(self, best: float, tried: Collection[Mapping]) -> tuple[MappingBatch, Floats]:
+        """Candidates that were not tried, and by how much each is expected to lower the logarithm of the objective.
+
+        Args:
+            best: Logarithm of the best objective measured.
+            tried: Mappings that were tried.
+        """
+        new = np.array([decode(self._batch, row) not in tried for row in range(self._batch.num_mappings)], dtype=bool)
+        mean, deviation = self._expected.mean[new], self._expected.deviation[new]
+        ahead = best - mean
+        with np.errstate(divide="ignore", invalid="ignore"):
+            z = np.where(deviation > 0, ahead / deviation, np.sign(ahead) * np.inf)
+        density = np.exp(-0.5 * np.square(np.where(np.isfinite(z), z, 1e3))) / np.sqrt(2 * np.pi)
+        gains = np.where(deviation > 0, ahead * ndtr(z) + deviation * density, np.maximum(ahead, 0.0))
+        return self._batch.take(new), gains
+
+    def _keep(self, batch: MappingBatch, expected: Expected, strangers: MappingBatch, guide: Guide) -> None:
+        _, first = np.unique(fingerprints(batch), return_index=True)
+        order = first[np.argsort(expected.mean[first], kind="stable")][:LIMIT]
+        self._batch = concat([batch.take(order), strangers])
+        kept = Expected(expected.mean[order], expected.deviation[order])
+        self._expected = _joined([kept, guide.expect(self._case, strangers)])
+
+
+def _joined(parts: list[Expected]) -> Expected:
+    return Expected(np.concatenate([each.mean for each in parts]), np.concatenate([each.deviation for each in parts]))
+
+
+def _nothing(space: MapSpace) -> MappingBatch:
+    return space.sample(np.random.default_rng(0), 0)

@@ -1,0 +1,191 @@
+"""The search of one task, step by step, so that a run can share its measurements among tasks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from tvm_spm.cost import Cost
+from tvm_spm.errors import NoMappingError
+from tvm_spm.exact import exact_search
+from tvm_spm.mapping import Mapping
+from tvm_spm.result import SearchResult
+from tvm_spm.space.case import Case
+from tvm_spm.space.countable import require_countable
+from tvm_spm.space.mapping_batch import decode
+from tvm_spm.tuning.guided.guide import Answers, Guide
+from tvm_spm.tuning.guided.pool import Pool
+from tvm_spm.tuning.log_lines import SearchEnd
+from tvm_spm.tuning.options import Proposer, TunerOptions
+from tvm_spm.tuning.run import Run
+from tvm_spm.tuning.screen import space_of, unproved
+from tvm_spm.tuning.search_path import ProgramOf, SearchPath
+
+EXPLORED = 4
+"""Every so manieth mapping of a batch is one of which least is known, or drawn at random."""
+
+LITTLE = 1e-3
+"""A step that lowers the objective by less of it counts as one that lowered nothing."""
+
+
+class GuidedTask:
+    """One task of a run.
+
+    Attributes:
+        case: The task, on the accelerator as declared.
+        count: How often the network runs it.
+        path: What was tried.
+        default: The untuned mapping.
+    """
+
+    def __init__(
+        self, case: Case, options: TunerOptions, run: Run, *, proposer: Proposer, program_of: ProgramOf | None,
+        count: int = 1,
+    ) -> None:  # fmt: skip
+        """A task before its first measurement.
+
+        Raises:
+            NoMappingError: Nothing in the map space is legal; the text counts the reasons.
+            WorkloadError: A mapping could take more cycles than 64 bits count.
+        """
+        require_countable(case.workload, case.arch)
+        self.case, self.count, self._options, self._run = case, count, options, run
+        self._proposer = proposer
+        space = space_of(case)
+        self.default = space.require_default()
+        self.memory = run.memory(case.workload)
+        self.path = SearchPath(case, run, self.memory, program_of)
+        self._pool = Pool(space, case, proposer.make)
+        self._candidates: list[Mapping] = []
+        self._gain = math.inf
+        self._num_idle = 0
+
+    @property
+    def gain(self) -> float:
+        """By how much the next measurement may lower the logarithm of the objective; infinite before anybody looked.
+
+        What is expected, halved for every step before that lowered nothing: expectations can be wrong for one task
+        alone.
+        """
+        return self._gain * 0.5**self._num_idle
+
+    @property
+    def rejected(self) -> dict[str, int]:
+        """Mappings refused, by reason."""
+        return self._pool.rejected
+
+    def begin(self) -> None:
+        """Measure the default mapping, and the best one by the declared numbers.
+
+        Raises:
+            NoMeasurementError: Nothing but failures.
+        """
+        self.path.measure([self.default])
+        if self.path.num_trials < self._options.trials and self._proposer.starts_exact:
+            self.path.measure(self._exact(self.case))
+
+    def restart(self, guide: Guide) -> None:
+        """Measure the best mapping by the numbers that were fitted.
+
+        Raises:
+            NoMeasurementError: Nothing but failures.
+        """
+        if self._proposer.starts_exact and guide.arch != self.case.arch:
+            self.path.measure(self._exact(guide.case(self.case)))
+
+    def probe(self, number: int) -> None:
+        """Measure a few mappings that are bound by different things, for a fit.
+
+        Raises:
+            NoMeasurementError: Nothing but failures.
+        """
+        rng = np.random.default_rng([self._run.seed, 0])
+        space = space_of(self.case)
+        batch = space.sample(rng, 256)
+        batch = batch.take(space.check(batch) == 0)
+        self.path.measure([decode(batch, row) for row in range(min(number, batch.num_mappings))])
+
+    def answers(self) -> Answers:
+        """What was measured on this path; cycles only."""
+        succeeded = [trial.cost.cycles for trial in self.path.trials.values() if trial.cost is not None]
+        batch, _ = self.path.measured()
+        return Answers(self.case, batch, np.array(succeeded, dtype=np.float64))
+
+    def best_cost(self) -> Cost:
+        """Of the best mapping on this path."""
+        costs = [trial.cost for trial in self.path.trials.values() if trial.cost is not None]
+        return min(costs, key=lambda cost: cost.objective(self.case.objective))
+
+    def look(self, guide: Guide, number: int) -> None:
+        """Find candidates, and what the best of them promises.
+
+        Args:
+            guide: What is known of the machine.
+            number: Of the round: what is drawn depends on the seed and it alone.
+        """
+        rng = np.random.default_rng([self._run.seed, number])
+        measured, values = self.path.measured()
+        self._pool.refresh(
+            guide, measured, rng, generations=self._options.generations, population=self._options.population
+        )
+        batch, gains = self._pool.gains(math.log(self.path.best_value()), self.path.trials)
+        order = np.argsort(-gains, kind="stable")
+        self._gain = float(gains[order[0]]) if len(order) else 0.0
+        strange = rng.permutation(len(gains))
+        self._candidates, left = [], list(strange)
+        for place, row in enumerate(order[: 2 * self._options.batch]):
+            pick = left.pop() if place % EXPLORED == EXPLORED - 1 and guide.residual is not None and left else row
+            mapping = decode(batch, int(pick))
+            if mapping not in self._candidates:
+                self._candidates.append(mapping)
+
+    def step(self, number: int) -> None:
+        """Measure the next candidates.
+
+        Raises:
+            NoMeasurementError: Nothing but failures.
+        """
+        chosen, self._candidates = self._candidates[:number], self._candidates[number:]
+        before = self.path.best_value()
+        self.path.measure(chosen)
+        self._num_idle = 0 if self.path.best_value() < before * (1 - LITTLE) else self._num_idle + 1
+
+    def end(self, settings: str) -> None:
+        """Keep that the search came to its end.
+
+        Args:
+            settings: Everything but objective and seed that decides which mappings are tried.
+        """
+        origin = self.memory.origin
+        self.memory.end(
+            SearchEnd(
+                task=origin.task, objective=str(self.case.objective), seed=origin.seed, measurer=origin.measurer,
+                settings=settings, num_trials=self.path.num_trials, rejected=tuple(sorted(self.rejected.items())),
+                failures=self.path.failures(),
+            )
+        )  # fmt: skip
+
+    def result(self) -> SearchResult:
+        """The best mapping of everything that is known of the task, earlier runs included."""
+        best = min(
+            self.memory.succeeded(),
+            key=lambda trial: (trial.measured_cost.objective(self.case.objective), trial.mapping.line()),
+        )
+        default = self.memory.recall(self.default)
+        return replace(
+            unproved(self.case, best.mapping, best.measured_cost),
+            default_cost=None if default is None else default.cost,
+            num_evaluated=self.path.num_trials,
+            rejected=tuple(sorted(self.rejected.items())),
+            failures=self.path.failures(),
+        )
+
+    def _exact(self, case: Case) -> list[Mapping]:
+        """The best mapping with perfect factors, as far as the budget of the exact search goes; none if none fits."""
+        try:
+            found = exact_search(case, most_steps=self._options.exact_polls, should_stop=self._run.should_stop)
+        except NoMappingError:
+            return []
+        return [found.mapping]

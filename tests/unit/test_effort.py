@@ -76,6 +76,10 @@ def test_what_no_model_can_count_has_no_stake():
         require_countable(layer, slow)
     assert stake_of(layer, 1, slow) is None
     assert stake_of(layer, 1, arch) is not None
+    # More operands behind a sum than the formula has room for.
+    small = Workload.matmul(m=2, k=2, n=2)
+    crowded = replace(small, epilogue=replace(small.epilogue, extras=(small.O,) * 16))
+    assert stake_of(crowded, 1, arch) is None
 
 
 def test_a_part_of_the_time_left_may_be_any_share():

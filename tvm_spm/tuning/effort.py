@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from cost_model.analytical.model import AnalyticalModel
 from cost_model.bounds import lower_bound
 from tvm_spm.arch import Arch
-from tvm_spm.errors import NoMappingError
+from tvm_spm.errors import NoMappingError, WorkloadError
 from tvm_spm.objective import Objective
 from tvm_spm.space.countable import require_countable
 from tvm_spm.space.mapspace import MapSpace
@@ -36,7 +36,7 @@ class Stake:
 
 
 def stake_of(workload: Workload, count: int, arch: Arch) -> Stake | None:
-    """The stake of a task; None if it has no default mapping, or none that can be counted.
+    """The stake of a task; None if it has no default mapping, or none that the formula can price.
 
     Args:
         workload: One occurrence.
@@ -45,12 +45,12 @@ def stake_of(workload: Workload, count: int, arch: Arch) -> Stake | None:
     """
     try:
         require_countable(workload, arch)
-    except NoMappingError:
+        default = MapSpace(workload=workload, arch=arch).default_mapping()
+        cost = None if default is None else AnalyticalModel().cost(workload, arch, default)
+    except (NoMappingError, WorkloadError):
         return None
-    default = MapSpace(workload=workload, arch=arch).default_mapping()
-    if default is None:
+    if cost is None:
         return None
-    cost = AnalyticalModel().cost(workload, arch, default)
     least_cycles, least_energy_pj = (
         lower_bound(workload, arch, each) for each in (Objective.LATENCY, Objective.ENERGY)
     )

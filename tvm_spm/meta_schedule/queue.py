@@ -34,7 +34,8 @@ class QueueOptions:
         ranked_share: So many times a batch, from the top of the pool, are made and scored by the cost model.
         explore: Share of a batch drawn at random among those.
         patience: Batches without improvement after which a task is done.
-        exact_steps: How long the exact search for the first batch may take, in its own steps.
+        exact_steps: How long the exact search for the first batch may take, in its own steps, so that no clock decides
+            a result: some seconds at most, as long as the code of a few batches takes.
     """
 
     population: int = 512
@@ -43,7 +44,7 @@ class QueueOptions:
     ranked_share: int = 4
     explore: float = 0.125
     patience: int = 3
-    exact_steps: int = 40
+    exact_steps: int = 2000
 
 
 class MappingQueue:

@@ -106,7 +106,7 @@ def test_functions_of_tvm_take_the_parts(tmp_path: Path):
     made = spm_ms.parts(TARGET)
     lowered = spm_ms.lower(network())
     database = relax_integration.tune_relax(
-        lowered, None, made.target, str(tmp_path / "relax"), 12, num_trials_per_iter=4, seed=0, **made.keywords()
+        lowered, None, TARGET, str(tmp_path / "relax"), 12, num_trials_per_iter=4, seed=0, **made.keywords()
     )
     check_compiled(database, lowered)
     assert len(num_records(database)) == 3

@@ -86,7 +86,7 @@ def check_attention(seed: int) -> None:
     arch = replace(arch, dma=replace(arch.dma, startup_cycles=rng.choice([0, 37])))
     tiles = AttentionMapping(
         cores=rng.choice([(1, 1), (2, 1)]), query_tile=rng.randint(1, work.queries),
-        key_tile=rng.randint(1, work.keys), double=rng.random() < 0.5,
+        key_tile=rng.randint(1, work.keys), double=rng.random() < 0.5, beside=rng.random() < 0.5,
     )  # fmt: skip
     scores, context = tiles.stage_dims(tiles.query_tile, tiles.key_tile, work)
     inner = (

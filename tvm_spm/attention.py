@@ -104,6 +104,8 @@ class AttentionMapping:
         query_tile: Rows of scores at a time.
         key_tile: Columns of scores at a time.
         double: Whether tiles that come and go have two buffers, so that DMA overlaps with work.
+        beside: Whether the vector unit works on one tile of scores while the array makes the next and uses up the one
+            before: two tiles of scores, and rows of two tiles.
         inner: How the array runs a full tile of scores, and of the second product.
     """
 
@@ -111,6 +113,7 @@ class AttentionMapping:
     query_tile: int
     key_tile: int
     double: bool = True
+    beside: bool = False
     inner: tuple[Mapping, Mapping] = field(default=(Mapping(), Mapping()))
 
     def __post_init__(self) -> None:
@@ -139,8 +142,8 @@ class AttentionMapping:
         )
 
     def __str__(self) -> str:
-        double = ", double" if self.double else ""
-        lines = [f"cores: {self.cores[0]} {self.cores[1]}", f"tile: {self.query_tile} {self.key_tile}{double}"]
+        double, beside = ", double" if self.double else "", ", beside" if self.beside else ""
+        lines = [f"cores: {self.cores[0]} {self.cores[1]}", f"tile: {self.query_tile} {self.key_tile}{double}{beside}"]
         return "\n".join([*lines, *(f"product: {mapping.line()}" for mapping in self.inner)])
 
 
@@ -218,7 +221,7 @@ def spm_terms(work: Attention, arch: Arch, mapping: AttentionMapping) -> tuple[t
     """Bytes of SPM per tensor, in whole banks: all of it is held all the time.
 
     Maximum, sum and correction of every row take one element each, of the type of the scores. Sums of the first product
-    have a tile of their own where their type is another.
+    have a tile of their own where their type is another. What the vector unit works on beside the array is there twice.
     """
     bank = arch.levels.SPM.bank_bytes
     queries, keys = min(mapping.query_tile, work.queries), min(mapping.key_tile, work.keys)
@@ -236,9 +239,10 @@ def spm_terms(work: Attention, arch: Arch, mapping: AttentionMapping) -> tuple[t
     rows = ceil_div(work.queries, mapping.cores[1])
     tiles = ceil_div(work.heads, mapping.cores[0]) * ceil_div(rows, mapping.query_tile)
     out_buffers = 2 if mapping.double and tiles > 1 else 1
+    at_once = 2 if mapping.beside else 1
     held += [
-        ("scores", sum(bits_to_bytes(queries * keys * width) for width in sums_and_scores.values()), 1),
-        ("rows", 3 * bits_to_bytes(queries * work.scores.out_bits), 1),
+        ("scores", sum(bits_to_bytes(queries * keys * width) for width in sums_and_scores.values()), at_once),
+        ("rows", 3 * bits_to_bytes(queries * work.scores.out_bits), at_once),
         (
             "output",
             bits_to_bytes(queries * work.context.dims.K * out_bits),

@@ -96,51 +96,84 @@ class PartCycles:
 
     Attributes:
         stages: Of the three stages of a chunk.
+        correction: Of the outputs so far, which comes after the softmax of a chunk beside the array; the second stage
+            has it already where one stage follows the other.
         load: Of a tile of the tensor at a position, by rows and columns.
         store: Of the DRAM channel and of the DMA engine, for a tile of so many rows.
     """
 
     stages: Callable[[Chunk], tuple[int, int, int]]
+    correction: Callable[[Chunk], int]
     load: Callable[[int, int, int], int]
     store: Callable[[int], tuple[int, int]]
 
 
-def core_orders(kind: CoreKind, work: Attention, cycles_of: PartCycles, *, double: bool) -> Orders:
-    """Write out every stage and every load of a core."""
-    num_tiles, num_chunks = len(kind.rows), len(kind.columns)
-    cycles = np.zeros((num_tiles, num_chunks, STAGES), np.int64)
-    for (rows, columns, is_first), at in _places(kind):
-        cycles[at] = cycles_of.stages((rows, columns, is_first))
-    stages = np.zeros((kind.heads, num_tiles, num_chunks, STAGES, STAGE_FIELDS), np.int64)
+def compute_cycles(kind: CoreKind, cycles_of: PartCycles, *, beside: bool) -> Ints:
+    """Cycles of every step of a core.
+
+    One after the other, each chunk is three steps: its stages. Beside each other, step ``s`` adds chunk ``s - 2`` to
+    the outputs and makes the scores of chunk ``s`` on the array, while the vector unit works on the scores of chunk
+    ``s - 1``; then it corrects the outputs for that one, before anything is added to them again. Two tiles of scores
+    are enough: the scores of chunk ``s`` take the place of what was just used up.
+    """
+    if not beside:
+        return _of_chunks(kind, cycles_of.stages).reshape(-1)
+    scores, softmax, context = _of_chunks(kind, cycles_of.stages).reshape(-1, STAGES).T
+    on_array, on_vector_unit, after = (np.zeros(len(scores) + 2, np.int64) for _ in range(3))
+    on_array[:-2] += scores
+    on_array[2:] += context
+    on_vector_unit[1:-1] = softmax
+    after[1:-1] = _of_chunks(kind, lambda chunk: (cycles_of.correction(chunk),)).reshape(-1)
+    return np.maximum(on_array, on_vector_unit) + after
+
+
+def core_orders(
+    kind: CoreKind, work: Attention, cycles_of: PartCycles, *, double: bool, beside: bool = False
+) -> Orders:
+    """Write out every step and every load of a core."""
+    cycles, per_chunk = compute_cycles(kind, cycles_of, beside=beside), 1 if beside else STAGES
+    stages = np.zeros((len(cycles), STAGE_FIELDS), np.int64)
+    stored = np.zeros((kind.heads, len(kind.rows), len(kind.columns), 2), np.int64)
     for rows in set(kind.rows):
-        is_such = np.array(kind.rows) == rows
-        stages[:, is_such, -1, CONTEXT, STORE_CHANNEL], stages[:, is_such, -1, CONTEXT, STORE_ENGINE] = cycles_of.store(
-            rows
-        )
-    flat = stages.reshape(-1, STAGE_FIELDS)
+        stored[:, np.array(kind.rows) == rows, -1] = cycles_of.store(rows)
+    at = np.arange(kind.heads * len(kind.rows) * len(kind.columns)) * per_chunk + CONTEXT
+    stages[at, STORE_CHANNEL], stages[at, STORE_ENGINE] = stored.reshape(-1, 2).T
     parts = [
-        _loads(kind, stream, position, cycles_of, double=double) for position, stream in enumerate(streams_of(work))
+        _loads(kind, stream, (position, per_chunk), cycles_of, double=double)
+        for position, stream in enumerate(streams_of(work))
     ]
     stage, order, loads = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    flat[:, NUM_LOADS] = np.bincount(stage, minlength=len(flat))
-    return Orders(flat, loads[np.lexsort((order, stage))], np.tile(cycles.reshape(-1), kind.heads))
+    stages[:, NUM_LOADS] = np.bincount(stage, minlength=len(stages))
+    return Orders(stages, loads[np.lexsort((order, stage))], cycles)
+
+
+def _of_chunks(kind: CoreKind, of: Callable[[Chunk], tuple[int, ...]]) -> Ints:
+    """Numbers of every chunk, over heads, tiles of queries and chunks of keys."""
+    table: list[Ints] = []
+    for chunk, at in _places(kind):
+        numbers = of(chunk)
+        if not table:
+            table.append(np.zeros((len(kind.rows), len(kind.columns), len(numbers)), np.int64))
+        table[0][at] = numbers
+    return np.tile(table[0].reshape(-1), kind.heads)
 
 
 def _loads(
-    kind: CoreKind, stream: TileStream, position: int, cycles_of: PartCycles, *, double: bool
+    kind: CoreKind, stream: TileStream, place: tuple[int, int], cycles_of: PartCycles, *, double: bool
 ) -> tuple[Ints, Ints, Ints]:
-    """Stages, order within a stage, and rows of the loads of one tensor."""
+    """Steps, order within a step, and rows of the loads of one tensor, whose position and steps per chunk are given."""
+    position, per_chunk = place
     places = kind.load_places(stream)
-    stage = places * STAGES + stream.stage
+    stage = places * per_chunk + stream.stage
     table = np.zeros((len(kind.rows), len(kind.columns)), np.int64)
     for (rows, columns, _), at in _places(kind):
         table[at] = cycles_of.load(position, rows, columns)
     loads = np.zeros((len(stage), LOAD_FIELDS), np.int64)
     loads[:, LOAD_CYCLES] = table.reshape(-1)[places % table.size]
-    # A buffer is free after the last stage that used it: of the chunk before the tile that took its place came in.
+    # A buffer is free after the last step that used it: of the chunk before the tile that took its place came in.
     behind = 2 if double else 1
     loads[:behind, LOAD_WAIT] = -1
-    loads[behind:, LOAD_WAIT] = stage[1 : 1 + len(stage[behind:])] - STAGES
+    loads[behind:, LOAD_WAIT] = stage[1 : 1 + len(stage[behind:])] - per_chunk
     return stage, np.full(len(stage), position, np.int64), loads
 
 

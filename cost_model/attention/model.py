@@ -1,7 +1,8 @@
 """Cycles and energy of attention with an online softmax.
 
 One chunk of keys is three stages of a core: the scores on the array, the softmax on the vector unit, the second product
-on the array. Per score the vector unit does the element-wise work of the first product and four operations (maximum,
+on the array. They follow each other, or the vector unit works on one chunk beside the array on its neighbours (see
+``core``). Per score the vector unit does the element-wise work of the first product and four operations (maximum,
 difference, power, sum); per row of every chunk but the first three (the correction and the corrected sum) and one per
 output element (the corrected output); one per output element at the end (the quotient), while it leaves.
 
@@ -18,7 +19,16 @@ from functools import cached_property
 
 import numpy as np
 
-from cost_model.attention.core import CONTEXT, Chunk, CoreKind, Ints, PartCycles, core_kinds, core_orders
+from cost_model.attention.core import (
+    CONTEXT,
+    Chunk,
+    CoreKind,
+    Ints,
+    PartCycles,
+    compute_cycles,
+    core_kinds,
+    core_orders,
+)  # fmt: skip
 from cost_model.attention.stages import tile_energy, tile_records
 from cost_model.fused.energy import MAC, NOC, PARTS, RF, SPM
 from cost_model.fused.passes import CYCLES, MAC_CYCLES
@@ -157,6 +167,11 @@ class Pricing:
         ops = rows * columns * (self.work.scores.epilogue.num_ops_per_elem + OPS_PER_SCORE)
         return ops if is_first else ops + rows * (OPS_PER_CORRECTED_ROW + self.work.context.dims.K)
 
+    def correction_ops(self, chunk: Chunk) -> int:
+        """Of these, what changes the outputs so far; it cannot be done while the array adds to them."""
+        rows, _, is_first = chunk
+        return 0 if is_first else rows * self.work.context.dims.K
+
     def vector_cycles(self, num_ops: int) -> int:
         """On the vector unit of one core."""
         return math.ceil(num_ops / self.arch.vector.ops_per_cycle)
@@ -164,7 +179,8 @@ class Pricing:
     def stage_cycles(self, chunk: Chunk) -> tuple[int, int, int]:
         """Of the three stages of one chunk."""
         scores, context = self.records[chunk]
-        return int(scores[CYCLES]), self.vector_cycles(self.vector_ops(chunk)), int(context[CYCLES])
+        later = self.correction_ops(chunk) if self.mapping.beside else 0
+        return int(scores[CYCLES]), self.vector_cycles(self.vector_ops(chunk) - later), int(context[CYCLES])
 
     def load(self, position: int, rows: int, columns: int) -> TileTransfer:
         """One tile of a tensor that comes in."""
@@ -194,14 +210,23 @@ class Pricing:
         return sum(self.store(rows)[1] * count for rows, count in self._stored_tiles().items())
 
     def _computing(self, kind: CoreKind) -> tuple[int, int, int]:
-        """Cycles of one core: PEs multiply, the networks make them wait, the vector unit works."""
-        mac = noc = vector = 0
+        """Cycles of one core: PEs multiply, the networks make them wait, the vector unit works and they do not."""
+        mac = noc = 0
         for chunk, count in kind.chunks().items():
             both = np.add(*self.records[chunk])
             mac += count * int(both[MAC_CYCLES])
             noc += count * int(both[CYCLES] - both[MAC_CYCLES])
-            vector += count * self.vector_cycles(self.vector_ops(chunk))
-        return mac, noc, vector
+        total = int(compute_cycles(kind, self._part_cycles, beside=self.mapping.beside).sum())
+        return mac, noc, total - mac - noc
+
+    @property
+    def _part_cycles(self) -> PartCycles:
+        return PartCycles(
+            stages=self.stage_cycles,
+            correction=lambda chunk: self.vector_cycles(self.correction_ops(chunk)),
+            load=lambda position, rows, columns: self.load(position, rows, columns).cycles,
+            store=lambda rows: (self.store(rows)[0].cycles, self.store(rows)[1]),
+        )
 
     @cached_property
     def moved(self) -> dict[str, TileTransfer]:
@@ -264,14 +289,10 @@ class Pricing:
     def _finished(self) -> Ints:
         """When each core has finished everything."""
         kinds = list(self.kinds)
-        prices = PartCycles(
-            stages=self.stage_cycles,
-            load=lambda position, rows, columns: self.load(position, rows, columns).cycles,
-            store=lambda rows: (self.store(rows)[0].cycles, self.store(rows)[1]),
-        )
-        orders = [core_orders(kind, self.work, prices, double=self.mapping.double) for kind in kinds]
+        double, beside = self.mapping.double, self.mapping.beside
+        orders = [core_orders(kind, self.work, self._part_cycles, double=double, beside=beside) for kind in kinds]
         kind = np.array([kinds.index(kind) for kind in self.core_kinds], np.int64)
-        return finish_times(self.arch, orders, kind, double=self.mapping.double)
+        return finish_times(self.arch, orders, kind, double=double)
 
 
 def _sum(moves: Counter[TileTransfer]) -> TileTransfer:

@@ -20,6 +20,9 @@ _LEAST_TILE = 16
 _MAX_TILE_PARTS = 4
 """Tiles tried are powers of two from the least, and the extent cut into up to so many equal parts."""
 
+_BUFFERS = ((True, False), (False, False), (True, True))
+"""Whether tiles that come and go have two buffers, and whether the vector unit works beside the array."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionResult:
@@ -51,7 +54,8 @@ def attention_search(
     """The best tiles of a list, with the best way below SPM for each stage on its own.
 
     The list: shares of cores that leave no more cores unused than they must, tiles of powers of two or equal parts,
-    one or two buffers. Over it the result is exact: what is not walked is worse by a bound.
+    one or two buffers, with two the softmax between or beside the products. Over it the result is exact: what is not
+    walked is worse by a bound.
 
     Args:
         work: What is computed.
@@ -115,8 +119,10 @@ def _candidates(work: Attention, arch: Arch, objective: str, *, whole_rows: bool
         return
     for cores in _core_parts(work, arch):
         queries = ceil_div(work.queries, cores[1])
-        for query_tile, key_tile, double in product(_tiles(queries), _tiles(work.keys), (True, False)):
-            mapping = AttentionMapping(cores=cores, query_tile=query_tile, key_tile=key_tile, double=double)
+        for query_tile, key_tile, (double, beside) in product(_tiles(queries), _tiles(work.keys), _BUFFERS):
+            mapping = AttentionMapping(
+                cores=cores, query_tile=query_tile, key_tile=key_tile, double=double, beside=beside
+            )
             if not fits(work, arch, mapping) or (whole_rows and key_tile < work.keys):
                 continue
             inner = inner_mappings(work, arch, mapping, objective)

@@ -231,11 +231,15 @@ class _AttentionWriter:
             *self._keys("head", spm, lead, const(0), keys),
             *self._values("head", spm, lead, const(0), keys),
             *pointwise.loads("head", first, count, const(0), keys),
-            tiles(
+            self._beside(tiles(
                 "query_tile", count, ceil_div(self.site.work.queries, self.mapping.cores[1]), self.mapping.query_tile,
                 lambda query, rows: self._query_tile(spm, lead, pointwise, first + query, rows),
-            ),
+            )),
         )  # fmt: skip
+
+    def _beside(self, chunks: tirx.Stmt) -> tirx.Stmt:
+        """A note that the softmax of a chunk runs beside the products of its neighbours; the host does all in turn."""
+        return annotated(chunks, "spm.beside", "softmax") if self.mapping.beside else chunks
 
     def _keys(
         self, level: str, spm: _Tiles, lead: list[tvm.ir.Expr], key: tvm.ir.Expr, columns: Extent
@@ -295,7 +299,7 @@ class _AttentionWriter:
                        lambda i, d: scores.element(scores.left, [*lead, query + i, const(0)], d)),
             *pointwise.loads("tile", query, rows, const(0), self.site.work.keys),
             loop("i", rows, start),
-            tiles("key_tile", self.site.work.keys, self.site.work.keys, self.mapping.key_tile, chunk),
+            self._beside(tiles("key_tile", self.site.work.keys, self.site.work.keys, self.mapping.key_tile, chunk)),
             annotated(grid(rows, out_depth, finish), "spm.dma", "O"),
         )  # fmt: skip
 

@@ -116,6 +116,18 @@ def test_any_tiles(extent: int, depth: int, query_tile: int, key_tile: int, core
     check(mod, mapping, draw(mod, np.random.default_rng(extent), 0.4))
 
 
+@pytest.mark.parametrize(("query_tile", "key_tile"), [(3, 5), (7, 2), (4, 7)])
+def test_a_softmax_beside_the_products(query_tile: int, key_tile: int):
+    # the code is that of one chunk after the other, with a note on the loops that have several at a time
+    shape = (2, 3, 7, 16)
+    mod = attention(shape, shape, shape, mask=(2, 1, 1, 7))
+    mapping = AttentionMapping(query_tile=query_tile, key_tile=key_tile, beside=True)
+    check(mod, mapping, draw(mod, np.random.default_rng(7), 0.4))
+    site = find_attention(extract(mod).mod)[0][0]
+    assert '"spm.beside": "softmax"' in str(attention_func(site, mapping))
+    assert "spm.beside" not in str(attention_func(site, replace(mapping, beside=False)))
+
+
 @pytest.mark.parametrize(
     ("q", "k", "v", "mask", "transposed"),
     [

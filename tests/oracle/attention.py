@@ -23,6 +23,8 @@ class Stage:
     loads: list[tuple[str, int]] = field(default_factory=list)
     uses: tuple[str, ...] = ()
     store: tuple[int, int] | None = None
+    correction: int | None = None
+    """Of a softmax beside the array: what comes after both."""
 
 
 @dataclass
@@ -75,7 +77,23 @@ class AttentionWalk:
         for i in range(mapping.cores[0]):
             for j in range(mapping.cores[1]):
                 head_range = range(i * heads, min(work.heads, (i + 1) * heads))
-                yield list(self.core(head_range, range(j * queries, min(work.queries, (j + 1) * queries))))
+                stages = list(self.core(head_range, range(j * queries, min(work.queries, (j + 1) * queries))))
+                yield self.beside(stages) if mapping.beside else stages
+
+    def beside(self, stages: list[Stage]) -> list[Stage]:
+        """The same with softmax and products of neighbouring chunks at a time; outputs are corrected in between."""
+        steps = []
+        for step in range(len(stages) // 3 + 2):
+            done = [stages[3 * (step - late) + late] for late in range(3) if 0 <= step - late < len(stages) // 3]
+            softmax = [stage for stage in done if stage.correction is not None]
+            array = sum(stage.cycles for stage in done if stage.correction is None)
+            total = max([array, *(stage.cycles for stage in softmax)]) + sum(stage.correction for stage in softmax)
+            loads = [
+                load for name in ("Q", "K", "V", "mask") for stage in done for load in stage.loads if name in load[0]
+            ]
+            (store,) = [stage.store for stage in done if stage.store] or [None]
+            steps.append(Stage(total, loads, tuple(name for stage in done for name in stage.uses), store))
+        return steps
 
     def core(self, heads: range, queries: range) -> Iterator[Stage]:
         work, held = self.work, {}
@@ -112,10 +130,15 @@ class AttentionWalk:
                     self.spm(rows * columns * 4, scores_bits)  # read, change, read, replace by its power
                     self.spm(rows * 4, scores_bits)  # maximum and sum, read and written
                     ops = rows * columns * (work.scores.epilogue.num_ops_per_elem + 4)
+                    late = 0
                     if key > 0:
-                        ops += rows * 3 + rows * out_depth
+                        ops += rows * 3
+                        late = rows * out_depth
                         self.spm(2 * rows * out_depth, out_bits)
-                    yield Stage(self.vector(ops), loads, tuple(names))
+                    if self.mapping.beside:
+                        yield Stage(self.vector(ops), loads, tuple(names), correction=self.vector(late))
+                    else:
+                        yield Stage(self.vector(ops + late), loads, tuple(names))
 
                     loads = load("V", at[::2], (work.heads, keys, out_depth), (1, columns, out_depth), 16)
                     cycles = self.array(work.context, inner[1], context_tile, accumulates=key > 0)

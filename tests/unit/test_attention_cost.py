@@ -51,6 +51,7 @@ def mapped(work: Attention, arch: Arch, **options: object) -> AttentionMapping:
     return replace(mapping, inner=inner)
 
 
+@pytest.mark.parametrize("beside", [False, True])
 @pytest.mark.parametrize("double", [True, False])
 @pytest.mark.parametrize(
     ("arch", "shape", "masks", "cores", "tile"),
@@ -67,10 +68,10 @@ def mapped(work: Attention, arch: Arch, **options: object) -> AttentionMapping:
 )
 def test_price_equals_literal_walk(
     arch: Arch, shape: tuple[int, int, int, int], masks: tuple[str, ...], cores: tuple[int, int],
-    tile: tuple[int, int], double: bool,
+    tile: tuple[int, int], double: bool, beside: bool,
 ):  # fmt: skip
     work = attention(*shape, masks)
-    mapping = mapped(work, arch, cores=cores, query_tile=tile[0], key_tile=tile[1], double=double)
+    mapping = mapped(work, arch, cores=cores, query_tile=tile[0], key_tile=tile[1], double=double, beside=beside)
     assert refuse_attention(work, arch, mapping) is None
     cost, walk = attention_cost(work, arch, mapping), AttentionWalk(work, arch, mapping)
     assert cost.cycles == walk.cycles()
@@ -120,6 +121,26 @@ def test_capacity_names_what_takes_the_space():
     assert rejection.nearest == "133 keys fit"
     assert refuse_attention(work, EDGE, replace(mapping, key_tile=133)) is None
     assert refuse_attention(work, EDGE, replace(mapping, key_tile=134)) is not None
+
+
+def test_work_beside_the_array_needs_two_tiles_of_scores():
+    # As above with 50 queries and 100 keys: scores 10,000 -> 10,240 twice; rows 300 -> 2048 twice.
+    terms = dict(
+        spm_terms(attention(1, 100, 400, 64), EDGE, AttentionMapping(query_tile=50, key_tile=100, beside=True))
+    )
+    assert (terms["scores"], terms["rows"]) == (20_480, 4_096)
+
+
+def test_the_softmax_hides_behind_the_products():
+    # Depth 64 on 256 PEs: 16 x 16 scores take 64 cycles for each product and 16 x 16 x 5 / 16 = 80 for the softmax.
+    # Six chunks one after the other take at least 6 x (64 + 80 + 64); beside each other the array works 6 x 128, the
+    # first scores and the last softmax have no company, and outputs of 16 x 64 are corrected 5 times for 64 cycles.
+    work = attention(1, 16, 96, 64)
+    apart = attention_cost(work, EDGE, mapped(work, EDGE, query_tile=16, key_tile=16))
+    beside = attention_cost(work, EDGE, mapped(work, EDGE, query_tile=16, key_tile=16, beside=True))
+    assert beside.cycles <= apart.cycles - 5 * 80
+    assert beside.energy_pj == apart.energy_pj
+    assert beside.noc_stall_cycles == apart.noc_stall_cycles
 
 
 def test_cores_that_would_idle():

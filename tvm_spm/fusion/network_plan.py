@@ -74,7 +74,8 @@ class FusedGroup:
     def overlap(self) -> str:
         """What happens to the overlap of neighbouring tiles, or how the softmax is computed."""
         if isinstance(self.mapping, AttentionMapping):
-            return "online softmax" if self.mapping.key_tile < self._num_keys else "softmax of whole rows"
+            kind = "online softmax" if self.mapping.key_tile < self._num_keys else "softmax of whole rows"
+            return f"{kind} beside the products" if self.mapping.beside else kind
         kept = ["NCHW"[axis] if len(self.mapping.tile) == 4 else str(axis) for axis in self.mapping.kept]
         return f"kept along {' '.join(kept)}" if kept else "recomputed"
 

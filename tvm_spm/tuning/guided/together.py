@@ -34,7 +34,13 @@ MOST_SHARE = 4
 
 
 def search_together(
-    tasks: Sequence[GuidedTask], guide: Guide, options: TunerOptions, run: Run, *, calibrates: bool
+    tasks: Sequence[GuidedTask],
+    guide: Guide,
+    options: TunerOptions,
+    run: Run,
+    *,
+    calibrates: bool,
+    learns: bool = True,
 ) -> tuple[Guide, dict[int, NoMeasurementError]]:
     """Search all tasks of a run.
 
@@ -44,6 +50,7 @@ def search_together(
         options: Budget of one task; of all together, the sum counts.
         run: Whose trials these are.
         calibrates: Whether the numbers of the accelerator are in doubt.
+        learns: Whether a residual is learned.
 
     Returns:
         What is known of the machine at the end, and by position the tasks that could not be measured.
@@ -78,7 +85,8 @@ def search_together(
         if calibrates and sum(task.path.num_trials for task in alive.values()) >= 2 * num_fitted:
             guide = guide.calibrated([task.answers() for task in alive.values()])
             num_fitted = sum(task.path.num_trials for task in alive.values())
-        guide = guide.taught([task.answers() for task in alive.values()], run.seed)
+        if learns:
+            guide = guide.taught([task.answers() for task in alive.values()], run.seed)
         open_tasks = [(at, task) for at, task in alive.items() if task.path.num_trials < MOST_SHARE * options.trials]
         weights = _weights([task for _, task in open_tasks])
         for _, task in open_tasks:
@@ -100,17 +108,17 @@ def search_together(
         best = sum(task.count * task.path.best_value() for task in alive.values())
         run.progress.trials(sum(task.path.num_trials for task in tasks), best, 1.0)
     if not run.should_stop():
-        settings = _settings(tasks, options, calibrates=calibrates)
+        settings = _settings(tasks, options, calibrates=calibrates, learns=learns)
         for task in alive.values():
             task.end(settings)
     return guide, failed
 
 
-def _settings(tasks: Sequence[GuidedTask], options: TunerOptions, *, calibrates: bool) -> str:
+def _settings(tasks: Sequence[GuidedTask], options: TunerOptions, **parts: bool) -> str:
     """Everything but objective and seed that decides which mappings are tried: the other tasks do too."""
     keys = "\n".join(f"{task.count} {task.memory.origin.task}" for task in tasks)
     found = {
-        "version": SEARCH_VERSION, "searcher": "guided", "calibrates": calibrates,
+        "version": SEARCH_VERSION, "searcher": "guided", **parts,
         "tasks": hashlib.sha256(keys.encode()).hexdigest()[:12], **asdict(options),
     }  # fmt: skip
     return json.dumps(found)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from cost_model.attention.model import attention_cost
+from cost_model.attention.model import Pricing, attention_cost
 from cost_model.attention.search import attention_search
 from cost_model.attention.stages import best_inner, tile_records
 from cost_model.fused.passes import CYCLES
@@ -16,6 +16,7 @@ from tvm_spm.arch import Arch, load_arch
 from tvm_spm.attention import Attention, AttentionMapping, refuse_attention, spm_terms
 from tvm_spm.errors import MappingError, NoMappingError, WorkloadError
 from tvm_spm.mapping import Mapping
+from tvm_spm.objective import Objective
 from tvm_spm.workload import Axis, Dims, Epilogue, Projection, Workload
 
 EDGE, QUAD = load_arch("edge-256"), load_arch("quad-edge")
@@ -176,3 +177,14 @@ def test_products_that_do_not_belong_together():
         Attention(scores=work.scores, context=attention(2, 8, 16, 4).context)
     with pytest.raises(MappingError, match="query tile = 0"):
         AttentionMapping(query_tile=0, key_tile=1)
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_no_timeline_is_below_its_bound(beside: bool):
+    work = attention(5, 70, 90, 16, ("q", "qk"))
+    for cores, tile in (((1, 1), (16, 16)), ((2, 2), (35, 90)), ((3, 1), (70, 32))):
+        mapping = mapped(work, SLOW, cores=cores, query_tile=tile[0], key_tile=tile[1], beside=beside)
+        assert refuse_attention(work, SLOW, mapping) is None
+        pricing = Pricing(work=work, arch=SLOW, mapping=mapping)
+        for objective in Objective:
+            assert pricing.bound(objective) <= pricing.cost().objective(objective)

@@ -68,6 +68,8 @@ def test_a_network_is_tuned_stored_applied_and_computes_the_same(tmp_path: Path)
     check_compiled(database, lowered)
     with tvm.target.Target(TARGET), database, tvm.transform.PassContext(opt_level=3):
         applied = functions(relax.transform.MetaScheduleApplyDatabase()(lowered))
+    with pytest.raises(ModelError, match=r"function 'fused_.*' is scheduled already"):
+        spm_ms.tune_tir(tvm.IRModule(applied), TARGET, tmp_path, 4)
     nests = {name: read_nest(func) for name, func in functions(lowered).items()}
     mapped = {name: nest for name, nest in nests.items() if isinstance(nest, TirNest)}
     assert len(mapped) == 2
@@ -202,6 +204,8 @@ def test_wrong_arguments_are_named(tmp_path: Path):
         spm_ms.tune_tir(matmul(), TARGET, tmp_path, 4, using=spm_ms.parts("quad-edge"))
     with pytest.raises(ModelError, match=r"no TIR function to tune: lower it first"):
         spm_ms.tune_relax(network(), TARGET, tmp_path, 4)
+    with pytest.raises(SpmError, match="work_dir = None: must be the path of a directory"):
+        spm_ms.tune_tir(matmul(), TARGET, None, 4)  # type: ignore[arg-type]
     with pytest.raises(SpmError, match="max_trials_global = 0: must be >= 1"):
         spm_ms.tune_tir(matmul(), TARGET, tmp_path, 0)
     with pytest.raises(SpmError, match="mod = 'resnet18': must be a Relax module"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from tvm.s_tir.meta_schedule.tune import tune_tasks
 from tvm.s_tir.meta_schedule.utils import fork_seed
 
 from tvm_spm.arch import Arch
-from tvm_spm.arguments import check_count, check_path, check_type
+from tvm_spm.arguments import check_count, check_type
 from tvm_spm.deploy import database as files
 from tvm_spm.deploy.runtime import build
 from tvm_spm.errors import ArchError, ModelError
@@ -25,6 +26,7 @@ from tvm_spm.frontend.load import Model
 from tvm_spm.lowering.target import target_of
 from tvm_spm.meta_schedule.context import light_context
 from tvm_spm.meta_schedule.parts import Parts, parts
+from tvm_spm.meta_schedule.tasks import MAPPING, annotation_of
 
 TRIALS_PER_ITER = 16
 """Mappings of one task that are measured before its model is fitted again."""
@@ -68,7 +70,7 @@ def tune_tir(
     Raises:
         ArchError: The accelerator is not known, or the target is none of ours.
         WorkdirError: The directory holds schedules for another accelerator, or cannot be used.
-        ModelError: There is no TIR function.
+        ModelError: There is no TIR function, or one is scheduled already.
         SpmError: Another argument is wrong.
     """
     check_type("mod", mod, (tvm.IRModule, tirx.PrimFunc), "a TIR function or a module of them")
@@ -107,7 +109,7 @@ def tune_relax(
     Raises:
         ArchError: The accelerator is not known, or the target is none of ours.
         WorkdirError: The directory holds schedules for another accelerator, or cannot be used.
-        ModelError: There is no TIR function.
+        ModelError: There is no TIR function, or one is scheduled already.
         SpmError: Another argument is wrong.
     """
     check_type("mod", mod, tvm.IRModule, "a Relax module")
@@ -164,7 +166,7 @@ def _tune(
     seed: int,
     using: Parts | None,
 ) -> JSONDatabase:
-    check_path("work_dir", work_dir)
+    check_type("work_dir", work_dir, (str, os.PathLike), "the path of a directory")
     check_count("seed", seed, at_least=0)
     chosen = parts(target, seed=seed) if using is None else using
     if not tvm_ffi.structural_equal(chosen.target, target_of(target)):
@@ -172,6 +174,10 @@ def _tune(
     if not wanted:
         raise ModelError("the module has no TIR function to tune: lower it first, for example by "
                          "tvm_spm.meta_schedule.lower")  # fmt: skip
+    for each in wanted:
+        if annotation_of(each.mod, MAPPING) is not None:
+            raise ModelError(f"function {each.name!r} is scheduled already: tune the module that the database was not "
+                             "applied to yet")  # fmt: skip
     # Refuses schedules for another accelerator, and writes anew what TVM could not open.
     files.commit(work_dir, (), chosen.target)
     contexts = [

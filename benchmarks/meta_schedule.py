@@ -190,11 +190,13 @@ def main() -> None:
     if options.quick:
         layers, options.seed, options.trials = layers[:1], [0], 16
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    table = pd.DataFrame([row for layer in layers for row in rows_of(layer, options)])
-    table.insert(0, "commit", commit.stdout.strip())
-    print_table(table)
-    if options.csv:
-        table.to_csv(options.csv, index=False)
+    rows: list[dict[str, object]] = []
+    for layer in layers:
+        rows += [{"commit": commit.stdout.strip(), **row} for row in rows_of(layer, options)]
+        # What is done is kept, whatever ends the run.
+        if options.csv:
+            pd.DataFrame(rows).to_csv(options.csv, index=False)
+    print_table(pd.DataFrame(rows))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -15,7 +16,8 @@ from schedules.layer import schedule
 from tests.numeric.fused import NETWORKS, functions, fuse
 from tests.numeric.plain import nest, prim_func
 from tests.numeric.sampled import LAYERS, sample_mapping
-from tvm_spm.deploy.verify.compare import Difference, compare, verify_network, verify_task
+from tvm_spm.deploy.verify import process as verify_process
+from tvm_spm.deploy.verify.compare import Difference, NetworkCheck, compare, verify_network, verify_task
 from tvm_spm.errors import ModelError
 from tvm_spm.frontend import extract
 from tvm_spm.frontend.tir.nest import TirNest, read_nest
@@ -257,3 +259,44 @@ def test_code_that_cannot_be_compiled_is_a_failed_verification():
     outcome = verify_network(mod, wrong, target="spm/edge-256")
     assert not outcome.passed
     assert outcome.reason is not None
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("tail", [False, True])
+def test_what_is_found_out_beforehand_changes_no_outcome(dtype: str, tail: bool):
+    mod = products(dtype, dtype, tail=tail)
+    check = NetworkCheck(mod, target="spm/edge-256", seed=5)
+    wrong = with_layer(mod, 1, starting_at(1.0))
+    # Asked again and again, as where a layer is put back to the host.
+    for tuned in (mod, wrong, mod):
+        assert check.check(tuned) == verify_network(mod, tuned, target="spm/edge-256", seed=5)
+    assert check.check(wrong).layer == "changed"
+    check.end()
+    assert check.check(mod).passed
+
+
+def test_a_reference_that_is_lost_is_found_out_again():
+    mod = products("float32", "float32")
+    check = NetworkCheck(mod, target="spm/edge-256")
+    verify_process.stop()
+    assert check.check(mod).passed
+    check.end()
+
+
+def test_code_that_crashes_fails_beside_a_reference_as_without():
+    mod = products("float32")
+    name = next(var.name_hint for var, func in mod.functions.items() if isinstance(func, tirx.PrimFunc))
+    wrong = mod.clone()
+    call = tirx.Evaluate(tirx.call_extern("void", "abort"))
+    wrong[name] = with_root_block(mod[name].with_body(call)).with_attr("global_symbol", name)
+    check = NetworkCheck(mod, target="spm/edge-256")
+    assert str(check.check(wrong)) == "the code crashed: the process that ran it was ended by SIGABRT"
+    assert check.check(mod).passed
+    check.end()
+
+
+def test_nobody_waits_for_a_reference_that_is_no_longer_needed():
+    check = NetworkCheck(products(*["float32"] * 40), target="spm/edge-256")
+    start = time.monotonic()
+    check.end()
+    assert time.monotonic() - start < 3

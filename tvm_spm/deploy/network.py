@@ -18,6 +18,7 @@ from tvm_spm.deploy.database import commit
 from tvm_spm.deploy.groups import FusedNetwork
 from tvm_spm.deploy.verify import compare as verify
 from tvm_spm.deploy.verify import process
+from tvm_spm.deploy.verify.compare import NetworkCheck
 from tvm_spm.deploy.verify.outcome import Verification
 from tvm_spm.errors import ModelError, ScheduleError
 from tvm_spm.frontend.fuse import TVM_ERRORS, first_line
@@ -61,7 +62,7 @@ def schedule_network(
     found: dict[int, SearchResult],
     fused: FusedNetwork,
     *,
-    seed: int,
+    check: NetworkCheck,
     workdir: Path | None,
     phase: Callable[[str], AbstractContextManager[None]],
     progress: ProgressBar,
@@ -75,7 +76,7 @@ def schedule_network(
         arch: The accelerator.
         found: Per task index, how it runs alone, and how long, which the database records.
         fused: The groups, scheduled.
-        seed: Of the random inputs.
+        check: Compares the whole network; its seed is that of all random inputs.
         workdir: Holds the database; none is written if None.
         phase: Measures a named phase.
         progress: Shows the functions verified.
@@ -88,7 +89,6 @@ def schedule_network(
     scheduled: dict[int, tvm.s_tir.Schedule] = {}
     refused: dict[int, str] = {}
     committed: dict[int, tuple[tvm.tirx.PrimFunc, tvm.s_tir.Schedule, int]] = {}
-    process.start_early(2)
     with phase("schedule"):
         for name, index in extraction.functions:
             if index not in found or index in refused:
@@ -110,14 +110,14 @@ def schedule_network(
 
     def verify_all(tuned: tvm.IRModule) -> Verification:
         try:
-            return verify.verify_network(extraction.mod, tuned, target=target, seed=seed)
+            return check.check(tuned)
         except ModelError as error:
             return Verification.failed(f"the network cannot be compared: {error}")
 
     num_refused = len(refused)
     with phase("verify"), _beside(partial(verify_all, module.clone())) as whole:
         for index, schedule in scheduled.items():
-            rng = np.random.default_rng([seed, index])
+            rng = np.random.default_rng([check.seed, index])
             func = extraction.mod[first_use[index]]
             compared = verify_function(func, schedule.mod["main"], rng=rng, target=target)
             if compared.passed:

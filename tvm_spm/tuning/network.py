@@ -22,8 +22,10 @@ from tvm_spm.deploy import database
 from tvm_spm.deploy.groups import FusedNetwork
 from tvm_spm.deploy.network import ScheduledNetwork, schedule_network
 from tvm_spm.deploy.verify import process as verify_process
+from tvm_spm.deploy.verify.compare import NetworkCheck
 from tvm_spm.frontend.models import dtype_of_word, models
 from tvm_spm.fusion.network import NetworkPlan
+from tvm_spm.lowering.target import target_of
 from tvm_spm.objective import Objective
 from tvm_spm.result import SearchResult
 from tvm_spm.tuning.baselines import Compared, compare_beside
@@ -118,11 +120,11 @@ def tune_network(mod: Model, arch: Arch, options: NetworkOptions, run: Run) -> T
     Raises:
         SpmError: As ``tvm_spm.tune``.
     """
-    with own(options.workdir):
-        return _tune_owned(mod, arch, options, run)
+    with own(options.workdir), ExitStack() as ending:
+        return _tune_owned(mod, arch, options, run, ending)
 
 
-def _tune_owned(mod: Model, arch: Arch, options: NetworkOptions, run: Run) -> TuningResult:
+def _tune_owned(mod: Model, arch: Arch, options: NetworkOptions, run: Run, ending: ExitStack) -> TuningResult:
     clock = Clock()
     is_open = options.dtype is None and isinstance(mod, (str, Path)) and str(mod) in models()
     chosen_dtype = dtype_of_word(arch.word_bits) if is_open else None
@@ -141,6 +143,10 @@ def _tune_owned(mod: Model, arch: Arch, options: NetworkOptions, run: Run) -> Tu
             )
         )
     run = replace(run, log=_open_log(replace(options, dtype=options.dtype or chosen_dtype), arch, run, mod, extraction))
+    # What the untuned network computes is found out beside the search, which leaves a processor idle.
+    check = NetworkCheck(extraction.mod, target=target_of(arch), seed=run.seed)
+    ending.callback(check.end)
+    verify_process.start_early(2)
     # A measurer cannot time groups, and nobody their waits for rows of DRAM; costs of different kinds do not compare.
     can_time = run.measurer is None and arch.levels.DRAM.pages is None
     is_fused = options.fusion and can_time and bool(extraction.graph.nodes)
@@ -171,7 +177,7 @@ def _tune_owned(mod: Model, arch: Arch, options: NetworkOptions, run: Run) -> Tu
             fused = FusedNetwork.unfused(extraction) if planned is None else planned.scheduler.fuse(planned.plan.groups)
         network = schedule_network(
             extraction, arch, tuned.outcomes, fused,
-            seed=run.seed, workdir=options.workdir, phase=clock.phase, progress=run.progress,
+            check=check, workdir=options.workdir, phase=clock.phase, progress=run.progress,
         )  # fmt: skip
         compared = None
         if comparing is not None:

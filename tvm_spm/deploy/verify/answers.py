@@ -6,8 +6,9 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from tvm_spm.deploy.verify.messages import NetworkRequest, Request, TaskRequest
-from tvm_spm.deploy.verify.network import Networks, run_networks
+from tvm_spm.deploy.verify.expected import Reference, expect
+from tvm_spm.deploy.verify.messages import Known, NetworkRequest, ReferenceRequest, Request, TaskRequest
+from tvm_spm.deploy.verify.network import check_network, compile_tuned
 from tvm_spm.deploy.verify.outcome import Verification
 from tvm_spm.deploy.verify.task import run_task
 from tvm_spm.errors import ModelError
@@ -15,14 +16,33 @@ from tvm_spm.frontend.fuse import TVM_ERRORS, first_line
 from tvm_spm.lowering.target import register_arch
 
 
-def answer(request: Request) -> Verification | ModelError:
-    """The outcome of a comparison, or why there can be none."""
-    try:
-        return _task(request) if isinstance(request, TaskRequest) else _network(request)
-    except ModelError as error:
-        return error
-    except (*TVM_ERRORS, MemoryError) as error:
-        return Verification.failed(f"the code cannot be compared: {first_line(error)}")
+class Responder:
+    """Of one process, which remembers the last reference that it was asked for."""
+
+    def __init__(self) -> None:
+        self._reference: Reference | None = None
+
+    def answer(self, request: Request) -> Verification | ModelError | Known:
+        """The outcome of a comparison, or why there can be none."""
+        try:
+            if isinstance(request, TaskRequest):
+                return _task(request)
+            if isinstance(request, NetworkRequest):
+                return self._network(request)
+            self._reference = _expected(request)
+            return Known()
+        except ModelError as error:
+            return error
+        except (*TVM_ERRORS, MemoryError) as error:
+            return Verification.failed(f"the code cannot be compared: {first_line(error)}")
+
+    def _network(self, request: NetworkRequest) -> Verification:
+        tuned = compile_tuned(tvm.ir.load_json(request.tuned), register_arch(request.arch))
+        if isinstance(tuned, Verification):
+            return tuned
+        reference = self._reference if request.reference is None else _expected(request.reference)
+        assert reference is not None
+        return check_network(reference, tuned)
 
 
 def _task(request: TaskRequest) -> Verification:
@@ -31,9 +51,6 @@ def _task(request: TaskRequest) -> Verification:
     return run_task(func, scheduled, rng=np.random.default_rng(request.seed), target=target)
 
 
-def _network(request: NetworkRequest) -> Verification:
-    target = register_arch(request.arch)
-    reference, tuned = (tvm.ir.load_json(text) for text in (request.reference, request.tuned))
-    lowered = relax.transform.LegalizeOps()(reference)
-    networks = Networks(reference=lowered, tuned=tuned, constants=request.constants, target=target)
-    return run_networks(networks, request.inputs, request.seed)
+def _expected(request: ReferenceRequest) -> Reference:
+    lowered = relax.transform.LegalizeOps()(tvm.ir.load_json(request.reference))
+    return expect(lowered, request.constants, request.inputs, request.seed)

@@ -12,16 +12,17 @@ import tvm
 from tvm import relax, tirx
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
-from tvm_spm.deploy.verify.messages import NetworkRequest, TaskRequest
-from tvm_spm.deploy.verify.network import Networks, run_networks
+from tvm_spm.deploy.verify.expected import expect
+from tvm_spm.deploy.verify.messages import NetworkRequest, ReferenceRequest, TaskRequest
+from tvm_spm.deploy.verify.network import TunedCode, check_network
 from tvm_spm.deploy.verify.outcome import Array, Difference, Verification, compare
-from tvm_spm.deploy.verify.process import ask
+from tvm_spm.deploy.verify.process import Beforehand, ask, ask_beforehand
 from tvm_spm.errors import ModelError
 from tvm_spm.frontend.calls import ENTRY
 from tvm_spm.frontend.tir.blocks import read_blocks
 from tvm_spm.lowering.target import arch_of
 
-__all__ = ["Difference", "Verification", "compare", "verify_network", "verify_task"]
+__all__ = ["Difference", "NetworkCheck", "Verification", "compare", "verify_network", "verify_task"]
 
 
 def verify_task(
@@ -85,14 +86,65 @@ def verify_network(
             raise ModelError("verify_network: a module needs a target to be compiled for, or pass an executable")
         constants = _Constants()
         reference, lifted = (constants.lifted(mod) for mod in (reference_mod, tuned))
-        reference, lifted = (constants.with_parameters(mod) for mod in (reference, lifted))
         request = NetworkRequest(
-            reference=tvm.ir.save_json(reference), tuned=tvm.ir.save_json(lifted), constants=tuple(constants.arrays),
-            inputs=None if inputs is None else tuple(inputs), seed=seed, arch=arch_of(target),
+            reference=_reference_request(constants, reference, inputs, seed),
+            tuned=tvm.ir.save_json(constants.with_parameters(lifted)), arch=arch_of(target),
         )  # fmt: skip
         return ask(request)
     lowered = relax.transform.LegalizeOps()(reference_mod)
-    return run_networks(Networks(reference=lowered, tuned=tuned, constants=(), target=None), inputs, seed)
+    return check_network(expect(lowered, (), inputs, seed), TunedCode(module=None, code=tuned, target=None))
+
+
+class NetworkCheck:
+    """``verify_network`` of modules that are tuned later: what needs no tuned code is found out from now on.
+
+    Args:
+        reference_mod: As for ``verify_network``.
+        target: An accelerator.
+        seed: Of what is drawn.
+
+    Attributes:
+        seed: The same.
+    """
+
+    def __init__(self, reference_mod: tvm.IRModule, *, target: str | tvm.target.Target, seed: int = 0) -> None:
+        self.seed = seed
+        self._reference, self._target = reference_mod, target
+        self._constants = _Constants()
+        request = _reference_request(self._constants, self._constants.lifted(reference_mod), None, seed)
+        self._num_constants = len(self._constants.arrays)
+        self._beforehand: Beforehand | None = ask_beforehand(request)
+
+    def check(self, tuned: tvm.IRModule) -> Verification:
+        """The outcome for a tuned module; may be asked again.
+
+        Raises:
+            ModelError: The numbers of outputs differ.
+        """
+        lifted = self._constants.lifted(tuned)
+        # Constants that the reference does not have would be parameters that it does not take.
+        if self._beforehand is not None and len(self._constants.arrays) == self._num_constants:
+            text = tvm.ir.save_json(self._constants.with_parameters(lifted))
+            found = self._beforehand.ask(NetworkRequest(reference=None, tuned=text, arch=arch_of(self._target)))
+            if found is not None:
+                return found
+        self.end()
+        return verify_network(self._reference, tuned, target=self._target, seed=self.seed)
+
+    def end(self) -> None:
+        """Nothing more will be asked."""
+        if self._beforehand is not None:
+            self._beforehand.end()
+            self._beforehand = None
+
+
+def _reference_request(
+    constants: _Constants, lifted: tvm.IRModule, inputs: Sequence[Array] | None, seed: int
+) -> ReferenceRequest:
+    return ReferenceRequest(
+        reference=tvm.ir.save_json(constants.with_parameters(lifted)), constants=tuple(constants.arrays),
+        inputs=None if inputs is None else tuple(inputs), seed=seed,
+    )  # fmt: skip
 
 
 class _Constants:

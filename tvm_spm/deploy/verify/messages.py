@@ -19,15 +19,27 @@ class TaskRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class NetworkRequest:
-    """Compare two modules, as JSON; the last parameters of both are the constants."""
+class ReferenceRequest:
+    """Find out what a module computes, as JSON; its last parameters are the constants."""
 
     reference: str
-    tuned: str
     constants: tuple[Array, ...]
     inputs: tuple[Array, ...] | None
     seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class NetworkRequest:
+    """Compare a module, as JSON, with a reference; with the last one that this process was asked for if it is None."""
+
+    reference: ReferenceRequest | None
+    tuned: str
     arch: Arch
 
 
-Request = TaskRequest | NetworkRequest
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The answer to a ``ReferenceRequest``: the process keeps what it found out."""
+
+
+Request = TaskRequest | ReferenceRequest | NetworkRequest

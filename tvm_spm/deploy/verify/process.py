@@ -7,6 +7,7 @@ own over a pipe that only the two processes have; modules travel as TVM's JSON.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import pickle
 import signal
@@ -18,7 +19,7 @@ import threading
 from typing import IO
 
 from tvm_spm import interrupt
-from tvm_spm.deploy.verify.messages import NetworkRequest, Request, TaskRequest
+from tvm_spm.deploy.verify.messages import Known, NetworkRequest, ReferenceRequest, Request, TaskRequest
 from tvm_spm.deploy.verify.outcome import Verification
 from tvm_spm.errors import ModelError
 
@@ -39,7 +40,7 @@ class _Child:
         )  # fmt: skip
         interrupt.add_child(self._process.pid)
 
-    def ask(self, request: Request) -> Verification | ModelError | None:
+    def ask(self, request: Request) -> Verification | ModelError | Known | None:
         """The answer; None if the process ended instead."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -48,7 +49,7 @@ class _Child:
             answer = _read(self._process.stdout)
         except (BrokenPipeError, EOFError):
             return None
-        assert isinstance(answer, (Verification, ModelError))
+        assert isinstance(answer, (Verification, ModelError, Known))
         return answer
 
     def why_ended(self) -> str:
@@ -125,7 +126,16 @@ class _Children:
             self._free.append(child)
         if isinstance(answer, ModelError):
             raise answer
+        assert isinstance(answer, Verification)
         return answer
+
+    def ask_beforehand(self, request: ReferenceRequest) -> Beforehand:
+        """Let a process of its own work on a reference until it is needed."""
+        return Beforehand(self._take(), request)
+
+    def end(self, child: _Child) -> None:
+        """A process that nobody needs."""
+        self._end(child)
 
     def _take(self) -> _Child:
         with self._lock:
@@ -148,6 +158,37 @@ class _Children:
     def _forget_of_parent(self) -> None:
         if self._owner != os.getpid():
             self._free, self._busy, self._owner = [], set(), os.getpid()
+
+
+class Beforehand:
+    """A process that finds out what a network computes, and waits to be asked about another one."""
+
+    def __init__(self, child: _Child, request: ReferenceRequest) -> None:
+        self._child = child
+        self._answer: object = None
+        # Its own end must not wait for this thread: the process it waits for is ended with us.
+        self._thread = threading.Thread(target=self._ask, args=(request,), name="reference", daemon=True)
+        self._thread.start()
+
+    def _ask(self, request: ReferenceRequest) -> None:
+        self._answer = self._child.ask(request)
+
+    def ask(self, request: NetworkRequest) -> Verification | None:
+        """The outcome; None if that process has no answer, so that another one must be asked.
+
+        Args:
+            request: Without a reference.
+        """
+        self._thread.join()
+        answer = self._child.ask(request) if isinstance(self._answer, Known) and self._child.is_alive() else None
+        return answer if isinstance(answer, Verification) else None
+
+    def end(self) -> None:
+        """Nothing more will be asked."""
+        self._child.kill()
+        self._thread.join()
+        with contextlib.suppress(BrokenPipeError):  # a question that was not read
+            _children.end(self._child)
 
 
 _children = _Children()
@@ -181,6 +222,11 @@ def ask(request: Request) -> Verification:
     return _children.ask(request)
 
 
+def ask_beforehand(request: ReferenceRequest) -> Beforehand:
+    """Begin to find out what a network computes, in a process of its own."""
+    return _children.ask_beforehand(request)
+
+
 def serve(parent: int) -> None:
     """Answer until the other end closes the pipe or is gone.
 
@@ -192,15 +238,16 @@ def serve(parent: int) -> None:
     # What compilers print must not end up between the answers.
     os.dup2(2, 1)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    from tvm_spm.deploy.verify.answers import answer  # TVM, which takes seconds
+    from tvm_spm.deploy.verify.answers import Responder  # TVM, which takes seconds
 
+    responder = Responder()
     while True:
         try:
             request = _read(questions)
         except EOFError:
             return
-        assert isinstance(request, (TaskRequest, NetworkRequest))
-        _write(answers, answer(request))
+        assert isinstance(request, (TaskRequest, ReferenceRequest, NetworkRequest))
+        _write(answers, responder.answer(request))
 
 
 def _end_with(parent: int) -> None:

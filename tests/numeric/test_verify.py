@@ -261,8 +261,7 @@ def test_code_that_cannot_be_compiled_is_a_failed_verification():
     assert outcome.reason is not None
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32"])
-@pytest.mark.parametrize("tail", [False, True])
+@pytest.mark.parametrize(("dtype", "tail"), [("float16", False), ("float32", True)])
 def test_what_is_found_out_beforehand_changes_no_outcome(dtype: str, tail: bool):
     mod = products(dtype, dtype, tail=tail)
     check = NetworkCheck(mod, target="spm/edge-256", seed=5)

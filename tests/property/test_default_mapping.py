@@ -56,7 +56,7 @@ def test_default_is_no_worse_than_the_median_draw_by_the_formula(name: str):
     arch = load_arch(name)
     for layer in LAYERS:
         space = MapSpace(workload=layer, arch=arch)
-        priced = evaluate_batch(layer, arch, drawn(space, 200))
+        priced = evaluate_batch(layer, arch, drawn(space, 100))
         own = evaluate_batch(layer, arch, encode([space.require_default()]))
         for objective in Objective:
             median = np.median(objective.value_of(priced.cycles.astype(float), priced.energy_pj))

@@ -131,7 +131,7 @@ class Board:
 ARCH = load_arch("edge-256")
 WORKLOADS = (Workload.matmul(m=8, k=16, n=32), Workload.conv2d(K=8, C=4, OY=6, OX=6, FY=3, FX=3))
 TASKS = tuple((workload.kind, key_of(workload), workload) for workload in WORKLOADS)
-OPTIONS = TunerOptions(trials=66, batch=32, population=40, generations=1, patience=8, exact_polls=2, min_to_rank=99)
+OPTIONS = TunerOptions(trials=66, batch=32, population=40, generations=1, patience=8, exact_steps=2, min_to_rank=99)
 RANKED = replace(OPTIONS, min_to_rank=16)
 """With a learned order of the second batch; only for the last task, as fitting takes most of the time of a run."""
 

@@ -61,6 +61,10 @@ class ProgressBar:
         """Show where the search stands."""
         self._bar.update(self._row, completed=done, note=f"best {format_si(best, '')}, {legal_share:.0%} legal")
 
+    def reached(self, done: int) -> None:
+        """So many pieces are done."""
+        self._bar.update(self._row, completed=done)
+
     def step(self, text: str) -> None:
         """One more piece done."""
         self._bar.update(self._row, advance=1, description=one_line(text), note="")

@@ -29,6 +29,7 @@ class SearchResult:
         space: The space the bound and the certificate speak of.
         rejected: Mappings refused, by reason.
         failures: Why measurements failed, in order.
+        ended_by: What ended the search before it had a proof; empty if nothing did, or if it looks for none.
     """
 
     mapping: Mapping
@@ -42,6 +43,7 @@ class SearchResult:
     space: str
     rejected: tuple[tuple[str, int], ...] = ()
     failures: tuple[str, ...] = ()
+    ended_by: str = ""
 
     @property
     def value(self) -> float:
@@ -71,6 +73,7 @@ class SearchResult:
             "lower_bound": self.lower_bound,
             "gap": finite(self.gap),
             "certified": self.certified,
+            "ended_by": self.ended_by,
             "num_evaluated": self.num_evaluated,
             "space": self.space,
             "gain_over_default": None if self.gain is None else finite(self.gain),
@@ -80,4 +83,5 @@ class SearchResult:
     def __str__(self) -> str:
         distance = "less than 0.1%" if self.gap < _LEAST_SHOWN else f"at most {self.gap:.1%}"
         proof = "certified optimum" if self.certified else f"{distance} above the lower bound"
-        return f"{self.mapping}\n{self.cost}\n{self.num_evaluated:,} mappings evaluated; {proof} of {self.space}"
+        ended = f"\nended by {self.ended_by} before its proof" if self.ended_by else ""
+        return f"{self.mapping}\n{self.cost}\n{self.num_evaluated:,} mappings evaluated; {proof} of {self.space}{ended}"

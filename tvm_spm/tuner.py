@@ -30,6 +30,7 @@ from tvm_spm.arguments import (
 from tvm_spm.cost import Cost, CostModel
 from tvm_spm.errors import MappingError, SpmError
 from tvm_spm.exact import exact_search
+from tvm_spm.exact.stops import REQUEST
 from tvm_spm.interrupt import StopRequest, stop_on_interrupt
 from tvm_spm.mapping import Mapping
 from tvm_spm.objective import Objective
@@ -64,6 +65,9 @@ _MODELS: dict[str, type[AnalyticalModel] | type[SimulatorModel]] = {
     "simulator": SimulatorModel,
 }
 PUBLISHED_SEARCHERS = ("exact", "dmazerunner-pruned")
+FACTORS = ("any", "perfect")
+SEARCH_STEPS = 3000
+"""Of the exact search of one layer without a time limit."""
 
 
 def evaluate(workload: Workload, arch: Arch | str | Path, mapping: Mapping, *, model: str = "simulator") -> Cost:
@@ -101,12 +105,13 @@ def search(
     objective: str = "edp",
     model: str = "analytical",
     searcher: str | MakeSearcher = "exact",
-    perfect: bool = True,
+    factors: str = "any",
     constraints: Constraints = ANYTHING,
     energy_cap_pj: float | None = None,
     trials: int | None = None,
     time_limit_s: float | None = None,
     seed: int = 0,
+    progress: bool = False,
 ) -> SearchResult:
     """Find the best mapping of one workload in the space of a searcher, without TVM.
 
@@ -122,14 +127,16 @@ def search(
             ``dmazerunner`` is the published model of Dave et al., searched over its own tilings.
         searcher: ``exact``, ``evolutionary`` or ``random``, or a class of your own as in ``tvm_spm.searchers``; with
             the model ``dmazerunner`` only ``exact``, or ``dmazerunner-pruned`` for the authors' own pruned search.
-        perfect: Only for ``exact``: only factors that divide. Otherwise any factors, with the smallest tiles for their
-            numbers of iterations; certified too.
+        factors: ``any``, with the smallest tiles for their numbers of iterations; or, only for ``exact`` with
+            ``analytical``, ``perfect``: those that divide, a smaller space that is searched faster.
         constraints: What every mapping must keep to; see ``tvm_spm.space.constraints``.
         energy_cap_pj: Only for ``exact`` with ``analytical``: no mapping may need more energy.
         trials: Mappings priced by ``model``, but for ``exact`` with ``analytical``, which prices what it must; default
             20,000 with ``analytical``, 64 with ``simulator``, 512 simulated with ``analytical`` and open pages.
-        time_limit_s: Stop after this long with the best so far; Ctrl-C and SIGTERM stop too.
+        time_limit_s: Stop after this long with the best so far; Ctrl-C and SIGTERM stop too. Without one, ``exact``
+            with ``analytical`` ends after ``SEARCH_STEPS`` steps, about half a minute, and ``ended_by`` says so.
         seed: Same seed, same result.
+        progress: Show on stderr how far the search is.
 
     Raises:
         NoMappingError: Nothing is legal; the text counts the reasons.
@@ -140,12 +147,16 @@ def search(
     check_choice("model", model, (*_MODELS, MODEL_NAME))
     if model == MODEL_NAME or not callable(searcher):
         check_choice("searcher", searcher, PUBLISHED_SEARCHERS if model == MODEL_NAME else (EXACT.name, *SEARCHERS))
-    check_flag("perfect", perfect)
+    check_choice("factors", factors, FACTORS)
+    check_flag("progress", progress)
     check_type("constraints", constraints, Constraints, "Constraints, such as Constraints.parse(['SPM.K=32'])")
     _check_budget(trials, time_limit_s, seed)
     check_energy("energy_cap_pj", energy_cap_pj)
     if energy_cap_pj is not None and (model, searcher) != ("analytical", "exact"):
         raise SpmError(f"energy_cap_pj = {energy_cap_pj:g}: only for searcher 'exact' with model 'analytical'")
+    perfect = factors == "perfect"
+    if perfect and (model, searcher) != ("analytical", "exact"):
+        raise SpmError("factors = 'perfect': only for searcher 'exact' with model 'analytical'")
     case = Case(workload=workload, arch=_load_arch(arch), objective=minimised, constraints=constraints)
     _require_energy(case.arch, minimised)
     require_countable(workload, case.arch)
@@ -162,7 +173,14 @@ def search(
             options = TunerOptions() if trials is None else TunerOptions(trials=trials)
             return tune_workload(case, options, run, proposer=proposer)
         if proposer is EXACT:
-            found = _search_exact(case, energy_cap_pj, should_stop, perfect=perfect)
+            with ProgressBar(SEARCH_STEPS, enabled=progress) as bar:
+                bar.phase("exact search", total=SEARCH_STEPS, unit="steps")
+                most_steps = SEARCH_STEPS if time_limit_s is None else None
+                found = exact_search(
+                    case, perfect=perfect, energy_cap_pj=energy_cap_pj, time_limit_s=time_limit_s,
+                    most_steps=most_steps, should_stop=should_stop, report=bar.reached,
+                )  # fmt: skip
+            found = _with_default(_with_reason(found, should_stop, time_limit_s), case)
             if not waits:
                 return found
             return improve_with_waits(
@@ -173,8 +191,14 @@ def search(
         return screen_workload(case, run, proposer.make, trials=trials or 20_000)
 
 
-def _search_exact(case: Case, energy_cap_pj: float | None, should_stop: StopRequest, *, perfect: bool) -> SearchResult:
-    found = exact_search(case, perfect=perfect, energy_cap_pj=energy_cap_pj, should_stop=should_stop)
+def _with_reason(found: SearchResult, should_stop: StopRequest, time_limit_s: float | None) -> SearchResult:
+    """With the name of what asked to stop, if anything did."""
+    if found.ended_by != REQUEST:
+        return found
+    return replace(found, ended_by=should_stop.signal_name or f"a time limit of {time_limit_s:g} s")
+
+
+def _with_default(found: SearchResult, case: Case) -> SearchResult:
     default = MapSpace(workload=case.workload, arch=case.arch).default_mapping()
     priced = found.cost if default is None else AnalyticalModel().cost(case.workload, case.arch, default)
     return replace(found, default_cost=priced)
@@ -217,7 +241,8 @@ def tune(
             or the name of a built-in model.
         target: ``spm/<accelerator>`` as text or as a TVM target, an accelerator, or the path of its file.
         objective: ``edp``, ``energy`` or ``latency``: of each task, and of the whole network where layers are fused.
-        trials: Mappings measured per task; default 64.
+        trials: Mappings measured per task at most; default 64. Where the exact search proves an optimum, that and the
+            default mapping are all that is measured.
         time_limit_s: From the call until the end of the search, compilation on a first run included. The mappings of
             layers get half of it, fusion the rest; the default mapping and the start of the exact search are measured
             for every task however short it is. Verification comes on top: it is never cut.

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from cost_model.analytical.passes import Loops, PassRecord, add_loop, clear_loops, crossed_by, fill_pass, set_edges
 from cost_model.analytical.transfers import (
+    FINAL,
     FINAL_ENGINE,
     RUN_FIRST,
     RUN_KIND,
@@ -37,12 +38,16 @@ class CoreTimes(NamedTuple):
         channel: It holds a DRAM channel.
         engine: Its DMA engine is kept, longer where the vector unit is slower than the store.
         passes: Of all passes.
+        late: Its last pass and the store after it.
+        late_channel: It holds a DRAM channel beside or after its last pass.
     """
 
     cycles: int
     channel: int
     engine: int
     passes: int
+    late: int
+    late_channel: int
 
 
 MASK, IS_PARTIAL, IS_BEFORE_LAST, CODE, WAYS = 0, 1, 2, 3, 6
@@ -75,7 +80,7 @@ def core_times(problem: Problem, nest: Nest, first: Ints, extent: Ints, scratch:
             set_edges(loops, mask, extent, nest.tile[HELD])
         fill_pass(problem, nest, loops.size, scratch.loops[1], scratch.steps, scratch.ways, scratch.passes[mask])
     prologue = scratch.transfers[I, 0] + scratch.transfers[W, 0]
-    times = CoreTimes(problem.launch_cycles + prologue, prologue, prologue, 0)
+    times = CoreTimes(problem.launch_cycles + prologue, prologue, prologue, 0, 0, 0)
     return _with_passes(problem, nest, loops, scratch, times), prologue
 
 
@@ -180,12 +185,31 @@ def _with_slots(
         times.channel + weight * channel,
         times.engine + weight * (load + store),
         times.passes + weight * cycles,
+        times.late,
+        times.late_channel,
     )
 
 
 @small
-def _with_last_store(times: CoreTimes, cycles: int) -> CoreTimes:
-    return CoreTimes(times.cycles + cycles, times.channel, times.engine, times.passes)
+def _with_last_store(
+    times: CoreTimes, transfers: Ints, moves: Moves, cycles: int, before: tuple[int, int], last_o: int
+) -> CoreTimes:
+    """Add the store of two-buffered outputs after the last pass, and what comes late.
+
+    Args:
+        times: Of the core.
+        transfers: By code.
+        moves: Of the ticks around the last pass.
+        cycles: Of that pass.
+        before: As for ``_with_slots``.
+        last_o: Code of the last output tile, which is complete.
+    """
+    stored = transfers[FINAL_ENGINE, last_o]
+    late_channel = transfers[FINAL, last_o] + moves.stores_before * transfers[O + before[1], before[0]]
+    return CoreTimes(
+        times.cycles + moves.double[O] * stored, times.channel, times.engine, times.passes, cycles + stored,
+        late_channel,
+    )  # fmt: skip
 
 
 @small
@@ -223,12 +247,12 @@ def _with_passes(problem: Problem, nest: Nest, loops: Loops, scratch: Scratch, t
     inside that one jumps from its last index to 0, every loop outside it stands still. So there are only as many kinds
     of neighbours as loops, times the states of the loops that stand still.
     """
-    states, transfers, passes, double_o = scratch.states, scratch.transfers, scratch.passes, nest.double[CORE, O]
+    states, transfers, passes = scratch.states, scratch.transfers, scratch.passes
     ending, starting = scratch.ending, scratch.starting
     if loops.num_loops == 0:
-        cycles = pass_cycles(problem, nest, passes[0], _START, _END, 0)
-        times = _with_slots(times, transfers, _moves(nest, _START, _END), (1, cycles), (0, 0), (0, 1), (0, 0, 0, 0))
-        return _with_last_store(times, double_o * transfers[FINAL_ENGINE, 0])
+        cycles, moves = pass_cycles(problem, nest, passes[0], _START, _END, 0), _moves(nest, _START, _END)
+        times = _with_slots(times, transfers, moves, (1, cycles), (0, 0), (0, 1), (0, 0, 0, 0))
+        return _with_last_store(times, transfers, moves, cycles, (0, 0), 0)
 
     inner = loops.num_loops - 1
     inner_position, inner_red = loops.position[inner], loops.red[inner]
@@ -248,7 +272,7 @@ def _with_passes(problem: Problem, nest: Nest, loops: Loops, scratch: Scratch, t
     cycles = pass_cycles(problem, nest, passes[all_edges], inner_position, _END, any_red)
     moves, before = _moves(nest, inner_position, _END), (last_o + before_last_o, 1 - inner_red)
     times = _with_slots(times, transfers, moves, (1, cycles), before, (last_o, 1), (0, 0, 0, 0))
-    times = _with_last_store(times, double_o * transfers[FINAL_ENGINE, last_o])
+    times = _with_last_store(times, transfers, moves, cycles, before, last_o)
 
     states[0, :] = 0
     states[0, WAYS] = 1

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -24,13 +24,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cost_model.analytical.core import core_times, mac_cycles
+from cost_model.analytical.core import mac_cycles
+from cost_model.analytical.cores import ENGINE_CYCLES, PASS_CYCLES, contended_cycles, least_cycles, sum_cores
 from cost_model.analytical.energy import NUM_PARTS, energy_pj
 from cost_model.analytical.passes import LOOP_FIELDS, MAX_KINDS, PASS_FIELDS, STEP_FIELDS
 from cost_model.analytical.traffic import DRAM_BYTES, NUM_COUNTS, UNUSED_BITS
 from cost_model.analytical.transfers import Scratch
-from cost_model.nest import NEST_FIELDS, SHARE, Nest, build_nest, clipped_range
-from cost_model.problem import Floats, Ints, Problem, num_cut_indices, problem_of
+from cost_model.nest import NEST_FIELDS, build_nest
+from cost_model.problem import Floats, Ints, num_cut_indices, problem_of
 from cost_model.vector import vector_cost
 from tvm_spm.arch import Arch
 from tvm_spm.cost import Cost, Energy, dma_channels
@@ -45,9 +46,8 @@ MODEL_NAME = "analytical"
 _MIN_ROWS_PER_THREAD = 512
 """Fewer are not worth a thread."""
 
-MAC_CYCLES, PASS_CYCLES, ENGINE_CYCLES = 0, 1, 2
-"""Columns of counts before those of ``traffic``: of the slowest core, cycles in which its PEs multiply and of all its
-passes; of all cores, cycles that keep the DMA engines."""
+MAC_CYCLES = 0
+"""Column of counts before those of ``cores``: of the slowest core, cycles in which its PEs multiply."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +75,7 @@ class BatchBreakdown(NamedTuple):
 
     Attributes:
         energy_pj: ``(n, NUM_PARTS)``, in the order of ``Energy``.
-        counts: ``(n, NUM_COUNTS)``, see ``MAC_CYCLES`` and ``traffic.UNUSED_BITS``.
+        counts: ``(n, NUM_COUNTS)``, see ``MAC_CYCLES``, ``cores.PASS_CYCLES`` and ``traffic.UNUSED_BITS``.
     """
 
     energy_pj: Floats
@@ -97,6 +97,14 @@ def evaluate_batch(workload: Workload, arch: Arch, batch: MappingBatch, *, num_t
         num_threads: At most so many; default one per CPU. Results do not depend on it.
     """
     return _evaluate(workload, arch, batch, BatchBreakdown.empty(0), num_threads)
+
+
+def bound_batch(workload: Workload, arch: Arch, batch: MappingBatch, *, num_threads: int | None = None) -> BatchCost:
+    """Cycles that the simulator's are never below, and the energy, of many legal mappings; see ``least_cycles``.
+
+    Where no cores of a mapping share a channel of DRAM they are the simulator's.
+    """
+    return _in_threads(workload, arch, batch, least_rows, num_threads)
 
 
 def evaluate(workload: Workload, arch: Arch, mappings: Sequence[Mapping]) -> list[Cost]:
@@ -131,13 +139,22 @@ def _cost(workload: Workload, arch: Arch, cycles: int, parts_pj: list[float], co
 def _evaluate(
     workload: Workload, arch: Arch, batch: MappingBatch, breakdown: BatchBreakdown, num_threads: int | None
 ) -> BatchCost:
+    def price(formula: Formula, rows: MappingBatch, part: tuple[int, int], cost: BatchCost) -> None:
+        evaluate_rows(formula, rows, part, cost, breakdown)
+
+    return _in_threads(workload, arch, batch, price, num_threads)
+
+
+def _in_threads(
+    workload: Workload, arch: Arch, batch: MappingBatch, price: PriceRows, num_threads: int | None
+) -> BatchCost:
     columns: list[NDArray[Any]] = [np.require(column, requirements=("C", "W")) for column in batch]
     rows = MappingBatch(*columns)
     count = batch.num_mappings
     result = BatchCost(np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.float64))
 
     def run(begin: int, end: int) -> None:
-        evaluate_rows(formula_of(workload, arch), rows, (begin, end), result, breakdown)
+        price(formula_of(workload, arch), rows, (begin, end), result)
 
     threads = max(1, min(num_threads or os.cpu_count() or 1, count // _MIN_ROWS_PER_THREAD))
     # threads take turns: mappings differ in work, and later rows of a search tend to be alike
@@ -184,61 +201,16 @@ def _scratch(workload: Workload, arch: Arch) -> Scratch:
     )
 
 
-@small
-def _contended_cycles(problem: Problem, nest: Nest, scratch: Scratch, counts: Ints) -> int:
-    """Cycles until the last core is done, from all kinds of cores.
-
-    Fills ``counts`` of passes and engines, and ``places[5]`` with the extents of the core that takes longest.
-
-    Cores with a channel each do not wait. Otherwise two waits are likely: all cores ask for their first tiles at once,
-    so that the last one starts when the channels have served all of them; and the channels must serve all transfers.
-    """
-    places = scratch.places
-    first, extent, low, high, at, longest = places[0], places[1], places[2], places[3], places[4], places[5]
-    # the cores of a dim in [low, high) are alike, the others are kinds of their own
-    at[:] = 0
-    for d in range(NUM_DIMS):
-        low[d], high[d] = 0, 1
-        if nest.cores[d] > 1:
-            low[d], high[d] = clipped_range(problem, d, 0, problem.dims[d], nest.tile[SHARE, d])
-    slowest, slowest_prologue, prologues, held = -1, 0, 0, 0
-    counts[ENGINE_CYCLES] = 0
-    while True:
-        count = 1
-        for d in range(NUM_DIMS):
-            first[d] = at[d] * nest.tile[SHARE, d]
-            extent[d] = min(nest.tile[SHARE, d], problem.dims[d] - first[d])
-            if low[d] == at[d] and at[d] < high[d]:
-                count *= high[d] - low[d]
-        times, prologue = core_times(problem, nest, first, extent, scratch)
-        if times.cycles > slowest:
-            slowest, slowest_prologue, counts[PASS_CYCLES] = times.cycles, prologue, times.passes
-            for d in range(NUM_DIMS):
-                longest[d] = extent[d]
-        counts[ENGINE_CYCLES] += times.engine * count
-        prologues += prologue * count
-        held += times.channel * count
-        d = NUM_DIMS - 1
-        while d >= 0:
-            at[d] = max(at[d] + 1, high[d]) if at[d] == low[d] else at[d] + 1
-            if at[d] < nest.cores[d]:
-                break
-            at[d] = 0
-            d -= 1
-        if d < 0:
-            break
-    if nest.num_cores <= problem.dram_channels:
-        return slowest
-    late_start = slowest + max(0, -(-prologues // problem.dram_channels) - slowest_prologue)
-    return max(late_start, problem.launch_cycles + -(-held // problem.dram_channels))
-
-
 class Formula(NamedTuple):
     """What compiled code needs to price mappings: arrays of one record of the question and of a nest, and scratch."""
 
     problems: NDArray[np.void]
     nests: NDArray[np.void]
     scratch: Scratch
+
+
+PriceRows = Callable[[Formula, MappingBatch, tuple[int, int], BatchCost], None]
+"""Fills the last argument for the rows from the first to before the second."""
 
 
 def formula_of(workload: Workload, arch: Arch) -> Formula:
@@ -252,7 +224,7 @@ def price_row(formula: Formula, batch: MappingBatch, row: int) -> tuple[int, flo
     problem, nest, scratch = formula.problems[0], formula.nests[0], formula.scratch
     build_nest(problem, batch, row, nest)
     total_pj = energy_pj(problem, nest, scratch)
-    return _contended_cycles(problem, nest, scratch, scratch.counts), total_pj
+    return contended_cycles(problem, nest, sum_cores(problem, nest, scratch, scratch.counts)), total_pj
 
 
 @entry
@@ -269,3 +241,13 @@ def evaluate_rows(
                 breakdown.energy_pj[row, column] = parts_pj[column]
             for column in range(NUM_COUNTS):
                 breakdown.counts[row, column] = counts[column]
+
+
+@entry
+def least_rows(formula: Formula, batch: MappingBatch, rows: tuple[int, int], cost: BatchCost) -> None:
+    """Fills the last argument for the rows from the first to before the second, cycles with ``least_cycles``."""
+    problem, nest, scratch = formula.problems[0], formula.nests[0], formula.scratch
+    for row in range(rows[0], rows[1]):
+        build_nest(problem, batch, row, nest)
+        cost.energy_pj[row] = energy_pj(problem, nest, scratch)
+        cost.cycles[row] = least_cycles(problem, nest, sum_cores(problem, nest, scratch, scratch.counts))

@@ -19,6 +19,7 @@ import tvm_spm
 from tests.end_to_end.test_cli import two_layers
 from tvm_spm import frontend
 from tvm_spm.tuning.measurer import Measurement, MeasureRequest
+from tvm_spm.tuning.text import print_result
 
 TARGET = "spm/edge-256"
 
@@ -46,6 +47,21 @@ def test_result_is_verified_and_adds_up(result: tvm_spm.TuningResult):
     assert result.speedup_over("default") == result.default_cost.cycles / result.cost.cycles
     with pytest.raises(tvm_spm.SpmError, match="unknown baseline 'defualt'; did you mean 'default'"):
         result.speedup_over("defualt")
+
+
+def test_every_layer_says_how_far_it_may_be_from_the_best(
+    result: tvm_spm.TuningResult, capsys: pytest.CaptureFixture[str]
+):
+    for row, task in zip(result.rows(), result.tasks, strict=True):
+        assert row["optimal"] == "proved"
+        assert row["lower_bound"] == pytest.approx(task.cost.edp_pj_cycles)
+        assert row["gap"] == 0
+        assert "any factors" in row["optimal_in"]
+        # the default mapping and the optimum
+        assert task.num_trials == 2
+    print_result(result)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "optimal: 2 of 2 proved, each alone among all legal mappings with any factors" in shown
 
 
 def test_baselines_are_measured_sums_of_layers_that_run_alone(result: tvm_spm.TuningResult):

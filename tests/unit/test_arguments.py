@@ -96,7 +96,11 @@ SEARCH = {
     "trials": ({"trials": 0}, "trials = 0: must be >= 1"),
     "seed": ({"seed": -1}, "seed = -1: must be >= 0"),
     "time": ({"time_limit_s": math.nan}, "time_limit_s = nan: must be a number of seconds"),
-    "perfect": ({"perfect": None}, "perfect = None: must be True or False"),
+    "factors": ({"factors": "prefect"}, "unknown factors 'prefect': did you mean 'perfect'?"),
+    "perfect": (
+        {"factors": "perfect", "searcher": "random"},
+        "factors = 'perfect': only for searcher 'exact' with model 'analytical'",
+    ),
     "cap NaN": ({"energy_cap_pj": math.nan}, "energy_cap_pj = nan: must be a number of pJ > 0"),
     "cap 0": ({"energy_cap_pj": 0}, "energy_cap_pj = 0: must be a number of pJ > 0"),
     "searcher": ({"searcher": "exat"}, "unknown searcher 'exat': did you mean 'exact'?"),

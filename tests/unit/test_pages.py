@@ -117,7 +117,8 @@ def test_every_row_is_opened_once():
 def test_a_search_says_how_far_the_waits_may_be_from_the_bound(objective: str):
     ideal, paged = on("edge-256-lpddr4", None), load_arch("edge-256-lpddr4")
     layer = Workload.conv2d(K=32, C=32, OY=14, OX=14, FY=3, FX=3, padding=1)
-    free, found = search(layer, ideal, objective=objective), search(layer, paged, objective=objective, trials=128)
+    free = search(layer, ideal, objective=objective, factors="perfect")
+    found = search(layer, paged, objective=objective, factors="perfect", trials=128)
     assert free.certified
     assert found.cost == simulate_batch(layer, paged, [found.mapping])[0]
     assert found.lower_bound == pytest.approx(max(free.value, lower_bound(layer, paged, objective)))
@@ -129,19 +130,19 @@ def test_a_search_says_how_far_the_waits_may_be_from_the_bound(objective: str):
     assert found.default_cost is not None
     assert found.num_evaluated == free.num_evaluated + 128
     # energy has no waits
-    assert search(layer, paged, objective="energy", trials=1).certified
+    assert search(layer, paged, objective="energy", factors="perfect", trials=1).certified
 
 
 def test_a_search_keeps_to_its_space_under_pages():
     # short runs of 32 B in rows of their own: what is certified without pages waits for nearly all of them
     layer, paged = Workload.conv2d(K=24, C=16, OY=56, OX=56, FY=1, FX=1), load_arch("edge-256-lpddr4")
-    found = search(layer, paged, objective="latency", trials=256)
-    proved = search(layer, on("edge-256-lpddr4", None), objective="latency")
+    found = search(layer, paged, objective="latency", factors="perfect", trials=256)
+    proved = search(layer, on("edge-256-lpddr4", None), objective="latency", factors="perfect")
     waits = simulate_batch(layer, paged, [proved.mapping])[0].cycles
     assert found.cost.cycles < 0.9 * waits
     assert MapSpace(workload=layer, arch=paged, perfect=True).contains(found.mapping)
     cap = proved.cost.energy_pj
-    capped = search(layer, paged, objective="latency", trials=128, energy_cap_pj=cap)
+    capped = search(layer, paged, objective="latency", factors="perfect", trials=128, energy_cap_pj=cap)
     assert capped.cost.energy_pj <= cap
     assert search(layer, paged, objective="latency", trials=64, searcher="evolutionary").cost.model == "simulator"
 
@@ -156,13 +157,13 @@ def test_the_bound_that_is_nearest_is_named():
     assert "under the analytical model" not in found.space
 
 
-@pytest.mark.parametrize("perfect", [True, False])
-def test_a_bound_of_perfect_factors_says_so_beside_the_gap(perfect: bool):
+@pytest.mark.parametrize("factors", ["any", "perfect"])
+def test_a_bound_of_perfect_factors_says_so_beside_the_gap(factors: str):
     layer = Workload.matmul(m=33, k=64, n=16)
-    found = search(layer, "edge-256-ddr4", trials=64, perfect=perfect)
+    found = search(layer, "edge-256-ddr4", trials=64, factors=factors)
     beside = "lower bound of perfect factors, below which any factors may go: all legal mappings"
     assert not found.certified
-    assert (beside in str(found)) == perfect
+    assert (beside in str(found)) == (factors == "perfect")
     assert "which waits for no row of DRAM" in str(found)
 
 

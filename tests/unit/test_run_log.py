@@ -33,7 +33,7 @@ from tvm_spm.workload import Workload
 
 ARCH = load_arch("edge-256")
 LAYER = Workload.matmul(m=8, k=16, n=32)
-OPTIONS = TunerOptions(trials=12, batch=4, population=24, generations=1, exact_polls=2)
+OPTIONS = TunerOptions(trials=12, batch=4, population=24, generations=1, exact_steps=2, latency_steps=2)
 
 
 def tune(

@@ -25,6 +25,13 @@ class Model(str, Enum):
     dmazerunner = "dmazerunner"
 
 
+class Factors(str, Enum):
+    """Into what loops are cut in ``search``."""
+
+    any = "any"
+    perfect = "perfect"
+
+
 class MeasuredBy(str, Enum):
     """Who measures mappings in ``tune``."""
 
@@ -34,7 +41,7 @@ class MeasuredBy(str, Enum):
 
 TargetOption = Annotated[str, typer.Option("--target", "--arch", help="A name of `tvm-spm archs` or a TOML file.")]
 ObjectiveOption = Annotated[Objective, typer.Option(help="What to minimise.")]
-TrialsOption = Annotated[int | None, typer.Option(min=1, help="Measured mappings per task.", show_default="64")]
+TrialsOption = Annotated[int | None, typer.Option(min=1, help="Mappings measured per task at most.", show_default="64")]
 TimeOption = Annotated[float | None, typer.Option(min=0.0, help="Seconds until the search ends.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
 TraceOption = Annotated[Path | None, typer.Option(help="Write a timeline that Perfetto and chrome://tracing open.")]
@@ -54,6 +61,9 @@ class SearchOptions:
     searcher: Annotated[
         str, typer.Option(help="Who looks.", metavar="<exact|evolutionary|random|dmazerunner-pruned>")
     ] = "exact"
+    factors: Annotated[
+        Factors, typer.Option(help="Only for exact: with perfect factors, all tiles divide what they are tiles of.")
+    ] = Factors.any
     trials: TrialsOption = None
     time_limit: TimeOption = None
     seed: SeedOption = 0

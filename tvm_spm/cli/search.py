@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tvm_spm.arch import load_arch
-from tvm_spm.cli.options import DtypeOutOption, Model, SearchOptions, spread
+from tvm_spm.cli.options import DtypeOutOption, Factors, Model, SearchOptions, spread
 from tvm_spm.cli.output import check_outputs, print_text, write_timeline
 from tvm_spm.errors import SpmError
 from tvm_spm.space.constraints import Constraints
@@ -76,12 +77,14 @@ def _search(workload: Workload, options: SearchOptions) -> None:
     check_outputs(options.trace, options.plot)
     arch = load_arch(options.target)
     measures = options.model is Model.simulator or arch.levels.DRAM.pages is not None
-    parts = parts_of_search(measures=measures, is_exact=options.searcher == "exact", perfect=True)
+    perfect = options.factors is Factors.perfect
+    parts = parts_of_search(measures=measures, is_exact=options.searcher == "exact", perfect=perfect)
     if options.model is not Model.dmazerunner and not is_compiled(parts):
         typer.echo(f"tvm-spm: {NOTICE}", err=True)
     result = search(
         workload, arch, objective=options.objective, model=options.model.value, searcher=options.searcher,
-        constraints=constraints, trials=options.trials, time_limit_s=options.time_limit, seed=options.seed,
+        factors=options.factors.value, constraints=constraints, trials=options.trials,
+        time_limit_s=options.time_limit, seed=options.seed, progress=sys.stderr.isatty(),
     )  # fmt: skip
     if options.as_json:
         print_text(json.dumps(result.as_dict() | roof_columns(workload, arch, result.cost), indent=1))
@@ -110,8 +113,13 @@ def _search_text(workload: Workload, target: str, result: SearchResult) -> str:
     gain = 1.0 if result.gain is None else result.gain
     against = f"{gain:.2f}x better {result.objective} than the default mapping"
     if gain < 1:
-        against = (
-            f"{1 / gain:.2f}x worse {result.objective} than the default mapping, which is outside of the space "
-            "searched: its factors need not divide, nor keep to constraints; --searcher evolutionary tries such"
-        )
-    return f"{workload} on {target}\n\n{result}\n{against}"
+        why = "is outside of the space searched: its factors need not divide, nor keep to constraints"
+        if "with perfect factors" in result.space:
+            why += "; --factors any searches all factors"
+        if result.ended_by:
+            why = "the search had not reached when it ended"
+        against = f"{1 / gain:.2f}x worse {result.objective} than the default mapping, which {why}"
+    lines = [f"{workload} on {target}\n", str(result), against]
+    if result.ended_by.startswith("a budget"):
+        lines.append("--time-limit SECONDS searches longer")
+    return "\n".join(lines)

@@ -1,8 +1,11 @@
 """The mapping of a stated space with the least objective under the analytical model, with a proof for that space.
 
+Or under the simulator, where cores share channels of DRAM and the formula only estimates: there the formula bounds what
+the simulator prices (``cost_model.analytical.cores.least_cycles``).
+
 ``exact_search`` is given a ``Case`` and gives back a ``SearchResult``: the mapping, the lower bound, and the space
 the bound speaks of. ``perfect`` searches factors that divide, ``any_factors`` the rest, from the best of the former on;
-both bound, and leave every price that decides to ``cost_model.analytical``.
+both bound, and leave every price that decides to ``cost_model``.
 
 They are two searches because one is slower. With tables of dividing cuts alone, and a first mapping found under rising
 ceilings, ``any_factors`` finds the optima of ``perfect`` too: for EDP on the 11 convolutions of ResNet-18 in 1.0 s of
@@ -13,6 +16,6 @@ slower ones. ``benchmarks/bench_exact.py`` prints the seconds of both on their o
 case, boxes and transfers, orders, buffers, and when to stop.
 """
 
-from tvm_spm.exact.search import exact_search
+from tvm_spm.exact.search import exact_search, shares_channels
 
-__all__ = ["exact_search"]
+__all__ = ["exact_search", "shares_channels"]

@@ -72,6 +72,8 @@ class SearchEnd:
         num_trials: Mappings tried.
         rejected: Mappings refused, by reason.
         failures: Why measurements failed, in order.
+        lower_bound: No mapping of ``space`` measures less; None if nothing is known of it.
+        space: What the bound speaks of.
     """
 
     task: str
@@ -82,6 +84,8 @@ class SearchEnd:
     num_trials: int
     rejected: tuple[tuple[str, int], ...] = ()
     failures: tuple[str, ...] = ()
+    lower_bound: float | None = None
+    space: str = ""
 
 
 class LaterFormatError(Exception):
@@ -217,16 +221,19 @@ def _run_from_json(content: dict[str, Any]) -> RunStart:
 
 
 def _search_from_json(content: dict[str, Any]) -> SearchEnd:
-    rejected, failures = content.get("rejected"), content.get("failures")
+    rejected, failures, bound = content.get("rejected"), content.get("failures"), content.get("lower_bound")
     if not isinstance(rejected, dict):
         raise ValueError("field 'rejected': must be an object")
     if not isinstance(failures, list) or not all(isinstance(each, str) for each in failures):
         raise ValueError("field 'failures': must be a list of texts")
+    if not (bound is None or (isinstance(bound, (int, float)) and bound >= 0)):
+        raise ValueError("field 'lower_bound': must be a number >= 0 or null")
     return SearchEnd(
         task=text(content, "task"), objective=text(content, "objective"), seed=whole(content, "seed"),
         measurer=text(content, "measurer"), settings=text(content, "settings"),
         num_trials=whole(content, "num_trials"),
         rejected=tuple((reason, whole(rejected, reason)) for reason in rejected), failures=tuple(failures),
+        lower_bound=bound, space=text(content, "space") if "space" in content else "",
     )  # fmt: skip
 
 

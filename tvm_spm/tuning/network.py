@@ -33,7 +33,7 @@ from tvm_spm.tuning.groups import Planned, plan_groups
 from tvm_spm.tuning.log_lines import RunStart
 from tvm_spm.tuning.measurer import identity_of
 from tvm_spm.tuning.options import TunerOptions
-from tvm_spm.tuning.parts import Baselines, GroupResult, LeftOut, TaskResult, total_cost
+from tvm_spm.tuning.parts import Baselines, GroupResult, LeastValue, LeftOut, TaskResult, total_cost
 from tvm_spm.tuning.result import TuningResult
 from tvm_spm.tuning.run import Run
 from tvm_spm.tuning.run_log import RunLog, own
@@ -188,7 +188,7 @@ def _tune_owned(mod: Model, arch: Arch, options: NetworkOptions, run: Run, endin
     if compared is not None and len(compared.found) < compared.num_asked:
         left_out += (LeftOut(what="baselines", num_done=len(compared.found), num_asked=compared.num_asked),)
     result = TuningResult(
-        tasks=_task_results(extraction, arch, tuned.outcomes, network, compared),
+        tasks=_task_results(extraction, arch, tuned.outcomes, network, compared, is_simulated=run.measurer is None),
         groups=() if planned is None else _group_results(planned.plan, arch, network),
         arch=arch,
         objective=options.objective,
@@ -276,6 +276,8 @@ def _task_results(
     outcomes: dict[int, SearchResult],
     network: ScheduledNetwork,
     compared: Compared | None,
+    *,
+    is_simulated: bool,
 ) -> tuple[TaskResult, ...]:
     simulator = SimulatorModel()
     results = []
@@ -297,9 +299,15 @@ def _task_results(
                     num_trials=outcome.num_evaluated,
                     rejected=outcome.rejected,
                     failures=outcome.failures,
+                    bound=_bound_of(outcome) if is_simulated else None,
                 )
             )
     return tuple(results)
+
+
+def _bound_of(outcome: SearchResult) -> LeastValue:
+    gap = 0.0 if outcome.certified else outcome.gap
+    return LeastValue(value=outcome.lower_bound, gap=gap, space=outcome.space)
 
 
 def _name_of(mod: Model) -> str:

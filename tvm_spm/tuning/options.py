@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tvm_spm.objective import Objective
 from tvm_spm.searchers import MakeSearcher, searcher_named
 from tvm_spm.searchers.evolutionary import EvolutionarySearcher
 
@@ -20,7 +21,9 @@ class TunerOptions:
         patience: Measured batches without improvement after which the task is done.
         explore: Share of each measured batch drawn at random among the candidates.
         min_to_rank: Measurements before the learned model has a say.
-        exact_polls: How long the exact search may take, counted in its own steps, so that no clock decides a result.
+        exact_steps: How long the exact search may take, counted in its own steps, so that no clock decides a result.
+        exact_polls: The same where a measurer decides, and the search among perfect factors only gives a start.
+        latency_steps: As ``exact_steps``, for least latency, whose proofs mostly take longer than they are worth.
     """
 
     trials: int = 64
@@ -30,7 +33,13 @@ class TunerOptions:
     patience: int = 3
     explore: float = 0.125
     min_to_rank: int = 16
+    exact_steps: int = 2000
     exact_polls: int = 40
+    latency_steps: int = 300
+
+    def steps_for(self, objective: Objective) -> int:
+        """Of the exact search."""
+        return self.latency_steps if objective is Objective.LATENCY else self.exact_steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +49,7 @@ class Proposer:
     Attributes:
         name: As users write it, and as it stands in a log.
         make: Makes the searcher.
-        starts_exact: Whether the best mapping with perfect factors is tried first.
+        starts_exact: Whether what the exact search finds is tried first, and the last if it is proved.
     """
 
     name: str
@@ -60,4 +69,4 @@ class Proposer:
 
 
 EXACT = Proposer(name="exact", make=EvolutionarySearcher, starts_exact=True)
-"""Evolution from the best mapping with perfect factors."""
+"""Evolution from what the exact search finds, where that is not proved."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -49,6 +50,25 @@ class Baselines:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LeastValue:
+    """What the objective of a task can be at least.
+
+    Attributes:
+        value: At least.
+        gap: How far the measured value is above it, as a share; 0 if it is proved to be the least.
+        space: The mappings of which it is true.
+    """
+
+    value: float
+    gap: float
+    space: str
+
+    def __str__(self) -> str:
+        # rounded up, as it is an upper bound
+        return "proved" if self.gap == 0 else f"within {math.ceil(self.gap * 1000 - 1e-9) / 10:.1f} %"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskResult:
     """The outcome for one task; costs are of one occurrence.
 
@@ -62,6 +82,7 @@ class TaskResult:
         num_trials: Mappings measured, those of earlier runs in the same work directory included.
         rejected: Mappings refused, by reason.
         failures: Why measurements failed, one text per failed trial.
+        bound: What no mapping can be below; None if nothing is known, as of vector work.
     """
 
     task: Task
@@ -73,6 +94,7 @@ class TaskResult:
     num_trials: int = 0
     rejected: tuple[tuple[str, int], ...] = ()
     failures: tuple[str, ...] = ()
+    bound: LeastValue | None = None
 
     def roof_columns(self, arch: Arch) -> dict[str, object]:
         """The resource that no mapping can be faster than, as ``tvm_spm.report.roofs``; None for vector work."""

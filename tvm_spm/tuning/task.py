@@ -1,4 +1,4 @@
-"""Tune one workload: screen with the analytical model, rank with the learned one, measure by simulator or board."""
+"""Tune one workload: by a proof, or screened by the formula and ranked by the learned model; measured in any case."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 import numpy as np
 
 from tvm_spm.errors import NoMappingError
-from tvm_spm.exact import exact_search
+from tvm_spm.exact import exact_search, shares_channels
 from tvm_spm.mapping import Mapping
 from tvm_spm.result import SearchResult
 from tvm_spm.space.case import Case
@@ -22,14 +22,21 @@ from tvm_spm.tuning.screen import space_of, unproved
 from tvm_spm.tuning.search_path import ProgramOf, SearchPath
 from tvm_spm.tuning.task_memory import TaskMemory
 
-SEARCH_VERSION = 1
+SEARCH_VERSION = 2
 """Raised when the same settings come to try other mappings, so that searches which ended before are done again."""
+
+
+TOLERANCE = 1e-9
+"""Relative: the exact search and who measures add the same energies, in another order."""
 
 
 def tune_workload(
     case: Case, options: TunerOptions, run: Run, *, proposer: Proposer = EXACT, program_of: ProgramOf | None = None
 ) -> SearchResult:
     """Find the mapping of one workload that measures best.
+
+    The exact search comes first. Where it proves the optimum of what the simulator says, nothing else is tried; where
+    its budget strikes, where DRAM has pages and where somebody else measures, evolution goes on from its best.
 
     What earlier runs measured changes nothing in the path of the search; only the best mapping measured by then is the
     result.
@@ -42,8 +49,8 @@ def tune_workload(
         program_of: The scheduled code of a mapping, for a measurer that runs code.
 
     Returns:
-        The best mapping among everything that is known of the task. The cost of the untuned default mapping is None if
-        its measurement failed.
+        The best mapping among everything that is known of the task, with a bound if the simulator measures. The cost
+        of the untuned default mapping is None if its measurement failed.
 
     Raises:
         NoMappingError: Nothing in the map space is legal; the text counts the reasons. Or a mapping could take more
@@ -63,13 +70,18 @@ def tune_workload(
         return _result(case, memory, default, ended)
     path = SearchPath(case, run, memory, program_of)
     path.measure([default])
+    proof: SearchResult | None = None
     if proposer.starts_exact and path.num_trials < options.trials:
-        path.measure(_exact_start(case, options.exact_polls, run))
+        proof = _exact_start(case, options, run)
+        path.measure([] if proof is None else [proof.mapping])
+    is_bounded = proof is not None and run.measurer is None
+    # A proof is one of what the simulator says, if it has no pages to open.
+    is_proved = is_bounded and proof is not None and proof.certified and case.arch.levels.DRAM.pages is None
     rng = np.random.default_rng([run.seed, 0])
     searcher = proposer.make(space, rng=rng, start=path.batch)
     candidates = Candidates(case, options, run.seed)
     idle, number = 0, 0
-    while path.num_trials < options.trials and idle < options.patience and not run.should_stop():
+    while not is_proved and path.num_trials < options.trials and idle < options.patience and not run.should_stop():
         number += 1
         # What is drawn in a batch depends on the seed and its number alone, not on what was drawn before.
         rng.bit_generator.state = np.random.default_rng([run.seed, number]).bit_generator.state
@@ -88,19 +100,27 @@ def tune_workload(
         task=memory.origin.task, objective=str(case.objective), seed=memory.origin.seed,
         measurer=memory.origin.measurer, settings=settings, num_trials=path.num_trials,
         rejected=tuple(sorted(searcher.rejected.items())), failures=path.failures(),
+        lower_bound=proof.lower_bound if proof is not None and is_bounded else None,
+        space=proof.space if proof is not None and is_bounded else "",
     )  # fmt: skip
     if not run.should_stop():
         memory.end(end)
     return _result(case, memory, default, end)
 
 
-def _exact_start(case: Case, most_steps: int, run: Run) -> list[Mapping]:
-    """The best mapping with perfect factors, as far as the budget of the exact search goes; none if none fits."""
+def _exact_start(case: Case, options: TunerOptions, run: Run) -> SearchResult | None:
+    """The best mapping, as far as the budget of the exact search goes; None if none fits.
+
+    Where cores share channels of DRAM, and the simulator measures, it is the simulator's best.
+    """
+    is_simulated = run.measurer is None and (shares_channels(case) or case.arch.levels.DRAM.pages is None)
     try:
-        found = exact_search(case, most_steps=most_steps, should_stop=run.should_stop)
+        return exact_search(
+            case, perfect=False, is_simulated=is_simulated, most_steps=options.steps_for(case.objective),
+            should_stop=run.should_stop,
+        )  # fmt: skip
     except NoMappingError:
-        return []
-    return [found.mapping]
+        return None
 
 
 def _result(case: Case, memory: TaskMemory, default: Mapping, end: SearchEnd) -> SearchResult:
@@ -109,12 +129,21 @@ def _result(case: Case, memory: TaskMemory, default: Mapping, end: SearchEnd) ->
     )
     of_default = memory.recall(default)
     return replace(
-        unproved(case, best.mapping, best.measured_cost),
+        _bounded(unproved(case, best.mapping, best.measured_cost), end),
         default_cost=None if of_default is None else of_default.cost,
         num_evaluated=end.num_trials,
         rejected=end.rejected,
         failures=end.failures,
     )
+
+
+def _bounded(found: SearchResult, end: SearchEnd) -> SearchResult:
+    """With the bound of the exact search, if there is one."""
+    if end.lower_bound is None or end.lower_bound < found.lower_bound:
+        return found
+    is_proved = found.value <= end.lower_bound * (1 + TOLERANCE)
+    bound = min(end.lower_bound, found.value)
+    return replace(found, lower_bound=bound, certified=is_proved, space=end.space)
 
 
 def _settings(options: TunerOptions, proposer: Proposer, constraints: Constraints) -> str:

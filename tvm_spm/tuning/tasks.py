@@ -132,7 +132,7 @@ def _one_by_one(
             continue
         found[at] = result
         num_done = result.num_evaluated
-        if num_done < num_asked and until():
+        if num_done < num_asked and not result.certified and until():
             left_out.append(LeftOut(what="trials", task=task.name, num_done=num_done, num_asked=num_asked))
     return [found[at] for at in range(len(tasks))], left_out, None
 

@@ -69,6 +69,7 @@ def print_result(result: TuningResult) -> None:
                 f"{task.cost.utilization:.0%}",
                 task.cost.bound_by,
                 task.of_roof_text(result.arch),
+                "-" if task.bound is None else str(task.bound),
                 format_energy(task.cost.energy_pj),
                 f"{task.cost.edp_pj_cycles:.3g}",
                 _gain_text(task, result.objective, headline),
@@ -98,6 +99,7 @@ def print_result(result: TuningResult) -> None:
     if result.chosen_dtype is not None:
         words = f"as wide as a word of {result.arch.name} ({result.arch.word_bits} bits)"
         lines.insert(0, f"numbers: {result.chosen_dtype}, {words}; --dtype takes others")
+    lines += _optimal_lines(result)
     lines.append(f"verified against the untuned module: {verdict}")
     if result.verification is not None:
         lines.append(f"  whole network: {result.verification}")
@@ -162,6 +164,16 @@ def _change_text(before: float, after: float, better: str, worse: str) -> str:
     better_by, worse_by = ratio(before, after), ratio(after, before)
     loss = f"{worse_by:.2f}"
     return f"{better_by:.2f}x {better}" if better_by >= 1 else f"{loss}x {better if loss == '1.00' else worse}"
+
+
+def _optimal_lines(result: TuningResult) -> list[str]:
+    """Per space of which bounds speak, how many layers are proved to be best in it."""
+    found = []
+    for space in dict.fromkeys(task.bound.space for task in result.tasks if task.bound is not None):
+        bounds = [task.bound for task in result.tasks if task.bound is not None and task.bound.space == space]
+        proved = sum(bound.gap == 0 for bound in bounds)
+        found.append(f"optimal: {proved} of {len(bounds)} proved, each alone among {space}")
+    return found
 
 
 def _stopped_lines(result: TuningResult) -> list[str]:
@@ -266,6 +278,7 @@ _COLUMNS = (
     Column(heading="util.", rank=2),
     Column(heading="bound by", justify="left", rank=3),
     Column(heading="of roof", justify="left", rank=5),
+    Column(heading="optimal", justify="left", rank=1),
     Column(heading="energy", rank=1),
     Column(heading="EDP", rank=4),
     _GAIN,

@@ -69,7 +69,10 @@ def improve_with_waits(
     default = MapSpace(workload=case.workload, arch=case.arch).default_mapping() or found.mapping
     cap_pj = math.inf if energy_cap_pj is None else energy_cap_pj
     best = _search(case, run, make_searcher, space, (found.mapping, default), trials, cap_pj)
-    best = replace(best, num_evaluated=found.num_evaluated + best.num_evaluated, num_bounded=found.num_bounded)
+    best = replace(
+        best, num_evaluated=found.num_evaluated + best.num_evaluated, num_bounded=found.num_bounded,
+        ended_by=found.ended_by,
+    )  # fmt: skip
     if case.arch.cores.count > case.arch.levels.DRAM.channels:
         return best
     bound = max(best.lower_bound, found.lower_bound)

@@ -5,19 +5,19 @@ Compiled code is kept on disk (``jit``), so later runs only load it. Each run co
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable
 from enum import Enum
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
-from cost_model.analytical.model import evaluate_batch, evaluate_rows
+from cost_model.analytical.model import bound_batch, evaluate_batch, evaluate_rows, least_rows
 from cost_model.fused.many import finish
 from cost_model.fused.profile import bound_rows
 from cost_model.fused.queues import run_cores
@@ -27,7 +27,10 @@ from tvm_spm import interrupt
 from tvm_spm.arch import load_arch
 from tvm_spm.exact import exact_search
 from tvm_spm.exact.any_factors.join import list_mappings
+from tvm_spm.exact.any_factors.relaxed import improve
+from tvm_spm.exact.any_factors.search import AnyFactorsSearch
 from tvm_spm.exact.perfect.join import join
+from tvm_spm.exact.stops import Stops
 from tvm_spm.fusion.proof import prove_group
 from tvm_spm.graph import GraphTensor, Layer, LayerGraph, Read
 from tvm_spm.group import Group
@@ -57,7 +60,7 @@ class Part(Enum):
 _LAST_COMPILED: dict[Part, tuple[Callable[..., object], ...]] = {
     Part.EXACT: (join, evaluate_rows),
     Part.DEFAULT: (tile_above,),
-    Part.ANY_FACTORS: (list_mappings, vary_rows),
+    Part.ANY_FACTORS: (list_mappings, vary_rows, least_rows),
     Part.SCREEN: (vary_rows, evaluate_rows),
     Part.SIMULATOR: (simulate_rows,),
     Part.GROUPS: (run_cores, finish, bound_rows),
@@ -72,11 +75,11 @@ def parts_of_search(*, measures: bool, is_exact: bool, perfect: bool) -> tuple[P
         is_exact: With the exact search.
         perfect: Only factors that divide.
     """
+    more = () if perfect else (Part.ANY_FACTORS,)
     if is_exact and not measures:
-        proof = (Part.EXACT,) if perfect else (Part.EXACT, Part.ANY_FACTORS)
-        return (*proof, Part.DEFAULT)
+        return (Part.EXACT, *more, Part.DEFAULT)
     found = (Part.SCREEN, Part.SIMULATOR) if measures else (Part.SCREEN,)
-    return (Part.EXACT, *found) if is_exact else found
+    return (Part.EXACT, *found, *more) if is_exact else found
 
 
 def parts_of_tune(*, measures: bool, fuses: bool) -> tuple[Part, ...]:
@@ -86,7 +89,7 @@ def parts_of_tune(*, measures: bool, fuses: bool) -> tuple[Part, ...]:
         measures: By the simulator.
         fuses: Several layers may run as one.
     """
-    found = parts_of_search(measures=True, is_exact=True, perfect=True)
+    found = parts_of_search(measures=True, is_exact=True, perfect=False)
     kept = found if measures else tuple(part for part in found if part is not Part.SIMULATOR)
     return (*kept, Part.GROUPS) if fuses else kept
 
@@ -103,8 +106,9 @@ _OWN = (Part.SIMULATOR, Part.EXACT)
 class Compilation:
     """Everything compiled code is needed for, in the order in which it is needed.
 
-    This process compiles the simulator and the exact search; a second one the formula, which the exact search calls
-    last, and the map space, and then what prices fused groups, while this one goes on with the search.
+    This process compiles the simulator and the exact search with perfect factors; a second one the formula, which that
+    search calls last, the map space and the exact search with any factors, and then what prices fused groups, while
+    this one goes on with the search.
     """
 
     def __init__(self, parts: tuple[Part, ...]) -> None:
@@ -167,8 +171,16 @@ def load(parts: Iterable[Part]) -> None:
         _COMPILE[part]()
 
 
-def _compile_exact(*, perfect: bool) -> None:
-    exact_search(_toy_case(), perfect=perfect)
+def _compile_exact() -> None:
+    exact_search(_toy_case())
+
+
+def _compile_any_factors() -> None:
+    # without the search among perfect factors, which another process may be compiling
+    case, stops = _toy_case(), Stops(None, None, None)
+    improve(case, encode([Mapping()]), math.inf, stops)
+    AnyFactorsSearch(case, math.inf, stops, (None, math.inf)).run()
+    bound_batch(case.workload, case.arch, encode([Mapping()]))
 
 
 def _compile_default() -> None:
@@ -217,9 +229,9 @@ def _toy_case() -> Case:
 
 
 _COMPILE: dict[Part, Callable[[], object]] = {
-    Part.EXACT: partial(_compile_exact, perfect=True),
+    Part.EXACT: _compile_exact,
     Part.DEFAULT: _compile_default,
-    Part.ANY_FACTORS: partial(_compile_exact, perfect=False),
+    Part.ANY_FACTORS: _compile_any_factors,
     Part.SCREEN: _compile_screen,
     Part.SIMULATOR: _compile_simulator,
     Part.GROUPS: _compile_groups,

@@ -58,12 +58,14 @@ class RfListing(NamedTuple):
         most: ``(9, 8)`` by the number of dims given: the largest RF tile of every dim that fits beside those.
         width: RF tiles along a dim that are judged at once, by the number of dims given.
         bound: Of the tile so far.
+        num_bounded: How many bounds there were, one number as an array.
     """
 
     dims: Ints
     most: Ints
     width: Ints
     bound: ArrayBound
+    num_bounded: Ints
 
 
 @entry
@@ -75,7 +77,7 @@ def list_arrays(
     limit: float,
     start: int,
     found: NDArray[np.void],
-) -> tuple[int, int]:
+) -> tuple[int, int, int]:
     """Fill ``found`` with all array tiles whose bound is below ``limit``, but those of passes of a single step.
 
     Args:
@@ -89,7 +91,7 @@ def list_arrays(
         found: Filled with all array tiles of some unrollings, and perhaps a part of those of the next.
 
     Returns:
-        (how many of the former, first unrolling left).
+        (how many of the former, first unrolling left, bounds computed).
     """
     num, num_dims = 0, 0
     for d in range(NUM_DIMS):
@@ -104,18 +106,19 @@ def list_arrays(
             if tables.share[dims[place - 1]] > tables.share[dims[place]]:
                 dims[place - 1], dims[place] = dims[place], dims[place - 1]
     walk = RfListing(
-        dims, np.ones((NUM_DIMS + 1, NUM_DIMS), np.int64), np.empty(NUM_DIMS, np.int64), make_array_bound()
-    )
+        dims, np.ones((NUM_DIMS + 1, NUM_DIMS), np.int64), np.empty(NUM_DIMS, np.int64), make_array_bound(),
+        np.zeros(1, np.int64),
+    )  # fmt: skip
     walk.bound.rf[:] = 1
     walk.bound.counts[:] = 1
     if len(dims) == 0 or fitting_buffers(case, walk.bound.rf) == 0:
-        return 0, len(unrollings.hops)
+        return 0, len(unrollings.hops), 0
     for unrolling in range(start, len(unrollings.hops)):
         end = _list_unrolling(case, tables, unrollings, unrolling, around, limit, walk, found[num:])
         if end < 0:
-            return num, unrolling
+            return num, unrolling, walk.num_bounded[0]
         num += end
-    return num, len(unrollings.hops)
+    return num, len(unrollings.hops), walk.num_bounded[0]
 
 
 @lean
@@ -148,6 +151,7 @@ def _list_unrolling(
     for d in range(NUM_DIMS):
         rf[d], bound.array[d], most[0, d] = 1, 0, -(-tables.share[d] // pes[d])
         _look_up(tables.arrays_upto, tables.array_start[d, pes[d]], d, bound.counts)
+    walk.num_bounded[0] += 1
     if not _bound_rest(case, tables, pes, 0, walk):
         return 0
     if bound_array(case, tables, hops, reduction_pes, ANY_FITTING, around, bound) >= limit:
@@ -174,6 +178,7 @@ def _list_unrolling(
         for dim in range(NUM_DIMS):
             most[depth + 1, dim] = most[depth, dim]
             bound.array[dim] = pes[dim] * rf[dim] if is_leaf else 0
+        walk.num_bounded[0] += 1
         is_left = _bound_rest(case, tables, pes, depth + 1, walk)
         if is_leaf:
             fitting = allowed_buffers(case, fitting)

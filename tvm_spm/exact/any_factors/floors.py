@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tvm_spm.exact.any_factors.tables import ALL_TILES, PASSES, CoreTables
+from tvm_spm.exact.any_factors.tables import ALL_TILES, PASSES, CoreTables, ceil_of
 from tvm_spm.exact.boxes import store_cycles, transfer_cycles
 from tvm_spm.exact.case_arrays import CaseArrays, Floats, I, Ints, O, W, objective_of
 from tvm_spm.jit import entry, kernel, lean
@@ -46,7 +46,7 @@ class Floor(Protocol):
         spm: Elements in one core's SPM.
         fitting: Bit ``b`` is set if the operands with the bits ``b`` may have two SPM buffers.
         num_passes: Of the first core.
-        once: Cycles before the first and after the last pass.
+        once: Cycles before the first pass, with those that cores wait for their first tiles, and after the last.
         dma: Cycles of the DMA, by column: orders whose innermost DRAM loops leave I, or W, in SPM; every order is one.
         stays: By the same columns, whether I and W are loaded only once for all loops that they do not depend on.
         energy_pj: Of all but the traffic of the RFs, by the same columns.
@@ -152,15 +152,56 @@ def dma_limit(case: CaseArrays, tables: CoreTables, cycles: float) -> int:
 
 @kernel
 def _once_cycles(case: CaseArrays, tables: CoreTables, spm: Ints) -> int:
-    """Cycles of the first core before its first and after its last pass: ``PROLOGUE``, and the last store."""
+    """Cycles before the first and after the last pass of a core with the share of the first.
+
+    The prologue and the last store of the first core. If cores share channels and all have equal shares, and so equal
+    passes and last stores, some core has its first tiles when the channels have served all of them (``least_cycles`` of
+    ``cost_model.analytical.cores``).
+    """
     first, tile = np.zeros(NUM_DIMS, dtype=np.int64), spm.copy()
-    cycles = case.arch.launch_cycles
-    for operand in range(2):
-        cycles += transfer_cycles(case, operand, case.workload.elem_bits[operand], first, tile)[0]
+    prologue = _prologue_cycles(case, first, tile)
+    cycles = case.arch.launch_cycles + max(prologue, _late_start(case, tables, tile))
     for d in range(NUM_DIMS):
         first[d] = (tables.share[d] - 1) // tile[d] * tile[d]
         tile[d] = tables.share[d] - first[d]
     return cycles + store_cycles(case, first, tile)[1]
+
+
+@lean
+def _prologue_cycles(case: CaseArrays, first: Ints, tile: Ints) -> int:
+    """Cycles of the first loads of a core."""
+    cycles = 0
+    for operand in range(2):
+        cycles += transfer_cycles(case, operand, case.workload.elem_bits[operand], first, tile)[0]
+    return cycles
+
+
+@kernel
+def _late_start(case: CaseArrays, tables: CoreTables, tile: Ints) -> int:
+    """Cycles until all cores have their first tiles; 0 where that says nothing of a core like the first."""
+    if tables.num_cores <= case.arch.dram_channels:
+        return 0
+    for axis in range(case.workload.axis_start[O], len(case.is_clipped)):
+        # a last store may be shorter where the border cuts outputs, or what streams in before it
+        if case.is_clipped[axis]:
+            return 0
+    for d in range(NUM_DIMS):
+        if tables.share[d] * tables.cores[d] != case.workload.dims[d]:
+            return 0
+    at, first, cycles = np.zeros(NUM_DIMS, dtype=np.int64), np.zeros(NUM_DIMS, dtype=np.int64), 0
+    while True:
+        for d in range(NUM_DIMS):
+            first[d] = at[d] * tables.share[d]
+        cycles += _prologue_cycles(case, first, tile)
+        d = NUM_DIMS - 1
+        while d >= 0:
+            at[d] += 1
+            if at[d] < tables.cores[d]:
+                break
+            at[d] = 0
+            d -= 1
+        if d < 0:
+            return ceil_of(cycles, case.arch.dram_channels)
 
 
 @entry

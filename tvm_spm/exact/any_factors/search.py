@@ -11,11 +11,11 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cost_model.analytical.model import evaluate_batch
 from cost_model.bounds import lower_bound
 from tvm_spm.exact.any_factors.array_list import ARRAY_TILE_FIELDS, Unrollings, list_arrays
 from tvm_spm.exact.any_factors.floors import FLOOR_FIELDS, list_floors
 from tvm_spm.exact.any_factors.join import CANDIDATE_FIELDS, join, list_mappings
+from tvm_spm.exact.any_factors.prices import ROWS_PER_STEP, FormulaPrices, MappingPrices
 from tvm_spm.exact.any_factors.tables import CoreTables, make_tables
 from tvm_spm.exact.any_factors.unrollings import core_factors, list_unrollings
 from tvm_spm.exact.case_arrays import TOLERANCE, Floats, arrays_of
@@ -27,14 +27,21 @@ from tvm_spm.space.mapping_batch import MappingBatch
 from tvm_spm.space.repair import empty_batch
 from tvm_spm.units import ceil_div
 
-CHUNK_FLOORS = 64
-"""SPM tiles between two looks at the clock."""
+CHUNK_FLOORS, CHUNK_PAIRS = 64, 1 << 20
+"""SPM tiles between two looks at the clock; fewer if they make more pairs with array tiles than that."""
+
+PAIRS_PER_STEP, BOUNDS_PER_STEP, TILES_PER_STEP = 1 << 15, 1 << 13, 1 << 15
+"""Pairs of an SPM tile and an array tile, bounds of array tiles, and SPM tiles with those that do not fit, that take
+about as long as pricing a batch."""
 
 THREAD_FLOORS = 8
 """SPM tiles that a thread takes at a time."""
 
 BLOCK_PES, ENERGY_PES = 2048, 256
 """Unrollings whose array tiles are listed at once; fewer if cycles do not matter, so that hardly any is left out."""
+
+LISTED_SHARE = 0.2
+"""Of a budget of steps: what may go into bounds of factors across cores before the search of the first."""
 
 CHUNKS_PER_BLOCK = 16
 """Parts of a block, one per thread at a time."""
@@ -60,35 +67,70 @@ class AnyFactorsSearch:
         energy_cap_pj: No mapping may need more energy.
         stops: Asked whether to go on.
         start: A mapping, one row, and its objective; None and infinity if none is known.
+        prices: Says what mappings cost, and keeps those that are not priced yet; the formula if None.
 
     Attributes:
         best: The best mapping so far, one row; None if none is known.
         value: Its objective, infinite if none is known.
-        num_evaluated: Mappings priced.
         num_bounded: Pairs of an SPM tile and an array tile that were judged by a bound.
     """
 
     def __init__(
-        self, case: Case, energy_cap_pj: float, stops: Stops, start: tuple[MappingBatch | None, float]
+        self,
+        case: Case,
+        energy_cap_pj: float,
+        stops: Stops,
+        start: tuple[MappingBatch | None, float],
+        prices: MappingPrices | None = None,
     ) -> None:
-        self.case, self.energy_cap_pj, self.stops = case, energy_cap_pj, stops
+        self.case, self.stops = case, stops
         self.best, self.value = start
         self.arrays, self.rules = arrays_of(case, energy_cap_pj), rules_of(case.constraints, case.workload)
-        self.num_evaluated = self.num_bounded = 0
-        self._batch = empty_batch(1 << 12)
+        self.num_bounded = 0
+        self.prices: MappingPrices = FormulaPrices(case, energy_cap_pj) if prices is None else prices
+        self._batch = empty_batch(ROWS_PER_STEP)
 
     def run(self) -> float:
         """Search until done or told to stop; returns a lower bound of the space."""
-        bound = self.value
-        physical = lower_bound(self.case.workload, self.case.arch, self.case.objective)
-        for cores in core_factors(self.case, self.rules):
+        found = self._search_splits()
+        self._keep(self.prices.finish(self._limit(), self.stops))
+        return min(found, self.value, self.prices.least_left)
+
+    def _search_splits(self) -> float:
+        """A lower bound of all mappings left, infinite if none is better than the best."""
+        splits, bound = self._splits(), math.inf
+        for least, cores in splits:
+            if least >= self._limit():
+                break
             if self.stops.ends_step():
-                return min(bound, self.value, physical)
-            factors = np.array(cores, dtype=np.int64)
-            tables = make_tables(self.arrays, self.rules, factors, self.case.arch.num_pes)
+                return min(bound, least)
+            tables = self._tables(cores)
             left = self._search_place(CoreSplit(tables, self._list_floors(tables)))
-            bound = min(bound, max(physical, left))
-        return min(bound, self.value)
+            bound = min(bound, max(least, left))
+        return bound
+
+    def _splits(self) -> list[tuple[float, tuple[int, ...]]]:
+        """Factors across cores with a bound, the least first, and of equal ones the most cores."""
+        workload, arch, objective = self.case.workload, self.case.arch, self.case.objective
+        physical = lower_bound(workload, arch, objective)
+        least_pj = lower_bound(workload, arch, Objective.ENERGY)
+        found = []
+        for cores in core_factors(self.case, self.rules):
+            share = math.prod(ceil_div(extent, factor) for extent, factor in zip(workload.dims, cores, strict=True))
+            cycles = arch.cores.launch_cycles + ceil_div(share, arch.num_pes)
+            found.append((max(physical, objective.value_of(float(cycles), least_pj)), cores))
+        found.sort(key=lambda split: split[0])
+        if len(found) == 1:
+            return found
+        for at, (least, cores) in enumerate(found):
+            if least >= self._limit() or self.stops.ends_step() or self.stops.spent > LISTED_SHARE:
+                break
+            floors = self._list_floors(self._tables(cores))
+            found[at] = max(least, float(floors["bound"][0]) if len(floors) else math.inf), cores
+        return sorted(found, key=lambda split: split[0])
+
+    def _tables(self, cores: tuple[int, ...]) -> CoreTables:
+        return make_tables(self.arrays, self.rules, np.array(cores, dtype=np.int64), self.case.arch.num_pes)
 
     def _limit(self) -> float:
         return self.value * (1.0 - TOLERANCE)
@@ -117,10 +159,12 @@ class AnyFactorsSearch:
         arrays = self._list_arrays(place.tables, unrollings, around)
         if self.stops.is_late():
             return 0
-        for at in range(0, len(place.floors), CHUNK_FLOORS):
+        size = max(1, min(CHUNK_FLOORS, CHUNK_PAIRS // max(1, len(arrays))))
+        for at in range(0, len(place.floors), size):
             if self.stops.ends_step():
                 return at
-            self._price(place, unrollings, self._join(place, unrollings, arrays, at))
+            end = min(len(place.floors), at + size)
+            self._price(place, unrollings, self._join(place, unrollings, arrays, (at, end)))
             if self.stops.is_late():
                 return at
         return len(place.floors)
@@ -129,6 +173,7 @@ class AnyFactorsSearch:
         """SPM tiles that the bound leaves, best bound first."""
         if (tables.num_spm == 0).any():
             return np.zeros(0, dtype=FLOOR_FIELDS)
+        self.stops.ends_work(math.prod(tables.num_spm.tolist()) / TILES_PER_STEP)
         num_macs = math.prod(tables.share.tolist())
         least_time, room = ceil_div(num_macs, min(self.case.arch.num_pes, num_macs)), 1 << 12
         while True:
@@ -147,24 +192,29 @@ class AnyFactorsSearch:
         limit, num_all = self._limit(), len(unrollings.hops)
         size = ceil_div(num_all, CHUNKS_PER_BLOCK)
 
-        def part(first: int) -> NDArray[np.void]:
-            end, parts = min(num_all, first + size), [np.zeros(0, dtype=ARRAY_TILE_FIELDS)]
+        def part(first: int) -> tuple[NDArray[np.void], int]:
+            end, parts, num_bounded = min(num_all, first + size), [np.zeros(0, dtype=ARRAY_TILE_FIELDS)], 0
             found = np.zeros(1 << 10, dtype=ARRAY_TILE_FIELDS)
             own = Unrollings._make(column[:end] for column in unrollings)
             while first < end and not self.stops.is_late():
-                num, left = list_arrays(self.arrays, tables, own, around, limit, first, found)
+                num, left, bounds = list_arrays(self.arrays, tables, own, around, limit, first, found)
                 parts.append(found[:num].copy())
+                num_bounded += bounds
                 if left == first:
                     found = np.zeros(4 * len(found), dtype=ARRAY_TILE_FIELDS)
                 first = left
-            return np.concatenate(parts)
+            return np.concatenate(parts), num_bounded
 
-        arrays = np.concatenate(_in_threads(part, range(0, num_all, size)))
+        found = _in_threads(part, range(0, num_all, size))
+        self.stops.ends_work(sum(num_bounded for _, num_bounded in found) / BOUNDS_PER_STEP)
+        arrays = np.concatenate([arrays for arrays, _ in found])
         return arrays[np.argsort(arrays["bound"], kind="stable")]
 
-    def _join(self, place: CoreSplit, unrollings: Unrollings, arrays: NDArray[np.void], at: int) -> NDArray[np.void]:
-        """Classes of mappings that the bound leaves below a chunk of SPM tiles, best bound first."""
-        limit, end = self._limit(), min(len(place.floors), at + CHUNK_FLOORS)
+    def _join(
+        self, place: CoreSplit, unrollings: Unrollings, arrays: NDArray[np.void], chunk: tuple[int, int]
+    ) -> NDArray[np.void]:
+        """Classes of mappings that the bound leaves below the SPM tiles [first, end), best bound first."""
+        limit, (at, end) = self._limit(), chunk
 
         def part(first: int) -> tuple[NDArray[np.void], int]:
             room, floors = 1 << 10, place.floors[first : min(end, first + THREAD_FLOORS)]
@@ -178,7 +228,9 @@ class AnyFactorsSearch:
                 room *= 8
 
         parts = _in_threads(part, range(at, end, THREAD_FLOORS))
-        self.num_bounded += sum(num_bounded for _, num_bounded in parts)
+        num_pairs = sum(num_bounded for _, num_bounded in parts)
+        self.num_bounded += num_pairs
+        self.stops.ends_work(num_pairs / PAIRS_PER_STEP)
         found = np.concatenate([found for found, _ in parts])
         return found[np.argsort(found["bound"], kind="stable")]
 
@@ -192,18 +244,12 @@ class AnyFactorsSearch:
                 self._batch = empty_batch(4 * self._batch.num_mappings)
             candidates = candidates[done:]
             if num > 0:
-                self._try(self._batch.take(slice(0, num)))
+                self._keep(self.prices.best_of(self._batch.take(slice(0, num)), self._limit(), self.stops))
 
-    def _try(self, rows: MappingBatch) -> None:
-        """Let the best of some mappings be the best of all, if it is better than the best so far."""
-        cost = evaluate_batch(self.case.workload, self.case.arch, rows)
-        values = self.case.objective.value_of(cost.cycles.astype(np.float64), cost.energy_pj)
-        values = np.where(cost.energy_pj <= self.energy_cap_pj * (1.0 + TOLERANCE), values, np.inf)
-        self.num_evaluated += rows.num_mappings
-        best = int(np.argmin(values))
-        if values[best] < self.value * (1.0 - TOLERANCE):
-            self.value = float(values[best])
-            self.best = MappingBatch._make(column[best : best + 1].copy() for column in rows)
+    def _keep(self, found: tuple[MappingBatch, float] | None) -> None:
+        """Let a mapping be the best of all."""
+        if found is not None:
+            self.best, self.value = found
 
 
 def _in_threads(part: Callable[[int], Result], starts: range) -> list[Result]:

@@ -1,7 +1,7 @@
 """All perfect SPM tiles that fit, with what they cost at DRAM and a floor under everything that uses them.
 
 Energies bound ``_moved_elems`` and ``_unused_once`` of ``cost_model.analytical.energy``; cycles, what ``core_times``
-and ``_contended_cycles`` of the formula count for a core in the middle and for the channels.
+and ``contended_cycles`` of the formula count for a core in the middle and for the channels.
 """
 
 from __future__ import annotations

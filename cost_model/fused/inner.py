@@ -52,19 +52,22 @@ class Aim(NamedTuple):
 
 
 class Growth(NamedTuple):
-    """A way in the making: PEs and RF tile per dim, and room for a tile of the array; order and buffers."""
+    """A way in the making: PEs and RF tile per dim, room for a tile of the array and the rounds it takes; order and
+    buffers."""
 
     pes: Ints
     rf: Ints
     size: Ints
+    rounds: Ints
     order: Ints
     double: int
 
 
 class UnrollingRoom(NamedTuple):
-    """Room for factors along rows and along columns, and for pairs of them by rising score."""
+    """Room for factors along rows and along columns with the PEs of each, and for pairs of them by rising score."""
 
     options: Ints
+    busy: NDArray[np.float64]
     pairs: Ints
     scores: NDArray[np.float64]
 
@@ -72,8 +75,8 @@ class UnrollingRoom(NamedTuple):
 def empty_unrolling_room() -> UnrollingRoom:
     """Room for one stage at a time."""
     return UnrollingRoom(
-        np.zeros((2, _MOST_OPTIONS, NUM_DIMS), np.int64), np.zeros((NUM_UNROLLINGS, 2, NUM_DIMS), np.int64),
-        np.zeros(NUM_UNROLLINGS),
+        np.zeros((2, _MOST_OPTIONS, NUM_DIMS), np.int64), np.zeros((2, _MOST_OPTIONS)),
+        np.zeros((NUM_UNROLLINGS, 2, NUM_DIMS), np.int64), np.zeros(NUM_UNROLLINGS),
     )  # fmt: skip
 
 
@@ -115,12 +118,28 @@ def _axis_options(dims: Ints, most: int, options: Ints) -> int:
 
 
 @lean
+def _count_busy(options: Ints, num: int, busy: NDArray[np.float64]) -> None:
+    for option in range(num):
+        busy[option] = 1.0
+        for d in range(NUM_DIMS):
+            busy[option] *= options[option, d]
+
+
+@lean
 def _list_unrollings(problem: Problem, aim: Aim, dims: Ints, room: UnrollingRoom, size: Ints) -> int:
     """Keep the unrollings with the fewest iterations, of equal ones those that need the least words."""
     rows, cols, pairs, scores = room.options[0], room.options[1], room.pairs, room.scores
+    busy_rows, busy_cols, least = room.busy[0], room.busy[1], 1.0 - 1e-9
     num_rows, num_cols, num = _axis_options(dims, aim.pe_rows, rows), _axis_options(dims, aim.pe_cols, cols), 0
+    for d in range(NUM_DIMS):
+        least *= dims[d]
+    _count_busy(rows, num_rows, busy_rows)
+    _count_busy(cols, num_cols, busy_cols)
     for r in range(num_rows):
         for c in range(num_cols):
+            # no fewer iterations than if every PE were busy all the time
+            if num == NUM_UNROLLINGS and least / (busy_rows[r] * busy_cols[c]) > scores[num - 1]:
+                continue
             serial, hop_rows, hop_cols, is_idle = 1.0, 1, 1, False
             for d in range(NUM_DIMS):
                 size[d] = rows[r, d] * cols[c, d]
@@ -172,27 +191,27 @@ def _estimate(problem: Problem, aim: Aim, dims: Ints, way: Growth) -> float:
     to the next, and a wrong choice costs a better mapping, never a wrong number. A hundredth of all moves is added so
     that, where computing hides them, tiles still grow to move less.
     """
-    rf, size = way.rf, way.size
+    rf, size, rounds_of = way.rf, way.size, way.rounds
     steps, macs, active = 1.0, 1.0, 1.0
     for d in range(NUM_DIMS):
         size[d] = min(dims[d], way.pes[d] * rf[d])
         macs *= min(rf[d], dims[d])
-        steps *= -(-dims[d] // size[d])
+        rounds_of[d] = -(-dims[d] // size[d])
+        steps *= rounds_of[d]
         active *= -(-size[d] // rf[d])
     cycles, energy_pj, longest, total = steps * macs, 0.0, 0.0, 0.0
     for operand in range(3):
         visits, outside, reads, relevant = 1.0, 1.0, 1.0, problem.relevant[operand]
         for place in range(NUM_DIMS):
             d = way.order[place]
-            rounds = -(-dims[d] // size[d])
-            outside *= rounds
-            if rounds > 1 and relevant >> d & 1:
+            outside *= rounds_of[d]
+            if rounds_of[d] > 1 and relevant >> d & 1:
                 visits = outside
         elems = tile_elems(problem, operand, size)
         if operand == O:
             for d in range(NUM_DIMS):
                 if relevant >> d & 1:
-                    reads *= -(-dims[d] // size[d])
+                    reads *= rounds_of[d]
             visits = 2 * visits - reads
         crossing = visits * elems
         moving = crossing / problem.noc_elems_per_cycle
@@ -264,7 +283,7 @@ def list_ways(
         aim: What the ways are for.
         dims: ``(stages, 8)`` extents.
         room: Scratch.
-        scratch: ``(3, 8)``.
+        scratch: ``(4, 8)``.
         ways: ``(stages, MOST_WAYS, WAY_FIELDS)``.
         counts: Per stage, how many.
     """
@@ -275,7 +294,7 @@ def list_ways(
             pair = room.pairs[unrolling]
             for kept in range(3):
                 for is_double in range(1, -1, -1):
-                    way = Growth(scratch[0], scratch[1], scratch[2], orders[kept], 7 * is_double)
+                    way = Growth(scratch[0], scratch[1], scratch[2], scratch[3], orders[kept], 7 * is_double)
                     for d in range(NUM_DIMS):
                         way.pes[d] = pair[0, d] * pair[1, d]
                     if _grow(problem, aim, dims[row], way):

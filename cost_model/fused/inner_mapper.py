@@ -80,7 +80,7 @@ class InnerMapper:
         problem, aim = self._problems[number], self._aims[number]
         ways = np.empty((len(dims), MOST_WAYS, WAY_FIELDS), np.int64)
         counts = np.zeros(len(dims), np.int64)
-        list_ways(problem, aim, dims, empty_unrolling_room(), np.zeros((3, NUM_DIMS), np.int64), ways, counts)
+        list_ways(problem, aim, dims, empty_unrolling_room(), np.zeros((4, NUM_DIMS), np.int64), ways, counts)
         listed = ways[np.arange(MOST_WAYS) < counts[:, None]]
         tiles = np.repeat(dims, counts, axis=0)
         records = pass_records(problem, _batch(listed, tiles), np.arange(len(listed)), tiles)
@@ -107,6 +107,30 @@ class InnerMapper:
             for shape, record in zip(wanted, found, strict=True):
                 self._records[number, main, shape] = record
         return [self._records[number, main, shape] for shape in shapes]
+
+    def passes(self, number: int, mains: Sequence[Shape], main: Ints, dims: Ints) -> tuple[Ints, NDArray[np.float64]]:
+        """Cycles, below 0 where nothing fits an RF, and energy in pJ of passes.
+
+        Args:
+            number: Of the workload.
+            mains: Shapes whose choices are taken.
+            main: Per pass its place among them.
+            dims: ``(passes, dims)`` extents.
+        """
+        choices = self.choose(number, mains)
+        can_run = np.array([choice is not None for choice in choices], np.bool_)[main]
+        cycles, energy_pj = np.full(len(dims), -1, np.int64), np.zeros(len(dims))
+        rows = np.flatnonzero(can_run)
+        if len(rows):
+            blank = np.zeros(WAY_FIELDS, np.int64)
+            ways = np.stack([blank if choice is None else choice for choice in choices])
+            spm, tiles, owner = np.array(mains, np.int64), dims[rows], main[rows]
+            np.maximum.at(spm, owner, tiles)
+            records = pass_records(self._problems[number], _batch(ways, spm), owner, tiles)
+            cycles[rows] = records[:, CYCLES]
+            prices = self._aims[number].prices
+            energy_pj[rows] = pass_pj(records, prices, tiles.prod(axis=1), _reduction_pes(ways)[owner])
+        return cycles, energy_pj
 
     def reduction_pes(self, number: int, main: Shape) -> int:
         """PEs that add up one output."""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cost_model.fused.energy import PARTS, pass_pj, pass_prices, tensor_energy
+from cost_model.fused.energy import PARTS, tensor_energy
 from cost_model.fused.flat import FlatGroup, Ints
 from cost_model.fused.inner_mapper import InnerMapper, Shape
 from cost_model.fused.many import (
@@ -26,7 +26,6 @@ from cost_model.fused.many import (
     most_stages_of,
     survey,
 )
-from cost_model.fused.passes import CYCLES
 from cost_model.fused.state import SHAPE_DIMS, SHAPE_LAYER, SHAPE_STAGES, empty_room, machine_of
 from tvm_spm.arch import Arch
 from tvm_spm.group import Group
@@ -54,33 +53,22 @@ class _Known:
         self._place: dict[bytes, int] = {}
         self._rows: list[tuple[int, float]] = []
 
-    def look_up(self, keys: list[bytes], table: Ints, prices: dict[int, Floats]) -> tuple[Ints, Floats]:
+    def look_up(self, keys: list[bytes], table: Ints) -> tuple[Ints, Floats]:
         """Cycles (below 0: none) and energy of passes; a key is a row of the table as bytes."""
         place, rows = self._place, self._rows
         new = {key: row for row, key in enumerate(keys) if key not in place}
         if new:
-            todo: dict[tuple[int, Shape], list[tuple[bytes, Shape]]] = {}
-            for key, row in new.items():
-                number, *extents = table[row].tolist()
-                half = len(extents) // 2
-                todo.setdefault((number, tuple(extents[:half])), []).append((key, tuple(extents[half:])))
-            by_number: dict[int, list[Shape]] = {}
-            for number, main in todo:
-                by_number.setdefault(number, []).append(main)
-            for number, mains in by_number.items():
-                self.mapper.choose(number, mains)
-            for (number, main), stages in todo.items():
-                if not self.mapper.has_choice(number, main):
-                    found = [(-1, 0.0)] * len(stages)
-                else:
-                    shapes = [shape for _, shape in stages]
-                    records = np.array(self.mapper.records(number, main, shapes))
-                    pes = np.full(len(shapes), self.mapper.reduction_pes(number, main), np.int64)
-                    energy_pj = pass_pj(records, prices[number], np.prod(np.array(shapes, np.int64), axis=1), pes)
-                    found = list(zip(records[:, CYCLES].tolist(), energy_pj.tolist(), strict=True))
-                for (key, _), one in zip(stages, found, strict=True):
-                    place[key] = len(rows)
-                    rows.append(one)
+            todo = table[list(new.values())]
+            half = (todo.shape[1] - 1) // 2
+            cycles, energy_pj = np.zeros(len(todo), np.int64), np.zeros(len(todo))
+            for number in np.unique(todo[:, 0]).tolist():
+                own = np.flatnonzero(todo[:, 0] == number)
+                mains, main = np.unique(todo[own, 1 : 1 + half], axis=0, return_inverse=True)
+                shapes: list[Shape] = [tuple(row) for row in mains.tolist()]
+                dims = np.ascontiguousarray(todo[own, 1 + half :])
+                cycles[own], energy_pj[own] = self.mapper.passes(number, shapes, main.ravel(), dims)
+            place.update({key: len(rows) + row for row, key in enumerate(new)})
+            rows.extend(zip(cycles.tolist(), energy_pj.tolist(), strict=True))
         chosen = [rows[place[key]] for key in keys]
         return np.array([c for c, _ in chosen], np.int64), np.array([e for _, e in chosen], np.float64)
 
@@ -108,13 +96,6 @@ class Pricer:
         self._numbers = [
             np.array([-1 if work is None else mapper.number(work) for work in works], np.int64) for mapper in mappers
         ]
-        self._prices = [
-            {
-                number: pass_prices(work, arch)
-                for number, work in zip(own.tolist(), works, strict=True) if work is not None
-            }
-            for own in self._numbers
-        ]  # fmt: skip
         self.tensor_prices = tensor_prices(flat, arch)
         """pJ per entry of ``Survey.totals``."""
 
@@ -158,7 +139,7 @@ class Pricer:
                 [self._numbers[place][layer], found.main[row_of, layer], shapes[:, SHAPE_DIMS:]]
             )  # fmt: skip
             keys = np.ascontiguousarray(table).view(f"V{table.itemsize * table.shape[1]}").ravel().tolist()
-            pass_cycles, pass_energy = known.look_up(keys, table, self._prices[place])
+            pass_cycles, pass_energy = known.look_up(keys, table)
             finish(choices, rows, arena, found.kind, pass_cycles, machine, cycles[:, place])
             energy_pj[rows[0] : rows[1], place] = base + np.bincount(
                 row_of - rows[0], count * pass_energy, rows[1] - rows[0]

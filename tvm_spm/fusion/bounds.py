@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cost_model.fused.bound import (
+    NO_K,
+    OTHER_K,
+    PLAIN_K,
+    Cuts,
+    Knowledge,
+    Rates,
+    bound_rows,
+    empty_core,
+)
 from cost_model.fused.energy import CROSS_PJ, DELIVER_PJ, MAC_PJ, pass_prices
 from cost_model.fused.flat import (
     BITS,
@@ -28,20 +40,11 @@ from cost_model.fused.flat import (
     FlatGroup,
     Ints,
 )
+from cost_model.fused.inner_mapper import InnerMapper
 from cost_model.fused.pricing import tensor_prices
-from cost_model.fused.profile import (
-    NO_K,
-    OTHER_K,
-    PLAIN_K,
-    Cuts,
-    Knowledge,
-    Profile,
-    Rates,
-    bound_rows,
-    empty_profile,
-    profile_parts,
-)
-from cost_model.fused.state import CorePart, empty_room, empty_walk, machine_of
+from cost_model.fused.profile import PART, SHAPES, Profile, empty_profile, profile_parts
+from cost_model.fused.stage_costs import StageCosts
+from cost_model.fused.state import SHAPE_FIELDS, CorePart, empty_room, empty_walk, machine_of
 from tvm_spm.arch import Arch
 from tvm_spm.group import Group
 from tvm_spm.units import ceil_div
@@ -49,14 +52,32 @@ from tvm_spm.workload import DIM_NAMES, Operand
 
 Floats = NDArray[np.float64]
 
-CYCLES, ENERGY_PJ, SINGLE_BYTES, DOUBLE_BYTES = range(4)
-"""Columns of what ``Bounds.bound`` gives."""
-
 SLACK = 1e-9
 """Of sums of floats; bounds are lowered by so much of themselves."""
 
 Cut = tuple[int, int, int, int]
 """Axis of the sink, parts over cores, tile, 1 if overlap stays."""
+
+Box = tuple[tuple[int, int, int, int], ...]
+"""Per axis of a part: first index, stop, tile, and 1 if overlap stays."""
+
+
+class Found(NamedTuple):
+    """At least, per row.
+
+    Attributes:
+        cycles: ``(rows, 2, mappers)`` with one buffer, and with two.
+        energy_pj: ``(rows, mappers)``.
+        num_bytes: ``(rows, 2)``.
+    """
+
+    cycles: Floats
+    energy_pj: Floats
+    num_bytes: Floats
+
+    def take(self, rows: Ints | NDArray[np.bool_]) -> Found:
+        """Some of them."""
+        return Found._make(column[rows] for column in self)
 
 
 class Bounds:
@@ -67,40 +88,61 @@ class Bounds:
         flat: Its arrays.
         arch: The accelerator.
         cuts: All ways to cut an axis that will be asked for.
+        mappers: Of stages.
     """
 
-    def __init__(self, group: Group, flat: FlatGroup, arch: Arch, cuts: Iterable[Cut]) -> None:
+    def __init__(
+        self, group: Group, flat: FlatGroup, arch: Arch, cuts: Iterable[Cut], mappers: Sequence[InnerMapper]
+    ) -> None:  # fmt: skip
         self._flat, self._arch, self._shape = flat, arch, group.sink_shape
         self._machine = machine_of(arch)
         self.is_separable = _is_separable(flat)
         """Whether boxes are products over axes; if not, each element is only known to be needed once."""
         self.row_of = {cut: row for row, cut in enumerate(dict.fromkeys(cuts))}
-        whole = self._profile([tuple((0, extent, extent, 0) for extent in self._shape)])
-        self._know = Knowledge(whole, _moves_k(flat, whole), _k_axes(flat), _sink_k_axis(flat))
-        self._cuts = self._cuts_of(list(self.row_of))
+        whole, _ = self._profile([tuple((0, extent, extent, 0) for extent in self._shape)])
+        self._know = Knowledge(
+            whole, _moves_k(flat, whole), _k_axes(flat), _sink_k_axis(flat), int(self.is_separable)
+        )  # fmt: skip
+        self._cuts, part, shapes = self._cuts_of(list(self.row_of))
         self._rates = _rates(group, flat, arch)
-        self._walk = empty_walk(flat, 1, 1)
+        self._scratch = empty_core(flat), empty_walk(flat, 1, 1)
+        self._stages = StageCosts(group, flat, mappers, self._cuts, part, shapes)
 
-    def bound(self, cut: Ints, k_tile: Ints, chunks: Ints) -> Floats:
-        """Per row, at least: cycles, pJ, and bytes with one buffer and with two.
+    @property
+    def num_keys(self) -> int:
+        """Costs of stages that were worked out."""
+        return self._stages.num_keys
+
+    def decide(self, layer: int, cut: Ints, k_tile: Ints) -> Ints:
+        """What is known about a layer whose channels are decided; -1 if nothing is."""
+        if not self.is_separable:
+            return np.full(len(cut), -1, np.int64)
+        return self._stages.find(layer, cut, k_tile)
+
+    def bound(self, cut: Ints, k_tile: Ints, chunks: Ints, key: Ints) -> Found:
+        """What every row costs and holds at least.
 
         Args:
             cut: ``(rows, axes)`` from ``row_of``.
             k_tile: ``(rows, layers)``, at least that many output channels at a time.
             chunks: ``(rows, layers)``, at least so many times for all of them; 1 where it is not decided yet.
+            key: ``(rows, layers)`` from ``decide``; -1 where it is not.
         """
-        found = np.zeros((len(cut), 4))
+        known = self._stages.known._replace(key=np.ascontiguousarray(key))
+        mappers = known.energy.shape[1]
+        found = np.zeros((len(cut), 3 * mappers + 2))
         choices = np.ascontiguousarray(cut), np.ascontiguousarray(k_tile), np.ascontiguousarray(chunks)
-        bank_bytes = self._arch.levels.SPM.bank_bytes
-        bound_rows(self._flat, self._know, self._cuts, self._rates, choices, self._walk, bank_bytes, found)
+        bound_rows(self._flat, self._know, self._cuts, self._rates, choices, known, self._scratch, found)
+        cycles = np.ceil(found[:, : 2 * mappers] * (1 - SLACK) - 1e-6) + self._arch.cores.launch_cycles
+        num_bytes = found[:, 3 * mappers :]
         if not self.is_separable:
-            found[:, SINGLE_BYTES:] = 0.0
-        cycles = np.ceil(found[:, CYCLES] * (1 - SLACK) - 1e-6) + self._arch.cores.launch_cycles
-        found[:, CYCLES], found[:, ENERGY_PJ] = cycles, found[:, ENERGY_PJ] * (1 - SLACK)
-        return found
+            num_bytes[:] = 0.0
+        return Found(
+            cycles.reshape(len(cut), 2, mappers), found[:, 2 * mappers : 3 * mappers] * (1 - SLACK), num_bytes
+        )  # fmt: skip
 
-    def _profile(self, parts: list[tuple[tuple[int, int, int, int], ...]]) -> Profile:
-        """Walk parts: per axis first index, stop, tile, and 1 if overlap stays."""
+    def _profile(self, parts: list[Box]) -> tuple[Profile, Ints]:
+        """Walk parts; also the shapes of their stages."""
         flat, table = self._flat, np.array(parts, np.int64)
         num = len(table)
         found = empty_profile(flat, num)
@@ -111,43 +153,77 @@ class Bounds:
         )  # fmt: skip
         tiles = int(part.num_tiles().prod(axis=1).max())
         walk, room = empty_walk(flat, tiles * flat.num_layers, 64 * flat.num_layers + 1024), empty_room(flat, tiles)
-        profile_parts(flat, self._machine, part, walk, room, found)
-        return found
+        shapes = np.zeros((4 * num * flat.num_layers, SHAPES + SHAPE_FIELDS), np.int64)
+        while (num_shapes := profile_parts(flat, self._machine, part, walk, room, shapes, found)) > len(shapes):
+            shapes, found = np.zeros((num_shapes, shapes.shape[1]), np.int64), empty_profile(flat, num)
+        return found, shapes[:num_shapes]
 
-    def _cuts_of(self, cuts: list[Cut]) -> Cuts:
-        places: list[tuple[int, int]] = []
-        parts: list[tuple[tuple[int, int, int, int], ...]] = []
-        for row, (axis, count, tile, kept) in enumerate(cuts):
-            share = ceil_div(self._shape[axis], count)
-            for first in range(0, self._shape[axis], share):
-                stop = min(self._shape[axis], first + share)
-                box = [(0, extent, extent, 0) for extent in self._shape]
-                box[axis] = (first, stop, min(tile, stop - first), int(kept and tile < stop - first))
+    def _cuts_of(self, cuts: list[Cut]) -> tuple[Cuts, Ints, Ints]:
+        """Ways to cut, a walked part of each class, and the shapes of parts."""
+        parts: list[Box] = []
+        heads: list[Box] = []
+        whole = [(0, extent, extent, 0) for extent in self._shape]
+        first, last_and_largest = [0], []
+        for axis, count, tile, kept in cuts:
+            extent = self._shape[axis]
+            share = ceil_div(extent, count)
+            for begin in range(0, extent, share):
+                stop = min(extent, begin + share)
+                size = min(tile, stop - begin)
+                last_and_largest.append(((stop - begin - 1) % size + 1, size, extent))
+                box, head = [*whole], [*whole]
+                box[axis] = begin, stop, size, int(kept and size < stop - begin)
+                head[axis] = begin, begin + size, size, 0
                 parts.append(tuple(box))
-                places.append((row, len(parts) - 1))
-        profile, whole = self._profile(parts), self._know.whole
+                heads.append(tuple(head))
+            first.append(len(parts))
+        profile, shapes = self._profile(parts)
         counts = [
-            column / np.where(one == 0, 1.0, one) for column, one in zip(profile[:5], whole[:5], strict=True)
+            column / np.where(one == 0, 1.0, one) for column, one in zip(profile[:5], self._know.whole[:5], strict=True)
         ]  # fmt: skip
-        total, most = empty_profile(self._flat, len(cuts)), empty_profile(self._flat, len(cuts))
-        owner = np.array([row for row, _ in places])
-        if self.is_separable:
-            busiest = np.lexsort((-counts[0].sum(axis=1), owner))[np.searchsorted(owner, np.arange(len(cuts)))]
-            for into, column in zip(total[:4], counts[:4], strict=True):
-                np.add.at(into, owner, column)
-            total.transfers[:] = np.inf
-            np.minimum.at(total.transfers, owner, counts[4])
-            for into, column in zip(most[:5], counts, strict=True):
-                into[:] = column[busiest]
-            for table, found in zip(most[5:], profile[5:], strict=True):
-                table[:] = found[busiest]
-        else:
-            for place, into in enumerate(total[:5]):
-                into[:] = 1.0
-                most[place][:] = 1.0 / np.array([count for _, count, _, _ in cuts])[:, None]
-        stays = np.array([kept for _, _, _, kept in cuts], np.int64)
-        is_cut = np.array([int(tile < self._shape[axis]) for axis, _, tile, _ in cuts], np.int64)
-        return Cuts(total, most, stays, is_cut, np.array([count for _, count, _, _ in cuts], np.int64))
+        moved, ends = self._know.whole.moved, np.array(last_and_largest, np.float64)
+        ends = ends[:, :2] / ends[:, 2:]
+        head = self._profile(heads)[0].moved / np.where(moved == 0, 1.0, moved)
+        every = Profile._make([*counts, *profile[5:]])
+        if not self.is_separable:
+            for column in every[:5]:
+                column[:] = 1.0 / np.repeat([count for _, count, _, _ in cuts], np.diff(first))[:, None]
+            for table in (*every[5:], head, ends, shapes):
+                table[:] = 0
+        columns = [column.reshape(len(head), -1).astype(np.float64) for column in (*every, head, ends)]
+        first_class, times, part = _classes(first, np.hstack(columns), every.written.sum(axis=1), shapes)
+        return Cuts(
+            first_class, times, Profile._make(column[part] for column in every), head[part],
+            np.ascontiguousarray(ends[part, 0]), np.ascontiguousarray(ends[part, 1]),
+            np.array([kept for _, _, _, kept in cuts], np.int64),
+            np.array([int(tile < self._shape[axis]) for axis, _, tile, _ in cuts], np.int64),
+            np.array([count for _, count, _, _ in cuts], np.int64),
+        ), part, shapes  # fmt: skip
+
+
+def _classes(first: list[int], table: Floats, work: Floats, shapes: Ints) -> tuple[Ints, Floats, Ints]:
+    """Parts that do the same: first class of each way to cut, parts per class, and one of them; the busiest first.
+
+    Args:
+        first: First part of each way to cut, and how many there are.
+        table: What is known about each.
+        work: Of each.
+        shapes: Of all parts.
+    """
+    stops = np.searchsorted(shapes[:, PART], np.arange(len(table) + 1)).tolist()
+    chosen: list[int] = []
+    times: list[float] = []
+    first_class = [0]
+    for start, stop in pairwise(first):
+        same: dict[bytes, list[int]] = {}
+        for part in range(start, stop):
+            text = table[part].tobytes() + shapes[stops[part] : stops[part + 1], SHAPES:].tobytes()
+            same.setdefault(text, []).append(part)
+        for members in sorted(same.values(), key=lambda members: -work[members[0]]):
+            chosen.append(members[0])
+            times.append(float(len(members)))
+        first_class.append(len(chosen))
+    return np.array(first_class), np.array(times), np.array(chosen, np.int64)
 
 
 def _is_separable(flat: FlatGroup) -> bool:
@@ -221,11 +297,13 @@ def _rates(group: Group, flat: FlatGroup, arch: Arch) -> Rates:
     layers, reads = flat.num_layers, len(flat.read)
     is_mac = flat.layer[:, IS_MAC] == 1
     compute, network, port = np.zeros(layers), np.zeros(reads + layers), np.zeros(reads + layers)
-    energy = tensor_prices(flat, arch)
+    array = np.zeros(reads + layers)
     port_rate = arch.levels.SPM.bytes_per_cycle
     vector = flat.layer[:, NUM_OPS] / arch.vector.ops_per_cycle
+    store = flat.layer[-1, OUT_BITS] / 8 / arch.dma_bytes_per_cycle
     if is_mac[-1]:
-        vector[-1] = 0.0  # the vector unit works beside the store
+        # the vector unit works beside the store
+        store, vector[-1] = max(store, vector[-1]), 0.0
     for layer in range(layers):
         work = group.graph.layers[group.first + layer].workload
         if work is None:
@@ -233,22 +311,22 @@ def _rates(group: Group, flat: FlatGroup, arch: Arch) -> Rates:
         prices = pass_prices(work, arch)
         macs = work.dims.C * work.dims.FY * work.dims.FX
         compute[layer] = macs / arch.num_pes
-        energy[layer] += macs * prices[MAC_PJ]
+        array[reads + layer] = macs * prices[MAC_PJ]
         own = [read for read in range(reads) if flat.read[read, LAYER] == layer]
-        entries = [(reads + layer, layer, Operand.O)]
+        entries = [(reads + layer, Operand.O)]
         for read in own:
             if flat.read[read, ROLE] == WEIGHT or (flat.read[read, ROLE] == INPUT and _is_dense(flat, read)):
-                operand = Operand.W if flat.read[read, ROLE] == WEIGHT else Operand.I
-                entries.append((read, layers + reads + read, operand))
-        for place, total, operand in entries:
+                entries.append((read, Operand.W if flat.read[read, ROLE] == WEIGHT else Operand.I))
+        for place, operand in entries:
             network[place] = 1 / arch.noc.elems_per_cycle
             port[place] = work.projection(operand).elem_bits / 8 / port_rate if port_rate else 0.0
-            energy[total] += prices[CROSS_PJ + operand.value] + prices[DELIVER_PJ + operand.value]
+            array[place] += prices[CROSS_PJ + operand.value] + prices[DELIVER_PJ + operand.value]
     bits = np.append(np.where(flat.read[:, PRODUCER] < 0, flat.read[:, BITS], 0), flat.layer[-1, OUT_BITS])
     return Rates(
-        compute, vector, network, port, bits / 8 / arch.dma_bytes_per_cycle, float(arch.burst_startup_cycles), energy,
-        min(arch.levels.DRAM.channels, arch.cores.count),
+        compute, vector, network, port, bits / 8 / arch.dma_bytes_per_cycle, float(store),
+        float(arch.burst_startup_cycles), tensor_prices(flat, arch), array,
+        min(arch.levels.DRAM.channels, arch.cores.count), arch.levels.SPM.bank_bytes,
     )  # fmt: skip
 
 
-__all__ = ["CYCLES", "DOUBLE_BYTES", "ENERGY_PJ", "SINGLE_BYTES", "Bounds", "Cut"]
+__all__ = ["Bounds", "Cut", "Found"]

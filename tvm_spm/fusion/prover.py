@@ -17,7 +17,7 @@ from cost_model.fused.flat import BITS, IS_MAC, K_LOOP, LAYER, PRODUCER, ROLE, W
 from cost_model.fused.many import Choices, most_stages_of
 from cost_model.fused.pricing import Pricer
 from tvm_spm.arch import Arch
-from tvm_spm.fusion.bounds import CYCLES, ENERGY_PJ, SINGLE_BYTES, Bounds
+from tvm_spm.fusion.bounds import Bounds, Found
 from tvm_spm.fusion.candidates import Candidate
 from tvm_spm.fusion.group_space import GroupSpace, largest_up_to
 from tvm_spm.fusion.probe import Prober
@@ -60,14 +60,30 @@ class Point(NamedTuple):
     mapper: int
 
 
-class _Block(NamedTuple):
-    """Parts of the space with the channels of the first ``depth`` layers decided, by rising bound."""
+class _Rows(NamedTuple):
+    """Parts of the space, as ``Bounds.bound`` is given them."""
 
-    depth: int
     cut: Ints
     k_tile: Ints
     chunks: Ints
-    held: Floats
+    key: Ints
+
+    def take(self, places: Ints | slice | NDArray[np.bool_]) -> _Rows:
+        """Some of them."""
+        return _Rows._make(column[places] for column in self)
+
+
+class _Block(NamedTuple):
+    """Parts of the space with the channels of the first ``depth`` layers decided, by rising bound.
+
+    ``values`` are bounds with one buffer and with two, ``value`` the least of both. What the stages of the last layer
+    that was decided cost is looked up when nothing promises more: ``is_known`` then.
+    """
+
+    depth: int
+    is_known: bool
+    rows: _Rows
+    values: Floats
     value: Floats
 
 
@@ -91,15 +107,15 @@ class GroupProver:
         self._group, self._arch = group, arch
         self._flat = flatten(group)
         self.space = GroupSpace(group, self._flat, counts, most_cuts)
-        self._bounds = Bounds(group, self._flat, arch, self.space.cuts())
-        self._cut_list = list(self._bounds.row_of)
         self._mappers = tuple(inner_mapper(arch, name) for name in mappers)
+        self._bounds = Bounds(group, self._flat, arch, self.space.cuts(), self._mappers)
+        self._cut_list = list(self._bounds.row_of)
         self._capacity_bytes = arch.levels.SPM.capacity_of(Operand.I)
         weights = self._weight_bits()
-        # what holds the most weights first: it decides most
+        # what there is no choice about first; then what holds the most weights: it decides most
         self._deep = sorted(
-            (layer for layer, options in enumerate(self.space.k_options) if len(options) > 1),
-            key=lambda layer: -weights[layer],
+            np.flatnonzero(self._flat.layer[:, IS_MAC]).tolist(),
+            key=lambda layer: (len(self.space.k_options[layer]) > 1, -weights[layer]),
         )  # fmt: skip
         self._whole_k = np.where(self._flat.layer[:, IS_MAC] == 1, self._flat.loops[:, K_LOOP], 1)
         self._seen: set[Choice] = set()
@@ -113,10 +129,10 @@ class GroupProver:
     def aim_at(self, aim: Aim) -> None:
         """Begin again with another aim; what was priced counts."""
         self._aim, self._serial = aim, itertools.count()
+        self._best = self._find_best()
         self._heap: list[tuple[float, int, int, int, _Block]] = []
         self._left_out, self._num_left_out = math.inf, 0
-        found = self._root_bounds
-        self._put(0, self._roots, found, aim(found[:, CYCLES], found[:, ENERGY_PJ]))
+        self._put((0, True), self._roots, self._root_bounds)
 
     @cached_property
     def _pricer(self) -> Pricer:
@@ -125,13 +141,21 @@ class GroupProver:
     @property
     def best(self) -> Point | None:
         """Of all priced ones."""
-        return min(self._front, key=lambda point: (self._value_of(point), point.cycles), default=None)
+        return self._best[1]
 
     @property
     def value(self) -> float:
         """Aim of the best so far."""
-        best = self.best
-        return math.inf if best is None else self._value_of(best)
+        return self._best[0]
+
+    def _find_best(self) -> tuple[float, Point | None]:
+        """Value and point; of equal values the one of fewest cycles."""
+        if not self._front:
+            return math.inf, None
+        cycles, energy_pj = (np.array([point[place] for point in self._front], np.float64) for place in range(2))
+        values = self._aim(cycles, energy_pj)
+        place = int(np.argmin(values))
+        return float(values[place]), self._front[place]
 
     @property
     def lower_bound(self) -> float:
@@ -141,31 +165,26 @@ class GroupProver:
     @property
     def corner(self) -> tuple[float, float]:
         """Cycles and pJ that no mapping of the space stays below; infinite if none fits."""
-        if not len(self._root_bounds):
-            return math.inf, math.inf
-        return float(self._root_bounds[:, CYCLES].min()), float(self._root_bounds[:, ENERGY_PJ].min())
+        found = self._root_bounds
+        return float(found.cycles.min(initial=math.inf)), float(found.energy_pj.min(initial=math.inf))
 
-    def _value_of(self, point: Point) -> float:
-        return float(self._aim(np.array([point.cycles], np.float64), np.array([point.energy_pj]))[0])
-
-    def _bound_roots(self) -> tuple[tuple[Ints, Ints, Ints], Floats]:
+    def _bound_roots(self) -> tuple[_Rows, Found]:
         """Every way to cut the group, in as many chunks of channels as the scratchpad forces."""
         least_k = np.array([min(options) for options in self.space.k_options], np.int64)
         chunks = self._forced_chunks()
-        cuts = [self.space.rows(split, self._bounds.row_of) for split in self.space.splits]
-        cut = np.concatenate(cuts)
-        found = self._bounds.bound(cut, *(np.broadcast_to(one, (len(cut), len(one))) for one in (least_k, chunks)))
+        cut = np.concatenate([self.space.rows(split, self._bounds.row_of) for split in self.space.splits])
+        size = len(cut), len(chunks)
+        rows = _Rows(cut, *(np.broadcast_to(one, size) for one in (least_k, chunks, np.full(1, -1))))
+        found = self._bounds.bound(*rows)
         self.num_bounded += len(cut)
-        fits = found[:, SINGLE_BYTES] <= self._capacity_bytes
+        fits = found.num_bytes[:, 0] <= self._capacity_bytes
         if not fits.any():
-            nearest = int(np.argmin(found[:, SINGLE_BYTES]))
+            nearest = int(np.argmin(found.num_bytes[:, 0]))
             self.why_nothing_fits = (
-                f"none of {len(cut):,} ways to cut it fits: the closest needs {int(found[nearest, SINGLE_BYTES]):,} B, "
+                f"none of {len(cut):,} ways to cut it fits: the closest needs {int(found.num_bytes[nearest, 0]):,} B, "
                 f"has {self._capacity_bytes:,} B: {self._candidate(cut[nearest], least_k)}"
             )
-        cut = cut[fits]
-        size = len(cut), len(chunks)
-        return (cut, np.broadcast_to(least_k, size), np.broadcast_to(chunks, size)), found[fits]
+        return rows.take(fits), found.take(fits)
 
     def _forced_chunks(self) -> Ints:
         """Per layer, chunks of channels whose weights alone fit a scratchpad."""
@@ -184,19 +203,17 @@ class GroupProver:
             bits[int(flat.read[read, LAYER])] += int(np.prod(flat.read_shape[read])) * int(flat.read[read, BITS])
         return bits
 
-    def _push(self, depth: int, cut: Ints, k_tile: Ints, chunks: Ints) -> None:
-        """Bound parts of the space, and keep those that may hold something better."""
-        found = self._bounds.bound(cut, k_tile, chunks)
-        self.num_bounded += len(cut)
-        self._put(depth, (cut, k_tile, chunks), found, self._aim(found[:, CYCLES], found[:, ENERGY_PJ]))
-
-    def _put(self, depth: int, rows: tuple[Ints, Ints, Ints], found: Floats, value: Floats) -> None:
-        keep = np.flatnonzero((found[:, SINGLE_BYTES] <= self._capacity_bytes) & (value < self.value))
-        keep = keep[np.argsort(value[keep], kind="stable")]
-        if len(keep):
-            cut, k_tile, chunks = rows
-            block = _Block(depth, cut[keep], k_tile[keep], chunks[keep], found[keep, SINGLE_BYTES:], value[keep])
-            heapq.heappush(self._heap, (float(block.value[0]), -depth, next(self._serial), 0, block))
+    def _put(self, state: tuple[int, bool], rows: _Rows, found: Found) -> None:
+        """Keep parts of the space that may hold something better; ``state`` is that of ``_Block``."""
+        energy_pj = np.broadcast_to(found.energy_pj[:, None, :], found.cycles.shape)
+        values = self._aim(found.cycles, energy_pj).min(axis=2)
+        values[found.num_bytes > self._capacity_bytes] = math.inf
+        value = values.min(axis=1)
+        order = np.argsort(value, kind="stable")
+        order = order[value[order] < self.value]
+        if len(order):
+            block = _Block(*state, rows.take(order), values[order], value[order])
+            heapq.heappush(self._heap, (float(block.value[0]), -block.depth, next(self._serial), 0, block))
 
     def sample(self) -> None:
         """Price what promises most from a few tiles of each mapping."""
@@ -208,7 +225,7 @@ class GroupProver:
         choices = [*known]
         for _, _, _, _, block in heapq.nsmallest(1, self._heap):
             for place in range(min(_NUM_DIVES, len(block.value))):
-                choices += self._dive(block.cut[place])
+                choices += self._dive(block.rows.cut[place])
         self._try(choices)
         self.climb()
 
@@ -233,7 +250,8 @@ class GroupProver:
         k_tile = np.array([largest_up_to(*pair) for pair in zip(self.space.k_options, most, strict=True)], np.int64)
         while True:
             chunks = -(-self._whole_k // k_tile)
-            held = self._bounds.bound(cut[None], k_tile[None], chunks[None])[0, SINGLE_BYTES:]
+            nothing = np.full((1, len(k_tile)), -1)
+            held = self._bounds.bound(cut[None], k_tile[None], chunks[None], nothing).num_bytes[0]
             if held[0] <= self._capacity_bytes:
                 candidate = self._candidate(cut, k_tile)
                 return [(candidate, double) for double in (False, True) if held[int(double)] <= self._capacity_bytes]
@@ -287,20 +305,30 @@ class GroupProver:
             heapq.heappush(
                 self._heap, (float(block.value[stop]), -block.depth, next(self._serial), stop, block)
             )  # fmt: skip
-        cut, k_tile, chunks = block.cut[cursor:stop], block.k_tile[cursor:stop], block.chunks[cursor:stop]
-        if block.depth < len(self._deep):
-            layer = self._deep[block.depth]
-            options = np.array(self.space.k_options[layer], np.int64)
-            cut, k_tile, chunks = (np.repeat(column, len(options), axis=0) for column in (cut, k_tile, chunks))
-            k_tile[:, layer] = np.tile(options, stop - cursor)
-            chunks[:, layer] = -(-self._whole_k[layer] // k_tile[:, layer])
-            self._push(block.depth + 1, cut, k_tile, chunks)
-            return
-        choices = []
-        for place in range(stop - cursor):
-            candidate, held = self._candidate(cut[place], k_tile[place]), block.held[cursor + place]
-            choices += [(candidate, double) for double in (False, True) if held[int(double)] <= self._capacity_bytes]
-        self._try(choices, float(block.value[cursor]))
+        rows = block.rows.take(slice(cursor, stop))
+        if not block.is_known:
+            layer = self._deep[block.depth - 1]
+            rows.key[:, layer] = self._bounds.decide(layer, rows.cut, rows.k_tile[:, layer])
+            self._put((block.depth, True), rows, self._bounds.bound(*rows))
+        elif block.depth < len(self._deep):
+            rows = self._decide(self._deep[block.depth], rows)
+            self.num_bounded += len(rows.cut)
+            self._put((block.depth + 1, False), rows, self._bounds.bound(*rows))
+        else:
+            choices = []
+            for place in range(stop - cursor):
+                candidate, values = self._candidate(rows.cut[place], rows.k_tile[place]), block.values[cursor + place]
+                choices += [(candidate, double) for double in (False, True) if values[int(double)] < self.value]
+            self._try(choices, float(block.value[cursor]))
+
+    def _decide(self, layer: int, rows: _Rows) -> _Rows:
+        """Split parts of the space by the channels of one layer more."""
+        options = np.array(self.space.k_options[layer], np.int64)
+        num = len(rows.cut)
+        cut, k_tile, chunks, key = (np.repeat(column, len(options), axis=0) for column in rows)
+        k_tile[:, layer] = np.tile(options, num)
+        chunks[:, layer] = -(-self._whole_k[layer] // k_tile[:, layer])
+        return _Rows(cut, k_tile, chunks, key)
 
     def _try(self, choices: Sequence[Choice], floor: float | None = None) -> None:
         """Price mappings that were not yet; ``floor`` is a bound of them all."""
@@ -328,6 +356,7 @@ class GroupProver:
             for c, e, place, mapper in zip(cycles, energy_pj, places.tolist(), mappers.tolist(), strict=True)
         ]
         self._front = _unbeaten([*self._front, *points])
+        self._best = self._find_best()
 
     def mapping(self, point: Point) -> tuple[GroupMapping, GroupCost]:
         """A point as a mapping, with all that it costs."""

@@ -18,8 +18,8 @@ from types import TracebackType
 import numpy as np
 
 from cost_model.analytical.model import bound_batch, evaluate_batch, evaluate_rows, least_rows
+from cost_model.fused.bound import bound_rows
 from cost_model.fused.many import finish
-from cost_model.fused.profile import bound_rows
 from cost_model.fused.queues import run_cores
 from cost_model.simulator import simulate_batch
 from cost_model.simulator.events import simulate_rows

@@ -13,7 +13,7 @@ from tests.fused_cases import attention, conv_chain
 from tvm_spm.arch import load_arch
 from tvm_spm.attention import AttentionMapping
 from tvm_spm.cost import Cost, Energy
-from tvm_spm.errors import SpmError
+from tvm_spm.errors import PlanError, SpmError
 from tvm_spm.fusion import network
 from tvm_spm.fusion.network import NOT_SCHEDULED, Alone, FusedGroup, NetworkPlan, num_intervals, plan_network
 from tvm_spm.group import Group
@@ -149,6 +149,47 @@ def test_a_budget_of_mappings_is_in_the_result(monkeypatch: pytest.MonkeyPatch):
     assert limit.endswith(" of about 0 steps were made")
     assert 0 < found.lower_bound < found.value
     assert found.optimality == f"within {100 * found.gap:.2g} % of the best of its space ({limit})"
+
+
+def test_without_time_layers_run_alone_and_nothing_is_known_about_groups():
+    chain = conv_chain(4, 4, 4, 4, size=8)
+    found = plan_network(
+        chain.graph, ARCH, "edp", alone(3), why_not=lambda ways: [None] * len(ways), report=lambda: None,
+        should_stop=lambda: True,
+    )  # fmt: skip
+    assert sizes(found) == [1, 1, 1]
+    # Two groups of two layers are equal, beside one of three.
+    assert (found.num_priced, found.num_unpriced) == (0, 2)
+    assert (found.lower_bound, found.gap) == (0, 1)
+    assert found.limits == ("2 groups were not looked at", "stopped")
+    assert found.optimality.startswith("within 1e+02 % of the best of its space (2 groups were")
+
+
+def test_layers_that_form_a_cycle_are_named():
+    # The second of three layers reads what the third writes.
+    chain = conv_chain(4, 4, 4, 4, size=8)
+    layers = list(chain.graph.layers)
+    read = replace(layers[1].reads[0], tensor=layers[2].output)
+    layers[1] = replace(layers[1], reads=(read, *layers[1].reads[1:]))
+    graph = replace(chain.graph, layers=tuple(layers))
+    with pytest.raises(
+        PlanError, match=rf"layer 1, {layers[1].name}: reads .* of layer 2, {layers[2].name}, and 2 >= 1"
+    ):
+        plan_network(
+            graph, ARCH, "edp", alone(3), why_not=lambda ways: [None] * len(ways), report=lambda: None,
+            should_stop=lambda: False,
+        )  # fmt: skip
+
+
+def test_a_group_that_cannot_be_lowered_falls_back_to_the_next_best_plan():
+    chain = conv_chain(4, 4, 4, 4, size=8)
+    whole, parts = plan(chain, alone(3)), plan(chain, alone(3), too_long=3)
+    assert (sizes(whole), sorted(sizes(parts))) == ([3], [1, 2])
+    assert [(len(refused.names), refused.kind, refused.reason) for refused in parts.unscheduled] == [
+        (3, NOT_SCHEDULED, "too long")
+    ]
+    # It is out of the space, so the bound is of plans without it.
+    assert whole.value < parts.lower_bound <= parts.value
 
 
 def test_ways_known_beforehand_need_no_search():

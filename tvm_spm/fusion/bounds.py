@@ -161,7 +161,7 @@ class Bounds:
     def _cuts_of(self, cuts: list[Cut]) -> tuple[Cuts, Ints, Ints]:
         """Ways to cut, a walked part of each class, and the shapes of parts."""
         parts: list[Box] = []
-        heads: list[Box] = []
+        fronts: list[Box] = []
         whole = [(0, extent, extent, 0) for extent in self._shape]
         first, last_and_largest = [0], []
         for axis, count, tile, kept in cuts:
@@ -171,11 +171,11 @@ class Bounds:
                 stop = min(extent, begin + share)
                 size = min(tile, stop - begin)
                 last_and_largest.append(((stop - begin - 1) % size + 1, size, extent))
-                box, head = [*whole], [*whole]
+                box, front = [*whole], [*whole]
                 box[axis] = begin, stop, size, int(kept and size < stop - begin)
-                head[axis] = begin, begin + size, size, 0
+                front[axis] = begin, begin + size, size, 0
                 parts.append(tuple(box))
-                heads.append(tuple(head))
+                fronts.append(tuple(front))
             first.append(len(parts))
         profile, shapes = self._profile(parts)
         counts = [
@@ -183,7 +183,7 @@ class Bounds:
         ]  # fmt: skip
         moved, ends = self._know.whole.moved, np.array(last_and_largest, np.float64)
         ends = ends[:, :2] / ends[:, 2:]
-        head = self._profile(heads)[0].moved / np.where(moved == 0, 1.0, moved)
+        head = self._profile(fronts)[0].moved / np.where(moved == 0, 1.0, moved)
         every = Profile._make([*counts, *profile[5:]])
         if not self.is_separable:
             for column in every[:5]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from tvm_spm.arch import Arch
+from tvm_spm.errors import PlanError
 from tvm_spm.fusion.group_prices import MAX_GROUP, GroupPrices, num_intervals
 from tvm_spm.fusion.hopes import PARTS, Around, GroupHope
 from tvm_spm.fusion.network_plan import NOT_SCHEDULED, Alone, FusedGroup, NetworkPlan, RefusedGroup
@@ -45,7 +46,7 @@ def plan_network(
     refused, and so are equal ones.
 
     Args:
-        graph: The layers.
+        graph: The layers; intervals of their order are the groups.
         arch: The accelerator.
         objective: Of the whole network: ``latency``, ``energy``, or ``edp``, the product of both sums.
         alone: Per layer, how it runs by itself.
@@ -53,7 +54,11 @@ def plan_network(
         why_not: Tries to schedule groups; returns for each the reason if that fails.
         should_stop: Once true, no further group is looked at or searched.
         report: Called once for each interval of several layers, ``num_intervals`` times.
+
+    Raises:
+        PlanError: A layer reads what a later one writes, as it does where layers form a cycle.
     """
+    _check_order(graph)
     aim = Objective.of(objective)
     prices = GroupPrices(graph, arch, aim, alone, known, should_stop=should_stop, report=report)
     most_steps = max(STEPS_OF_ONE_LAYER // len(graph.layers), STEPS_PER_LAYER * len(graph.layers))
@@ -95,6 +100,19 @@ def plan_network(
                 lower_bound=value if is_proved else min(value, least),
                 limits=() if is_proved else _limits(prices, len(todo), most_steps, should_stop()),
             )  # fmt: skip
+
+
+def _check_order(graph: LayerGraph) -> None:
+    """In such an order nothing that leaves an interval comes back into it."""
+    maker = {layer.output: index for index, layer in enumerate(graph.layers)}
+    for index, layer in enumerate(graph.layers):
+        for read in layer.reads:
+            if (late := maker.get(read.tensor, -1)) >= index:
+                raise PlanError(
+                    f"layer {index}, {layer.name}: reads {graph.tensors[read.tensor].name} of layer {late}, "
+                    f"{graph.layers[late].name}, and {late} >= {index}: layers must come after those that they read, "
+                    f"and without a cycle there is such an order"
+                )
 
 
 def _limits(prices: GroupPrices, num_open: int, most_steps: int, is_stopped: bool) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from tvm_spm.fusion.probe import Prober
 from tvm_spm.fusion.search import NUM_TIMED, core_counts, inner_mapper
 from tvm_spm.fusion.timing import Timer
 from tvm_spm.group import Group, GroupMapping
+from tvm_spm.units import ceil_div
 from tvm_spm.workload import DIM_NAMES, Operand
 
 Floats = NDArray[np.float64]
@@ -37,8 +38,9 @@ Choice = tuple[Candidate, bool]
 BOUNDED_PER_STEP = 64
 """So many parts of the space are bounded at most for each step that may be made."""
 
-STAGES_PER_STEP = 1_024
-"""A step prices a mapping of up to so many stages per core; larger ones take a step for as many again."""
+STAGES_PER_STEP, KEYS_PER_STEP = 1_024, 4
+"""A step prices a mapping of up to so many stages per core; larger ones take a step for as many again. Or it works out
+what the array takes for all stages of a layer, for so many ways to cut it."""
 
 MOST_STAGES = 1 << 17
 """Of one core; what has more is left to its bound."""
@@ -307,8 +309,9 @@ class GroupProver:
             )  # fmt: skip
         rows = block.rows.take(slice(cursor, stop))
         if not block.is_known:
-            layer = self._deep[block.depth - 1]
+            layer, num_keys = self._deep[block.depth - 1], self._bounds.num_keys
             rows.key[:, layer] = self._bounds.decide(layer, rows.cut, rows.k_tile[:, layer])
+            self.num_steps += ceil_div(self._bounds.num_keys - num_keys, KEYS_PER_STEP)
             self._put((block.depth, True), rows, self._bounds.bound(*rows))
         elif block.depth < len(self._deep):
             rows = self._decide(self._deep[block.depth], rows)

@@ -87,7 +87,7 @@ def test_no_plan_is_below_its_bound(seed: int, monkeypatch: pytest.MonkeyPatch):
     # would leave the space that is enumerated
     monkeypatch.setattr(GroupHope, "polish", lambda hope, point: None)
     for budget in (0, 3, 10_000):
-        monkeypatch.setattr(network, "STEPS_PER_LAYER", budget)
+        monkeypatch.setattr(network, "STEPS_PER_GROUP", budget)
         monkeypatch.setattr(network, "STEPS_OF_ONE_LAYER", 0)
         found = plan(whole, arch, objective, alone)
         assert found.lower_bound <= best * (1 + 1e-9)

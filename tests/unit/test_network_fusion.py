@@ -138,9 +138,19 @@ def test_a_plan_says_how_good_it_is(objective: str):
         assert found.optimality == "proved to be the best of its space"
 
 
+def test_the_budget_grows_with_different_groups_not_with_layers(monkeypatch: pytest.MonkeyPatch):
+    # Nine layers of one kind: eight groups of two of them, and so on, are one and the same group each.
+    monkeypatch.setattr(network, "STEPS_OF_ONE_LAYER", 0)
+    monkeypatch.setattr(network, "STEPS_PER_GROUP", 1)
+    found = plan(conv_chain(*[16] * 10, size=28), alone(9))
+    assert found.num_priced == 8
+    (limit,) = found.limits
+    assert limit.endswith(" of about 8 steps were made")
+
+
 def test_a_budget_of_mappings_is_in_the_result(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(network, "STEPS_OF_ONE_LAYER", 0)
-    monkeypatch.setattr(network, "STEPS_PER_LAYER", 0)
+    monkeypatch.setattr(network, "STEPS_PER_GROUP", 0)
     chain = conv_chain(16, 16, 16, size=28)
     found = plan(chain, alone(2))
     # A few mappings are priced anyway.

@@ -17,8 +17,8 @@ __all__ = [
     "MAX_GROUP", "NOT_SCHEDULED", "Alone", "FusedGroup", "NetworkPlan", "RefusedGroup", "num_intervals", "plan_network",
 ]  # fmt: skip
 
-STEPS_PER_LAYER, STEPS_OF_ONE_LAYER = 150, 12_000
-"""Of the searches of groups, for each layer of a network; or, shared by its layers, for a small one."""
+STEPS_PER_GROUP, STEPS_OF_ONE_LAYER = 40, 12_000
+"""Of the searches of groups, for each different group of a network; or, shared by its layers, for a small one."""
 
 MOST_TURNS = 64
 """Plans that are made on the way to the last one."""
@@ -42,7 +42,7 @@ def plan_network(
 
     Every group has known ways to run, and a region that none leaves. The best plan of the known ways and the best that
     the regions allow close in on each other: the groups in which the latter hopes for more are searched further, until
-    the two meet, or as many steps were made as ``STEPS_PER_LAYER`` says. A group that cannot be scheduled is
+    the two meet, or as many steps were made as ``STEPS_PER_GROUP`` says. A group that cannot be scheduled is
     refused, and so are equal ones.
 
     Args:
@@ -61,7 +61,7 @@ def plan_network(
     _check_order(graph)
     aim = Objective.of(objective)
     prices = GroupPrices(graph, arch, aim, alone, known, should_stop=should_stop, report=report)
-    most_steps = max(STEPS_OF_ONE_LAYER // len(graph.layers), STEPS_PER_LAYER * len(graph.layers))
+    most_steps = max(STEPS_OF_ONE_LAYER // len(graph.layers), STEPS_PER_GROUP * prices.num_bounded)
     prices.sample(plan_groups(len(graph.layers), prices.options, objective, 1))
     turn = 0
     while True:

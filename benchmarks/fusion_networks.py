@@ -37,8 +37,8 @@ NETWORKS = (
 ARCHS = ("edge-256", "quad-edge", "mlu100-32")
 
 REPORTED = (
-    ("DeFiNES", "depth-first against layer by layer, five machines, FSRCNN among the networks", "energy, up to 10x"),
-    ("Stream", "layers fused over several cores against layer by layer", "EDP, 2.4x to 30x"),
+    ("DeFiNES", "depth-first against layer by layer, its machines and networks", "up to 10x"),
+    ("Stream", "layers fused over several cores against layer by layer, its machines and networks", "EDP, 2.4x to 30x"),
     ("Stream 2.1", "ResNet-18, four cores, re-measured: found in 32 s", "1.64x faster"),
 )
 """Who, what, and the headline."""

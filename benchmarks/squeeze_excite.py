@@ -3,19 +3,22 @@
 Source: blocks, kernels and channels are those of MobileNet-V3 large (Howard et al. 2019, table 1) where they have
 squeeze-excite, with one in each of twelve blocks. For each form: what is left on the host, operations of the vector
 unit behind the most costly sums, cycles and energy of the tuned network alone and with fusion. Expected time: one
-to two minutes a form on two cores.
+to two minutes a form on two cores; ``--count`` tunes nothing and counts the work of the vector unit, in seconds.
 
-    PYTHONPATH=. python benchmarks/squeeze_excite.py [FORM ...] [--arch NAME] [--size ROWS] [--trials N]
+    PYTHONPATH=. python benchmarks/squeeze_excite.py [FORM ...] [--count] [--arch NAME] [--size ROWS] [--trials N]
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 
 import pandas as pd
 
 import tvm_spm
 from tests.squeeze_excite import Block, network
+from tvm_spm.arch import load_arch
+from tvm_spm.frontend import extract, load_model
 from tvm_spm.workload import Workload
 
 LARGE = tuple(
@@ -54,17 +57,38 @@ def tune(form: str, arch: str, size: int, trials: int) -> dict[str, object]:
     }
 
 
+def counted(form: str, arch: str, size: int) -> dict[str, object]:
+    """What the vector unit does, before anything is tuned."""
+    graph = extract(load_model(network(LARGE, size, **FORMS[form]))).graph
+    own = [(task.count, task.work) for task in graph.tasks if not isinstance(task.work, Workload)]
+    ops = sum(count * work.num_ops for count, work in own)
+    for task in graph.tasks:
+        if isinstance(task.work, Workload):
+            num_elems = math.prod(axis.extent for axis in task.work.O.axes)
+            ops += task.count * num_elems * task.work.epilogue.num_ops_per_elem
+    return {
+        "form": form,
+        "on host": sum("a view" not in call.reason for call in graph.host_calls),
+        "vector tasks": sum(count for count, _ in own),
+        "MB of these": sum(count * (work.read_bytes + work.write_bytes) for count, work in own) / 1e6,
+        "Mops": ops / 1e6,
+        "vector kcycles": ops / load_arch(arch).vector.ops_per_cycle / 1e3,
+    }
+
+
 def main() -> None:
     """Tune and print, form by form."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("forms", nargs="*", help=f"any of: {', '.join(FORMS)}")
+    parser.add_argument("--count", action="store_true")
     parser.add_argument("--arch", default="edge-256")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--trials", type=int, default=4)
     options = parser.parse_args()
     for form in options.forms or FORMS:
-        row = pd.DataFrame([tune(form, options.arch, options.size, options.trials)])
-        print(row.to_string(index=False, float_format=lambda value: f"{value:.2f}"), flush=True)
+        arch, size = options.arch, options.size
+        row = counted(form, arch, size) if options.count else tune(form, arch, size, options.trials)
+        print(pd.DataFrame([row]).to_string(index=False, float_format=lambda value: f"{value:.2f}"), flush=True)
 
 
 if __name__ == "__main__":

@@ -141,6 +141,8 @@ def main() -> None:
             if options.csv:
                 pd.DataFrame(rows).to_csv(options.csv, index=False)
     table = pd.DataFrame(rows)
+    if options.csv:
+        table.to_csv(options.csv, index=False)
     for kind, columns in SHOWN.items():
         part = table[table["table"] == kind]
         if len(part):

@@ -15,7 +15,8 @@ seeds. All but the first and the last method run TVM's own loop (task scheduler,
 considers; all other settings are its own. Two batches a run. ``optimum`` is the certified one with factors that divide;
 other mappings may be faster. Expected time: half an hour on one core; ``--quick`` runs one layer and seed in a minute.
 
-    python benchmarks/meta_schedule.py [--quick] [--csv FILE] [--layer NAME ...] [--trials N] [--seed N ...]
+    python benchmarks/meta_schedule.py [--quick] [--csv FILE] [--layer NAME ...] [--method NAME ...]
+                                       [--trials N] [--seed N ...]
     python benchmarks/meta_schedule.py --table CSV [CSV ...]
 """
 
@@ -25,7 +26,7 @@ import argparse
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -40,6 +41,7 @@ import tvm_spm
 import tvm_spm.meta_schedule as spm_ms
 from tvm_spm.frontend.tir.nest import TirNest, read_nest
 from tvm_spm.tuning.measurer import Measurement, MeasureRequest, SimulatorMeasurer
+from tvm_spm.workload import Workload
 
 ARCH = "edge-256"
 POPULATION = 64
@@ -105,6 +107,8 @@ STRATEGIES: dict[str, tuple[Callable[[], SearchStrategy | None], bool]] = {
 }
 """How each is made, and whether TVM's cost model ranks."""
 
+METHODS = ("tvm_spm.search", *STRATEGIES)
+
 
 def run_meta_schedule(method: str, func: tvm.tirx.PrimFunc, trials: int, seed: int) -> list[int]:
     """Cycles of every call of one run."""
@@ -120,36 +124,38 @@ def run_meta_schedule(method: str, func: tvm.tirx.PrimFunc, trials: int, seed: i
     return recorder.cycles
 
 
-def rows_of(layer: str, options: argparse.Namespace) -> list[dict[str, object]]:
-    """All methods and seeds on one layer."""
+def rows_of(layer: str, options: argparse.Namespace) -> Iterator[list[dict[str, object]]]:
+    """All methods and seeds on one layer, run by run."""
     func = LAYERS[layer]()
     nest = read_nest(func)
     assert isinstance(nest, TirNest)
-    exact = tvm_spm.search(nest.workload, ARCH, objective="latency", time_limit_s=60)
-    optimum = {"optimum_cycles": exact.cost.cycles, "certified": exact.certified}
-    default = exact.default_cost
-    assert default is not None
-    rows = [{"method": "default", "seed": 0, "calls": 1, "cycles": default.cycles, "wall_s": 0.0}]
-    for seed in options.seed:
-        for calls in budgets(options.trials):
-            start = time.monotonic()
-            found = tvm_spm.search(
-                nest.workload, ARCH, objective="latency", model="simulator", trials=calls, seed=seed
-            )  # fmt: skip
-            seconds = time.monotonic() - start
-            rows.append({"method": "tvm_spm.search", "seed": seed, "calls": calls, "cycles": found.cost.cycles,
-                         "wall_s": seconds})  # fmt: skip
-        for method in STRATEGIES:
-            start = time.monotonic()
-            cycles = run_meta_schedule(method, func, options.trials, seed)
-            seconds = time.monotonic() - start
-            rows += [
-                {"method": method, "seed": seed, "calls": calls, "cycles": min(cycles[:calls]), "wall_s": seconds}
-                for calls in budgets(options.trials)
-            ]
     arch = tvm_spm.load_arch(ARCH)
-    common = {"arch": arch.name, "arch_sha256": arch.sha256()[:12], "layer": layer, "workload": str(nest.workload)}
-    return [{**common, **row, **optimum, "source": "simulated"} for row in rows]
+    exact = tvm_spm.search(nest.workload, ARCH, objective="latency", time_limit_s=60)
+    common = {
+        "arch": arch.name, "arch_sha256": arch.sha256()[:12], "layer": layer, "workload": str(nest.workload),
+        "optimum_cycles": exact.cost.cycles, "certified": exact.certified, "source": "simulated",
+    }  # fmt: skip
+    assert exact.default_cost is not None
+    yield [{**common, "method": "default", "seed": 0, "calls": 1, "cycles": exact.default_cost.cycles, "wall_s": 0.0}]
+    for seed in options.seed:
+        for method in options.method or METHODS:
+            start = time.monotonic()
+            best = best_after(method, func, nest.workload, options.trials, seed)
+            run = {**common, "method": method, "seed": seed, "wall_s": time.monotonic() - start}
+            yield [{**run, "calls": calls, "cycles": cycles} for calls, cycles in best.items()]
+
+
+def best_after(method: str, func: tvm.tirx.PrimFunc, workload: Workload, trials: int, seed: int) -> dict[int, int]:
+    """Fewest cycles after some numbers of calls."""
+    if method in STRATEGIES:
+        cycles = run_meta_schedule(method, func, trials, seed)
+        return {calls: min(cycles[:calls]) for calls in budgets(trials)}
+    return {
+        calls: tvm_spm.search(
+            workload, ARCH, objective="latency", model="simulator", trials=calls, seed=seed
+        ).cost.cycles
+        for calls in budgets(trials)
+    }  # fmt: skip
 
 
 def budgets(trials: int) -> tuple[int, ...]:
@@ -165,12 +171,12 @@ def print_table(table: pd.DataFrame) -> None:
         print(f"\n{layer}: {first.optimum_cycles:,} cycles ({word}, factors that divide)")
         for method, runs in rows.groupby("method", sort=False):
             ratios = (runs.cycles / runs.optimum_cycles).groupby(runs.calls)
+            num_runs = runs.seed.nunique()
             shown = "  ".join(f"{calls:>3} calls {median:6.3f}" for calls, median in ratios.median().items())
             last = runs.calls.max()
             low, high = ratios.min()[last], ratios.max()[last]
-            print(
-                f"  {method:22} {shown}  ({low:.3f} to {high:.3f})  {runs[runs.calls == last].wall_s.median():5.1f} s"
-            )
+            wall_s = runs[runs.calls == last].wall_s.median()
+            print(f"  {method:22} {shown}  ({low:.3f} to {high:.3f}, {num_runs} runs)  {wall_s:5.1f} s")
 
 
 def main() -> None:
@@ -179,6 +185,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one layer, one seed, 16 calls")
     parser.add_argument("--csv", type=Path, help="write one row a run and budget")
     parser.add_argument("--layer", action="append", choices=list(LAYERS), help="only this layer; may be repeated")
+    parser.add_argument("--method", action="append", choices=METHODS, help="only this method; may be repeated")
     parser.add_argument("--trials", type=int, default=64, help="calls of the simulator a run")
     parser.add_argument("--seed", action="append", type=int, help="only this seed; may be repeated")
     parser.add_argument("--table", nargs="+", type=Path, metavar="CSV", help="only print what was written before")
@@ -192,10 +199,11 @@ def main() -> None:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     rows: list[dict[str, object]] = []
     for layer in layers:
-        rows += [{"commit": commit.stdout.strip(), **row} for row in rows_of(layer, options)]
-        # What is done is kept, whatever ends the run.
-        if options.csv:
-            pd.DataFrame(rows).to_csv(options.csv, index=False)
+        for found in rows_of(layer, options):
+            rows += [{"commit": commit.stdout.strip(), **row} for row in found]
+            # What is done is kept, whatever ends the run.
+            if options.csv:
+                pd.DataFrame(rows).to_csv(options.csv, index=False)
     print_table(pd.DataFrame(rows))
 
 

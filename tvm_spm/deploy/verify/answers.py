@@ -7,7 +7,7 @@ import tvm
 from tvm import relax
 
 from tvm_spm.deploy.verify.expected import Reference, expect
-from tvm_spm.deploy.verify.messages import Known, NetworkRequest, ReferenceRequest, Request, TaskRequest
+from tvm_spm.deploy.verify.messages import NetworkRequest, ReferenceKept, ReferenceRequest, Request, TaskRequest
 from tvm_spm.deploy.verify.network import check_network, compile_tuned
 from tvm_spm.deploy.verify.outcome import Verification
 from tvm_spm.deploy.verify.task import run_task
@@ -22,7 +22,7 @@ class Responder:
     def __init__(self) -> None:
         self._reference: Reference | None = None
 
-    def answer(self, request: Request) -> Verification | ModelError | Known:
+    def answer(self, request: Request) -> Verification | ModelError | ReferenceKept:
         """The outcome of a comparison, or why there can be none."""
         try:
             if isinstance(request, TaskRequest):
@@ -30,7 +30,7 @@ class Responder:
             if isinstance(request, NetworkRequest):
                 return self._network(request)
             self._reference = _expected(request)
-            return Known()
+            return ReferenceKept()
         except ModelError as error:
             return error
         except (*TVM_ERRORS, MemoryError) as error:

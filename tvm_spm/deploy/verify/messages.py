@@ -38,7 +38,7 @@ class NetworkRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class ReferenceKept:
     """The answer to a ``ReferenceRequest``: the process keeps what it found out."""
 
 

@@ -19,7 +19,7 @@ import threading
 from typing import IO
 
 from tvm_spm import interrupt
-from tvm_spm.deploy.verify.messages import Known, NetworkRequest, ReferenceRequest, Request, TaskRequest
+from tvm_spm.deploy.verify.messages import NetworkRequest, ReferenceKept, ReferenceRequest, Request, TaskRequest
 from tvm_spm.deploy.verify.outcome import Verification
 from tvm_spm.errors import ModelError
 
@@ -40,7 +40,7 @@ class _Child:
         )  # fmt: skip
         interrupt.add_child(self._process.pid)
 
-    def ask(self, request: Request) -> Verification | ModelError | Known | None:
+    def ask(self, request: Request) -> Verification | ModelError | ReferenceKept | None:
         """The answer; None if the process ended instead."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -49,7 +49,7 @@ class _Child:
             answer = _read(self._process.stdout)
         except (BrokenPipeError, EOFError):
             return None
-        assert isinstance(answer, (Verification, ModelError, Known))
+        assert isinstance(answer, (Verification, ModelError, ReferenceKept))
         return answer
 
     def why_ended(self) -> str:
@@ -180,7 +180,9 @@ class Beforehand:
             request: Without a reference.
         """
         self._thread.join()
-        answer = self._child.ask(request) if isinstance(self._answer, Known) and self._child.is_alive() else None
+        answer = (
+            self._child.ask(request) if isinstance(self._answer, ReferenceKept) and self._child.is_alive() else None
+        )
         return answer if isinstance(answer, Verification) else None
 
     def end(self) -> None:

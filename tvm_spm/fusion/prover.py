@@ -38,7 +38,7 @@ Choice = tuple[Candidate, bool]
 BOUNDED_PER_STEP = 64
 """So many parts of the space are bounded at most for each step that may be made."""
 
-STAGES_PER_STEP, KEYS_PER_STEP = 1_024, 4
+STAGES_PER_STEP, KEYS_PER_STEP = 1_024, 8
 """A step prices a mapping of up to so many stages per core; larger ones take a step for as many again. Or it works out
 what the array takes for all stages of a layer, for so many ways to cut it."""
 

@@ -91,6 +91,11 @@ def group_cost(group: Group, arch: Arch, mapping: GroupMapping) -> GroupCost:
         mapping: Legal for ``group`` on ``arch``; not checked again here.
     """
     flat = flatten(group)
+    return price(group, flat, arch, group_work(group, flat, arch, mapping))
+
+
+def group_work(group: Group, flat: FlatGroup, arch: Arch, mapping: GroupMapping) -> Work:
+    """What all cores do for a legal mapping of a group."""
     parts, kind = kinds_of(flat, parts_of(mapping, group.sink_shape))
     walks = walk_kinds(flat, arch, parts)
     reduction_pes = [
@@ -98,7 +103,7 @@ def group_cost(group: Group, arch: Arch, mapping: GroupMapping) -> GroupCost:
         for inner in mapping.inner
     ]
     records = [stage_records(group, arch, mapping, walk) for walk in walks]
-    return price(group, flat, arch, Work(reduction_pes, walks, records, kind, double=mapping.double))
+    return Work(reduction_pes, walks, records, kind, double=mapping.double)
 
 
 def walk_kinds(flat: FlatGroup, arch: Arch, parts: CorePart) -> list[Walk]:
@@ -134,7 +139,7 @@ def stage_records(group: Group, arch: Arch, mapping: GroupMapping, walk: Walk) -
     return records
 
 
-def _orders(walk: Walk, record: Ints) -> tuple[Orders, int, int]:
+def orders_of(walk: Walk, record: Ints) -> tuple[Orders, int, int]:
     """What a core does in order, cycles of all its stages, and those of MACs and the vector unit."""
     stages = walk.stages[: int(walk.counters[NUM_STAGES])]
     passes = np.vstack([record[:, [CYCLES, MAC_CYCLES]], np.zeros((1, 2), np.int64)])[stages[:, SHAPE]]
@@ -152,7 +157,7 @@ def price(group: Group, flat: FlatGroup, arch: Arch, work: Work) -> GroupCost:
         arch: The accelerator.
         work: Of all cores.
     """
-    kinds = [_orders(walk, record) for walk, record in zip(work.walks, work.records, strict=True)]
+    kinds = [orders_of(walk, record) for walk, record in zip(work.walks, work.records, strict=True)]
     finished = finish_times(arch, [orders for orders, _, _ in kinds], work.kind, double=work.double)
     last = int(np.argmax(finished))
     cycles = int(finished[last])

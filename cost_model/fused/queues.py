@@ -63,7 +63,15 @@ def finish_times(arch: Arch, kinds: Sequence[Orders], kind: Ints, *, double: boo
         kind: Per core.
         double: Whether external tensors have two buffers.
     """
-    num_cores, launch_cycles = len(kind), arch.cores.launch_cycles
+    launch_cycles, finished = arch.cores.launch_cycles, np.zeros(len(kind), np.int64)
+    orders, spans, state = queue_up(arch, kinds, kind)
+    run_cores(orders, spans, launch_cycles, int(double), state, finished)
+    return finished
+
+
+def queue_up(arch: Arch, kinds: Sequence[Orders], kind: Ints) -> tuple[Orders, Ints, State]:
+    """Orders of all kinds of core, one behind the other, the span of every core in them, and a state to run them in."""
+    num_cores = len(kind)
     num_stages, num_loads = ([len(getattr(orders, table)) for orders in kinds] for table in ("stages", "loads"))
     spans = np.array(
         [np.cumsum([0, *num_stages])[:-1], num_stages, np.cumsum([0, *num_loads])[:-1]], np.int64
@@ -71,12 +79,9 @@ def finish_times(arch: Arch, kinds: Sequence[Orders], kind: Ints, *, double: boo
     state = State(
         np.zeros((num_cores, CORE_FIELDS), np.int64), np.zeros((3, num_cores, max(1, *num_stages)), np.int64),
         np.full(num_cores, NEVER, np.int64),
-        np.full(min(arch.levels.DRAM.channels, num_cores), launch_cycles, np.int64),
+        np.full(min(arch.levels.DRAM.channels, num_cores), arch.cores.launch_cycles, np.int64),
     )  # fmt: skip
-    finished = np.zeros(num_cores, np.int64)
-    orders = Orders._make(np.concatenate(tables) for tables in zip(*kinds, strict=True))
-    run_cores(orders, spans, launch_cycles, int(double), state, finished)
-    return finished
+    return Orders._make(np.concatenate(tables) for tables in zip(*kinds, strict=True)), spans, state
 
 
 @lean
@@ -122,6 +127,42 @@ def _compute(core: Ints, orders: Orders, span: Ints, upto: int, depth: int, time
     return ends[upto]
 
 
+@lean
+def open_core(orders: Orders, span: Ints, launch_cycles: int, depth: int, state: State, number: int) -> int:
+    """Put a core before its first transfer; returns when it asks for a channel."""
+    core = state.cores[number]
+    core[STEP] = core[PLACE] = -1
+    core[FIRST_LOAD], core[DMA_END] = span[_START], launch_cycles
+    # a stage starts at the launch or later, whether anything is loaded for it or not
+    state.times[_LOADED, number, 0] = launch_cycles
+    _next_transfer(core, orders, span, depth)
+    if core[WAIT] >= 0:
+        return _compute(core, orders, span, core[WAIT], depth, state.times, number)
+    return launch_cycles
+
+
+@lean
+def serve_core(orders: Orders, span: Ints, depth: int, state: State, number: int, start: int) -> int:
+    """Run the transfer that a core asked for, from ``start`` on; returns when it asks for the next.
+
+    ``NEVER`` if there is none: the core has then finished everything at ``DMA_END``.
+    """
+    core = state.cores[number]
+    core[DMA_END] = start + core[ENGINE]
+    if core[IS_STORE]:
+        state.times[_STORES, number, core[STORED]] = core[DMA_END]
+        core[STORED] += 1
+    else:
+        state.times[_LOADED, number, core[STEP] + 1] = core[DMA_END]
+    if not _next_transfer(core, orders, span, depth):
+        end = _compute(core, orders, span, span[_NUM_STAGES] - 1, depth, state.times, number)
+        core[DMA_END] = max(core[DMA_END], end)
+        return NEVER
+    if core[WAIT] >= 0:
+        return max(core[DMA_END], _compute(core, orders, span, core[WAIT], depth, state.times, number))
+    return core[DMA_END]
+
+
 @entry
 def run_cores(orders: Orders, spans: Ints, launch_cycles: int, depth: int, state: State, finished: Ints) -> None:
     """Set when each core has finished everything.
@@ -136,32 +177,15 @@ def run_cores(orders: Orders, spans: Ints, launch_cycles: int, depth: int, state
     """
     num_cores, waiting = len(spans), state.waiting
     for number in range(num_cores):
-        core = state.cores[number]
-        core[STEP] = core[PLACE] = -1
-        core[FIRST_LOAD], core[DMA_END] = spans[number, _START], launch_cycles
-        # a stage starts at the launch or later, whether anything is loaded for it or not
-        state.times[_LOADED, number, 0] = launch_cycles
-        _next_transfer(core, orders, spans[number], depth)
-        ready = launch_cycles
-        if core[WAIT] >= 0:
-            ready = _compute(core, orders, spans[number], core[WAIT], depth, state.times, number)
+        ready = open_core(orders, spans[number], launch_cycles, depth, state, number)
         push(waiting, number, ready * num_cores + number)
     while waiting[0] != NEVER:
         time, number = waiting[0] // num_cores, waiting[0] % num_cores
-        core, span = state.cores[number], spans[number]
-        core[DMA_END] = grant(state.free, time, core[CHANNEL]) + core[ENGINE]
-        if core[IS_STORE]:
-            state.times[_STORES, number, core[STORED]] = core[DMA_END]
-            core[STORED] += 1
-        else:
-            state.times[_LOADED, number, core[STEP] + 1] = core[DMA_END]
-        if _next_transfer(core, orders, span, depth):
-            ready = core[DMA_END]
-            if core[WAIT] >= 0:
-                ready = max(ready, _compute(core, orders, span, core[WAIT], depth, state.times, number))
-            waiting[0] = ready * num_cores + number
-        else:
+        start = grant(state.free, time, state.cores[number, CHANNEL])
+        ready = serve_core(orders, spans[number], depth, state, number, start)
+        if ready == NEVER:
+            finished[number] = state.cores[number, DMA_END]
             waiting[0] = NEVER
-            end = _compute(core, orders, span, span[_NUM_STAGES] - 1, depth, state.times, number)
-            finished[number] = max(core[DMA_END], end)
+        else:
+            waiting[0] = ready * num_cores + number
         sift_down(waiting, num_cores)

@@ -60,7 +60,7 @@ ROOMS = (
 INSIDE = {
     "tvm_spm.cli": (("commands",), ("search",), ("options", "output")),
     "cost_model": (
-        ("attention", "calibration"), ("fused",), ("analytical", "learned", "published", "simulator"),
+        ("attention", "calibration", "side_by_side"), ("fused",), ("analytical", "learned", "published", "simulator"),
         ("nest",), ("crossing", "problem", "roofs"),
         ("arrays", "bounds", "objective", "record", "transfer", "vector"),
     ),
@@ -73,16 +73,19 @@ INSIDE = {
     ),
     "tvm_spm.tuning": (
         ("network", "rtl", "text"), ("groups", "result", "tasks"),
-        ("effort", "export", "guided", "task", "waits", "warm_up"),
+        ("effort", "export", "guided", "plan_data", "side_by_side", "task", "waits", "warm_up"),
         ("baselines", "candidates"),
         ("screen", "search_path"), ("run",), ("run_log",), ("measuring", "saved_run", "task_memory"),
         ("agreement", "attention", "measurer", "options", "parts", "trial_log"), ("log_lines",),
     ),
-    "tvm_spm.deploy": (("programs",), ("network",), ("groups",), ("verify",), ("database", "grouping", "runtime")),
+    "tvm_spm.deploy": (
+        ("programs", "side_by_side"), ("network",), ("groups",), ("verify",), ("database", "grouping", "runtime"),
+    ),
     "tvm_spm.fusion": (
-        ("network",), ("group_prices",), ("hopes", "planner", "proof"), ("hull", "prover"),
-        ("group_space", "search", "sweep"), ("bounds", "network_plan", "probe", "table", "timing"),
-        ("candidates", "plan", "probe_bounds"),
+        ("network", "side_by_side"), ("side_groups",), ("group_prices", "side_ways"), ("hopes", "planner", "proof"),
+        ("hull", "prover"),
+        ("group_space", "search", "sides", "sweep"), ("bounds", "network_plan", "probe", "table", "timing"),
+        ("candidates", "down_sets", "plan", "probe_bounds"),
     ),
     "tvm_spm.space": (
         ("mapspace",), ("rows",), ("conflict", "count", "default", "repair"), ("knobs",),

@@ -158,9 +158,12 @@ def show(
     _, workload, arch, trial = best_trial(workdir, task, objective)
     print_text(show_text(workload, arch, trial.mapping))
     write_timeline(workload, arch, trial.mapping, trace, plot)
-    fused = [group for group in load_plan(workdir) if len(group.layers) > 1]
-    if fused:
-        print_text("\n".join(["", "layers that run as one:", *(f"  {group}" for group in fused)]))
+    plan = load_plan(workdir)
+    fused = [group for group in plan if len(group.layers) > 1 and group.together is None]
+    together = [group for group in plan if group.together is not None]
+    for title, groups in (("layers that run as one:", fused), ("at the same time as others:", together)):
+        if groups:
+            print_text("\n".join(["", title, *(f"  {group}" for group in groups)]))
 
 
 @app.command()

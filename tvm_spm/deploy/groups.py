@@ -95,13 +95,17 @@ class GroupScheduler:
             return reasons
         return [self._why_not_this(each) for each in made]
 
-    def fuse(self, groups: Sequence[FusedGroup]) -> FusedNetwork:
+    def fuse(self, groups: Sequence[FusedGroup], mod: tvm.IRModule | None = None) -> FusedNetwork:
         """The network with every group as one call.
+
+        Args:
+            groups: That run as one.
+            mod: The network with other calls for layers outside of these; as extracted if None.
 
         Raises:
             ScheduleError: A group cannot be scheduled; ``why_not`` tells beforehand.
         """
-        module, made = self._schedule(groups)
+        module, made = self._schedule(groups) if mod is None else self._make(groups, mod)
         module = module.clone()
         verifications: list[Verification] = []
         for each in made:
@@ -136,7 +140,7 @@ class GroupScheduler:
     def _why_not_one_call(self, way: FusedGroup) -> str | None:
         """Why the calls of a group cannot become one, each group for itself."""
         try:
-            self._make([way])
+            self._make([way], self._extraction.mod)
         except ModelError as error:
             return str(error)
         return None
@@ -144,17 +148,17 @@ class GroupScheduler:
     def _schedule(self, groups: Sequence[FusedGroup]) -> tuple[tvm.IRModule, list[_Made]]:
         """The grouped module, and what became of every group; groups that share a function share the object."""
         if tuple(groups) != self._last[0]:
-            module, made = self._make(groups)
+            module, made = self._make(groups, self._extraction.mod)
             self._last = tuple(groups), module, made
         return self._last[1:]
 
-    def _make(self, groups: Sequence[FusedGroup]) -> tuple[tvm.IRModule, list[_Made]]:
+    def _make(self, groups: Sequence[FusedGroup], mod: tvm.IRModule) -> tuple[tvm.IRModule, list[_Made]]:
         if not groups:
-            return self._extraction.mod, []
+            return mod, []
         numbers: dict[Hashable, int] = {}
         variants = [numbers.setdefault((group_key(way.group), way.mapping), len(numbers)) for way in groups]
         variables = [[self._layers.bindings[index] for index in way.group.layers] for way in groups]
-        grouped = group_calls(self._extraction.mod, variables, variants)
+        grouped = group_calls(mod, variables, variants)
         made: dict[str, _Made] = {}
         found = []
         for position, way in enumerate(groups):

@@ -4,4 +4,6 @@
 overlap, ``probe`` judges them from a few tiles, ``timing`` times the most promising. ``network`` asks for the best
 plan of all groups and refines what it uses; ``planner`` finds that plan in a ``table`` of whole numbers, by ``sweep``
 at given prices of a cycle and a pJ, ``hull`` for energy times delay.
+``side_by_side`` lets branches of a plan run at the same time: ``down_sets`` lists the orders, ``side_ways`` ways to
+run on fewer cores and what several cost together.
 """

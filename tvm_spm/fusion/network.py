@@ -10,6 +10,7 @@ from tvm_spm.fusion.group_prices import MAX_GROUP, GroupPrices, num_intervals
 from tvm_spm.fusion.hopes import PARTS, Around, GroupHope
 from tvm_spm.fusion.network_plan import NOT_SCHEDULED, Alone, FusedGroup, NetworkPlan, RefusedGroup
 from tvm_spm.fusion.planner import plan_groups
+from tvm_spm.fusion.side_groups import groups_that_gain
 from tvm_spm.graph import LayerGraph
 from tvm_spm.objective import Objective
 
@@ -99,6 +100,7 @@ def plan_network(
                 num_unrefined=len(todo) if should_stop() else 0,
                 lower_bound=value if is_proved else min(value, least),
                 limits=() if is_proved else _limits(prices, len(todo), most_steps, should_stop()),
+                candidates=() if arch.cores.count == 1 else groups_that_gain(prices, plan),
             )  # fmt: skip
 
 

@@ -122,6 +122,7 @@ class NetworkPlan:
         lower_bound: No plan of the space has less of the objective: intervals of the one order of layers as groups,
             layers alone as they are given, groups in the mappings of ``fusion.group_space`` or as known beforehand.
         limits: What ended the search before the plan was proved; empty if nothing.
+        candidates: Groups that gain by themselves, each with the ways that are worth most, see ``side_groups``.
     """
 
     graph: LayerGraph
@@ -134,6 +135,7 @@ class NetworkPlan:
     num_unrefined: int = 0
     lower_bound: float = 0.0
     limits: tuple[str, ...] = ()
+    candidates: tuple[tuple[FusedGroup, ...], ...] = ()
 
     @property
     def value(self) -> float:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ import numpy as np
 from cost_model.simulator import SimulatorModel
 from tvm_spm import frontend
 from tvm_spm.arch import Arch
-from tvm_spm.deploy.groups import GroupScheduler
+from tvm_spm.deploy.groups import FusedNetwork, GroupScheduler
 from tvm_spm.deploy.network import verify_function
 from tvm_spm.deploy.verify.outcome import Verification
 from tvm_spm.fusion.network import Alone, NetworkPlan, num_intervals, plan_network
@@ -22,6 +23,7 @@ from tvm_spm.result import SearchResult
 from tvm_spm.tuning.attention import attention_groups, plan_attention
 from tvm_spm.tuning.parts import LeftOut
 from tvm_spm.tuning.run import Run
+from tvm_spm.tuning.side_by_side import PlannedSides, plan_sides
 from tvm_spm.workload import VectorWork
 
 if TYPE_CHECKING:
@@ -36,13 +38,25 @@ class Planned:
 
     Attributes:
         plan: The best way that was found.
+        layers: Of the network.
         scheduler: Makes the code of its groups.
+        verify: Compares a scheduled function with the plain one.
         left_out: What there was no time for.
+        sides: What of it runs at the same time; None if that was not asked for or cannot pay.
     """
 
     plan: NetworkPlan
+    layers: NetworkLayers
     scheduler: GroupScheduler
+    verify: Callable[[tvm.tirx.PrimFunc, tvm.tirx.PrimFunc], Verification]
     left_out: tuple[LeftOut, ...]
+    sides: PlannedSides | None = None
+
+    def fuse(self) -> FusedNetwork:
+        """The network with every group as one call, in the order of the plan."""
+        if self.sides is None or not self.sides.plan.together:
+            return self.scheduler.fuse(self.plan.groups)
+        return self.sides.fuse()
 
 
 def plan_groups(
@@ -86,7 +100,19 @@ def plan_groups(
         LeftOut(what=what, num_done=num_done, num_asked=num_done + num_left)
         for what, num_done, num_left in counts if num_left
     )  # fmt: skip
-    return Planned(plan=plan, scheduler=scheduler, left_out=left_out)
+    return Planned(plan=plan, layers=layers, scheduler=scheduler, verify=verify_group, left_out=left_out)
+
+
+def plan_beside(
+    planned: Planned, extraction: Extraction, arch: Arch, outcomes: dict[int, SearchResult], run: Run
+) -> Planned:
+    """Let branches of a planned network run at the same time where that pays; arguments as for ``plan_groups``."""
+    run.progress.phase("side by side", total=1, unit="plans")
+    sides = plan_sides(
+        extraction, planned.layers, arch, outcomes, planned.plan, planned.scheduler, verify=planned.verify,
+        should_stop=run.should_stop,
+    )  # fmt: skip
+    return replace(planned, sides=sides)
 
 
 def _alone(extraction: Extraction, layers: NetworkLayers, arch: Arch, outcomes: dict[int, SearchResult]) -> list[Alone]:

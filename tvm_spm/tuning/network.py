@@ -24,12 +24,11 @@ from tvm_spm.deploy.network import ScheduledNetwork, schedule_network
 from tvm_spm.deploy.verify import process as verify_process
 from tvm_spm.deploy.verify.compare import NetworkCheck
 from tvm_spm.frontend.models import dtype_of_word, models
-from tvm_spm.fusion.network import NetworkPlan
 from tvm_spm.lowering.target import target_of
 from tvm_spm.objective import Objective
 from tvm_spm.result import SearchResult
 from tvm_spm.tuning.baselines import Compared, compare_beside
-from tvm_spm.tuning.groups import Planned, plan_groups
+from tvm_spm.tuning.groups import Planned, plan_beside, plan_groups
 from tvm_spm.tuning.log_lines import RunStart
 from tvm_spm.tuning.measurer import identity_of
 from tvm_spm.tuning.options import TunerOptions
@@ -38,6 +37,7 @@ from tvm_spm.tuning.result import TuningResult
 from tvm_spm.tuning.run import Run
 from tvm_spm.tuning.run_log import RunLog, own
 from tvm_spm.tuning.saved_run import ModelSource, save_last_run
+from tvm_spm.tuning.side_by_side import together_results
 from tvm_spm.tuning.task_memory import key_of
 from tvm_spm.tuning.tasks import Tuned, tune_tasks
 from tvm_spm.tuning.warm_up import NOTICE, Compilation, is_compiled, parts_of_tune
@@ -169,12 +169,14 @@ def _tune_owned(mod: Model, arch: Arch, options: NetworkOptions, run: Run, endin
                     compilation.finish_groups(run.should_stop)
             with clock.phase("fusion"):
                 planned = plan_groups(extraction, arch, options.objective, tuned.outcomes, run)
+            with clock.phase("side by side"):
+                planned = plan_beside(planned, extraction, arch, tuned.outcomes, run)
     with ExitStack() as until_compared:
         # Costs of another measurer are not those of the simulator.
         comparison = _compare(extraction, arch, options, tuned, run) if run.measurer is None else None
         comparing = None if comparison is None else until_compared.enter_context(comparison)
         with clock.phase("schedule"):
-            fused = FusedNetwork.unfused(extraction) if planned is None else planned.scheduler.fuse(planned.plan.groups)
+            fused = FusedNetwork.unfused(extraction) if planned is None else planned.fuse()
         network = schedule_network(
             extraction, arch, tuned.outcomes, fused,
             check=check, workdir=options.workdir, phase=clock.phase, progress=run.progress,
@@ -184,12 +186,14 @@ def _tune_owned(mod: Model, arch: Arch, options: NetworkOptions, run: Run, endin
             with clock.phase("baselines"):
                 compared = comparing.result()
     host_calls = extraction.graph.host_calls + tuned.hosted + network.host_calls
+    sides = None if planned is None else planned.sides
     left_out = tuned.left_out + (() if planned is None else planned.left_out)
     if compared is not None and len(compared.found) < compared.num_asked:
         left_out += (LeftOut(what="baselines", num_done=len(compared.found), num_asked=compared.num_asked),)
     result = TuningResult(
         tasks=_task_results(extraction, arch, tuned.outcomes, network, compared, is_simulated=run.measurer is None),
-        groups=() if planned is None else _group_results(planned.plan, arch, network),
+        groups=() if planned is None else _group_results(planned, arch, network),
+        together=() if planned is None or sides is None else together_results(sides, planned.plan, arch, fused),
         arch=arch,
         objective=options.objective,
         graph=replace(extraction.graph, host_calls=host_calls),
@@ -197,6 +201,7 @@ def _tune_owned(mod: Model, arch: Arch, options: NetworkOptions, run: Run, endin
         reference=extraction.mod,
         verification=network.verification,
         plan=None if planned is None else planned.plan,
+        side_plan=None if sides is None else sides.plan,
         seconds=clock.seconds(),
         interrupted=run.should_stop.interrupted,
         time_limit_s=options.time_limit_s,
@@ -245,10 +250,11 @@ def _open_log(options: NetworkOptions, arch: Arch, run: Run, mod: Model, extract
     return log
 
 
-def _group_results(plan: NetworkPlan, arch: Arch, network: ScheduledNetwork) -> tuple[GroupResult, ...]:
-    """Equal groups that run the same way are one result."""
-    found: dict[Hashable, GroupResult] = {}
-    for fused, verification in zip(plan.groups, network.group_verifications, strict=True):
+def _group_results(planned: Planned, arch: Arch, network: ScheduledNetwork) -> tuple[GroupResult, ...]:
+    """Equal groups that run the same way are one result; those beside others, behind these, are none."""
+    plan, found = planned.plan, dict[Hashable, GroupResult]()
+    groups = plan.groups if planned.sides is None else planned.sides.plan.groups
+    for fused, verification in zip(groups, network.group_verifications, strict=False):
         key = (group_key(fused.group), fused.mapping)
         if key in found:
             found[key] = replace(found[key], count=found[key].count + fused.times)

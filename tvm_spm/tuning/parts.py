@@ -179,6 +179,65 @@ class GroupResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SideResult:
+    """A layer, or layers that run as one, beside others.
+
+    Attributes:
+        names: The layers of the first occurrence.
+        tasks: Per layer the index of its task in the graph.
+        mapping: How it runs on its cores.
+        cores: Their numbers.
+        finish_cycles: When it has finished, beside the others.
+        cost: By itself on these cores.
+        verification: Comparison of the scheduled code with the unscheduled.
+    """
+
+    names: tuple[str, ...]
+    tasks: tuple[int, ...]
+    mapping: Mapping | GroupMapping
+    cores: range
+    finish_cycles: int
+    cost: Cost
+    verification: Verification
+
+    @property
+    def mapping_text(self) -> str:
+        """In one line, or one a layer for a group."""
+        return self.mapping.line() if isinstance(self.mapping, Mapping) else str(self.mapping)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TogetherResult:
+    """Layers and groups that run side by side; costs are of one occurrence.
+
+    Attributes:
+        sides: In order of cores.
+        count: How often equal ones run the same way.
+        cost: Until the last has finished, by the simulator of all cores.
+        serial_cost: Of the same layers one after the other, each as it runs alone.
+    """
+
+    sides: tuple[SideResult, ...]
+    count: int
+    cost: Cost
+    serial_cost: Cost
+
+    @property
+    def tasks(self) -> tuple[int, ...]:
+        """Per layer the index of its task."""
+        return tuple(task for side in self.sides for task in side.tasks)
+
+    @property
+    def num_layers(self) -> int:
+        """Of all sides."""
+        return sum(len(side.names) for side in self.sides)
+
+    def gain(self, objective: str) -> float:
+        """Value of the objective one after the other over that side by side; above 1 is better."""
+        return ratio(self.serial_cost.objective(objective), self.cost.objective(objective))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LeftOut:
     """Work that was asked for and not done, because a time limit struck or a signal came.
 

@@ -13,7 +13,8 @@ from tvm_spm.arch import Arch
 from tvm_spm.cost import Cost
 from tvm_spm.errors import SpmError, did_you_mean
 from tvm_spm.objective import Objective
-from tvm_spm.tuning.parts import NO_WAITS, GroupResult, LeftOut, TaskResult, total_cost
+from tvm_spm.tuning.parts import NO_WAITS, GroupResult, LeftOut, TaskResult, TogetherResult, total_cost
+from tvm_spm.tuning.plan_data import HOST, drawn_units, saved_plan, side_by_side_data
 from tvm_spm.tuning.saved_run import SavedGroup, save_plan
 from tvm_spm.units import finite, ratio, shown
 from tvm_spm.workload import HostCall, TaskGraph, Workload
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from tvm_spm.deploy.verify.compare import Verification
     from tvm_spm.fusion.network import NetworkPlan
+    from tvm_spm.fusion.sides import SidePlan
     from tvm_spm.stream.encode import LayerStreams
     from tvm_spm.tuning.export import Exported, MappedTask
 
@@ -45,7 +47,8 @@ class TuningResult:
 
     Attributes:
         tasks: One result per distinct task, in order of first occurrence.
-        groups: Layers that run as one, in order of first occurrence; everything else runs alone.
+        groups: Layers that run as one, in order of first occurrence.
+        together: Layers and groups that run at the same time on cores of their own; everything else runs alone.
         arch: The accelerator.
         objective: What was minimised.
         graph: Calls of the network and the tasks they are.
@@ -53,6 +56,7 @@ class TuningResult:
         reference: The same module without schedules.
         verification: Comparison of the whole network; None if the run ended before it.
         plan: How the layers were cut into groups; None if fusion was not asked for.
+        side_plan: In which order these run, and which at the same time; None if that was not asked for or cannot pay.
         seconds: Wall time by phase.
         interrupted: Whether Ctrl-C or SIGTERM ended the search early.
         time_limit_s: Until the end of the search, as asked for; None without one.
@@ -64,6 +68,7 @@ class TuningResult:
 
     tasks: tuple[TaskResult, ...]
     groups: tuple[GroupResult, ...] = ()
+    together: tuple[TogetherResult, ...] = ()
     arch: Arch
     objective: Objective
     graph: TaskGraph
@@ -71,6 +76,7 @@ class TuningResult:
     reference: tvm.IRModule
     verification: Verification | None
     plan: NetworkPlan | None = None
+    side_plan: SidePlan | None = None
     seconds: tuple[tuple[str, float], ...]
     interrupted: bool = False
     time_limit_s: float | None = None
@@ -89,6 +95,10 @@ class TuningResult:
         lines += [
             f"  {each.count} x {len(each.names)} layers as one: {each.cost.cycles:,} cycles" for each in self.groups
         ]
+        lines += [
+            f"  {each.count} x {each.num_layers} layers side by side: {each.cost.cycles:,} cycles"
+            for each in self.together
+        ]
         lines += [f"  on the host: {shown(call.name)} ({shown(call.reason)})" for call in self.host_calls]
         lines += [f"not modelled: {each}" for each in self.not_modelled]
         return "\n".join([*lines, f"network: {self.cost}"])
@@ -105,9 +115,11 @@ class TuningResult:
 
     @property
     def cost(self) -> Cost:
-        """Sum over all groups and all layers that run alone, one after the other."""
+        """Sum over all steps: groups, what runs side by side, and layers that run alone."""
         parts = [(result.cost, self.count_alone(result)) for result in self.tasks]
-        return total_cost(parts + [(group.cost, group.count) for group in self.groups], self.arch)
+        parts += [(group.cost, group.count) for group in self.groups]
+        parts += [(step.cost, step.count) for step in self.together]
+        return total_cost(parts, self.arch)
 
     @property
     def unfused_cost(self) -> Cost:
@@ -115,11 +127,10 @@ class TuningResult:
         return total_cost([(result.cost, result.task.count) for result in self.tasks], self.arch)
 
     def count_alone(self, result: TaskResult) -> int:
-        """Occurrences of a task outside of groups."""
-        fused = sum(
-            group.count for group in self.groups for task in group.tasks if self.graph.tasks[task] == result.task
-        )
-        return result.task.count - fused
+        """Occurrences of a task outside of groups, with nothing at the same time."""
+        others = [(task, group.count) for group in self.groups for task in group.tasks]
+        others += [(task, step.count) for step in self.together for task in step.tasks]
+        return result.task.count - sum(count for task, count in others if self.graph.tasks[task] == result.task)
 
     @property
     def default_cost(self) -> Cost | None:
@@ -141,6 +152,7 @@ class TuningResult:
         """Whether every task and the whole network compute what the untuned module computes; None if unknown."""
         verdicts = [result.verified for result in self.tasks if result.mapping is not None]
         verdicts += [group.verified for group in self.groups]
+        verdicts += [side.verification.passed for step in self.together for side in step.sides]
         verdicts.append(None if self.verification is None else self.verification.passed)
         if False in verdicts:
             return False
@@ -234,29 +246,8 @@ class TuningResult:
         """The whole plan, single layers included, in the order in which it runs; empty without fusion."""
         if self.plan is None:
             return []
-        names = [layer.name for layer in self.plan.graph.layers]
-        fused = {way.group.first: way for way in self.plan.groups}
-        alone = {result.task: result for result in self.tasks}
-        found = []
-        for planned in self.plan.plan.groups:
-            way = fused.get(planned.first)
-            layer = self.plan.alone[planned.first]
-            result = alone.get(self.graph.tasks[layer.task])
-            text = "vector unit" if result is not None else "host"
-            if way is not None:
-                text = str(way.mapping)
-            elif result is not None and result.mapping is not None:
-                text = result.mapping.line()
-            found.append(
-                SavedGroup(
-                    layers=tuple(names[planned.first : planned.stop]),
-                    num_cores=layer.num_cores if way is None else way.mapping.num_cores,
-                    mapping=text,
-                    cycles=planned.option.cycles,
-                    energy_pj=planned.option.energy_pj,
-                )
-            )
-        return found
+        mappings = {result.task: result.mapping for result in self.tasks}
+        return saved_plan(self.plan, self.side_plan, [mappings.get(task, HOST) for task in self.graph.tasks])
 
     def totals(self) -> dict[str, object]:
         """Sums over the network, with what was left on the host."""
@@ -309,6 +300,8 @@ class TuningResult:
                 "gap": self.plan.gap,
                 "limits": list(self.plan.limits),
             }
+        if self.side_plan is not None:
+            found["side_by_side"] = side_by_side_data(self.side_plan, self.together, self.objective)
         return found
 
     def table(self) -> pd.DataFrame:
@@ -384,7 +377,8 @@ class TuningResult:
         if self.plan is None:
             raise SpmError("nothing to draw: the network was tuned without fusion; leave out fusion=False")
         title = f"{self.arch.name}: {self.cost.cycles:,} cycles, {self.unfused_cost.cycles:,} layer by layer"
-        draw_plan(self.plan.graph, self.plan.drawn_groups(), path, title=title)
+        groups = self.plan.drawn_groups() if self.side_plan is None else drawn_units(self.plan, self.side_plan)
+        draw_plan(self.plan.graph, groups, path, title=title)
 
     def save(self, directory: str | Path) -> Path:
         """Write ``result.json``, ``table.csv`` and what else there is into a directory.

@@ -32,8 +32,10 @@ class SavedGroup:
         layers: Their names.
         num_cores: Cores in use.
         mapping: How they run, as text; ``vector unit`` or ``host`` for a layer without a mapping.
-        cycles: Of the group.
+        cycles: Of the group; beside others, when it has finished.
         energy_pj: Of the group.
+        together: Groups of equal numbers run at the same time; None for one that runs alone.
+        first_core: The lowest of its cores, where others have cores too.
     """
 
     layers: tuple[str, ...]
@@ -41,9 +43,13 @@ class SavedGroup:
     mapping: str
     cycles: int
     energy_pj: float
+    together: int | None = None
+    first_core: int = 0
 
     def __str__(self) -> str:
         cores = "1 core" if self.num_cores == 1 else f"{self.num_cores} cores"
+        if self.together is not None:
+            cores += f" from {self.first_core} on (step {self.together})"
         return (
             f"{' > '.join(self.layers)}: {cores}, {format_si(self.cycles, 'cycles')}, {format_energy(self.energy_pj)}"
         )

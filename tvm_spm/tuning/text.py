@@ -81,6 +81,8 @@ def print_result(result: TuningResult) -> None:
         _print_table(f"{result.arch}", [gain if each is _GAIN else each for each in _COLUMNS], rows)
     if result.groups:
         _print_groups(result)
+    if result.together:
+        _print_together(result)
     total = result.cost
     verdict = {True: "yes", False: "NO", None: "not finished"}[result.verified]
     if total.cycles == 0:
@@ -93,6 +95,7 @@ def print_result(result: TuningResult) -> None:
             f"utilization {total.utilization:.0%}",
             *_against_lines(result),
             f"fusion: {_fusion_text(result)}",
+            *_side_by_side_lines(result),
         ]
     if result.fitted is not None:
         lines += [str(result.fitted)]
@@ -105,6 +108,10 @@ def print_result(result: TuningResult) -> None:
         lines.append(f"  whole network: {result.verification}")
     lines += [f"  {task.task.name}: {task.verification}" for task in result.tasks if task.verified is False]
     lines += [f"  {' > '.join(g.names)}: {g.verification}" for g in result.groups if g.verified is False]
+    lines += [
+        f"  {' > '.join(side.names)}: {side.verification}"
+        for step in result.together for side in step.sides if not side.verification.passed
+    ]  # fmt: skip
     if result.plan is not None:
         lines += [f"not fused: {' > '.join(r.names)}: {r.reason}" for r in result.plan.unscheduled]
         counts = [f"{count:,} by {kind}" for kind, count in result.plan.num_refused().items()]
@@ -223,6 +230,53 @@ def _print_groups(result: TuningResult) -> None:
     _print_table("layers that run as one", _GROUP_COLUMNS, rows)
 
 
+def _print_together(result: TuningResult) -> None:
+    rows = []
+    for step in result.together:
+        for number, side in enumerate(step.sides):
+            last = number == len(step.sides) - 1
+            rows.append(
+                (
+                    "\n> ".join(one_line(name) for name in side.names),
+                    str(step.count),
+                    cores_text(side.cores),
+                    f"{side.finish_cycles:,}",
+                    f"{step.cost.cycles:,}" if last else "",
+                    f"{step.serial_cost.cycles:,}" if last else "",
+                    f"{step.cost.utilization:.0%}" if last else "",
+                    format_energy(step.cost.energy_pj) if last else "",
+                    f"{step.gain(result.objective):.2f}x" if last else "",
+                    "yes" if side.verification.passed else "NO",
+                )
+            )
+    _print_table("side by side", _TOGETHER_COLUMNS, rows)
+
+
+def cores_text(cores: range) -> str:
+    """Numbers of neighbouring cores, such as ``0`` or ``1-3``."""
+    return str(cores.start) if len(cores) == 1 else f"{cores.start}-{cores.stop - 1}"
+
+
+def _side_by_side_lines(result: TuningResult) -> list[str]:
+    """What running branches at the same time gives; nothing where it cannot."""
+    plan = result.side_plan
+    if plan is None:
+        return []
+    lines = []
+    if result.together:
+        num_steps = sum(step.count for step in result.together)
+        num_layers = sum(step.count * step.num_layers for step in result.together)
+        edp = ratio(plan.serial_cycles * plan.serial_energy_pj, plan.cycles * plan.energy_pj)
+        lines.append(
+            f"side by side: {num_layers} layers in {num_steps} step{'' if num_steps == 1 else 's'}; against one after "
+            f"the other {ratio(plan.serial_cycles, plan.cycles):.2f}x faster, {edp:.2f}x lower EDP"
+        )
+    elif plan.num_sets:
+        lines.append(f"side by side: nothing gains by it, of {plan.num_sets:,} sets that were timed")
+    lines += [f"side by side: {limit}" for limit in plan.limits]
+    return lines + [f"not side by side: {names}: {reason}" for names, reason in plan.refused]
+
+
 def _print_table(title: str, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
     """A table as wide as the terminal; what it leaves out there stands under it."""
     out = console()
@@ -267,6 +321,19 @@ _GROUP_COLUMNS = (
     Column(heading="util.", rank=2),
     Column(heading="energy"),
     Column(heading="gain on alone"),
+    Column(heading="verified", justify="left"),
+)
+
+_TOGETHER_COLUMNS = (
+    Column(heading="layers", justify="left", folds=True),
+    Column(heading="count"),
+    Column(heading="cores", justify="left"),
+    Column(heading="done after"),
+    Column(heading="cycles"),
+    Column(heading="one by one"),
+    Column(heading="util.", rank=2),
+    Column(heading="energy", rank=1),
+    Column(heading="gain"),
     Column(heading="verified", justify="left"),
 )
 

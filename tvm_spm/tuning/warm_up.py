@@ -21,6 +21,8 @@ from cost_model.analytical.model import bound_batch, evaluate_batch, evaluate_ro
 from cost_model.fused.bound import bound_rows
 from cost_model.fused.many import finish
 from cost_model.fused.queues import run_cores
+from cost_model.side_by_side import Job, finish_together
+from cost_model.side_by_side.engine import run_together
 from cost_model.simulator import simulate_batch
 from cost_model.simulator.events import simulate_rows
 from tvm_spm import interrupt
@@ -63,7 +65,7 @@ _LAST_COMPILED: dict[Part, tuple[Callable[..., object], ...]] = {
     Part.ANY_FACTORS: (list_mappings, vary_rows, least_rows),
     Part.SCREEN: (vary_rows, evaluate_rows),
     Part.SIMULATOR: (simulate_rows,),
-    Part.GROUPS: (run_cores, finish, bound_rows),
+    Part.GROUPS: (run_cores, finish, bound_rows, run_together),
 }
 
 
@@ -221,6 +223,7 @@ def _compile_groups() -> None:
     )  # fmt: skip
     group = Group(graph=LayerGraph(tensors=tuple(tensors), layers=layers, outputs=(4,)), first=0, stop=2)
     prove_group(group, arch, most_steps=1)
+    finish_together(arch, [Job(work=layer, mapping=Mapping())])
 
 
 def _toy_case() -> Case:

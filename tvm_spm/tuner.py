@@ -223,6 +223,7 @@ def tune(
     workdir: str | Path | None = None,
     executor: Executor | None = None,
     measurer: Measurer | None = None,
+    store: str | Path | None = None,
     fusion: bool = True,
     baselines: bool = True,
     shapes: StringMapping[str, tuple[int, ...]] | None = None,
@@ -252,6 +253,9 @@ def tune(
         executor: Runs measurements, for example a process pool or a Dask executor; in this process if None.
         measurer: Says how long a mapping takes, for example RTL simulation or a board; the simulator if None. What
             fails costs one trial.
+        store: Where answers of a ``measurer`` are kept for all networks: the path of a file, or ``none``. By default
+            what ``TVM_SPM_STORE`` says, or a file in the user's cache. Answers to equal layers are not asked again, and
+            what all of them teach about the accelerator is known from the start.
         fusion: Whether several layers may run as one, tile by tile, where the plan of the whole network gains by it;
             not with a ``measurer``, which cannot time groups. Element-wise layers are fused with the layer before them
             in any case.
@@ -285,6 +289,7 @@ def tune(
     minimised = objective_of(objective)
     _check_budget(trials, time_limit_s, seed)
     check_path("workdir", workdir)
+    check_path("store", store)
     check_executor(executor)
     check_measurer(measurer)
     check_flag("fusion", fusion)
@@ -299,6 +304,7 @@ def tune(
         objective=minimised,
         task=TunerOptions() if trials is None else TunerOptions(trials=trials),
         workdir=None if workdir is None else Path(workdir),
+        store=store,
         fusion=fusion,
         baselines=baselines,
         shapes=shapes,

@@ -75,7 +75,7 @@ INSIDE = {
         ("network", "rtl", "text"), ("groups", "result", "tasks"),
         ("effort", "export", "guided", "plan_data", "side_by_side", "task", "waits", "warm_up"),
         ("baselines", "candidates"),
-        ("screen", "search_path"), ("run",), ("run_log",), ("measuring", "saved_run", "task_memory"),
+        ("screen", "search_path"), ("run",), ("run_log",), ("measuring", "saved_run", "store"), ("task_memory",),
         ("agreement", "attention", "measurer", "options", "parts", "trial_log"), ("log_lines",),
     ),
     "tvm_spm.deploy": (

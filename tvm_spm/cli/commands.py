@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -36,8 +37,9 @@ from tvm_spm.cli.search import search_app
 from tvm_spm.errors import NoMappingError, SpmError
 from tvm_spm.objective import Objective
 from tvm_spm.terminal import EscapedFormatter, console, one_line, printable
-from tvm_spm.tuning.measurer import Measurer
+from tvm_spm.tuning.measurer import CommandMeasurer, Measurer
 from tvm_spm.tuning.text import print_result
+from tvm_spm.units import shown
 
 HELP = "Find how a network runs best on an accelerator with scratchpad memory, and show that it computes the same."
 
@@ -77,6 +79,19 @@ def tune(
         MeasuredBy,
         typer.Option(help="Who says how long a mapping takes: the simulator, or hardware simulated by Verilator."),
     ] = MeasuredBy.simulator,
+    measure_command: Annotated[
+        str | None, typer.Option(help="A command that reads a mapping as JSON and prints cycles, instead of both.")
+    ] = None,
+    measure_timeout: Annotated[
+        float | None, typer.Option(help="Seconds until --measure-command counts as failed.", show_default="600")
+    ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            help="Where answers of hardware are kept for all networks: a file, or none.",
+            show_default="in the user's cache",
+        ),
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the layers and their groups: .svg or .png.")] = None,
     shape: Annotated[list[str] | None, typer.Option(help="NAME=1,3,224,224 for an input without fixed shape.")] = None,
     value: Annotated[list[str] | None, typer.Option(help="NAME=16000 for an input that never changes.")] = None,
@@ -102,6 +117,10 @@ def tune(
     from tvm_spm.report.output_file import check_picture
     from tvm_spm.tuner import tune as run
 
+    if measure_command is not None and measurer is not MeasuredBy.simulator:
+        raise SpmError(f"--measurer {measurer.value} and --measure-command: give one of them")
+    if measure_command is None and measure_timeout is not None:
+        raise SpmError(f"--measure-timeout {measure_timeout:g}: only with --measure-command")
     if plot is not None:
         if not fusion:
             raise SpmError("--plot draws the layers that run as one; leave out --no-fusion")
@@ -114,7 +133,8 @@ def tune(
         time_limit_s=time_limit,
         seed=seed,
         workdir=workdir,
-        measurer=_measurer(measurer, target),
+        measurer=_measurer(measurer, target) if measure_command is None else _command(measure_command, measure_timeout),
+        store=store,
         fusion=fusion,
         baselines=baselines,
         shapes=dict(parse_shape(text) for text in shape or []),
@@ -132,6 +152,25 @@ def tune(
         result.draw(plot)
     if result.verified is False:
         raise typer.Exit(1)
+
+
+def _command(text: str, timeout_s: float | None) -> Measurer:
+    """The measurer of a command line.
+
+    Raises:
+        SpmError: It is none, or the time is not positive.
+    """
+    try:
+        command = tuple(shlex.split(text))
+    except ValueError as error:
+        raise SpmError(f"--measure-command {shown(text)}: {error}") from None
+    if not command:
+        raise SpmError("--measure-command: must name a program")
+    if timeout_s is None:
+        return CommandMeasurer(name="command", command=command)
+    if not timeout_s > 0:
+        raise SpmError(f"--measure-timeout {timeout_s:g}: must be > 0")
+    return CommandMeasurer(name="command", command=command, timeout_s=timeout_s)
 
 
 def _measurer(who: MeasuredBy, target: str) -> Measurer | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+import uuid
 from collections.abc import Hashable, Iterator
 from collections.abc import Mapping as StringMapping
 from concurrent.futures import Future
@@ -38,6 +39,7 @@ from tvm_spm.tuning.run import Run
 from tvm_spm.tuning.run_log import RunLog, own
 from tvm_spm.tuning.saved_run import ModelSource, save_last_run
 from tvm_spm.tuning.side_by_side import together_results
+from tvm_spm.tuning.store import store_of
 from tvm_spm.tuning.task_memory import key_of
 from tvm_spm.tuning.tasks import Tuned, tune_tasks
 from tvm_spm.tuning.warm_up import NOTICE, Compilation, is_compiled, parts_of_tune
@@ -59,6 +61,7 @@ class NetworkOptions:
         objective: Of each task, and of the network where layers are fused.
         task: Budget of one task.
         workdir: Where trials and schedules are kept; nowhere if None.
+        store: Where answers of a measurer are kept for all networks; ``store.default_store`` if None.
         fusion: Whether layers may run as one.
         shapes: Of inputs whose dims the model leaves open.
         values: Of inputs that are fixed before import.
@@ -73,6 +76,7 @@ class NetworkOptions:
     objective: Objective
     task: TunerOptions
     workdir: Path | None
+    store: str | Path | None = None
     fusion: bool = True
     shapes: StringMapping[str, tuple[int, ...]] | None = None
     values: Values | None = None
@@ -142,6 +146,9 @@ def _tune_owned(mod: Model, arch: Arch, options: NetworkOptions, run: Run, endin
                 max_memory_bytes=options.max_memory_bytes,
             )
         )
+    if run.measurer is not None:
+        origin = uuid.uuid4().hex if options.workdir is None else str(options.workdir.resolve())
+        run = replace(run, store=store_of(options.store, arch, identity_of(run.measurer), origin))
     run = replace(run, log=_open_log(replace(options, dtype=options.dtype or chosen_dtype), arch, run, mod, extraction))
     # What the untuned network computes is found out beside the search, which leaves a processor idle.
     check = NetworkCheck(extraction.mod, target=target_of(arch), seed=run.seed)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from functools import partial
 
 from tvm_spm.interrupt import StopRequest
 from tvm_spm.progress import ProgressBar
 from tvm_spm.tuning.measurer import Measurer, identity_of
 from tvm_spm.tuning.run_log import RunLog
+from tvm_spm.tuning.store import Store
 from tvm_spm.tuning.task_memory import Origin, TaskMemory, key_of
 from tvm_spm.workload import Workload
 
@@ -25,6 +27,7 @@ class Run:
         seed: Same seed, same trials: what is tried follows from it, the number of the batch, and the answers.
         log: Answers of earlier runs, which are not measured again, and keeper of the new ones; none are kept if None.
         measurer: Says how long a mapping takes; the simulator if None.
+        store: What other runs measured on the same machine, and keeper of the new answers; None without one.
         executor: Runs measurements; in this process if None.
         progress: Told how far the work is.
         should_stop: Asked between steps.
@@ -33,6 +36,7 @@ class Run:
     seed: int = 0
     log: RunLog | None = None
     measurer: Measurer | None = None
+    store: Store | None = None
     executor: Executor | None = None
     progress: ProgressBar = field(default_factory=_hidden)
     should_stop: StopRequest = field(default_factory=StopRequest)
@@ -40,5 +44,9 @@ class Run:
     def memory(self, workload: Workload) -> TaskMemory:
         """What is known of a workload."""
         if self.log is not None:
-            return self.log.memory(workload)
-        return TaskMemory(Origin(task=key_of(workload), measurer=identity_of(self.measurer), seed=self.seed))
+            memory = self.log.memory(workload)
+        else:
+            memory = TaskMemory(Origin(task=key_of(workload), measurer=identity_of(self.measurer), seed=self.seed))
+        if self.store is not None:
+            memory.lend(self.store.answers(workload), partial(self.store.keep, workload))
+        return memory

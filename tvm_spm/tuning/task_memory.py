@@ -70,11 +70,27 @@ class TaskMemory:
         self._failures: set[tuple[Mapping, str]] = set()
         self._ended = {(end.objective, end.settings): end for end in ended}
         self._num_logged, self._append = num_logged, append
+        self._lent: dict[Mapping, Trial] = {}
+        self._keep: Callable[[Sequence[Trial]], None] = lambda trials: None
         for trial in known:
             self._remember(trial)
 
+    def lend(self, trials: Iterable[Trial], keep: Callable[[Sequence[Trial]], None]) -> None:
+        """Let answers that other runs of the same measurer left count, too.
+
+        Args:
+            trials: Those answers; one becomes a trial of this run when somebody asks for its mapping.
+            keep: Told the new answers of this run.
+        """
+        self._lent = {trial.mapping: trial for trial in trials if trial.cost is not None}
+        self._keep = keep
+
     def recall(self, mapping: Mapping) -> Trial | None:
         """The answer to a mapping; None if it has none, or only failures of earlier runs, which are tried again."""
+        lent = self._lent.pop(mapping, None)
+        if lent is not None and lent.cost is not None and mapping not in self._answers:
+            (predicted,) = lent.predicted
+            self.record([(mapping, lent.cost, predicted)])
         return self._answers.get(mapping)
 
     def succeeded(self) -> list[Trial]:
@@ -100,6 +116,7 @@ class TaskMemory:
                 new.append(trial)
         if new:
             self._append(*new)
+            self._keep(new)
             self._num_logged += len(new)
         for trial in trials:
             self._remember(trial)

@@ -16,7 +16,7 @@ from tvm_spm.objective import Objective
 from tvm_spm.result import SearchResult
 from tvm_spm.space.case import Case
 from tvm_spm.tuning.effort import shares_of, stake_of, trials_of
-from tvm_spm.tuning.guided import Guide, GuidedTask, search_together
+from tvm_spm.tuning.guided import Guide, GuidedTask, experience_of, search_together
 from tvm_spm.tuning.measuring import NoMeasurementError
 from tvm_spm.tuning.options import EXACT, TunerOptions
 from tvm_spm.tuning.parts import LeftOut
@@ -158,7 +158,8 @@ def _together(
     arch = tasks[0].case.arch if tasks else None
     if arch is None or not guided:
         return [each for each in found if each is not None], [], None
-    guide, failed = search_together(guided, Guide(declared=arch), options, run, calibrates=True)
+    before = [] if run.store is None else experience_of(run.store.experience())
+    guide, failed = search_together(guided, Guide(declared=arch, before=tuple(before)), options, run, calibrates=True)
     results = iter(failed.get(at) or task.result() for at, task in enumerate(guided))
     left_out = [
         LeftOut(what="trials", task=task.name, num_done=done.path.num_trials, num_asked=options.trials)

@@ -7,8 +7,8 @@ measurements of a run on all of its tasks.
 
 from __future__ import annotations
 
-from tvm_spm.tuning.guided.guide import Guide
+from tvm_spm.tuning.guided.guide import Guide, experience_of
 from tvm_spm.tuning.guided.task import GuidedTask
 from tvm_spm.tuning.guided.together import search_together
 
-__all__ = ["Guide", "GuidedTask", "search_together"]
+__all__ = ["Guide", "GuidedTask", "experience_of", "search_together"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -16,7 +16,9 @@ from cost_model.learned.residual import LearnedResidual, Lesson, fit_residual
 from tvm_spm.arch import Arch
 from tvm_spm.objective import Objective
 from tvm_spm.space.case import Case
-from tvm_spm.space.mapping_batch import MappingBatch
+from tvm_spm.space.mapping_batch import MappingBatch, encode
+from tvm_spm.trial import Trial
+from tvm_spm.workload import Workload
 
 Floats = NDArray[np.float64]
 
@@ -32,17 +34,27 @@ class Expected(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """The measurements of one task.
+    """The measurements of one workload.
 
     Attributes:
-        case: The task, on the accelerator as declared.
+        workload: What ran.
         batch: Mappings.
         cycles: What they took.
     """
 
-    case: Case
+    workload: Workload
     batch: MappingBatch
     cycles: Floats
+
+
+def experience_of(trials: Mapping[Workload, Sequence[Trial]]) -> list[Answers]:
+    """What earlier runs measured, as what a guide learns from."""
+    found = []
+    for workload, each in trials.items():
+        known = [(trial.mapping, trial.cost.cycles) for trial in each if trial.cost is not None]
+        cycles = np.array([count for _, count in known], dtype=np.float64)
+        found.append(Answers(workload, encode([mapping for mapping, _ in known]), cycles))
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,9 +65,11 @@ class Guide:
         declared: The accelerator of the file.
         fitted: What was fitted to it; None before the first fit, or where the file is believed.
         residual: What the formula still gets wrong; None where that is nothing, or not known yet.
+        before: What earlier runs measured, of these workloads or of others.
     """
 
     declared: Arch
+    before: tuple[Answers, ...] = ()
     fitted: FittedArch | None = None
     residual: LearnedResidual | None = None
 
@@ -65,18 +79,20 @@ class Guide:
         return self.declared if self.fitted is None else self.fitted.arch
 
     def calibrated(self, answers: Sequence[Answers]) -> Guide:
-        """With the numbers of the accelerator fitted to all answers."""
-        measured = [Measured(workload=each.case.workload, batch=each.batch, cycles=each.cycles) for each in answers]
+        """With the numbers of the accelerator fitted to all answers, earlier ones included."""
+        measured = [
+            Measured(workload=each.workload, batch=each.batch, cycles=each.cycles) for each in (*self.before, *answers)
+        ]
         return replace(self, fitted=fit_arch(self.declared, measured), residual=None)
 
     def taught(self, answers: Sequence[Answers], seed: int) -> Guide:
-        """With a residual learned from all answers."""
+        """With a residual learned from all answers, earlier ones included."""
         lessons = [
             Lesson(
-                workload=each.case.workload, batch=each.batch, cycles=each.cycles,
-                estimate=self.estimate(each.case, each.batch),
+                workload=each.workload, batch=each.batch, cycles=each.cycles,
+                estimate=self.estimate(each.workload, each.batch),
             )
-            for each in answers if each.batch.num_mappings
+            for each in (*self.before, *answers) if each.batch.num_mappings
         ]  # fmt: skip
         is_enough = sum(lesson.batch.num_mappings for lesson in lessons) >= MIN_LESSONS
         return replace(self, residual=fit_residual(self.arch, lessons, seed=seed) if is_enough else None)
@@ -85,14 +101,14 @@ class Guide:
         """A task on the accelerator as it is known."""
         return replace(case, arch=self.arch)
 
-    def estimate(self, case: Case, batch: MappingBatch) -> Estimate:
+    def estimate(self, workload: Workload, batch: MappingBatch) -> Estimate:
         """Cycles and energy by the formula."""
-        cost = evaluate_batch(case.workload, self.arch, batch)
+        cost = evaluate_batch(workload, self.arch, batch)
         return Estimate(cycles=cost.cycles.astype(np.float64), energy_pj=cost.energy_pj)
 
     def expect(self, case: Case, batch: MappingBatch) -> Expected:
         """What is expected of mappings of a task. Energy is what the formula counts."""
-        estimate = self.estimate(case, batch)
+        estimate = self.estimate(case.workload, batch)
         mean = np.log(case.objective.value_of(*estimate))
         if self.residual is None or case.objective is Objective.ENERGY:
             return Expected(mean, np.zeros(batch.num_mappings))

@@ -76,15 +76,20 @@ class GuidedTask:
         """Mappings refused, by reason."""
         return self._pool.rejected
 
-    def begin(self) -> None:
-        """Measure the default mapping, and the best one by the declared numbers.
+    @property
+    def is_measured(self) -> bool:
+        """Whether any measurement succeeded."""
+        return any(trial.cost is not None for trial in self.path.trials.values())
+
+    def begin(self, guide: Guide) -> None:
+        """Measure the default mapping, and the best one by the numbers that are known.
 
         Raises:
             NoMeasurementError: Nothing but failures.
         """
         self.path.measure([self.default])
         if self.path.num_trials < self._options.trials and self._proposer.starts_exact:
-            self.path.measure(self._exact(self.case))
+            self.path.measure(self._exact(guide.case(self.case)))
 
     def restart(self, guide: Guide) -> None:
         """Measure the best mapping by the numbers that were fitted.
@@ -111,7 +116,7 @@ class GuidedTask:
         """What was measured on this path; cycles only."""
         succeeded = [trial.cost.cycles for trial in self.path.trials.values() if trial.cost is not None]
         batch, _ = self.path.measured()
-        return Answers(self.case, batch, np.array(succeeded, dtype=np.float64))
+        return Answers(self.case.workload, batch, np.array(succeeded, dtype=np.float64))
 
     def best_cost(self) -> Cost:
         """Of the best mapping on this path."""

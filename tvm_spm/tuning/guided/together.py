@@ -68,9 +68,11 @@ def search_together(
                 failed[at] = error
                 del alive[at]
 
-    each("begin")
+    if calibrates and guide.before:
+        guide = guide.calibrated([])
+    each("begin", guide)
     if calibrates:
-        if options.trials > PROBES + 2:
+        if not guide.before and options.trials > PROBES + 2:
             each("probe", PROBES)
         guide = guide.calibrated([task.answers() for task in alive.values()])
         each("restart", guide)
@@ -87,7 +89,8 @@ def search_together(
             num_fitted = sum(task.path.num_trials for task in alive.values())
         if learns:
             guide = guide.taught([task.answers() for task in alive.values()], run.seed)
-        open_tasks = [(at, task) for at, task in alive.items() if task.path.num_trials < MOST_SHARE * options.trials]
+        most = MOST_SHARE * options.trials
+        open_tasks = [(at, task) for at, task in alive.items() if task.is_measured and task.path.num_trials < most]
         weights = _weights([task for _, task in open_tasks])
         for _, task in open_tasks:
             task.look(guide, number)
@@ -100,13 +103,17 @@ def search_together(
                 break
             before = task.path.num_trials
             try:
-                task.step(min(STEP, left, MOST_SHARE * options.trials - before))
+                task.step(min(STEP, left, most - before))
             except NoMeasurementError as error:
                 failed[at] = error
                 del alive[at]
             left -= task.path.num_trials - before
-        best = sum(task.count * task.path.best_value() for task in alive.values())
+        best = sum(task.count * task.path.best_value() for task in alive.values() if task.is_measured)
         run.progress.trials(sum(task.path.num_trials for task in tasks), best, 1.0)
+    for at, task in list(alive.items()):
+        if not task.is_measured:
+            failed[at] = task.path.no_measurement()
+            del alive[at]
     if not run.should_stop():
         settings = _settings(tasks, options, calibrates=calibrates, learns=learns)
         for task in alive.values():

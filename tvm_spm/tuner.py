@@ -106,6 +106,7 @@ def search(
     model: str = "analytical",
     searcher: str | MakeSearcher = "exact",
     factors: str = "any",
+    perfect: bool | None = None,
     constraints: Constraints = ANYTHING,
     energy_cap_pj: float | None = None,
     trials: int | None = None,
@@ -129,6 +130,7 @@ def search(
             the model ``dmazerunner`` only ``exact``, or ``dmazerunner-pruned`` for the authors' own pruned search.
         factors: ``any``, with the smallest tiles for their numbers of iterations; or, only for ``exact`` with
             ``analytical``, ``perfect``: those that divide, a smaller space that is searched faster.
+        perfect: An earlier way to give ``factors``, which scripts still use: True for ``perfect``, False for ``any``.
         constraints: What every mapping must keep to; see ``tvm_spm.space.constraints``.
         energy_cap_pj: Only for ``exact`` with ``analytical``: no mapping may need more energy.
         trials: Mappings priced by ``model``, but for ``exact`` with ``analytical``, which prices what it must; default
@@ -148,15 +150,17 @@ def search(
     if model == MODEL_NAME or not callable(searcher):
         check_choice("searcher", searcher, PUBLISHED_SEARCHERS if model == MODEL_NAME else (EXACT.name, *SEARCHERS))
     check_choice("factors", factors, FACTORS)
+    if factors == "perfect" and (model, searcher) != ("analytical", "exact"):
+        raise SpmError("factors = 'perfect': only for searcher 'exact' with model 'analytical'")
+    if perfect is None:
+        perfect = factors == "perfect"
+    check_flag("perfect", perfect)
     check_flag("progress", progress)
     check_type("constraints", constraints, Constraints, "Constraints, such as Constraints.parse(['SPM.K=32'])")
     _check_budget(trials, time_limit_s, seed)
     check_energy("energy_cap_pj", energy_cap_pj)
     if energy_cap_pj is not None and (model, searcher) != ("analytical", "exact"):
         raise SpmError(f"energy_cap_pj = {energy_cap_pj:g}: only for searcher 'exact' with model 'analytical'")
-    perfect = factors == "perfect"
-    if perfect and (model, searcher) != ("analytical", "exact"):
-        raise SpmError("factors = 'perfect': only for searcher 'exact' with model 'analytical'")
     case = Case(workload=workload, arch=_load_arch(arch), objective=minimised, constraints=constraints)
     _require_energy(case.arch, minimised)
     require_countable(workload, case.arch)

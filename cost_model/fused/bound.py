@@ -98,7 +98,7 @@ class Knowledge(NamedTuple):
     is_separable: int
 
 
-class Known(NamedTuple):
+class StageTable(NamedTuple):
     """What the stages of layers take on the array, by *key*; see ``stage_costs``.
 
     Attributes:
@@ -114,7 +114,7 @@ class Known(NamedTuple):
     energy: Floats
 
 
-class CoreSums(NamedTuple):
+class ClassSums(NamedTuple):
     """Scratch: what a core of one class does, and sums over all classes.
 
     Attributes:
@@ -143,10 +143,10 @@ HEAD, TAIL, TAIL_CHANNEL, LOADS, STORES, STORES_CHANNEL, SERIAL, VECTOR, PJ, ARR
 of transfers between which nothing runs if there is one buffer, of the vector unit; pJ without the array, and of it."""
 
 
-def empty_core(flat: FlatGroup) -> CoreSums:
+def empty_core(flat: FlatGroup) -> ClassSums:
     """To fill."""
     layers, reads = flat.num_layers, len(flat.read)
-    return CoreSums(
+    return ClassSums(
         np.zeros(flat.shape.shape[1], np.int64), np.ones(layers), np.zeros(layers), np.zeros(reads), np.zeros(reads),
         np.zeros(reads), np.zeros(layers), np.zeros(SUMS),
     )  # fmt: skip
@@ -154,8 +154,8 @@ def empty_core(flat: FlatGroup) -> CoreSums:
 
 @entry
 def bound_rows(
-    flat: FlatGroup, know: Knowledge, cuts: Cuts, rates: Rates, choices: tuple[Ints, Ints, Ints], known: Known,
-    scratch: tuple[CoreSums, Walk], found: Floats,
+    flat: FlatGroup, know: Knowledge, cuts: Cuts, rates: Rates, choices: tuple[Ints, Ints, Ints], known: StageTable,
+    scratch: tuple[ClassSums, Walk], found: Floats,
 ) -> None:  # fmt: skip
     """Set what every row costs at least.
 
@@ -232,7 +232,7 @@ def bound_rows(
 
 @lean
 def _fill_core(
-    flat: FlatGroup, know: Knowledge, cuts: Cuts, rates: Rates, at: tuple[Ints, Ints, Ints, Ints], core: CoreSums
+    flat: FlatGroup, know: Knowledge, cuts: Cuts, rates: Rates, at: tuple[Ints, Ints, Ints, Ints], core: ClassSums
 ) -> None:
     """Set what a core of the classes ``core.cls`` does at least."""
     cut, k_tile, chunks, key = at
@@ -308,7 +308,7 @@ def _fill_core(
 
 
 @lean
-def _add_array(flat: FlatGroup, rates: Rates, layer: int, core: CoreSums) -> None:
+def _add_array(flat: FlatGroup, rates: Rates, layer: int, core: ClassSums) -> None:
     """Set what the array takes at least for a layer about which nothing is known."""
     num_reads, written = len(flat.read), core.written[layer]
     network, port = written * rates.network[num_reads + layer], written * rates.port[num_reads + layer]
@@ -333,7 +333,7 @@ def _is_whole(know: Knowledge, cuts: Cuts, cut: Ints, layer: int) -> bool:
 
 
 @lean
-def _add_loads(flat: FlatGroup, know: Knowledge, cuts: Cuts, at: tuple[Ints, int, bool], core: CoreSums) -> None:
+def _add_loads(flat: FlatGroup, know: Knowledge, cuts: Cuts, at: tuple[Ints, int, bool], core: ClassSums) -> None:
     """Set what a read moves and uses on a core, and in how many transfers.
 
     What does not move along an axis is loaded again along it if it moves along an axis inside, or its channels do; but

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cost_model.fused.bound import Cuts, Known
+from cost_model.fused.bound import Cuts, StageTable
 from cost_model.fused.flat import IS_MAC, K_LOOP, NUM_TERMS, RANK, TERMS, FlatGroup, Ints
 from cost_model.fused.inner_mapper import InnerMapper, Shape
 from cost_model.fused.profile import PART, SHAPES
@@ -150,12 +150,12 @@ class StageCosts:
         self._spreads = _join([])
         self._same: dict[bytes, int] = {}
         self._key: list[dict[bytes, int]] = [{} for _ in works]
-        self._known = Known(
+        self._known = StageTable(
             np.zeros((0, 0), np.int64), np.zeros(0, np.int64), np.zeros((0, len(mappers))), np.zeros((0, len(mappers)))
         )
 
     @property
-    def known(self) -> Known:
+    def known(self) -> StageTable:
         """Costs by key; the keys of rows are empty."""
         return self._known
 
@@ -256,7 +256,7 @@ class StageCosts:
             add_up(spreads, keys, stop, (pass_cycles, found[1]), first, of_classes, of_keys)
             cycles[:, place], energy[:, place] = of_classes, of_keys
         known = self._known
-        self._known = Known(
+        self._known = StageTable(
             known.key, np.concatenate([known.first, len(known.cycles) + first[:-1]]),
             np.concatenate([known.cycles, cycles]), np.concatenate([known.energy, energy]),
         )  # fmt: skip

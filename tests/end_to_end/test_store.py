@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
+import sys
 from pathlib import Path
 
 import pytest
@@ -86,6 +88,7 @@ def test_the_environment_chooses_the_store(models, tmp_path, monkeypatch):
     ("options", "said"),
     [(["--measure-command", "x", "--measurer", "rtl"], "give one of them"),
      (["--measure-timeout", "3"], "only with --measure-command"),
+     (["--workers", "2"], "--workers 2: only with --measure-command"),
      (["--measure-command", "x", "--measure-timeout", "0"], "must be > 0"),
      (["--measure-command", "'"], "No closing quotation"),
      (["--measure-command", " "], "must name a program")],
@@ -103,3 +106,30 @@ def test_a_command_that_hangs_costs_its_trials(models, tmp_path):
          "--measure-command", "sleep 60", "--measure-timeout", "0.2"],
     )  # fmt: skip
     assert "no answer after 0.2 s" in str(done.exception or "") + done.output
+
+
+MEASURE = """
+import json, sys
+from tvm_spm.arch import load_arch
+from tvm_spm.mapping import Mapping
+
+asked = json.load(sys.stdin)
+mapping = Mapping.parse(asked["mapping"])
+print(json.dumps({"cycles": 1000 + 7 * mapping.spm.product() + asked["dims"]["K"] * mapping.rows.product()}))
+"""
+
+
+def test_several_commands_at_once_find_what_one_after_the_other_finds(models, tmp_path):
+    (tmp_path / "measure.py").write_text(MEASURE)
+    command = f"{sys.executable} {tmp_path / 'measure.py'}"
+    found = []
+    for workers in ("1", "3"):
+        done = CliRunner().invoke(
+            app,
+            ["tune", str(models[0]), "--target", "spm/edge-256", "--trials", "6", "--measure-command", command,
+             "--workers", workers, "--json", "--store", "none"],
+        )  # fmt: skip
+        assert done.exit_code == 0, done.output
+        tasks = json.loads(done.stdout)["tasks"]
+        found.append([(task["mapping"], task["cycles"], task["trials"]) for task in tasks])
+    assert found[0] == found[1]

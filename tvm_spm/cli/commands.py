@@ -9,6 +9,8 @@ import logging
 import os
 import shlex
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -85,6 +87,7 @@ def tune(
     measure_timeout: Annotated[
         float | None, typer.Option(help="Seconds until --measure-command counts as failed.", show_default="600")
     ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Commands that measure at once.", show_default="1")] = None,
     store: Annotated[
         str | None,
         typer.Option(
@@ -121,29 +124,37 @@ def tune(
         raise SpmError(f"--measurer {measurer.value} and --measure-command: give one of them")
     if measure_command is None and measure_timeout is not None:
         raise SpmError(f"--measure-timeout {measure_timeout:g}: only with --measure-command")
+    if measure_command is None and workers is not None:
+        raise SpmError(f"--workers {workers}: only with --measure-command; the simulator uses every CPU by itself")
     if plot is not None:
         if not fusion:
             raise SpmError("--plot draws the layers that run as one; leave out --no-fusion")
         check_picture(plot)
-    result = run(
-        model,
-        target,
-        objective=objective,
-        trials=trials,
-        time_limit_s=time_limit,
-        seed=seed,
-        workdir=workdir,
-        measurer=_measurer(measurer, target) if measure_command is None else _command(measure_command, measure_timeout),
-        store=store,
-        fusion=fusion,
-        baselines=baselines,
-        shapes=dict(parse_shape(text) for text in shape or []),
-        values=dict(parse_value(text) for text in value or []),
-        params=params,
-        dtype=dtype,
-        max_memory_bytes=None if max_memory is None else parse_bytes(max_memory),
-        progress=True,
-    )
+    with ExitStack() as until_tuned:
+        # Threads do: each waits for a process of its own.
+        executor = None if workers is None else until_tuned.enter_context(ThreadPoolExecutor(workers))
+        result = run(
+            model,
+            target,
+            objective=objective,
+            trials=trials,
+            time_limit_s=time_limit,
+            seed=seed,
+            workdir=workdir,
+            measurer=_measurer(measurer, target)
+            if measure_command is None
+            else _command(measure_command, measure_timeout),
+            store=store,
+            executor=executor,
+            fusion=fusion,
+            baselines=baselines,
+            shapes=dict(parse_shape(text) for text in shape or []),
+            values=dict(parse_value(text) for text in value or []),
+            params=params,
+            dtype=dtype,
+            max_memory_bytes=None if max_memory is None else parse_bytes(max_memory),
+            progress=True,
+        )
     if as_json:
         print_text(json.dumps(result.as_dict(), indent=1))
     else:

@@ -534,7 +534,6 @@ def test_a_result_that_stdout_does_not_take_is_one_sentence():
 
 
 def test_a_perfect_mapping_worse_than_the_default_says_so():
-    shown = run(
-        "search", "conv2d", "--K", "7", "--C", "13", "--OY", "17", "--OX", "19", "--FY", "5", "--FX", "3"
-    ).stdout
+    layer = "conv2d --K 7 --C 13 --OY 17 --OX 19 --FY 5 --FX 3"
+    shown = run("search", *layer.split(), "--factors", "perfect").stdout
     assert "worse edp than the default mapping, which is outside of the space searched" in " ".join(shown.split())

@@ -126,7 +126,7 @@ def test_a_number_of_largest_that_follows_from_a_given_value():
 def test_shapes_that_are_not_the_models_are_shown_beside_what_they_break():
     model = model_of([helper.make_node("Add", ["x", "w"], ["y"])], [value("x", (3, 4))], {"w": X})
     with pytest.raises(
-        ModelError, match=r"Incompatible dimensions; shapes are given .*: dim 1 of input 'x' is 4, 5 is"
+        ModelError, match=r"not the model's \(dim 1 of input 'x' is 4, 5 is given\): .*Incompatible dimensions"
     ):
         load_model(model, shapes={"x": (3, 5)})
 

@@ -36,6 +36,7 @@ def formula_cost(workload: Workload, arch: Arch, mapping: Mapping) -> Cost:
         dram_bytes=reuse.dram_bytes(arch),
         dram_unused_bytes=reuse.unused_bits(arch) // 8,
         dma_busy_cycles=sum(core.engine_cycles * count for core, count in cores),
+        dma_channels=min(arch.cores.count, arch.levels.DRAM.channels),
     )
 
 

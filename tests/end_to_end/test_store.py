@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import sqlite3
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 from typer.testing import CliRunner
@@ -15,6 +17,7 @@ from tests.end_to_end.test_cli import two_layers
 from tests.end_to_end.test_guided import BUILT, DECLARED, TRIALS, Board, edp_on
 from tvm_spm.cli import app
 from tvm_spm.errors import SpmError
+from tvm_spm.tuning.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +78,19 @@ def test_stores_that_cannot_be_used_are_named(models, tmp_path):
         tuned(models[0], tmp_path / "later")
     with pytest.raises(SpmError, match="text/inside/store: cannot make its directory: "):
         tuned(models[0], tmp_path / "text" / "inside" / "store")
+
+
+def test_several_runs_may_make_a_store_at_once(tmp_path):
+    arch = tvm_spm.load_arch("edge-256")
+    with ThreadPoolExecutor(4) as threads:
+        for number in range(30):
+            path, ready = tmp_path / str(number), Barrier(4)
+
+            def make(origin: int, path=path, ready=ready) -> None:
+                ready.wait()
+                Store(path, arch, "board", str(origin))
+
+            list(threads.map(make, range(4)))
 
 
 def test_the_environment_chooses_the_store(models, tmp_path, monkeypatch):

@@ -33,13 +33,11 @@ NO_STORE = "none"
 WAIT_S = 30.0
 """How long another process may hold the file."""
 
-_TABLES = """
-create table workloads (key text primary key, workload text not null);
-create table answers (
-    arch text not null, measurer text not null, key text not null, mapping text not null, origin text not null,
-    trial text not null, primary key (arch, measurer, key, mapping)
-);
-"""
+_TABLES = (
+    "create table workloads (key text primary key, workload text not null)",
+    "create table answers (arch text not null, measurer text not null, key text not null, mapping text not null, "
+    "origin text not null, trial text not null, primary key (arch, measurer, key, mapping))",
+)
 
 
 class StoreError(WorkdirError):
@@ -68,9 +66,12 @@ class Store:
         except OSError as error:
             raise StoreError(f"{path}: cannot make its directory: {error.strerror}; give another --store") from error
         with self._open() as tables:
+            # Two runs may find that there is no file: one of them makes the tables, the other waits and sees them.
+            tables.execute("begin immediate")
             (version,) = tables.execute("pragma user_version").fetchone()
             if version == 0 and not tables.execute("select 1 from sqlite_master").fetchone():
-                tables.executescript(_TABLES)
+                for table in _TABLES:
+                    tables.execute(table)
                 tables.execute(f"pragma user_version = {STORE_VERSION}")
             elif version != STORE_VERSION:
                 raise StoreError(

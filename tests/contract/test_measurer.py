@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -147,7 +150,12 @@ def test_a_command_reads_the_request(tmp_path: Path):
         ("print('[3]')", r"but is: \[3\]"),
         ("print('{\"cycles\": 0}')", r"measured cycles = 0: must be an integer >= 1"),
         ("print('{\"cycles\": 1.5}')", r"measured cycles = 1.5: must be an integer >= 1"),
-        ('print(\'{"cycles": 3, "energy_pj": -1}\')', r"measured energy_pj = -1: must be a finite number >= 0"),
+        ("print('{\"cycles\": 1' + 400 * '0' + '}')", r"measured cycles = 1e\+300: more than 64 bits count"),
+        ('print(\'{"cycles": 3, "energy_pj": -1}\')', r"measured energy_pj = -1: must be a number from 0 to 1e\+100"),
+        ('print(\'{"cycles": 3, "energy_pj": true}\')', r"measured energy_pj = True: must be a number"),
+        ('print(\'{"cycles": 3, "energy_pj": 1e308}\')', r"measured energy_pj = 1e\+308: must be a number"),
+        ("import sys; sys.stdout.buffer.write(bytes([255, 254]))", r"the last line must be an object .*, but is: "),
+        ("import sys; sys.stderr.buffer.write(bytes([255])); sys.exit(3)", r"exit code 3: "),
         ('print(\'{"cycles": 3, "energy_pj": NaN}\')', r"measured energy_pj = nan"),
         ("import time; time.sleep(60)", r"no answer after 2 s for cores: 1; .*; raise timeout_s"),
     ],
@@ -156,6 +164,37 @@ def test_a_command_that_fails_says_how(code: str, message: str):
     board = CommandMeasurer(name="board", command=(sys.executable, "-c", code), timeout_s=2.0)
     with pytest.raises(MeasureError, match=message):
         board.measure(REQUESTS[:1])
+
+
+def test_what_a_command_started_ends_with_it(tmp_path: Path):
+    code = f"""
+import subprocess, sys, time
+started = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+open({str(tmp_path / "pid")!r}, "w").write(str(started.pid))
+time.sleep(60)
+"""
+    board = CommandMeasurer(name="board", command=(sys.executable, "-c", code), timeout_s=2.0)
+    with pytest.raises(MeasureError, match="no answer after 2 s"):
+        board.measure(REQUESTS[:1])
+    assert not _runs(int((tmp_path / "pid").read_text()))
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process is there; one that only waits to be reaped is not."""
+    with contextlib.suppress(FileNotFoundError):
+        for _ in range(50):
+            if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
+                return False
+            time.sleep(0.1)
+        return True
+    return False
+
+
+def test_a_command_is_not_in_the_group_that_ctrl_c_reaches():
+    board = CommandMeasurer(
+        name="board", command=(sys.executable, "-c", "import os; print('{\"cycles\": %d}' % os.getpgid(0))")
+    )
+    assert board.measure(REQUESTS[:1])[0].cycles != os.getpgid(0)
 
 
 def test_a_command_that_does_not_exist():

@@ -17,9 +17,11 @@ knows. ``tvm_spm.mapping.Mapping.parse`` reads the mapping, ``tvm.script.from_so
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import math
+import os
+import signal
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -31,12 +33,19 @@ from cost_model.simulator import simulate_batch
 from tvm_spm.arch import Arch, load_arch
 from tvm_spm.cost import Cost, Energy
 from tvm_spm.errors import SpmError
+from tvm_spm.interrupt import add_child, forget_child
 from tvm_spm.mapping import Mapping
 from tvm_spm.space import legality
 from tvm_spm.workload import Operand, Workload
 
 SIMULATOR_VERSION = 2
 """Raised when the simulator comes to say other numbers; trials of an earlier one are kept, but measured again."""
+
+MOST_CYCLES = 2**63 - 1
+"""Of one measurement."""
+
+MOST_ENERGY_PJ = 1e100
+"""Of one measurement: sums and products of a network's stay finite."""
 
 
 class MeasureError(SpmError):
@@ -75,11 +84,19 @@ class Measurement:
     cost: Cost | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.cycles, bool) or not isinstance(self.cycles, int) or self.cycles < 1:
-            raise MeasureError(f"measured cycles = {self.cycles!r}: must be an integer >= 1")
-        energy_pj = self.energy_pj
-        if energy_pj is not None and not (isinstance(energy_pj, (int, float)) and 0 <= energy_pj < math.inf):
-            raise MeasureError(f"measured energy_pj = {energy_pj!r}: must be a finite number >= 0")
+        cycles, energy_pj = self.cycles, self.energy_pj
+        if isinstance(cycles, bool) or not isinstance(cycles, int) or cycles < 1:
+            raise MeasureError(f"measured cycles = {cycles!r}: must be an integer >= 1")
+        if cycles > MOST_CYCLES:
+            raise MeasureError(f"measured cycles = {float(min(cycles, 10**300)):.3g}: more than 64 bits count")
+        if energy_pj is None:
+            return
+        if (
+            isinstance(energy_pj, bool)
+            or not isinstance(energy_pj, (int, float))
+            or not 0 <= energy_pj <= MOST_ENERGY_PJ
+        ):
+            raise MeasureError(f"measured energy_pj = {energy_pj!r:.40}: must be a number from 0 to {MOST_ENERGY_PJ:g}")
 
 
 class Measurer(Protocol):
@@ -175,19 +192,17 @@ class CommandMeasurer:
     def _measure(self, request: MeasureRequest) -> Measurement:
         shown = " ".join(self.command)
         try:
-            done = subprocess.run(
-                self.command, input=json.dumps(request_to_json(request)), capture_output=True, text=True,
-                timeout=self.timeout_s, check=False,
-            )  # fmt: skip
+            code, output, errors = _run(self.command, json.dumps(request_to_json(request)), self.timeout_s)
         except subprocess.TimeoutExpired:
             raise MeasureError(
-                f"{shown}: no answer after {self.timeout_s:g} s for {request.mapping.line()}; raise timeout_s"
+                f"{shown}: no answer after {self.timeout_s:g} s for {request.mapping.line()}; "
+                "raise timeout_s, or --measure-timeout"
             ) from None
         except OSError as error:
             raise MeasureError(f"{shown}: cannot start: {error.strerror}") from error
-        if done.returncode:
-            raise MeasureError(f"{shown}: exit code {done.returncode}: {done.stderr.strip()[-500:] or 'no message'}")
-        lines = done.stdout.strip().splitlines()
+        if code:
+            raise MeasureError(f"{shown}: exit code {code}: {errors.strip()[-500:] or 'no message'}")
+        lines = output.strip().splitlines()
         try:
             answer = json.loads(lines[-1] if lines else "")
             return Measurement(cycles=answer["cycles"], energy_pj=answer.get("energy_pj"))
@@ -196,6 +211,27 @@ class CommandMeasurer:
             raise MeasureError(
                 f'{shown}: the last line must be an object such as {{"cycles": 1234}}, but is: {last}'
             ) from None
+
+
+def _run(command: Sequence[str], text: str, timeout_s: float) -> tuple[int, str, str]:
+    """Exit code, output and errors of a command that reads a text; bytes that are no text are marked as such.
+
+    It runs in a session of its own: what it starts ends with it when time is up, and Ctrl-C in a terminal, which asks
+    the search to finish, does not fail the measurement that runs.
+    """
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    ) as started:
+        add_child(started.pid)
+        try:
+            output, errors = started.communicate(text.encode(), timeout=timeout_s)
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(started.pid, signal.SIGKILL)
+            raise
+        finally:
+            forget_child(started.pid)
+    return started.returncode, output.decode(errors="replace"), errors.decode(errors="replace")
 
 
 def identity_of(measurer: Measurer | None) -> str:

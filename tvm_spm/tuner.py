@@ -247,7 +247,8 @@ def tune(
         target: ``spm/<accelerator>`` as text or as a TVM target, an accelerator, or the path of its file.
         objective: ``edp``, ``energy`` or ``latency``: of each task, and of the whole network where layers are fused.
         trials: Mappings measured per task at most; default 64. Where the exact search proves an optimum, that and the
-            default mapping are all that is measured.
+            default mapping are all that is measured. With a ``measurer``, as many per task on average: one that
+            promises much gets up to four times as many.
         time_limit_s: From the call until the end of the search, compilation on a first run included. The mappings of
             layers get half of it, fusion the rest; the default mapping and the start of the exact search are measured
             for every task however short it is. Verification comes on top: it is never cut.

@@ -15,6 +15,7 @@ from cost_model.simulator import simulate_batch
 from tests.end_to_end.test_cli import two_layers
 from tvm_spm.arch import Arch, load_arch
 from tvm_spm.tuning.measurer import MeasureError, Measurement, MeasureRequest
+from tvm_spm.tuning.text import print_result
 
 DECLARED = load_arch("edge-256")
 BUILT = replace(
@@ -32,6 +33,7 @@ class Board:
     batch_size: int = 1
     fails_every: int = 0
     always: int = 0
+    energy_pj: float | None = None
     asked: list[str] = field(default_factory=list)
 
     def measure(self, requests: Sequence[MeasureRequest]) -> list[Measurement]:
@@ -41,7 +43,7 @@ class Board:
         if self.always:
             return [Measurement(cycles=self.always)]
         (cost,) = simulate_batch(requests[0].workload, self.built, [requests[0].mapping])
-        return [Measurement(cycles=cost.cycles)]
+        return [Measurement(cycles=cost.cycles, energy_pj=self.energy_pj)]
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +136,12 @@ def test_time_limits_end_it(model):
     result = tvm_spm.tune(model, DECLARED, trials=500, measurer=Slow(), time_limit_s=2)
     assert result.stopped_by == "time limit" or sum(task.num_trials for task in result.tasks) < 100
     assert result.verified
+
+
+@pytest.mark.parametrize("objective", ["edp", "energy"])
+def test_a_board_that_measures_no_energy_says_zero(model, objective):
+    result = tvm_spm.tune(model, DECLARED, objective=objective, trials=4, measurer=Board(energy_pj=0.0))
+    assert result.verified
+    assert result.as_dict()["totals"]["energy_pj"] == 0
+    print_result(result)
+    json.dumps(result.as_dict(), allow_nan=False)

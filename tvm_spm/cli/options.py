@@ -42,6 +42,12 @@ class MeasuredBy(str, Enum):
 TargetOption = Annotated[str, typer.Option("--target", "--arch", help="A name of `tvm-spm archs` or a TOML file.")]
 ObjectiveOption = Annotated[Objective, typer.Option(help="What to minimise.")]
 TrialsOption = Annotated[int | None, typer.Option(min=1, help="Mappings measured per task at most.", show_default="64")]
+TuneTrialsOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Mappings measured per task at most; on average with a measurer of your own.", show_default="64"
+    ),
+]
 TimeOption = Annotated[float | None, typer.Option(min=0.0, help="Seconds until the search ends.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
 TraceOption = Annotated[Path | None, typer.Option(help="Write a timeline that Perfetto and chrome://tracing open.")]

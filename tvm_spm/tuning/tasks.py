@@ -77,7 +77,7 @@ def tune_tasks(extraction: Extraction, arch: Arch, objective: Objective, options
         run: Whose trials these are; each task gets its share of the time left.
 
     Raises:
-        NoMappingError: Not one task can be mapped.
+        NoMappingError: Not one task can be mapped, or measured.
     """
     tunable = [
         (index, task.name, task.work, task.count)
@@ -100,7 +100,8 @@ def tune_tasks(extraction: Extraction, arch: Arch, objective: Objective, options
         else:
             hosted.append(HostCall(name=name, reason=str(outcome)))
     if tunable and not outcomes and not any(isinstance(each, WorkloadError) for each in found):
-        raise NoMappingError(f"no task of the model can be mapped; {hosted[0].name}: {hosted[0].reason}")
+        what = "measured" if all(isinstance(each, NoMeasurementError) for each in found) else "mapped"
+        raise NoMappingError(f"no task of the model can be {what}; {hosted[0].name}: {hosted[0].reason}")
     return Tuned(outcomes=outcomes, hosted=tuple(hosted), left_out=tuple(left_out), fitted=fitted)
 
 

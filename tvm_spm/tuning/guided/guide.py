@@ -25,6 +25,9 @@ Floats = NDArray[np.float64]
 MIN_LESSONS = 16
 """Measurements of all tasks before a residual is learned."""
 
+LEAST_VALUE = float(np.finfo(np.float64).tiny)
+"""Stands for an objective of 0, as a machine or a measurer without energy has it, where a logarithm is taken."""
+
 
 class Expected(NamedTuple):
     """What is expected of mappings: the logarithm of the objective, and its standard deviation."""
@@ -109,7 +112,7 @@ class Guide:
     def expect(self, case: Case, batch: MappingBatch) -> Expected:
         """What is expected of mappings of a task. Energy is what the formula counts."""
         estimate = self.estimate(case.workload, batch)
-        mean = np.log(case.objective.value_of(*estimate))
+        mean = np.log(np.maximum(case.objective.value_of(*estimate), LEAST_VALUE))
         if self.residual is None or case.objective is Objective.ENERGY:
             return Expected(mean, np.zeros(batch.num_mappings))
         more, deviation = self.residual.predict(case.workload, batch, estimate)

@@ -15,7 +15,7 @@ from tvm_spm.result import SearchResult
 from tvm_spm.space.case import Case
 from tvm_spm.space.countable import require_countable
 from tvm_spm.space.mapping_batch import decode
-from tvm_spm.tuning.guided.guide import Answers, Guide
+from tvm_spm.tuning.guided.guide import LEAST_VALUE, Answers, Guide
 from tvm_spm.tuning.guided.pool import Pool
 from tvm_spm.tuning.log_lines import SearchEnd
 from tvm_spm.tuning.options import Proposer, TunerOptions
@@ -135,7 +135,7 @@ class GuidedTask:
         self._pool.refresh(
             guide, measured, rng, generations=self._options.generations, population=self._options.population
         )
-        batch, gains = self._pool.gains(math.log(self.path.best_value()), self.path.trials)
+        batch, gains = self._pool.gains(math.log(max(self.path.best_value(), LEAST_VALUE)), self.path.trials)
         order = np.argsort(-gains, kind="stable")
         self._gain = float(gains[order[0]]) if len(order) else 0.0
         strange = rng.permutation(len(gains))

@@ -6,6 +6,7 @@ import json
 import sqlite3
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from threading import Barrier
 
@@ -17,7 +18,9 @@ from tests.end_to_end.test_cli import two_layers
 from tests.end_to_end.test_guided import BUILT, DECLARED, TRIALS, Board, edp_on
 from tvm_spm.cli import app
 from tvm_spm.errors import SpmError
+from tvm_spm.trial import Prediction
 from tvm_spm.tuning.store import Store
+from tvm_spm.tuning.task_memory import Origin, TaskMemory
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +94,23 @@ def test_several_runs_may_make_a_store_at_once(tmp_path):
                 Store(path, arch, "board", str(origin))
 
             list(threads.map(make, range(4)))
+
+
+@pytest.mark.parametrize("column", ["answers set trial", "workloads set workload"])
+@pytest.mark.parametrize("text", ["{oops", "[]", "{}"])
+def test_a_damaged_store_is_named(tmp_path, column, text):
+    path, layer = tmp_path / "store", tvm_spm.Workload.matmul(m=4, k=3, n=2)
+    mapping = tvm_spm.search(layer, DECLARED).mapping
+    prediction = Prediction(model="analytical", cycles=1.0, energy_pj=1.0)
+    memory = TaskMemory(Origin(task="t", measurer="board"))
+    cost = tvm_spm.evaluate(layer, DECLARED, mapping)
+    Store(path, DECLARED, "board", "first").keep(layer, memory.record([(mapping, cost, prediction)]))
+    store = Store(path, DECLARED, "board", "second")
+    assert [len(trials) for trials in store.experience().values()] == [1]
+    with closing(sqlite3.connect(path)) as tables, tables:
+        tables.execute(f"update {column} = ?", (text,))
+    with pytest.raises(SpmError, match="store: damaged: .*; give another --store, or none"):
+        store.experience()
 
 
 def test_the_environment_chooses_the_store(models, tmp_path, monkeypatch):

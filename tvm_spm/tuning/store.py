@@ -18,7 +18,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from tvm_spm.arch import Arch
-from tvm_spm.errors import WorkdirError
+from tvm_spm.errors import SpmError, WorkdirError
 from tvm_spm.space import legality
 from tvm_spm.trial import Trial, trial_from_json, trial_to_json
 from tvm_spm.tuning.task_memory import key_of
@@ -82,7 +82,7 @@ class Store:
     def answers(self, workload: Workload) -> list[Trial]:
         """What is known of one workload, by anybody."""
         rows = self._rows("select trial from answers where arch = ? and measurer = ? and key = ?", key_of(workload))
-        found = [trial_from_json(json.loads(text)) for (text,) in rows]
+        found = [self._trial(text) for (text,) in rows]
         return [trial for trial in found if legality.check(workload, self._arch, trial.mapping) is None]
 
     def experience(self) -> dict[Workload, list[Trial]]:
@@ -93,7 +93,7 @@ class Store:
         )  # fmt: skip
         found: dict[Workload, list[Trial]] = {}
         for text, trial in rows:
-            found.setdefault(_workloads().validate_json(text), []).append(trial_from_json(json.loads(trial)))
+            found.setdefault(self._workload(text), []).append(self._trial(trial))
         return found
 
     def keep(self, workload: Workload, trials: Sequence[Trial]) -> None:
@@ -115,6 +115,21 @@ class Store:
                     for trial in trials if trial.cost is not None
                 ],
             )  # fmt: skip
+
+    def _trial(self, text: str) -> Trial:
+        try:
+            return trial_from_json(json.loads(text))
+        except (ValueError, KeyError, TypeError, AttributeError, SpmError) as error:
+            raise self._damaged(text) from error
+
+    def _workload(self, text: str) -> Workload:
+        try:
+            return _workloads().validate_json(text)
+        except (ValueError, SpmError) as error:
+            raise self._damaged(text) from error
+
+    def _damaged(self, text: str) -> StoreError:
+        return StoreError(f"{self.path}: damaged: {text!r:.60}; give another --store, or {NO_STORE}")
 
     def _rows(self, query: str, *last: str) -> list[tuple[str, ...]]:
         with self._open() as tables:

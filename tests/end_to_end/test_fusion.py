@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 import tvm
 from tvm import relax, tirx
+from tvm.relax import op
 from typer.testing import CliRunner
 
 import tvm_spm
 from schedules.group.code import FusedFunction
-from tests.fusion_networks import CHAIN, NETWORKS, attention, built, chain
+from tests.fusion_networks import CHAIN, NETWORKS, attention, built, chain, conv
 from tvm_spm import cli
 from tvm_spm.arch import Arch, load_arch
 from tvm_spm.deploy import groups as fused_network
@@ -24,6 +25,7 @@ from tvm_spm.errors import ModelError, ScheduleError
 from tvm_spm.fusion.hopes import GroupHope
 from tvm_spm.group import Group, GroupMapping
 from tvm_spm.objective import Objective
+from tvm_spm.tuning.baselines import SEEDS
 from tvm_spm.tuning.parts import GroupResult, SideResult
 from tvm_spm.tuning.saved_run import SavedGroup, load_plan
 from tvm_spm.tuning.text import print_result
@@ -202,3 +204,15 @@ def test_no_time_left_for_fusion():
     result = tvm_spm.tune(CHAIN, "spm/edge-256", trials=TRIALS, time_limit_s=0.0)
     assert (result.groups, result.verified) == ((), True)
     assert len(result.plan_groups()) == 3
+
+
+def test_no_time_left_for_what_results_are_compared_with(capsys: pytest.CaptureFixture[str]):
+    """Work on the vector unit has baselines even then, as it runs in one way only."""
+
+    def pooled(emit, x: relax.Var, weight: relax.Var) -> relax.Expr:
+        return emit(op.nn.max_pool2d(conv(emit, x, weight), (2, 2), (2, 2)))
+
+    result = tvm_spm.tune(built([(1, 8, 8, 8), (8, 8, 1, 1)], pooled), "spm/edge-256", trials=2, time_limit_s=0.0)
+    print_result(result)
+    text = capsys.readouterr().out
+    assert f"random search (median of {SEEDS}): unknown, not all were found in time" in text

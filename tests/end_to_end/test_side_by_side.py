@@ -113,6 +113,8 @@ def test_table_json_and_plan_name_them(tmp_path: Path, capsys: pytest.CaptureFix
     print_result(result)
     text = capsys.readouterr().out
     assert "side by side: 3 layers in 1 step; against one after the other" in text
+    assert "fusion: no layers run as one\n" in text
+    assert "plan: one after the other, " in text
     shown = CliRunner().invoke(cli.app, ["show", str(tmp_path)]).stdout
     assert "at the same time as others:\n  fused_conv2d" in shown
     result.draw(tmp_path / "plan.svg")
@@ -162,6 +164,25 @@ def test_a_view_between_two_layers_keeps_them_apart():
 
     result = tvm_spm.tune(built([(12, 16), (16, 16), (8, 8)], viewed), "spm/quad-edge", trials=2)
     assert side_plan(result).num_sets == 0
+
+
+def test_groups_beside_others_count_as_groups(capsys: pytest.CaptureFixture[str]):
+    """Two chains that read nothing of each other, each a group on a core of its own."""
+
+    def chains(emit, x: relax.Var, *weights: relax.Var) -> relax.Expr:
+        ends = []
+        for first, second in zip(weights[::2], weights[1::2], strict=True):
+            ends.append(conv(emit, conv(emit, x, first), second))
+        return relax.Tuple(ends)
+
+    shapes = [(1, 16, 9, 9), (16, 16, 3, 3), (16, 16, 3, 3), (32, 16, 1, 1), (16, 32, 3, 3)]
+    result = tvm_spm.tune(built(shapes, chains), "spm/quad-edge", trials=2)
+    sides = [side for step in result.together for side in step.sides]
+    assert result.groups == ()
+    assert [len(side.names) for side in sides] == [2, 2]
+    print_result(result)
+    text = capsys.readouterr().out
+    assert "fusion: 4 layers in 2 groups; against layer by layer, side by side included" in text
 
 
 def test_no_time_leaves_the_plan_as_it_is():

@@ -69,7 +69,7 @@ def plan_side_by_side(
     return SidePlan(
         steps=tuple(steps), cycles=cycles, energy_pj=energy_pj,
         serial_cycles=plan.plan.cycles, serial_energy_pj=plan.plan.energy_pj, num_sets=ways.num_sets,
-        space=_space(arch, ways, sets), limits=_limits(ways, sets), refused=tuple(refused),
+        space=_space(arch, ways, sets), limits=_limits(ways, sets, len(before)), refused=tuple(refused),
     )  # fmt: skip
 
 
@@ -155,9 +155,9 @@ def _space(arch: Arch, ways: SideWays, sets: DownSets) -> str:
     )
 
 
-def _limits(ways: SideWays, sets: DownSets) -> tuple[str, ...]:
+def _limits(ways: SideWays, sets: DownSets, num_layers: int) -> tuple[str, ...]:
     found = []
-    if sets.window < FIRST_WINDOW:
+    if sets.window < min(FIRST_WINDOW, num_layers):
         found.append(f"orders reach {sets.window} layers ahead, as farther ones have more than {MOST_SETS:,} states")
     if ways.num_unsearched:
         found.append(f"{ways.num_unsearched:,} sets were not timed")

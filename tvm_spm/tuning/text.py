@@ -116,7 +116,8 @@ def print_result(result: TuningResult) -> None:
         lines += [f"not fused: {' > '.join(r.names)}: {r.reason}" for r in result.plan.unscheduled]
         counts = [f"{count:,} by {kind}" for kind, count in result.plan.num_refused().items()]
         lines += [f"groups that do not fit or cannot run: {', '.join(counts)}"] if counts else []
-        lines.append(f"plan: {result.plan.optimality}")
+        order = "one after the other, " if result.together else ""
+        lines.append(f"plan: {order}{result.plan.optimality}")
     lines += [
         f"failed measurements: {task.task.name}: {len(task.failures)} of {task.num_trials} trials, the last with: "
         f"{task.failures[-1]}"
@@ -142,10 +143,10 @@ def _against_lines(result: TuningResult) -> list[str]:
     lines = []
     if any(task.baselines is not None for task in result.tasks):
         counts = sorted({task.baselines.num_random for task in result.tasks if task.baselines and task.mapping})
-        most = f"{counts[0]:,}" if len(counts) < 2 else f"{counts[0]:,} to {counts[-1]:,}" if counts else "0"
+        most = " to ".join(f"{count:,}" for count in dict.fromkeys([*counts[:1], *counts[-1:]]))
         for name, what in (
             ("dataflow", "the best dataflow of each layer (OS, WS, RS or MC, each optimised)"),
-            ("random", f"random search ({most} mappings a layer, median of {SEEDS})"),
+            ("random", f"random search ({f'{most} mappings a layer, ' if most else ''}median of {SEEDS})"),
         ):
             known = result.baseline_cost(name)
             text = "unknown, not all were found in time" if known is None else changes_text(known, result.cost)
@@ -294,15 +295,18 @@ def _print_table(title: str, columns: Sequence[Column], rows: Sequence[Sequence[
 
 
 def _fusion_text(result: TuningResult) -> str:
-    if not result.groups:
-        return "every layer runs alone"
+    groups = [(group.count, len(group.names)) for group in result.groups]
+    groups += [(step.count, len(side.names)) for step in result.together for side in step.sides if len(side.names) > 1]
+    if not groups:
+        return "no layers run as one" if result.together else "every layer runs alone"
     total, unfused = result.cost, result.unfused_cost
-    num_groups = sum(group.count for group in result.groups)
-    fused = sum(group.count * len(group.names) for group in result.groups)
+    num_groups = sum(count for count, _ in groups)
+    fused = sum(count * num_layers for count, num_layers in groups)
+    included = ", side by side included" if result.together else ""
     before, after = sum(unfused.dram_bytes), sum(total.dram_bytes)
     return (
-        f"{fused} layers in {num_groups} group{'' if num_groups == 1 else 's'}; against layer by layer "
-        f"{changes_text(unfused, total)}, {ratio(after, before) - 1:+.0%} DRAM bytes"
+        f"{fused} layers in {num_groups} group{'' if num_groups == 1 else 's'}; against layer by layer"
+        f"{included} {changes_text(unfused, total)}, {ratio(after, before) - 1:+.0%} DRAM bytes"
     )
 
 

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from tvm import s_tir, tirx
+import tvm
+from tvm import s_tir, sym, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from tvm_spm.frontend.tir.blocks import Block, loads_of, read_blocks
+from tvm_spm.lowering.blocks import substitute
 
 _MIN_PARALLEL_ITERATIONS = 1 << 14
 """Below this many iterations, starting threads takes longer than the work."""
 
+_MIN_LANES, _MAX_LANES = 4, 32
+"""Partial sums side by side: fewer are hardly faster, more do not fit registers."""
+
+_PIECE = 64
+"""Neighbours of a result made for all rows before the next ones, so that what they read stays in a cache."""
+
 
 def schedule_for_host(func: tirx.PrimFunc) -> tirx.PrimFunc:
-    """Run every block on all host threads, a sum with its last spatial loop innermost; numbers keep their meaning.
+    """Run every block on all host threads, its innermost loop over neighbours in memory; numbers keep their meaning.
 
-    Only the order of summation changes. A function that is not made of simple blocks is returned as it is.
+    Those are elements of the result, or terms of a sum where a weight matrix has these side by side. Only the order of
+    summation changes. A function that is not made of simple blocks is returned as it is.
 
     Args:
         func: Not scheduled.
@@ -52,6 +61,9 @@ def _schedule_sum(
     if last_extent > 1 and len(spatial) > 1 and _is_contiguous(block, last_var):
         outer = spatial[:-1]
         sch.reorder(*outer, *summed, spatial[-1])
+    elif lanes := _terms_side_by_side(block):
+        _sum_in_lanes(sch, handle, spatial, summed, lanes)
+        return
     else:
         sch.reorder(*outer, *summed)
     if len(outer) < len(spatial) and _extent(sch, outer) == 1:
@@ -62,6 +74,56 @@ def _schedule_sum(
     fused = sch.fuse(*outer) if len(outer) > 1 else outer[0]
     sch.parallel(fused)
     sch.decompose_reduction(handle, summed[0])
+
+
+def _sum_in_lanes(
+    sch: s_tir.Schedule, handle: SBlockRV, spatial: list[LoopRV], summed: list[LoopRV], lanes: int
+) -> None:
+    """Every lane sums terms of its own, as vectors; the sums of all lanes are added up at the end."""
+    sch.reorder(*spatial, *summed)
+    _, lane = sch.split(summed[-1], [None, lanes])
+    try:
+        partial = sch.rfactor(lane, len(spatial))
+    except s_tir.ScheduleError:  # partial results cannot be put together by an operation that TVM knows
+        return
+    loops = sch.get_loops(partial)
+    spatial, (*terms, lane) = loops[: len(spatial)], loops[len(spatial) :]
+    pieces, piece = sch.split(spatial[-1], [None, _divisor(_extent(sch, spatial[-1:]), _PIECE)])
+    rows = spatial[-2:-1]
+    sch.reorder(*spatial[:-2], pieces, *rows, piece, *terms, lane)
+    sch.vectorize(lane)
+    sch.parallel(sch.fuse(*spatial[:-2], pieces) if len(spatial) > 2 else pieces)
+    sch.decompose_reduction(partial, terms[0])
+    sch.reverse_compute_at(handle, piece)
+
+
+def _terms_side_by_side(block: Block) -> int:
+    """How many terms of a sum can be read as neighbours from every tensor that they are read from; 0 if too few."""
+    summed = [(var, extent) for var, extent, reduces in block.iters if reduces]
+    var, extent = summed[-1]
+    analyzer = sym.Analyzer()
+    for other, size, _ in block.iters:
+        analyzer.bind(other, tvm.ir.Range(0, size))
+    loads = [load for load in loads_of(block.store.value) if any(_depends(index, var) for index in load.indices)]
+    for lanes in range(min(_MAX_LANES, extent), _MIN_LANES - 1, -1):
+        if extent % lanes:
+            continue
+        group, lane = (tirx.Var(name, var.ty) for name in ("group", "lane"))
+        analyzer.bind(group, tvm.ir.Range(0, extent // lanes))
+        analyzer.bind(lane, tvm.ir.Range(0, lanes))
+        term = {var: group * lanes + lane}
+        found = [[analyzer.simplify(substitute(index, term)) for index in load.indices] for load in loads]
+        if all(
+            not any(_depends(index, lane) for index in outer) and not _depends(analyzer.simplify(last - lane), lane)
+            for *outer, last in found
+        ):
+            return lanes
+    return 0
+
+
+def _divisor(extent: int, most: int) -> int:
+    """The largest divisor that is no larger than ``most``."""
+    return next(size for size in range(min(extent, most), 0, -1) if extent % size == 0)
 
 
 def _extent(sch: s_tir.Schedule, loops: list[LoopRV]) -> int:

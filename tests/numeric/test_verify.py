@@ -18,6 +18,7 @@ from tests.numeric.plain import nest, prim_func
 from tests.numeric.sampled import LAYERS, sample_mapping
 from tvm_spm.deploy.verify import process as verify_process
 from tvm_spm.deploy.verify.compare import Difference, NetworkCheck, compare, verify_network, verify_task
+from tvm_spm.deploy.verify.run import NetworkRun, Step
 from tvm_spm.errors import ModelError
 from tvm_spm.frontend import extract
 from tvm_spm.frontend.tir.nest import TirNest, read_nest
@@ -211,6 +212,23 @@ def starting_at(value: float) -> Callable[[tirx.PrimFunc], tirx.PrimFunc]:
         return func.with_body(tvm_ffi.structural_map(func.body, callback))
 
     return change
+
+
+def test_what_is_behind_a_step_that_is_not_needed_does_not_run():
+    mod = relax.transform.LegalizeOps()(products("float32", "float32", tail=True))
+    network = NetworkRun(mod, lambda part: tvm.compile(part, "llvm"), lambda part: relax.build(part, "llvm"))
+    data, ran = [np.ones((16, 32), "float32")], []
+
+    def visit(step: Step, made: list[np.ndarray]) -> list[np.ndarray]:
+        ran.append(step)
+        return made
+
+    assert network.run_some(data, visit, lambda step: step is not network.steps[1]) is None
+    assert ran == network.steps[:1]
+    whole, same = network(data, visit), network.run_some(data, visit, lambda step: True)
+    assert ran == network.steps[:1] + 2 * network.steps
+    assert same is not None
+    np.testing.assert_array_equal(same[0], whole[0])
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "bfloat16"])

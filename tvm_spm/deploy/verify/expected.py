@@ -113,16 +113,16 @@ def expect(mod: tvm.IRModule, constants: Sequence[Array], inputs: Sequence[Array
     found: list[Expectation] = []
     if inputs is None:
         whole = _whole_numbers(mod, constants, network.steps, rng)
-        exact, outputs, is_everything = _exact_results(network, whole)
-        found.append(Expectation(data=whole, outputs=outputs, exact=exact, covers_outputs=is_everything))
-        if is_everything:
+        exact, outputs = _exact_results(network, whole)
+        found.append(Expectation(data=whole, outputs=outputs or (), exact=exact, covers_outputs=outputs is not None))
+        if outputs is not None:
             return Reference(network=network, expectations=tuple(found))
         if _multiplies_exactly(network.steps, exact):
             found.append(_within_bounds(network, whole, rng, exact))
             return Reference(network=network, expectations=tuple(found))
     data = _data(mod, constants, inputs, rng)
-    exact, outputs, is_everything = _exact_results(network, data)
-    if is_everything:
+    exact, outputs = _exact_results(network, data)
+    if outputs is not None:
         found.append(Expectation(data=data, outputs=outputs, exact={}))
     else:
         found.append(_within_bounds(network, data, rng, exact))
@@ -150,19 +150,22 @@ def _reference(mod: tvm.IRModule) -> NetworkRun:
 
 def _exact_results(
     reference: NetworkRun, data: Sequence[Array]
-) -> tuple[dict[relax.Var, list[Array]], list[Array], bool]:
-    """What steps make of whole numbers without any rounding, the outputs, and whether these are among it."""
+) -> tuple[dict[relax.Var, list[Array]], list[Array] | None]:
+    """What steps make of whole numbers without any rounding, and the outputs if they are among it.
+
+    Steps that may round do not run.
+    """
     exact: dict[relax.Var, list[Array]] = {}
     sure = {param for param, array in zip(reference.params, data, strict=True) if _is_whole(array)}
 
     def look(step: Step, made: list[Array]) -> list[Array]:
-        if step.reads <= sure and _keeps_whole(step) and all(_is_whole(array) for array in made):
+        if all(_is_whole(array) for array in made):
             sure.add(step.var)
             exact[step.var] = made
         return made
 
-    outputs = reference(data, look)
-    return exact, outputs, reference.outputs_read <= sure
+    outputs = reference.run_some(data, look, lambda step: step.reads <= sure and _keeps_whole(step))
+    return exact, outputs if reference.outputs_read <= sure else None
 
 
 def _multiplies_exactly(steps: Sequence[Step], exact: Mapping[relax.Var, list[Array]]) -> bool:

@@ -132,11 +132,32 @@ class NetworkRun:
         Returns:
             The outputs.
         """
+        made = self._run(inputs, visit, given, _always)
+        assert made is not None
+        return made
+
+    def run_some(self, inputs: Sequence[Array], visit: Visit, is_needed: Callable[[Step], bool]) -> list[Array] | None:
+        """Run only those steps for which ``is_needed``, asked right before each, says so.
+
+        Returns:
+            The outputs; None if steps that were left out are behind them.
+        """
+        return self._run(inputs, visit, _NOTHING, is_needed)
+
+    def _run(
+        self,
+        inputs: Sequence[Array],
+        visit: Visit,
+        given: Mapping[relax.Var, list[Array]],
+        is_needed: Callable[[Step], bool],
+    ) -> list[Array] | None:
         known: dict[relax.Var, object] = dict(zip(self._main.params, inputs, strict=True))
         left = self._uses.copy()
         for bound in self._bound:
             step = bound.step
-            if step is not None:
+            if not known.keys() >= set(bound.reads) or (step is not None and not is_needed(step)):
+                pass
+            elif step is not None:
                 made = given.get(bound.var)
                 if made is None:
                     made = visit(step, self._results(step, bound, known))
@@ -148,7 +169,8 @@ class NetworkRun:
                 if not left[var] and var in known:
                     # A large network does not keep everything that it ever computed.
                     del known[var]
-        return _flat(_value(self._main.body.body, known, {}))
+        is_known = known.keys() >= set(relax.analysis.free_vars(self._main.body.body))
+        return _flat(_value(self._main.body.body, known, {})) if is_known else None
 
     def _expanded(self, func: relax.Function, params: Scope) -> Iterator[_Bound]:
         """Bindings of one time that a function runs, and those of the functions that it calls in their place.
@@ -233,6 +255,10 @@ class NetworkRun:
             self._others[bound.origin] = self._build(mod), free
         executable, free = self._others[bound.origin]
         return run(executable, [np.asarray(_value(var, known, bound.scope)) for var in free])
+
+
+def _always(step: Step) -> bool:
+    return True
 
 
 def can_follow(mod: tvm.IRModule) -> bool:

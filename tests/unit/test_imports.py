@@ -73,8 +73,8 @@ INSIDE = {
     ),
     "tvm_spm.tuning": (
         ("network", "rtl", "text"), ("groups", "result", "tasks"),
-        ("effort", "export", "guided", "plan_data", "side_by_side", "task", "waits", "warm_up"),
-        ("baselines", "candidates"),
+        ("effort", "export", "plan_data", "side_by_side", "task", "waits", "warm_up"),
+        ("baselines", "guided"),
         ("screen", "search_path"), ("run",), ("run_log",), ("measuring", "saved_run", "store"), ("task_memory",),
         ("agreement", "attention", "measurer", "options", "parts", "trial_log"), ("log_lines",),
     ),

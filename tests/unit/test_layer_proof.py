@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from tvm_spm.result import SearchResult
 from tvm_spm.space.case import Case
 from tvm_spm.space.mapping_batch import encode
 from tvm_spm.space.mapspace import MapSpace
+from tvm_spm.tuning.guided import Guide
 from tvm_spm.tuning.log_lines import RunStart
 from tvm_spm.tuning.measurer import Measurement, Measurer, MeasureRequest, SimulatorMeasurer, identity_of
 from tvm_spm.tuning.options import TunerOptions
@@ -72,6 +74,24 @@ def test_a_budget_that_strikes_leaves_a_gap_and_evolution():
     assert found.lower_bound <= optimum * (1 + 1e-9) <= found.value * (1 + 2e-9)
     assert found.num_evaluated == 20
     assert found == tune(case, trials=20, exact_steps=0)
+
+
+@pytest.mark.parametrize(("arch_name", "learns"), [("edge-256", False), ("quad-edge", True)])
+def test_where_cores_share_a_channel_measurements_teach_what_to_measure_next(
+    arch_name: str, learns: bool, monkeypatch: pytest.MonkeyPatch
+):
+    fitted: list[bool] = []
+    taught = Guide.taught
+
+    def noted(guide: Guide, *arguments: Any) -> Guide:
+        found = taught(guide, *arguments)
+        fitted.append(found.residual is not None)
+        return found
+
+    monkeypatch.setattr(Guide, "taught", noted)
+    tune(Case(workload=depthwise(96, 14, 1), arch=load_arch(arch_name)), trials=34, exact_steps=0)
+    assert not fitted[0], "one measurement is too little"
+    assert fitted[-1] == learns, "with one core the formula leaves nothing to learn"
 
 
 def test_one_trial_is_that_of_the_default_mapping():

@@ -19,10 +19,9 @@ class TunerOptions:
         population: Mappings screened by the analytical model per generation.
         generations: Generations between two measured batches.
         patience: Measured batches without improvement after which the task is done.
-        explore: Share of each measured batch drawn at random among the candidates.
         min_to_rank: Measurements before the learned model has a say.
         exact_steps: How long the exact search may take, counted in its own steps, so that no clock decides a result.
-        exact_polls: The same where a measurer decides, and the search among perfect factors only gives a start.
+        start_steps: The same where a measurer decides, and what the search finds is only a start.
         latency_steps: As ``exact_steps``, for least latency, whose proofs mostly take longer than they are worth.
     """
 
@@ -31,10 +30,9 @@ class TunerOptions:
     population: int = 512
     generations: int = 8
     patience: int = 3
-    explore: float = 0.125
     min_to_rank: int = 16
     exact_steps: int = 2000
-    exact_polls: int = 40
+    start_steps: int = 300
     latency_steps: int = 300
 
     def steps_for(self, objective: Objective) -> int:

@@ -1,8 +1,9 @@
-"""Tune one workload: by a proof, or screened by the formula and ranked by the learned model; measured in any case."""
+"""Tune one workload: by a proof, or by evolution guided by the formula and what it misses; measured in any case."""
 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -14,7 +15,8 @@ from tvm_spm.result import SearchResult
 from tvm_spm.space.case import Case
 from tvm_spm.space.constraints import Constraints
 from tvm_spm.space.countable import require_countable
-from tvm_spm.tuning.candidates import Candidates
+from tvm_spm.tuning.guided.guide import LEAST_VALUE, Guide, answers_on
+from tvm_spm.tuning.guided.pool import Pool
 from tvm_spm.tuning.log_lines import SearchEnd
 from tvm_spm.tuning.options import EXACT, Proposer, TunerOptions
 from tvm_spm.tuning.run import Run
@@ -22,7 +24,7 @@ from tvm_spm.tuning.screen import space_of, unproved
 from tvm_spm.tuning.search_path import ProgramOf, SearchPath
 from tvm_spm.tuning.task_memory import TaskMemory
 
-SEARCH_VERSION = 2
+SEARCH_VERSION = 3
 """Raised when the same settings come to try other mappings, so that searches which ended before are done again."""
 
 
@@ -78,28 +80,29 @@ def tune_workload(
     # A proof is one of what the simulator says, if it has no pages to open.
     is_proved = is_bounded and proof is not None and proof.certified and case.arch.levels.DRAM.pages is None
     rng = np.random.default_rng([run.seed, 0])
-    searcher = proposer.make(space, rng=rng, start=path.batch)
-    candidates = Candidates(case, options, run.seed)
+    guide, pool = Guide(declared=case.arch), Pool(space, case, proposer.make)
     idle, number = 0, 0
     while not is_proved and path.num_trials < options.trials and idle < options.patience and not run.should_stop():
         number += 1
         # What is drawn in a batch depends on the seed and its number alone, not on what was drawn before.
         rng.bit_generator.state = np.random.default_rng([run.seed, number]).bit_generator.state
-        candidates.screen(searcher)
+        guide = guide.taught([answers_on(path, case.workload)], run.seed, options.min_to_rank)
+        pool.refresh(guide, path.measured()[0], rng, generations=options.generations, population=options.population)
         # Chosen as if the whole batch fitted, so that a larger budget later goes on where this one ends.
-        chosen = candidates.choose(path, rng)
+        best = math.log(max(path.best_value(), LEAST_VALUE))
+        chosen, _ = pool.choose(best, path.trials, options.batch, rng, explores=guide.residual is not None)
         if not chosen:
             break
         before = path.best_value()
         path.measure(chosen[: options.trials - path.num_trials])
         idle = 0 if path.best_value() < before else idle + 1
-        run.progress.trials(path.num_trials, path.best_value(), searcher.legal_share)
+        run.progress.trials(path.num_trials, path.best_value(), pool.legal_share)
     if not memory.succeeded():
         raise path.no_measurement()
     end = SearchEnd(
         task=memory.origin.task, objective=str(case.objective), seed=memory.origin.seed,
         measurer=memory.origin.measurer, settings=settings, num_trials=path.num_trials,
-        rejected=tuple(sorted(searcher.rejected.items())), failures=path.failures(),
+        rejected=tuple(sorted(pool.rejected.items())), failures=path.failures(),
         lower_bound=proof.lower_bound if proof is not None and is_bounded else None,
         space=proof.space if proof is not None and is_bounded else "",
     )  # fmt: skip

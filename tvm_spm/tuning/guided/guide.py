@@ -18,6 +18,7 @@ from tvm_spm.objective import Objective
 from tvm_spm.space.case import Case
 from tvm_spm.space.mapping_batch import MappingBatch, encode
 from tvm_spm.trial import Trial
+from tvm_spm.tuning.search_path import SearchPath
 from tvm_spm.workload import Workload
 
 Floats = NDArray[np.float64]
@@ -60,6 +61,13 @@ def experience_of(trials: Mapping[Workload, Sequence[Trial]]) -> list[Answers]:
     return found
 
 
+def answers_on(path: SearchPath, workload: Workload) -> Answers:
+    """What was measured on the path of one search."""
+    batch, _ = path.measured()
+    cycles = [trial.cost.cycles for trial in path.trials.values() if trial.cost is not None]
+    return Answers(workload, batch, np.array(cycles, dtype=np.float64))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guide:
     """What measurements so far say of a machine.
@@ -88,8 +96,8 @@ class Guide:
         ]
         return replace(self, fitted=fit_arch(self.declared, measured), residual=None)
 
-    def taught(self, answers: Sequence[Answers], seed: int) -> Guide:
-        """With a residual learned from all answers, earlier ones included."""
+    def taught(self, answers: Sequence[Answers], seed: int, at_least: int = MIN_LESSONS) -> Guide:
+        """With a residual learned from all answers, earlier ones included, if there are at least so many."""
         lessons = [
             Lesson(
                 workload=each.workload, batch=each.batch, cycles=each.cycles,
@@ -97,7 +105,7 @@ class Guide:
             )
             for each in (*self.before, *answers) if each.batch.num_mappings
         ]  # fmt: skip
-        is_enough = sum(lesson.batch.num_mappings for lesson in lessons) >= MIN_LESSONS
+        is_enough = sum(lesson.batch.num_mappings for lesson in lessons) >= at_least
         return replace(self, residual=fit_residual(self.arch, lessons, seed=seed) if is_enough else None)
 
     def case(self, case: Case) -> Case:

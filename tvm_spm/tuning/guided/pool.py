@@ -24,12 +24,16 @@ STRANGERS = 64
 PARENTS = 128
 """Best ones from which evolution starts."""
 
+EXPLORED = 4
+"""Every so manieth mapping that is chosen is drawn at random, once something is learned that may be wrong."""
+
 
 class Pool:
     """Candidates of one task; what is expected of them follows the guide of the moment.
 
     Attributes:
         legal_share: Of the mappings that were considered last.
+        rejected: Mappings considered so far that were not legal, by reason.
     """
 
     def __init__(self, space: MapSpace, case: Case, make_searcher: MakeSearcher) -> None:
@@ -62,7 +66,9 @@ class Pool:
         strangers = self._space.sample(rng, STRANGERS)
         strangers = strangers.take(self._space.check(strangers) == 0)
         self._keep(concat(found), _joined(expected), strangers, guide)
-        self.legal_share, self.rejected = searcher.legal_share, searcher.rejected
+        self.legal_share = searcher.legal_share
+        for reason, count in searcher.rejected.items():
+            self.rejected[reason] = self.rejected.get(reason, 0) + count
 
     def gains(self, best: float, tried: Collection[Mapping]) -> tuple[MappingBatch, Floats]:
         """Candidates that were not tried, and by how much each is expected to lower the logarithm of the objective.
@@ -79,6 +85,29 @@ class Pool:
         density = np.exp(-0.5 * np.square(np.where(np.isfinite(z), z, 1e3))) / np.sqrt(2 * np.pi)
         gains = np.where(deviation > 0, ahead * ndtr(z) + deviation * density, np.maximum(ahead, 0.0))
         return self._batch.take(new), gains
+
+    def choose(
+        self, best: float, tried: Collection[Mapping], number: int, rng: Generator, *, explores: bool
+    ) -> tuple[list[Mapping], float]:
+        """Mappings to measure next, those first that promise most, and what the first one promises.
+
+        Args:
+            best: Logarithm of the best objective measured.
+            tried: Mappings that were tried.
+            number: How many; fewer if there are no more.
+            rng: Draws those of which nothing is promised.
+            explores: Whether any are drawn.
+        """
+        batch, gains = self.gains(best, tried)
+        order = np.argsort(-gains, kind="stable")
+        left = rng.permutation(len(gains)).tolist()
+        chosen: list[Mapping] = []
+        for place, row in enumerate(order[:number]):
+            pick = left.pop() if explores and place % EXPLORED == EXPLORED - 1 else row
+            mapping = decode(batch, int(pick))
+            if mapping not in chosen:
+                chosen.append(mapping)
+        return chosen, float(gains[order[0]]) if len(order) else 0.0
 
     def _keep(self, batch: MappingBatch, expected: Expected, strangers: MappingBatch, guide: Guide) -> None:
         _, first = np.unique(fingerprints(batch), return_index=True)

@@ -15,16 +15,13 @@ from tvm_spm.result import SearchResult
 from tvm_spm.space.case import Case
 from tvm_spm.space.countable import require_countable
 from tvm_spm.space.mapping_batch import decode
-from tvm_spm.tuning.guided.guide import LEAST_VALUE, Answers, Guide
+from tvm_spm.tuning.guided.guide import LEAST_VALUE, Answers, Guide, answers_on
 from tvm_spm.tuning.guided.pool import Pool
 from tvm_spm.tuning.log_lines import SearchEnd
 from tvm_spm.tuning.options import Proposer, TunerOptions
 from tvm_spm.tuning.run import Run
 from tvm_spm.tuning.screen import space_of, unproved
 from tvm_spm.tuning.search_path import ProgramOf, SearchPath
-
-EXPLORED = 4
-"""Every so manieth mapping of a batch is one of which least is known, or drawn at random."""
 
 LITTLE = 1e-3
 """A step that lowers the objective by less of it counts as one that lowered nothing."""
@@ -114,9 +111,7 @@ class GuidedTask:
 
     def answers(self) -> Answers:
         """What was measured on this path; cycles only."""
-        succeeded = [trial.cost.cycles for trial in self.path.trials.values() if trial.cost is not None]
-        batch, _ = self.path.measured()
-        return Answers(self.case.workload, batch, np.array(succeeded, dtype=np.float64))
+        return answers_on(self.path, self.case.workload)
 
     def best_cost(self) -> Cost:
         """Of the best mapping on this path."""
@@ -131,20 +126,14 @@ class GuidedTask:
             number: Of the round: what is drawn depends on the seed and it alone.
         """
         rng = np.random.default_rng([self._run.seed, number])
-        measured, values = self.path.measured()
+        measured, _ = self.path.measured()
         self._pool.refresh(
             guide, measured, rng, generations=self._options.generations, population=self._options.population
         )
-        batch, gains = self._pool.gains(math.log(max(self.path.best_value(), LEAST_VALUE)), self.path.trials)
-        order = np.argsort(-gains, kind="stable")
-        self._gain = float(gains[order[0]]) if len(order) else 0.0
-        strange = rng.permutation(len(gains))
-        self._candidates, left = [], list(strange)
-        for place, row in enumerate(order[: 2 * self._options.batch]):
-            pick = left.pop() if place % EXPLORED == EXPLORED - 1 and guide.residual is not None and left else row
-            mapping = decode(batch, int(pick))
-            if mapping not in self._candidates:
-                self._candidates.append(mapping)
+        best = math.log(max(self.path.best_value(), LEAST_VALUE))
+        self._candidates, self._gain = self._pool.choose(
+            best, self.path.trials, 2 * self._options.batch, rng, explores=guide.residual is not None
+        )
 
     def step(self, number: int) -> None:
         """Measure the next candidates.
@@ -188,9 +177,11 @@ class GuidedTask:
         )
 
     def _exact(self, case: Case) -> list[Mapping]:
-        """The best mapping with perfect factors, as far as the budget of the exact search goes; none if none fits."""
+        """The best mapping by the formula, as far as the budget of the exact search goes; none if none fits."""
         try:
-            found = exact_search(case, most_steps=self._options.exact_polls, should_stop=self._run.should_stop)
+            found = exact_search(
+                case, perfect=False, most_steps=self._options.start_steps, should_stop=self._run.should_stop
+            )
         except NoMappingError:
             return []
         return [found.mapping]

@@ -14,7 +14,7 @@ from tvm_spm.tuning.measuring import NoMeasurementError
 from tvm_spm.tuning.options import TunerOptions
 from tvm_spm.tuning.run import Run
 
-SEARCH_VERSION = 1
+SEARCH_VERSION = 2
 """Raised when the same settings come to try other mappings."""
 
 PROBES = 3
@@ -26,7 +26,7 @@ STEP = 4
 ENOUGH = 1e-3
 """A run ends when the next measurement of every task together is expected to gain less of the network's objective,"""
 
-ENOUGH_OF_TASK = 1e-2
+ENOUGH_OF_TASK = 2e-3
 """and that of no task more than this of its own."""
 
 MOST_SHARE = 4

@@ -11,6 +11,7 @@ analytical model, for weights of 16, 8 and 4 bits. Expected time: half an hour o
 running generated code; ``--quick`` takes the layer of ViT-Ti and the rows, a minute.
 
     python benchmarks/transformers.py [--quick] [--csv FILE] [--arch NAME ...] [--case NAME ...] [--trials N]
+                                      [--table layers rows]
 """
 
 from __future__ import annotations
@@ -124,15 +125,17 @@ def main() -> None:
     parser.add_argument("--arch", nargs="*", default=list(ARCHS))
     parser.add_argument("--case", nargs="*", choices=list(CASES), default=list(CASES))
     parser.add_argument("--trials", type=int, default=4)
+    parser.add_argument("--table", nargs="*", choices=list(SHOWN), default=list(SHOWN))
     options = parser.parse_args()
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
     ).stdout.strip()
     cases, archs = ([QUICK], ["edge-256"]) if options.quick else (options.case, options.arch)
     rows: list[dict[str, object]] = [
-        {"commit": commit, "table": "rows", **row} for arch in archs for row in decode_rows(arch)
-    ]
-    for case in cases:
+        {"commit": commit, "table": "rows", **row}
+        for arch in archs if "rows" in options.table for row in decode_rows(arch)
+    ]  # fmt: skip
+    for case in cases if "layers" in options.table else ():
         for arch in archs:
             with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
                 found = process.submit(tune, case, arch, options.trials).result()

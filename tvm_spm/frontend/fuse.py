@@ -15,6 +15,7 @@ from tvm_spm.frontend.bounds import OneSidedClips
 from tvm_spm.frontend.broadcast import keep_broadcasts_apart
 from tvm_spm.frontend.channel_scales import ChannelScales
 from tvm_spm.frontend.lift import lift_constants
+from tvm_spm.frontend.norms import LOWERINGS
 from tvm_spm.frontend.prologue import Prologues
 from tvm_spm.frontend.transposed import TransposedConvolutions
 from tvm_spm.frontend.wide import WideJoins
@@ -69,7 +70,7 @@ def fuse(mod: tvm.IRModule) -> tvm.IRModule:
         _rewrite(_TransposedMatmul),
         _rewrite(TransposedConvolutions),
         transform.DeadCodeElimination(),
-        transform.LegalizeOps(),
+        transform.LegalizeOps(LOWERINGS),
         transform.AnnotateTIROpPattern(),
         keep_broadcasts_apart,
         transform.FuseOps(),

@@ -68,6 +68,11 @@ class StopRequest:
         self._signals.is_kept = True
 
     @property
+    def left_s(self) -> float:
+        """Until the deadline; infinite if there is none."""
+        return max(0.0, self._deadline_s - time.monotonic())
+
+    @property
     def is_endless(self) -> bool:
         """Whether there is no deadline."""
         return math.isinf(self._deadline_s)

@@ -43,7 +43,7 @@ ROOMS = (
     ("tvm_spm.axes",),
     # base
     ("tvm_spm.arguments", "tvm_spm.durable", "tvm_spm.input_file", "tvm_spm.progress"),
-    ("tvm_spm.objective", "tvm_spm.pages"),
+    ("tvm_spm.objective", "tvm_spm.pages", "tvm_spm.workers"),
     (
         "tvm_spm.errors",
         "tvm_spm.interrupt",
@@ -58,7 +58,7 @@ ROOMS = (
 
 # The same inside a package: its modules and folders, highest first.
 INSIDE = {
-    "tvm_spm.cli": (("commands",), ("search",), ("options", "output")),
+    "tvm_spm.cli": (("commands",), ("search",), ("options", "output", "workers")),
     "cost_model": (
         ("attention", "calibration", "side_by_side"), ("fused",), ("analytical", "learned", "published", "simulator"),
         ("nest",), ("crossing", "problem", "roofs"),
@@ -97,6 +97,7 @@ INSIDE = {
         ("export",), ("encode", "text"), ("binary", "interpret", "memory", "vector"), ("check", "layout"),
         ("instructions",), ("errors",),
     ),
+    "tvm_spm.workers": (("jobs",), ("cluster", "processes"), ("calls", "child"), ("errors",)),
     "tvm_spm.lowering": (
         ("target",), ("tiles",), ("double",), ("host", "innermost", "partial"), ("processor",),
         ("blocks", "root_block"),

@@ -9,78 +9,25 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import pickle
-import signal
-import struct
-import subprocess
-import sys
-import tempfile
 import threading
-from typing import IO
 
-from tvm_spm import interrupt
 from tvm_spm.deploy.verify.messages import NetworkRequest, ReferenceKept, ReferenceRequest, Request, TaskRequest
 from tvm_spm.deploy.verify.outcome import Verification
 from tvm_spm.errors import ModelError
+from tvm_spm.workers.child import Child, pipes_of_child, read, write
 
-_LENGTH = struct.Struct("<Q")
 
-
-class _Child:
+class _Child(Child):
     """The other process."""
 
     def __init__(self) -> None:
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the process)
-        start = f"from {__name__} import serve; serve({os.getpid()})"
-        code = f"import sys; sys.path[:] = {sys.path!r}; {start}"
-        # A group of its own: Ctrl-C is for this process, which ends the other one.
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
-            start_new_session=True,
-        )  # fmt: skip
-        interrupt.add_child(self._process.pid)
+        super().__init__(serve)
 
-    def ask(self, request: Request) -> Verification | ModelError | ReferenceKept | None:
+    def verify(self, request: Request) -> Verification | ModelError | ReferenceKept | None:
         """The answer; None if the process ended instead."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        try:
-            _write(self._process.stdin, request)
-            answer = _read(self._process.stdout)
-        except (BrokenPipeError, EOFError):
-            return None
-        assert isinstance(answer, (Verification, ModelError, ReferenceKept))
+        answer = self.ask(request)
+        assert answer is None or isinstance(answer, (Verification, ModelError, ReferenceKept))
         return answer
-
-    def why_ended(self) -> str:
-        """How the process ended, and the last line it wrote."""
-        code = self._process.wait()
-        self._errors.seek(0, os.SEEK_END)
-        self._errors.seek(max(0, self._errors.tell() - 4096))
-        lines = [line.strip() for line in self._errors.read().decode(errors="replace").splitlines() if line.strip()]
-        try:
-            how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        except ValueError:
-            how = f"was ended by signal {-code}"
-        return f"{how}{f' ({lines[-1][:200]})' if lines and code > 0 else ''}"
-
-    def is_alive(self) -> bool:
-        """Whether it can be asked."""
-        return self._process.poll() is None
-
-    def kill(self) -> None:
-        """End it now; who waits for its answer gets none."""
-        self._process.kill()
-
-    def close(self) -> None:
-        """End it, and forget it."""
-        self.kill()
-        self._process.wait()
-        interrupt.forget_child(self._process.pid)
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
-        self._errors.close()
 
 
 class _Children:
@@ -112,7 +59,7 @@ class _Children:
         """The answer of a process that nobody else asks meanwhile."""
         child = self._take()
         try:
-            answer = child.ask(request)
+            answer = child.verify(request)
         except BaseException:
             # Interrupted between question and answer: what comes next would be taken for another answer.
             self._end(child)
@@ -171,7 +118,7 @@ class Beforehand:
         self._thread.start()
 
     def _ask(self, request: ReferenceRequest) -> None:
-        self._answer = self._child.ask(request)
+        self._answer = self._child.verify(request)
 
     def ask(self, request: NetworkRequest) -> Verification | None:
         """The outcome; None if that process has no answer, so that another one must be asked.
@@ -181,7 +128,7 @@ class Beforehand:
         """
         self._thread.join()
         answer = (
-            self._child.ask(request) if isinstance(self._answer, ReferenceKept) and self._child.is_alive() else None
+            self._child.verify(request) if isinstance(self._answer, ReferenceKept) and self._child.is_alive() else None
         )
         return answer if isinstance(answer, Verification) else None
 
@@ -235,44 +182,14 @@ def serve(parent: int) -> None:
     Args:
         parent: Process id of the one that asks.
     """
-    questions = os.fdopen(os.dup(0), "rb")
-    answers = os.fdopen(os.dup(1), "wb")
-    # What compilers print must not end up between the answers.
-    os.dup2(2, 1)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    questions, answers = pipes_of_child(parent)
     from tvm_spm.deploy.verify.answers import Responder  # TVM, which takes seconds
 
     responder = Responder()
     while True:
         try:
-            request = _read(questions)
+            request = read(questions)
         except EOFError:
             return
         assert isinstance(request, (TaskRequest, ReferenceRequest, NetworkRequest))
-        _write(answers, responder.answer(request))
-
-
-def _end_with(parent: int) -> None:
-    """End this process, whatever it is doing, when the one that asked is gone."""
-    waiting = threading.Event()
-    while os.getppid() == parent:
-        waiting.wait(1.0)
-    os._exit(0)
-
-
-def _write(pipe: IO[bytes], message: object) -> None:
-    content = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
-    pipe.write(_LENGTH.pack(len(content)))
-    pipe.write(content)
-    pipe.flush()
-
-
-def _read(pipe: IO[bytes]) -> object:
-    header = pipe.read(_LENGTH.size)
-    if len(header) < _LENGTH.size:
-        raise EOFError
-    (length,) = _LENGTH.unpack(header)
-    content = pipe.read(length)
-    if len(content) < length:
-        raise EOFError
-    return pickle.loads(content)
+        write(answers, responder.answer(request))

@@ -50,6 +50,7 @@ from tvm_spm.tuning.screen import screen_workload
 from tvm_spm.tuning.task import tune_workload
 from tvm_spm.tuning.waits import TRIALS, improve_with_waits, search_with_waits
 from tvm_spm.tuning.warm_up import load, parts_of_search
+from tvm_spm.workers import Workers
 from tvm_spm.workload import Workload
 
 if TYPE_CHECKING:
@@ -255,7 +256,9 @@ def tune(
         seed: Same seed, same result (as long as no time limit strikes).
         workdir: Keeps the log of trials and TVM's tuning database. A later run with it continues; other networks,
             objectives, seeds and measurers may share it, one run at a time.
-        executor: Runs measurements, for example a process pool or a Dask executor; in this process if None.
+        executor: Runs measurements and searches that do not depend on each other; in this process if None. For
+            example ``tvm_spm.workers.ProcessWorkers(4)``, whose processes may be killed, a pool of
+            ``concurrent.futures``, or ``get_executor()`` of a Dask client. Results do not depend on it.
         measurer: Says how long a mapping takes, for example RTL simulation or a board; the simulator if None. What
             fails costs one trial.
         store: Where answers of a ``measurer`` are kept for all networks: the path of a file, or ``none``. By default
@@ -324,7 +327,7 @@ def tune(
     _require_energy(arch, minimised)
     with stop_on_interrupt(time_limit_s) as should_stop:
         with ProgressBar(options.task.trials, enabled=progress) as bar:
-            run = Run(seed=seed, measurer=measurer, executor=executor, progress=bar, should_stop=should_stop)
+            run = Run(seed=seed, measurer=measurer, workers=Workers(executor), progress=bar, should_stop=should_stop)
             return tune_network(mod, arch, options, run)
 
 

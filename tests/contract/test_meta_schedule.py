@@ -146,7 +146,7 @@ def test_workers_that_are_gone_are_errors_of_their_candidates():
     (first, *_) = begun(made, MOD).generate_measure_candidates()
     ((seconds, message),) = answers(made, [first.sch.mod])
     assert seconds is None
-    assert "the workers that measure are gone" in message
+    assert "the workers are gone" in message
 
 
 def annotated(func: tvm.tirx.PrimFunc, mapping: str, key: str) -> tvm.IRModule:

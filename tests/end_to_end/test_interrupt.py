@@ -116,6 +116,20 @@ def test_while_it_searches(model: str, tmp_path: Path, signum: int):
     assert said.count("(2/2)") == 1
 
 
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
+def test_while_workers_measure(model: str, tmp_path: Path, signum: int):
+    """They end with the run, also where it cannot say good-bye."""
+    run = Run(tmp_path, "tune", model, *ENDLESS, "--workers", "2")
+    run.wait_for("(1/2)")
+    time.sleep(2.0)
+    run.send(signum)
+    if signum == signal.SIGKILL:
+        assert run.end() == -signum
+        return
+    assert outcome_is_whole(run, signum) == "result"
+    assert json.loads(run.out.read_text())["totals"]["stopped_by"] == "Ctrl-C"
+
+
 def test_a_second_signal_ends_at_once(model: str, tmp_path: Path):
     run = Run(tmp_path, "tune", model, *ENDLESS)
     run.wait_for("(1/2)")

@@ -124,7 +124,7 @@ def test_the_environment_chooses_the_store(models, tmp_path, monkeypatch):
     ("options", "said"),
     [(["--measure-command", "x", "--measurer", "rtl"], "give one of them"),
      (["--measure-timeout", "3"], "only with --measure-command"),
-     (["--workers", "2"], "--workers 2: only with --measure-command"),
+     (["--workers", "2", "--dask", "tcp://x:1"], "--workers 2 and --dask tcp://x:1: give one of them"),
      (["--measure-command", "x", "--measure-timeout", "0"], "must be > 0"),
      (["--measure-command", "'"], "No closing quotation"),
      (["--measure-command", " "], "must name a program")],

@@ -20,6 +20,7 @@ from tests.end_to_end.test_cli import two_layers
 from tvm_spm import frontend
 from tvm_spm.tuning.measurer import Measurement, MeasureRequest
 from tvm_spm.tuning.text import print_result
+from tvm_spm.workers import ProcessWorkers
 
 TARGET = "spm/edge-256"
 
@@ -97,12 +98,21 @@ def test_a_module_gives_what_its_file_gives(result: tvm_spm.TuningResult, model:
     assert [task.mapping for task in proto.tasks] == [task.mapping for task in result.tasks]
 
 
-@pytest.mark.parametrize("kind", ["threads", "processes"])
+@pytest.mark.parametrize("kind", ["threads", "processes", "own"])
 def test_an_executor_changes_nothing(result: tvm_spm.TuningResult, model: Path, kind: str):
-    pool = ThreadPoolExecutor(2) if kind == "threads" else ProcessPoolExecutor(2, mp_context=get_context("spawn"))
-    with pool as executor:
+    """Nor do measurements, exact searches and searches of groups in other processes."""
+    pools = {
+        "threads": lambda: ThreadPoolExecutor(2), "own": lambda: ProcessWorkers(2),
+        "processes": lambda: ProcessPoolExecutor(2, mp_context=get_context("spawn")),
+    }  # fmt: skip
+    with pools[kind]() as executor:
         again = tvm_spm.tune(model, TARGET, trials=6, executor=executor)
     assert [(task.mapping, task.cost) for task in again.tasks] == [(task.mapping, task.cost) for task in result.tasks]
+    assert [task.bound for task in again.tasks] == [task.bound for task in result.tasks]
+    assert [(group.mapping, group.cost) for group in again.groups] == [
+        (group.mapping, group.cost) for group in result.groups
+    ]
+    assert again.plan.lower_bound == result.plan.lower_bound
 
 
 def test_time_limit_gives_a_complete_result(model: Path):

@@ -75,8 +75,7 @@ def best_of_all(num_layers: int, costs: dict[tuple[int, int], Costs], objective:
 
 def plan(whole: Group, arch: Arch, objective: str, alone: list[Alone]) -> NetworkPlan:
     return plan_network(
-        whole.graph, arch, objective, alone, why_not=lambda ways: [None] * len(ways), should_stop=lambda: False,
-        report=lambda: None,
+        whole.graph, arch, objective, alone, why_not=lambda ways: [None] * len(ways)
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
 import pytest
@@ -9,11 +10,12 @@ import pytest
 from tests.fused_cases import Builder, conv_chain
 from tests.unit.test_network_fusion import cost, plan
 from tvm_spm.arch import load_arch
-from tvm_spm.fusion.network import Alone, plan_network
+from tvm_spm.fusion.network import Alone, Surroundings, plan_network
 from tvm_spm.fusion.search import group_search
 from tvm_spm.graph import LayerGraph
 from tvm_spm.group import Group, GroupMapping, refuse_group
 from tvm_spm.reproduce.dlfusion.recompute import needed_boxes, recompute_factor
+from tvm_spm.workers import Workers
 
 EDGE, QUAD = load_arch("edge-256"), load_arch("quad-edge")
 
@@ -25,9 +27,15 @@ def test_a_group_of_a_plan_is_proved():
     assert first is not None
     dear = [Alone(task=0, cost=cost(10**9, 1e12), num_cores=1)] * 2
     found = plan_network(
-        chain.graph, QUAD, "edp", dear, why_not=lambda ways: [None] * len(ways), should_stop=lambda: False,
-        report=lambda: None,
+        chain.graph, QUAD, "edp", dear, why_not=lambda ways: [None] * len(ways)
     )  # fmt: skip
+    # Searched by others, copies come back: the same steps, and the same answer.
+    with ThreadPoolExecutor(2) as threads:
+        other = plan_network(
+            chain.graph, QUAD, "edp", dear, why_not=lambda ways: [None] * len(ways),
+            around=Surroundings(workers=Workers(threads)),
+        )  # fmt: skip
+    assert (other.groups, other.lower_bound, other.limits) == (found.groups, found.lower_bound, found.limits)
     assert found.groups[0].cost.objective("edp") == found.value < 0.85 * first[1].cost.objective("edp")
     assert found.gap < 5e-4
 
@@ -86,8 +94,7 @@ def test_a_plan_is_for_its_objective(objective: str, num_groups: int):
     chain = conv_chain(4, 4, 4, size=8)
     alone = [Alone(task=0, cost=cost(1, 1e12), num_cores=1)] * 2
     found = plan_network(
-        chain.graph, EDGE, objective, alone, why_not=lambda ways: [None] * len(ways), should_stop=lambda: False,
-        report=lambda: None,
+        chain.graph, EDGE, objective, alone, why_not=lambda ways: [None] * len(ways)
     )  # fmt: skip
     assert len(found.groups) == num_groups
 

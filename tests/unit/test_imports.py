@@ -76,7 +76,7 @@ INSIDE = {
         ("effort", "export", "plan_data", "side_by_side", "task", "waits", "warm_up"),
         ("baselines", "guided"),
         ("screen", "search_path"), ("run",), ("run_log",), ("measuring", "saved_run", "store"), ("task_memory",),
-        ("agreement", "attention", "measurer", "options", "parts", "trial_log"), ("log_lines",),
+        ("agreement", "attention", "exact_starts", "measurer", "options", "parts", "trial_log"), ("log_lines",),
     ),
     "tvm_spm.deploy": (
         ("programs", "side_by_side"), ("network",), ("groups",), ("verify",), ("database", "grouping", "runtime"),

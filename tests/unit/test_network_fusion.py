@@ -15,7 +15,15 @@ from tvm_spm.attention import AttentionMapping
 from tvm_spm.cost import Cost, Energy
 from tvm_spm.errors import PlanError, SpmError
 from tvm_spm.fusion import network
-from tvm_spm.fusion.network import NOT_SCHEDULED, Alone, FusedGroup, NetworkPlan, num_intervals, plan_network
+from tvm_spm.fusion.network import (
+    NOT_SCHEDULED,
+    Alone,
+    FusedGroup,
+    NetworkPlan,
+    Surroundings,
+    num_intervals,
+    plan_network,
+)
 from tvm_spm.group import Group
 from tvm_spm.report.plan_picture import draw_plan
 
@@ -52,7 +60,7 @@ def plan(
 
     return plan_network(
         group.graph, ARCH, objective, layers, known=known, why_not=why_not,
-        should_stop=lambda: len(reached) > stop_after, report=lambda: reached.append(None),
+        around=Surroundings(should_stop=lambda: len(reached) > stop_after, report=lambda: reached.append(None)),
     )  # fmt: skip
 
 
@@ -109,8 +117,8 @@ def test_what_was_found_before_the_end_stays():
     for number in range(4):
         asked = itertools.count()
         found = plan_network(
-            chain.graph, ARCH, "edp", alone(3), why_not=lambda ways: [None] * len(ways), report=lambda: None,
-            should_stop=lambda asked=asked, number=number: next(asked) >= number,
+            chain.graph, ARCH, "edp", alone(3), why_not=lambda ways: [None] * len(ways),
+            around=Surroundings(should_stop=lambda asked=asked, number=number: next(asked) >= number),
         )  # fmt: skip
         values.append(found.value)
         bounds.append(found.lower_bound)
@@ -164,8 +172,8 @@ def test_a_budget_of_mappings_is_in_the_result(monkeypatch: pytest.MonkeyPatch):
 def test_without_time_layers_run_alone_and_nothing_is_known_about_groups():
     chain = conv_chain(4, 4, 4, 4, size=8)
     found = plan_network(
-        chain.graph, ARCH, "edp", alone(3), why_not=lambda ways: [None] * len(ways), report=lambda: None,
-        should_stop=lambda: True,
+        chain.graph, ARCH, "edp", alone(3), why_not=lambda ways: [None] * len(ways),
+        around=Surroundings(should_stop=lambda: True),
     )  # fmt: skip
     assert sizes(found) == [1, 1, 1]
     # Two groups of two layers are equal, beside one of three.
@@ -186,8 +194,7 @@ def test_layers_that_form_a_cycle_are_named():
         PlanError, match=rf"layer 1, {layers[1].name}: reads .* of layer 2, {layers[2].name}, and 2 >= 1"
     ):
         plan_network(
-            graph, ARCH, "edp", alone(3), why_not=lambda ways: [None] * len(ways), report=lambda: None,
-            should_stop=lambda: False,
+            graph, ARCH, "edp", alone(3), why_not=lambda ways: [None] * len(ways),
         )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests import faults
+from tests.worker_jobs import Mortal
 from tvm_spm.arch import load_arch
 from tvm_spm.errors import WorkdirError
 from tvm_spm.objective import Objective
@@ -22,13 +23,14 @@ from tvm_spm.result import SearchResult
 from tvm_spm.space.case import Case
 from tvm_spm.tuning.log_lines import RunStart
 from tvm_spm.tuning.measurer import CommandMeasurer, MeasureError, Measurement, Measurer, MeasureRequest, identity_of
-from tvm_spm.tuning.measuring import NoMeasurementError, WorkersLostError
+from tvm_spm.tuning.measuring import NoMeasurementError
 from tvm_spm.tuning.options import TunerOptions
 from tvm_spm.tuning.run import Run
 from tvm_spm.tuning.run_log import RunLog, own
 from tvm_spm.tuning.task import tune_workload
 from tvm_spm.tuning.task_memory import key_of
 from tvm_spm.tuning.trial_log import read_log
+from tvm_spm.workers import ProcessWorkers, Workers, WorkersLostError
 from tvm_spm.workload import Workload
 
 ARCH = load_arch("edge-256")
@@ -44,7 +46,7 @@ def tune(
     measurer: Measurer | None = None,
     model: str = "net",
     trials: int = 12,
-    executor: ThreadPoolExecutor | ProcessPoolExecutor | None = None,
+    executor: Executor | None = None,
 ) -> SearchResult:
     start = RunStart(
         model=model, model_sha256=model, objective=objective, seed=seed, measurer=identity_of(measurer),
@@ -52,7 +54,7 @@ def tune(
     )  # fmt: skip
     case = Case(workload=LAYER, arch=ARCH, objective=Objective.of(objective))
     with own(workdir):
-        run = Run(seed=seed, log=RunLog(workdir, ARCH, start), measurer=measurer, executor=executor)
+        run = Run(seed=seed, log=RunLog(workdir, ARCH, start), measurer=measurer, workers=Workers(executor))
         return tune_workload(case, replace(OPTIONS, trials=trials), run)
 
 
@@ -212,6 +214,28 @@ def test_lost_workers_are_an_error_that_says_how_to_go_on(tmp_path: Path):
         again = tune(tmp_path / "killed", measurer=Deadly("none"), executor=threads)
     assert again.mapping == healthy.mapping
     assert log_of(tmp_path / "killed") == log_of(tmp_path / "healthy")
+
+
+@pytest.mark.parametrize("every", [3, 1])
+def test_workers_that_die_change_nothing(tmp_path: Path, every: int):
+    """The measurer ends its process the first time that it is asked every third mapping, or any."""
+    healthy = tune(tmp_path / "healthy", measurer=Mortal(str(tmp_path)))
+    (tmp_path / "seen").mkdir()
+    with ProcessWorkers(2) as workers:
+        killed = tune(tmp_path / "killed", measurer=Mortal(str(tmp_path / "seen"), every=every), executor=workers)
+    assert len(list((tmp_path / "seen").iterdir())) >= (12 if every == 1 else 1)
+    assert killed == healthy
+    assert log_of(tmp_path / "killed") == log_of(tmp_path / "healthy")
+
+
+def test_a_mapping_that_kills_every_worker_is_a_failure(tmp_path: Path):
+    healthy = tune(tmp_path / "healthy", measurer=Deadly("none"))
+    deadly = read_log(tmp_path / "healthy" / "trials.jsonl").trials[7].mapping.line()
+    with ProcessWorkers(2) as workers:
+        found = tune(tmp_path / "killed", measurer=Deadly(deadly), executor=workers)
+    assert found.num_evaluated == 12
+    assert found.failures == ("3 workers died with it, the last one: its process ended with exit code 1",)
+    assert found.mapping == healthy.mapping or healthy.mapping.line() == deadly
 
 
 def test_a_directory_has_one_owner_at_a_time(tmp_path: Path):

@@ -9,7 +9,6 @@ import logging
 import os
 import shlex
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
@@ -36,6 +35,7 @@ from tvm_spm.cli.options import (
 )
 from tvm_spm.cli.output import check_outputs, print_text, write_timeline
 from tvm_spm.cli.search import search_app
+from tvm_spm.cli.workers import DaskOption, WorkersOption, executor_of
 from tvm_spm.errors import NoMappingError, SpmError
 from tvm_spm.objective import Objective
 from tvm_spm.terminal import EscapedFormatter, console, one_line, printable
@@ -87,7 +87,8 @@ def tune(
     measure_timeout: Annotated[
         float | None, typer.Option(help="Seconds until --measure-command counts as failed.", show_default="600")
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Commands that measure at once.", show_default="1")] = None,
+    workers: WorkersOption = None,
+    dask: DaskOption = None,
     store: Annotated[
         str | None,
         typer.Option(
@@ -124,15 +125,12 @@ def tune(
         raise SpmError(f"--measurer {measurer.value} and --measure-command: give one of them")
     if measure_command is None and measure_timeout is not None:
         raise SpmError(f"--measure-timeout {measure_timeout:g}: only with --measure-command")
-    if measure_command is None and workers is not None:
-        raise SpmError(f"--workers {workers}: only with --measure-command; the simulator uses every CPU by itself")
     if plot is not None:
         if not fusion:
             raise SpmError("--plot draws the layers that run as one; leave out --no-fusion")
         check_picture(plot)
     with ExitStack() as until_tuned:
-        # Threads do: each waits for a process of its own.
-        executor = None if workers is None else until_tuned.enter_context(ThreadPoolExecutor(workers))
+        executor = until_tuned.enter_context(executor_of(workers, dask))
         result = run(
             model,
             target,

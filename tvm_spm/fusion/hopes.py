@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from cost_model.fused.cost import GroupCost
 from tvm_spm.fusion.prover import Aim, GroupProver, Point
 from tvm_spm.group import GroupMapping
 from tvm_spm.objective import Objective
+from tvm_spm.workers import LONG, Workers
 
 LIKE_TOTALS = 2e-2
 """Plans around a group whose cycles and energies differ by less, as a share, count as one."""
@@ -132,6 +134,10 @@ class GroupHope:
         self._bounds[self._around] = self._prover.lower_bound * (1 - 1e-12)
         self._corners = self._find_corners()
 
+    def become(self, other: GroupHope) -> None:
+        """Go on where a copy of this search came to."""
+        self.__dict__.update(other.__dict__)
+
     def sample(self) -> None:
         """Price the mappings that promise most."""
         self._prover.sample()
@@ -182,3 +188,31 @@ class GroupHope:
             if all(line.cycle * x + line.energy * y >= line.least - _SLACK * abs(line.least) for line in lines):
                 found.append((math.floor(x * PARTS * (1 - _SLACK)), max(0.0, y * (1 - _SLACK))))
         return sorted(set(found))
+
+
+def improve_all(
+    todo: Mapping[GroupHope, Around], most_steps: int, workers: Workers, should_stop: Callable[[], bool]
+) -> None:
+    """Search groups on for one turn each, at the same time where there are workers.
+
+    Args:
+        todo: Groups, each with the rest of the plan.
+        most_steps: Of each.
+        workers: Who searches; they send a whole search there and back, some megabytes.
+        should_stop: Asked between batches here, and between groups of workers.
+    """
+    if not workers.are_others:
+        for hope, around in todo.items():
+            hope.improve(around, most_steps, should_stop)
+        return
+    hopes = list(todo)
+    jobs = [(hope, todo[hope], most_steps) for hope in hopes]
+    for at, improved in workers.in_order(_improved, jobs, should_stop=should_stop, patience=LONG, least=0):
+        hopes[at].become(improved)
+
+
+def _improved(hope: GroupHope, around: Around, most_steps: int) -> GroupHope:
+    """In a worker, or a thread beside others: the search itself stays as it is."""
+    searched = copy.deepcopy(hope)
+    searched.improve(around, most_steps, lambda: False)
+    return searched

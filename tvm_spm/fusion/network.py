@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from tvm_spm.arch import Arch
 from tvm_spm.errors import PlanError
 from tvm_spm.fusion.group_prices import MAX_GROUP, GroupPrices, num_intervals
-from tvm_spm.fusion.hopes import PARTS, Around, GroupHope
+from tvm_spm.fusion.hopes import PARTS, Around, GroupHope, improve_all
 from tvm_spm.fusion.network_plan import NOT_SCHEDULED, Alone, FusedGroup, NetworkPlan, RefusedGroup
 from tvm_spm.fusion.planner import plan_groups
 from tvm_spm.fusion.side_groups import groups_that_gain
 from tvm_spm.graph import LayerGraph
 from tvm_spm.objective import Objective
+from tvm_spm.workers import Workers
 
 __all__ = [
-    "MAX_GROUP", "NOT_SCHEDULED", "Alone", "FusedGroup", "NetworkPlan", "RefusedGroup", "num_intervals", "plan_network",
+    "MAX_GROUP", "NOT_SCHEDULED", "Alone", "FusedGroup", "NetworkPlan", "RefusedGroup", "Surroundings",
+    "num_intervals", "plan_network",
 ]  # fmt: skip
 
 STEPS_PER_GROUP, STEPS_OF_ONE_LAYER = 40, 12_000
@@ -28,6 +31,21 @@ PROVED = 1e-6
 """A bound that is so close, as a share, proves a plan."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What a search has to do with the rest of a run.
+
+    Attributes:
+        should_stop: Once true, no further group is looked at or searched.
+        report: Called once for each interval of several layers, ``num_intervals`` times.
+        workers: Search groups.
+    """
+
+    should_stop: Callable[[], bool] = lambda: False
+    report: Callable[[], None] = lambda: None
+    workers: Workers = field(default_factory=Workers)
+
+
 def plan_network(
     graph: LayerGraph,
     arch: Arch,
@@ -36,8 +54,7 @@ def plan_network(
     *,
     known: Sequence[FusedGroup] = (),
     why_not: Callable[[Sequence[FusedGroup]], Sequence[str | None]],
-    should_stop: Callable[[], bool],
-    report: Callable[[], None],
+    around: Surroundings | None = None,
 ) -> NetworkPlan:
     """The best plan of the groups and mappings that were priced, all of which can be scheduled, and a bound of any.
 
@@ -53,15 +70,15 @@ def plan_network(
         alone: Per layer, how it runs by itself.
         known: Ways to run some intervals that no search of group mappings finds, such as attention.
         why_not: Tries to schedule groups; returns for each the reason if that fails.
-        should_stop: Once true, no further group is looked at or searched.
-        report: Called once for each interval of several layers, ``num_intervals`` times.
+        around: Who searches, who is told, and who may end it; nobody else if None.
 
     Raises:
         PlanError: A layer reads what a later one writes, as it does where layers form a cycle.
     """
     _check_order(graph)
-    aim = Objective.of(objective)
-    prices = GroupPrices(graph, arch, aim, alone, known, should_stop=should_stop, report=report)
+    aim, run = Objective.of(objective), around or Surroundings()
+    should_stop = run.should_stop
+    prices = GroupPrices(graph, arch, aim, alone, known, should_stop=should_stop, report=run.report)
     most_steps = max(STEPS_OF_ONE_LAYER // len(graph.layers), STEPS_PER_GROUP * prices.num_bounded)
     prices.sample(plan_groups(len(graph.layers), prices.options, objective, 1))
     turn = 0
@@ -81,8 +98,7 @@ def plan_network(
         todo = {} if is_proved else {hope: rest for hope, rest in hopes.items() if not hope.is_settled(rest)}
         if todo and prices.num_steps < most_steps and turn < MOST_TURNS and not should_stop():
             each = -(-(most_steps - prices.num_steps) // len(todo))
-            for hope, around in todo.items():
-                hope.improve(around, each, should_stop)
+            improve_all(todo, each, run.workers, should_stop)
             turn += 1
             continue
         if not should_stop() and any([prices.polish(planned) for planned in plan.groups]):

@@ -27,7 +27,8 @@ from tvm_spm.mapping import Mapping
 from tvm_spm.meta_schedule.tasks import HostTask, NestTask, TaskTable, mapping_of
 from tvm_spm.space import legality
 from tvm_spm.tuning.measurer import Measurer, MeasureRequest, SimulatorMeasurer
-from tvm_spm.tuning.measuring import WorkersLostError, measure_in_order
+from tvm_spm.tuning.measuring import measure_in_order
+from tvm_spm.workers import Workers, WorkersLostError
 from tvm_spm.workload import VectorWork
 
 _ARTIFACT = "mapping.json"
@@ -100,7 +101,7 @@ class SimulatedRunner(PyRunner):
 
     def __init__(self, tasks: TaskTable, measurer: Measurer | None = None, executor: Executor | None = None) -> None:
         super().__init__()
-        self._tasks, self._measurer, self._executor = tasks, measurer or SimulatorMeasurer(), executor
+        self._tasks, self._measurer, self._workers = tasks, measurer or SimulatorMeasurer(), Workers(executor)
 
     def run(self, runner_inputs: Sequence[RunnerInput]) -> list[RunnerFuture]:
         """One answer per input; one that cannot be measured has an error."""
@@ -121,7 +122,7 @@ class SimulatedRunner(PyRunner):
         if not requests:
             return []
         try:
-            for answers in measure_in_order(requests, self._measurer, self._executor):
+            for answers in measure_in_order(requests, self._measurer, self._workers):
                 found.update((at, answer if isinstance(answer, str) else answer.cycles) for at, answer in answers)
         except WorkersLostError as error:
             return [found.get(at, str(error)) for at in range(len(requests))]

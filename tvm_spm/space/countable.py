@@ -30,6 +30,11 @@ def require_countable(workload: Workload, arch: Arch) -> None:
         )
 
 
+def is_countable(workload: Workload, arch: Arch) -> bool:
+    """Whether ``require_countable`` lets a pair pass."""
+    return most_counted(workload, arch) <= MOST_COUNTED
+
+
 def most_counted(workload: Workload, arch: Arch) -> int:
     """An upper bound of every number that a model counts.
 

@@ -16,7 +16,7 @@ from tvm_spm.arch import Arch
 from tvm_spm.deploy.groups import FusedNetwork, GroupScheduler
 from tvm_spm.deploy.network import verify_function
 from tvm_spm.deploy.verify.outcome import Verification
-from tvm_spm.fusion.network import Alone, NetworkPlan, num_intervals, plan_network
+from tvm_spm.fusion.network import Alone, NetworkPlan, Surroundings, num_intervals, plan_network
 from tvm_spm.lowering.target import target_of
 from tvm_spm.objective import Objective
 from tvm_spm.result import SearchResult
@@ -88,8 +88,11 @@ def plan_groups(
     run.progress.phase("price groups of layers", total=num_intervals(len(layers.graph.layers)), unit="groups")
     plan = plan_network(
         layers.graph, arch, objective, _alone(extraction, layers, arch, outcomes),
-        known=attention_groups(layers, arch, attention), why_not=scheduler.why_not, should_stop=run.should_stop,
-        report=partial(run.progress.step, "price groups of layers"),
+        known=attention_groups(layers, arch, attention), why_not=scheduler.why_not,
+        around=Surroundings(
+            should_stop=run.should_stop, report=partial(run.progress.step, "price groups of layers"),
+            workers=run.workers,
+        ),
     )  # fmt: skip
     counts = (
         ("attentions searched", len(attention), num_skipped),

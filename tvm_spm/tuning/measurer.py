@@ -44,6 +44,9 @@ SIMULATOR_VERSION = 2
 MOST_CYCLES = 2**63 - 1
 """Of one measurement."""
 
+MOST_KILLS = 3
+"""Of a command, by a signal that nobody of ours sent, before a measurement counts as failed."""
+
 MOST_ENERGY_PJ = 1e100
 """Of one measurement: sums and products of a network's stay finite."""
 
@@ -102,9 +105,10 @@ class Measurement:
 class Measurer(Protocol):
     """Anything that says how long mappings take.
 
-    Two attributes may be left out: ``batch_size``, the most requests of one call (answers are kept call by call), and
-    ``identity``, under which answers are kept in a work directory; the name if there is none. Give another one whenever
-    the same mapping may come to take another time, so that old answers are not used for new ones.
+    Three attributes may be left out: ``batch_size``, the most requests of one call (answers are kept call by call);
+    ``waits``, whether it does nothing but wait for another process, so that workers need no process of their own for
+    it; and ``identity``, under which answers are kept in a work directory; the name if there is none. Give another one
+    whenever the same mapping may come to take another time, so that old answers are not used for new ones.
 
     What it promises: one answer per request, in their order; the same answer for the same request as far as the
     hardware allows; requests are not changed; no answer is made up: what fails raises ``MeasureError``.
@@ -177,6 +181,11 @@ class CommandMeasurer:
         return 1
 
     @property
+    def waits(self) -> bool:
+        """For the command."""
+        return True
+
+    @property
     def identity(self) -> str:
         """Name and command: another command is another board."""
         return f"{self.name}/{hashlib.sha256(json.dumps(self.command).encode()).hexdigest()[:12]}"
@@ -192,7 +201,11 @@ class CommandMeasurer:
     def _measure(self, request: MeasureRequest) -> Measurement:
         shown = " ".join(self.command)
         try:
-            code, output, errors = _run(self.command, json.dumps(request_to_json(request)), self.timeout_s)
+            for _ in range(MOST_KILLS):
+                code, output, errors = _run(self.command, json.dumps(request_to_json(request)), self.timeout_s)
+                # Who kills a process does not judge its mapping.
+                if code != -signal.SIGKILL:
+                    break
         except subprocess.TimeoutExpired:
             raise MeasureError(
                 f"{shown}: no answer after {self.timeout_s:g} s for {request.mapping.line()}; "
@@ -200,6 +213,8 @@ class CommandMeasurer:
             ) from None
         except OSError as error:
             raise MeasureError(f"{shown}: cannot start: {error.strerror}") from error
+        if code == -signal.SIGKILL:
+            raise MeasureError(f"{shown}: was killed {MOST_KILLS} times")
         if code:
             raise MeasureError(f"{shown}: exit code {code}: {errors.strip()[-500:] or 'no message'}")
         lines = output.strip().splitlines()

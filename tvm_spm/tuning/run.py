@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -12,6 +11,7 @@ from tvm_spm.tuning.measurer import Measurer, identity_of
 from tvm_spm.tuning.run_log import RunLog
 from tvm_spm.tuning.store import Store
 from tvm_spm.tuning.task_memory import Origin, TaskMemory, key_of
+from tvm_spm.workers import Workers
 from tvm_spm.workload import Workload
 
 
@@ -28,7 +28,7 @@ class Run:
         log: Answers of earlier runs, which are not measured again, and keeper of the new ones; none are kept if None.
         measurer: Says how long a mapping takes; the simulator if None.
         store: What other runs measured on the same machine, and keeper of the new answers; None without one.
-        executor: Runs measurements; in this process if None.
+        workers: Run measurements and searches that do not depend on each other.
         progress: Told how far the work is.
         should_stop: Asked between steps.
     """
@@ -37,7 +37,7 @@ class Run:
     log: RunLog | None = None
     measurer: Measurer | None = None
     store: Store | None = None
-    executor: Executor | None = None
+    workers: Workers = field(default_factory=Workers)
     progress: ProgressBar = field(default_factory=_hidden)
     should_stop: StopRequest = field(default_factory=StopRequest)
 

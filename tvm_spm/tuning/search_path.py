@@ -34,16 +34,29 @@ class SearchPath:
         program_of: Asked for the code of mappings if the measurer is a user's.
 
     Attributes:
+        case: What is searched.
+        memory: As given.
         trials: By mapping, in order.
         batch: Their mappings as arrays, in the same order.
     """
 
     def __init__(self, case: Case, run: Run, memory: TaskMemory, program_of: ProgramOf | None) -> None:
-        self._case, self._run, self._memory = case, run, memory
+        self.case, self.memory = case, memory
+        self._run = run
         self._measurer = SimulatorMeasurer() if run.measurer is None else run.measurer
         self._program_of = program_of if run.measurer is not None else None
         self.trials: dict[Mapping, Trial] = {}
         self.batch: MappingBatch = encode([])
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether the simulator measures, which the formula describes."""
+        return isinstance(self._measurer, SimulatorMeasurer)
+
+    @property
+    def has_workers(self) -> bool:
+        """Whether several mappings may be measured at once."""
+        return self._run.workers.are_others
 
     @property
     def num_trials(self) -> int:
@@ -57,9 +70,7 @@ class SearchPath:
     def measured(self) -> tuple[MappingBatch, list[float]]:
         """The mappings that were measured, and their objective."""
         succeeded = [trial.cost is not None for trial in self.trials.values()]
-        values = [
-            trial.cost.objective(self._case.objective) for trial in self.trials.values() if trial.cost is not None
-        ]
+        values = [trial.cost.objective(self.case.objective) for trial in self.trials.values() if trial.cost is not None]
         return self.batch.take(np.flatnonzero(succeeded)), values
 
     def best_value(self) -> float:
@@ -72,19 +83,22 @@ class SearchPath:
         Raises:
             NoMeasurementError: Nothing but failures so far.
         """
-        fresh = [mapping for mapping in dict.fromkeys(mappings) if mapping not in self.trials]
-        batch = encode(fresh)
-        known = {mapping: trial for mapping in fresh if (trial := self._memory.recall(mapping)) is not None}
-        missing = np.array([at for at, mapping in enumerate(fresh) if mapping not in known], dtype=np.int64)
-        for found in self._answers([fresh[at] for at in missing], batch.take(missing)):
-            known.update((trial.mapping, trial) for trial in self._memory.record(found))
-            if self._is_hopeless(known) or self._run.should_stop():
+        asked = _Asked(self, mappings)
+        for found in self.answers(asked.requests):
+            asked.take(found)
+            if asked.is_hopeless:
                 break
-        answered = [at for at, mapping in enumerate(fresh) if mapping in known]
-        self.trials.update((fresh[at], known[fresh[at]]) for at in answered)
-        self.batch = concat([self.batch, batch.take(np.array(answered, dtype=np.int64))])
-        if self._is_hopeless({}):
-            raise self.no_measurement()
+        asked.end()
+
+    def answers(self, requests: Sequence[MeasureRequest]) -> Iterator[list[tuple[int, Answer]]]:
+        """Of who measures, to requests of any path of the same run."""
+        if requests:
+            run = self._run
+            yield from measure_in_order(requests, self._measurer, run.workers, run.should_stop)
+
+    def program_of(self, mapping: Mapping) -> str | None:
+        """The scheduled code of a mapping, for a measurer that runs code."""
+        return None if self._program_of is None else self._program_of(mapping)
 
     def no_measurement(self) -> NoMeasurementError:
         """That nothing was measured, with the last reason."""
@@ -92,36 +106,86 @@ class SearchPath:
         count = "the only measurement" if len(failures) == 1 else f"all of the first {len(failures)} measurements"
         return NoMeasurementError(f"{self._measurer.name}: {count} failed, the last reason: {failures[-1]}")
 
-    def _answers(
-        self, mappings: list[Mapping], batch: MappingBatch
-    ) -> Iterator[list[tuple[Mapping, Answer, Prediction]]]:
-        if not mappings:
-            return
-        workload, arch = self._case.workload, self._case.arch
-        estimated = evaluate_batch(workload, arch, batch)
-        requests = [
-            MeasureRequest(
-                workload=workload, arch=arch, mapping=mapping,
-                program=None if self._program_of is None else self._program_of(mapping),
-            )
-            for mapping in mappings
-        ]  # fmt: skip
-        for found in measure_in_order(requests, self._measurer, self._run.executor):
-            if isinstance(self._measurer, SimulatorMeasurer):
-                self._check(mappings, found, estimated)
-            yield [(mappings[at], answer, _prediction(estimated, at)) for at, answer in found]
 
-    def _check(self, mappings: list[Mapping], found: list[tuple[int, Answer]], estimated: BatchCost) -> None:
+class _Asked:
+    """Mappings of one path that are measured, from the requests to the trials."""
+
+    def __init__(self, path: SearchPath, mappings: Sequence[Mapping]) -> None:
+        fresh = [mapping for mapping in dict.fromkeys(mappings) if mapping not in path.trials]
+        self._path, self._fresh, self._batch = path, fresh, encode(fresh)
+        self._known = {mapping: trial for mapping in fresh if (trial := path.memory.recall(mapping)) is not None}
+        missing = [at for at, mapping in enumerate(fresh) if mapping not in self._known]
+        self._missing = [fresh[at] for at in missing]
+        workload, arch = path.case.workload, path.case.arch
+        batch = self._batch.take(np.array(missing, dtype=np.int64))
+        self._estimated = evaluate_batch(workload, arch, batch) if missing else None
+        self.requests = [
+            MeasureRequest(workload=workload, arch=arch, mapping=mapping, program=path.program_of(mapping))
+            for mapping in self._missing
+        ]
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether there were enough failures, and nothing else."""
+        known = {**self._path.trials, **self._known}.values()
+        return len(known) >= GIVE_UP and all(trial.failure for trial in known)
+
+    def take(self, found: Sequence[tuple[int, Answer]]) -> None:
+        """Keep answers, by the position of their request."""
+        assert self._estimated is not None
+        if self._path.is_simulated:
+            self._check(found, self._estimated)
+        answers = [(self._missing[at], answer, _prediction(self._estimated, at)) for at, answer in found]
+        self._known.update((trial.mapping, trial) for trial in self._path.memory.record(answers))
+
+    def end(self) -> None:
+        """Make trials of what was answered.
+
+        Raises:
+            NoMeasurementError: Nothing but failures so far.
+        """
+        answered = [at for at, mapping in enumerate(self._fresh) if mapping in self._known]
+        self._path.trials.update((self._fresh[at], self._known[self._fresh[at]]) for at in answered)
+        self._path.batch = concat([self._path.batch, self._batch.take(np.array(answered, dtype=np.int64))])
+        if self.is_hopeless:
+            raise self._path.no_measurement()
+
+    def _check(self, found: Sequence[tuple[int, Answer]], estimated: BatchCost) -> None:
         costs = {at: answer for at, answer in found if not isinstance(answer, str)}
         rows = list(costs)
         check_agreement(
-            self._case.workload, self._case.arch, [mappings[at] for at in rows], list(costs.values()),
+            self._path.case.workload, self._path.case.arch, [self._missing[at] for at in rows], list(costs.values()),
             BatchCost(cycles=estimated.cycles[rows], energy_pj=estimated.energy_pj[rows]),
         )  # fmt: skip
 
-    def _is_hopeless(self, more: dict[Mapping, Trial]) -> bool:
-        known = {**self.trials, **more}.values()
-        return len(known) >= GIVE_UP and all(trial.failure for trial in known)
+
+def measure_together(wanted: Sequence[tuple[SearchPath, Sequence[Mapping]]]) -> dict[int, NoMeasurementError]:
+    """Measure mappings of several paths of one run: at the same time where it has workers, else path by path.
+
+    What each path keeps does not depend on that.
+
+    Returns:
+        By position the paths that have nothing but failures.
+    """
+    failed: dict[int, NoMeasurementError] = {}
+    together = [_Asked(*each) for each in wanted] if wanted and wanted[0][0].has_workers else []
+    places = [(at, row) for at, asked in enumerate(together) for row in range(len(asked.requests))]
+    if places:
+        for found in wanted[0][0].answers([together[at].requests[row] for at, row in places]):
+            for position, answer in found:
+                at, row = places[position]
+                if not together[at].is_hopeless:
+                    together[at].take([(row, answer)])
+    for at, (path, mappings) in enumerate(wanted):
+        try:
+            if together:
+                together[at].end()
+            # Whom a request to stop left without any trial gets one.
+            if not together or path.num_trials == 0:
+                path.measure(mappings)
+        except NoMeasurementError as error:
+            failed[at] = error
+    return failed
 
 
 def _prediction(estimated: BatchCost, at: int) -> Prediction:

@@ -8,13 +8,13 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
-from tvm_spm.errors import NoMappingError
-from tvm_spm.exact import exact_search, shares_channels
+from tvm_spm.exact import shares_channels
 from tvm_spm.mapping import Mapping
 from tvm_spm.result import SearchResult
 from tvm_spm.space.case import Case
 from tvm_spm.space.constraints import Constraints
-from tvm_spm.space.countable import require_countable
+from tvm_spm.space.countable import is_countable, require_countable
+from tvm_spm.tuning.exact_starts import ExactStart, Starts
 from tvm_spm.tuning.guided.guide import LEAST_VALUE, Guide, answers_on
 from tvm_spm.tuning.guided.pool import Pool
 from tvm_spm.tuning.log_lines import SearchEnd
@@ -33,7 +33,13 @@ TOLERANCE = 1e-9
 
 
 def tune_workload(
-    case: Case, options: TunerOptions, run: Run, *, proposer: Proposer = EXACT, program_of: ProgramOf | None = None
+    case: Case,
+    options: TunerOptions,
+    run: Run,
+    *,
+    proposer: Proposer = EXACT,
+    program_of: ProgramOf | None = None,
+    starts: Starts | None = None,
 ) -> SearchResult:
     """Find the mapping of one workload that measures best.
 
@@ -49,6 +55,7 @@ def tune_workload(
         run: Whose trials these are.
         proposer: Who proposes what is screened.
         program_of: The scheduled code of a mapping, for a measurer that runs code.
+        starts: What exact searches found beforehand.
 
     Returns:
         The best mapping among everything that is known of the task, with a bound if the simulator measures. The cost
@@ -74,7 +81,8 @@ def tune_workload(
     path.measure([default])
     proof: SearchResult | None = None
     if proposer.starts_exact and path.num_trials < options.trials:
-        proof = _exact_start(case, options, run)
+        start = start_of(case, options, run)
+        proof = start.search(run.should_stop) if starts is None else starts.find(start, run.should_stop)
         path.measure([] if proof is None else [proof.mapping])
     is_bounded = proof is not None and run.measurer is None
     # A proof is one of what the simulator says, if it has no pages to open.
@@ -111,19 +119,22 @@ def tune_workload(
     return _result(case, memory, default, end)
 
 
-def _exact_start(case: Case, options: TunerOptions, run: Run) -> SearchResult | None:
-    """The best mapping, as far as the budget of the exact search goes; None if none fits.
+def start_of(case: Case, options: TunerOptions, run: Run) -> ExactStart:
+    """The search of the best mapping, as far as its budget goes.
 
     Where cores share channels of DRAM, and the simulator measures, it is the simulator's best.
     """
     is_simulated = run.measurer is None and (shares_channels(case) or case.arch.levels.DRAM.pages is None)
-    try:
-        return exact_search(
-            case, perfect=False, is_simulated=is_simulated, most_steps=options.steps_for(case.objective),
-            should_stop=run.should_stop,
-        )  # fmt: skip
-    except NoMappingError:
-        return None
+    return ExactStart(
+        case=case, most_steps=options.steps_for(case.objective), perfect=False, is_simulated=is_simulated
+    )  # fmt: skip
+
+
+def will_search(case: Case, options: TunerOptions, run: Run) -> bool:
+    """Whether ``tune_workload`` needs the exact search: not for one trial, nor where an earlier run came to the end."""
+    if options.trials == 1 or not is_countable(case.workload, case.arch):
+        return False
+    return run.memory(case.workload).ended(case.objective, _settings(options, EXACT, case.constraints)) is None
 
 
 def _result(case: Case, memory: TaskMemory, default: Mapping, end: SearchEnd) -> SearchResult:

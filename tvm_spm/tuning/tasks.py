@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -16,12 +17,13 @@ from tvm_spm.objective import Objective
 from tvm_spm.result import SearchResult
 from tvm_spm.space.case import Case
 from tvm_spm.tuning.effort import shares_of, stake_of, trials_of
+from tvm_spm.tuning.exact_starts import Starts
 from tvm_spm.tuning.guided import Guide, GuidedTask, experience_of, search_together
 from tvm_spm.tuning.measuring import NoMeasurementError
 from tvm_spm.tuning.options import EXACT, TunerOptions
 from tvm_spm.tuning.parts import LeftOut
 from tvm_spm.tuning.run import Run
-from tvm_spm.tuning.task import tune_workload
+from tvm_spm.tuning.task import start_of, tune_workload, will_search
 from tvm_spm.tuning.task_memory import key_of
 from tvm_spm.workload import HostCall, Workload
 
@@ -118,6 +120,7 @@ def _one_by_one(
     order = list(range(len(tasks)))
     if not run.should_stop.is_endless:
         order.sort(key=lambda at: -shares[at])
+    starts = _search_beforehand([(tasks[at], replace(options, trials=trials[at])) for at in order], run)
     for position, at in enumerate(order):
         task, num_asked = tasks[at], trials[at]
         run.progress.phase(f"{task.name} ({position + 1}/{len(tasks)})", total=num_asked, unit="trials")
@@ -126,7 +129,7 @@ def _one_by_one(
         try:
             result = tune_workload(
                 task.case, replace(options, trials=num_asked), replace(_run_of(run, task), should_stop=until),
-                program_of=partial(_program_of, extraction, task.index),
+                program_of=partial(_program_of, extraction, task.index), starts=starts,
             )  # fmt: skip
         except (NoMappingError, NoMeasurementError, WorkloadError) as error:
             found[at] = error
@@ -136,6 +139,17 @@ def _one_by_one(
         if num_done < num_asked and not result.certified and until():
             left_out.append(LeftOut(what="trials", task=task.name, num_done=num_done, num_asked=num_asked))
     return [found[at] for at in range(len(tasks))], left_out, None
+
+
+def _search_beforehand(tasks: Sequence[tuple[_Task, TunerOptions]], run: Run) -> Starts:
+    """What the exact searches of all tasks find, where there are workers for them; they get half of the time."""
+    starts = [
+        start_of(task.case, options, run) for task, options in tasks
+        if run.workers.are_others and will_search(task.case, options, _run_of(run, task))
+    ]  # fmt: skip
+    if starts:
+        run.progress.phase("exact searches", total=len(starts), unit="tasks")
+    return Starts(starts, run.workers, run.should_stop.share(2), partial(run.progress.step, "exact searches"))
 
 
 def _together(

@@ -8,13 +8,12 @@ from dataclasses import replace
 import numpy as np
 
 from tvm_spm.cost import Cost
-from tvm_spm.errors import NoMappingError
-from tvm_spm.exact import exact_search
 from tvm_spm.mapping import Mapping
 from tvm_spm.result import SearchResult
 from tvm_spm.space.case import Case
 from tvm_spm.space.countable import require_countable
 from tvm_spm.space.mapping_batch import decode
+from tvm_spm.tuning.exact_starts import ExactStart
 from tvm_spm.tuning.guided.guide import LEAST_VALUE, Answers, Guide, answers_on
 from tvm_spm.tuning.guided.pool import Pool
 from tvm_spm.tuning.log_lines import SearchEnd
@@ -58,6 +57,7 @@ class GuidedTask:
         self._candidates: list[Mapping] = []
         self._gain = math.inf
         self._num_idle = 0
+        self._value_before = math.inf
 
     @property
     def gain(self) -> float:
@@ -78,36 +78,19 @@ class GuidedTask:
         """Whether any measurement succeeded."""
         return any(trial.cost is not None for trial in self.path.trials.values())
 
-    def begin(self, guide: Guide) -> None:
-        """Measure the default mapping, and the best one by the numbers that are known.
+    def start(self, guide: Guide) -> ExactStart | None:
+        """The search of the best mapping by the formula and the numbers that are known; None if not asked for."""
+        if not self._proposer.starts_exact:
+            return None
+        return ExactStart(case=guide.case(self.case), most_steps=self._options.start_steps, perfect=False)
 
-        Raises:
-            NoMeasurementError: Nothing but failures.
-        """
-        self.path.measure([self.default])
-        if self.path.num_trials < self._options.trials and self._proposer.starts_exact:
-            self.path.measure(self._exact(guide.case(self.case)))
-
-    def restart(self, guide: Guide) -> None:
-        """Measure the best mapping by the numbers that were fitted.
-
-        Raises:
-            NoMeasurementError: Nothing but failures.
-        """
-        if self._proposer.starts_exact and guide.arch != self.case.arch:
-            self.path.measure(self._exact(guide.case(self.case)))
-
-    def probe(self, number: int) -> None:
-        """Measure a few mappings that are bound by different things, for a fit.
-
-        Raises:
-            NoMeasurementError: Nothing but failures.
-        """
+    def probes(self, number: int) -> list[Mapping]:
+        """A few mappings that are bound by different things, for a fit."""
         rng = np.random.default_rng([self._run.seed, 0])
         space = space_of(self.case)
         batch = space.sample(rng, 256)
         batch = batch.take(space.check(batch) == 0)
-        self.path.measure([decode(batch, row) for row in range(min(number, batch.num_mappings))])
+        return [decode(batch, row) for row in range(min(number, batch.num_mappings))]
 
     def answers(self) -> Answers:
         """What was measured on this path; cycles only."""
@@ -135,16 +118,16 @@ class GuidedTask:
             best, self.path.trials, 2 * self._options.batch, rng, explores=guide.residual is not None
         )
 
-    def step(self, number: int) -> None:
-        """Measure the next candidates.
-
-        Raises:
-            NoMeasurementError: Nothing but failures.
-        """
+    def next(self, number: int) -> list[Mapping]:
+        """The candidates to measure next."""
         chosen, self._candidates = self._candidates[:number], self._candidates[number:]
-        before = self.path.best_value()
-        self.path.measure(chosen)
-        self._num_idle = 0 if self.path.best_value() < before * (1 - LITTLE) else self._num_idle + 1
+        self._value_before = self.path.best_value()
+        return chosen
+
+    def note_step(self) -> None:
+        """The candidates were measured."""
+        lowered = self.path.best_value() < self._value_before * (1 - LITTLE)
+        self._num_idle = 0 if lowered else self._num_idle + 1
 
     def end(self, settings: str) -> None:
         """Keep that the search came to its end.
@@ -175,13 +158,3 @@ class GuidedTask:
             rejected=tuple(sorted(self.rejected.items())),
             failures=self.path.failures(),
         )
-
-    def _exact(self, case: Case) -> list[Mapping]:
-        """The best mapping by the formula, as far as the budget of the exact search goes; none if none fits."""
-        try:
-            found = exact_search(
-                case, perfect=False, most_steps=self._options.start_steps, should_stop=self._run.should_stop
-            )
-        except NoMappingError:
-            return []
-        return [found.mapping]

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
+from tvm_spm.mapping import Mapping as Choice
 from tvm_spm.objective import Objective
+from tvm_spm.tuning.exact_starts import Starts
 from tvm_spm.tuning.guided.guide import Guide
 from tvm_spm.tuning.guided.task import GuidedTask
 from tvm_spm.tuning.measuring import NoMeasurementError
 from tvm_spm.tuning.options import TunerOptions
 from tvm_spm.tuning.run import Run
+from tvm_spm.tuning.search_path import measure_together
 
 SEARCH_VERSION = 2
 """Raised when the same settings come to try other mappings."""
@@ -58,24 +61,28 @@ def search_together(
     failed: dict[int, NoMeasurementError] = {}
     alive = dict(enumerate(tasks))
 
-    def each(what: str, *arguments: object) -> None:
-        for at, task in list(alive.items()):
-            if run.should_stop() and task.path.num_trials:
-                return
-            try:
-                getattr(task, what)(*arguments)
-            except NoMeasurementError as error:
-                failed[at] = error
-                del alive[at]
+    def measure(wanted: Mapping[int, Sequence[Choice]]) -> None:
+        places = list(wanted)
+        for at, error in measure_together([(tasks[place].path, wanted[place]) for place in places]).items():
+            failed[places[at]] = error
+            del alive[places[at]]
+
+    def search(guide: Guide, places: Sequence[int]) -> None:
+        starts = {at: start for at in places if (start := tasks[at].start(guide)) is not None}
+        known = Starts(list(starts.values()), run.workers, run.should_stop)
+        found = {at: known.find(start, run.should_stop) for at, start in starts.items()}
+        measure({at: [each.mapping] for at, each in found.items() if each is not None})
 
     if calibrates and guide.before:
         guide = guide.calibrated([])
-    each("begin", guide)
+    measure({at: [task.default] for at, task in alive.items()})
+    search(guide, [at for at, task in alive.items() if task.path.num_trials < options.trials])
     if calibrates:
-        if not guide.before and options.trials > PROBES + 2:
-            each("probe", PROBES)
+        if not guide.before and options.trials > PROBES + 2 and not run.should_stop():
+            measure({at: task.probes(PROBES) for at, task in alive.items()})
         guide = guide.calibrated([task.answers() for task in alive.values()])
-        each("restart", guide)
+        if not run.should_stop():
+            search(guide, [at for at, task in alive.items() if guide.arch != task.case.arch])
         guide = guide.calibrated([task.answers() for task in alive.values()])
     num_fitted = sum(task.path.num_trials for task in alive.values())
     number, budget = 0, options.trials * len(tasks)
@@ -98,16 +105,15 @@ def search_together(
         if sum(promises, 0.0) < ENOUGH and all(task.gain < ENOUGH_OF_TASK for _, task in open_tasks):
             break
         threshold = max(promises) / 4
+        chosen: dict[int, list[Choice]] = {}
         for promise, (at, task) in sorted(zip(promises, open_tasks, strict=True), key=lambda pair: -pair[0]):
             if promise < threshold or left <= 0:
                 break
-            before = task.path.num_trials
-            try:
-                task.step(min(STEP, left, most - before))
-            except NoMeasurementError as error:
-                failed[at] = error
-                del alive[at]
-            left -= task.path.num_trials - before
+            chosen[at] = task.next(min(STEP, left, most - task.path.num_trials))
+            left -= len(chosen[at])
+        measure(chosen)
+        for at in chosen:
+            tasks[at].note_step()
         best = sum(task.count * task.path.best_value() for task in alive.values() if task.is_measured)
         run.progress.trials(sum(task.path.num_trials for task in tasks), best, 1.0)
     for at, task in list(alive.items()):

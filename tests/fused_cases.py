@@ -137,9 +137,9 @@ class Builder:
         )
         return output
 
-    def group(self) -> Group:
-        """All layers as one group."""
-        return Group(graph=self.graph(), first=0, stop=len(self.layers))
+    def group(self, stop: int | None = None) -> Group:
+        """All layers as one group, or the first ones."""
+        return Group(graph=self.graph(), first=0, stop=len(self.layers) if stop is None else stop)
 
     def graph(self) -> LayerGraph:
         return LayerGraph(tensors=tuple(self.tensors), layers=tuple(self.layers), outputs=(self.layers[-1].output,))
@@ -227,6 +227,46 @@ def attention(heads: int = 2, length: int = 6, depth: int = 4) -> Group:
     return b.group()
 
 
+def skip(c: int = 3, size: int = 8) -> Group:
+    """An encoder's step and what follows: the decoder reads the step's result, too."""
+    b = Builder()
+    wide = b.conv("wide", b.conv("conv", b.tensor("x", (1, c, size, size)), c), c)
+    low = b.conv("low", b.pool("pool", wide, taps=2, stride=2), c + 1)
+    b.concat("concat", wide, b.conv("up", b.tensor("y", (1, 2, size, size)), c, extras=(), taps=1), wide)
+    b.elementwise("later", low)
+    return b.group(4)
+
+
+def next_block(c: int = 4, size: int = 9) -> Group:
+    """The end of a residual block and the next one's first layer; the sum is added again behind that block."""
+    b = Builder()
+    x = b.tensor("x", (1, c, size, size))
+    total = b.conv("conv0", x, c, extras=(x,), num_ops=2)
+    at = b.conv("conv1", total, c, num_ops=1)
+    b.conv("conv2", at, c, extras=(total,), num_ops=2)
+    return b.group(2)
+
+
+def squeeze(c: int = 6, size: int = 5) -> Group:
+    """A depthwise layer and the mean of each of its channels, both of which are read later."""
+    b = Builder()
+    wide = b.conv("depthwise", b.tensor("x", (1, c, size, size)), c, groups=c)
+    b.elementwise("gate", b.pool("mean", wide, taps=size, stride=1))
+    b.elementwise("scaled", wide)
+    return b.group(2)
+
+
+def dense(c: int = 3, size: int = 6) -> Group:
+    """Layers that later ones read one and all."""
+    b = Builder()
+    x = b.tensor("x", (2, c, size, size))
+    one = b.conv("one", x, 2)
+    two = b.conv("two", b.concat("concat0", x, one), 3, taps=1)
+    b.concat("concat1", x, one, two)
+    b.elementwise("later", two)
+    return b.group(4)
+
+
 GROUPS = {
     "chain": lambda: conv_chain(3, 4, 5),
     "long chain": lambda: conv_chain(2, 3, 2, 3, 2, size=9),
@@ -240,6 +280,10 @@ GROUPS = {
     "inception": inception,
     "pool": conv_pool,
     "attention": attention,
+    "skip": skip,
+    "next block": next_block,
+    "squeeze": squeeze,
+    "dense": dense,
 }
 
 

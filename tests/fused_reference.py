@@ -71,6 +71,10 @@ class Core:
         self.layers = [group.graph.layers[index] for index in group.layers]
         self.tensors = group.graph.tensors
         self.producer = {layer.output: local for local, layer in enumerate(self.layers)}
+        others = [layer for index, layer in enumerate(group.graph.layers) if index not in group.layers]
+        outside = {read.tensor for layer in others for read in layer.reads} | set(group.graph.outputs)
+        self.leaving = {local for local, layer in enumerate(self.layers) if layer.output in outside}
+        self.leaving.add(len(self.layers) - 1)
         self.counts = [num_parts(stop - first, size) for (first, stop), size in zip(chunk, mapping.tile, strict=True)]
         self.kept = [axis for axis in mapping.kept if self.counts[axis] > 1]
         self.needed: dict[tuple[int, Index], Box | None] = {}
@@ -256,7 +260,7 @@ def core_process(core: Core, totals: Totals) -> Generator[tuple[int, int, int], 
     dram_pj, spm_pj, word = arch.levels.DRAM.access_pj, arch.levels.SPM.access_pj, arch.word_bits
     loaded = dict.fromkeys(range(len(stages)), 0)
     stored: dict[int, int] = {}
-    sinks = [s for s, stage in enumerate(stages) if stage.layer == last]
+    leaves = {local: [s for s, stage in enumerate(stages) if stage.layer == local] for local in core.leaving}
     users: dict[Key, list[list[int]]] = {}
     load_number: dict[tuple[Key, int], int] = {}
     for s, stage in enumerate(stages):
@@ -271,10 +275,11 @@ def core_process(core: Core, totals: Totals) -> Generator[tuple[int, int, int], 
         while s not in ends:
             at = len(ends)
             start = max(ends[at - 1] if at else launch, loaded[at])
-            if stages[at].layer == last:
-                before = sinks.index(at) - (2 if double else 1)
+            if (local := stages[at].layer) in core.leaving:
+                # only what the sink writes has two buffers
+                before = leaves[local].index(at) - (2 if double and local == last else 1)
                 if before >= 0:
-                    start = max(start, stored[sinks[before]])
+                    start = max(start, stored[leaves[local][before]])
             ends[at] = start + stages[at].cycles
         return ends[s]
 
@@ -307,17 +312,17 @@ def core_process(core: Core, totals: Totals) -> Generator[tuple[int, int, int], 
                 charge(key, box, bits, held=True)
                 dma = (yield ready, cycles, cycles) + cycles
                 loaded[s] = dma
-        elif stage.layer == last:
-            layer = core.layers[last]
+        elif stage.layer in core.leaving:
+            layer, is_last = core.layers[stage.layer], stage.layer == last
             cycles, bits = core.transfer(stage.out, layer.output)
             totals.dram_bytes["O"] += whole_bytes(bits)
             elems, out_bits = num_elems(stage.out), core.tensors[layer.output].elem_bits
-            sum_bits = layer.workload.O.elem_bits if layer.workload else out_bits
+            sum_bits = layer.workload.O.elem_bits if layer.workload and is_last else out_bits
             totals.energy_pj["dram"] += bits / word * dram_pj
             totals.unused_bits += bits - elems * out_bits
             totals.energy_pj["spm"] += elems * sum_bits / word * spm_pj
             engine = cycles
-            if layer.workload is not None:
+            if layer.workload is not None and is_last:
                 engine = max(cycles, math.ceil(elems * layer.num_ops_per_elem / arch.vector.ops_per_cycle))
             for key, box in stage.streams:
                 more, bits = core.transfer(box, read_of(key).tensor)
@@ -372,7 +377,7 @@ def spm_peak(core: Core) -> int:
                 n for n, layer in enumerate(core.layers)
                 if any(read.tensor == core.layers[local].output for read in layer.reads)
             ]  # fmt: skip
-            if core.kept or local <= now <= max(readers):
+            if core.kept or local in core.leaving or local <= now <= max(readers):
                 bits = core.tensors[core.layers[local].output].elem_bits
                 if local == now and core.layers[local].workload is not None:
                     bits = max(bits, core.layers[local].workload.O.elem_bits)

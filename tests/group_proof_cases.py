@@ -19,7 +19,7 @@ from tvm_spm.arch import Arch, load_arch
 from tvm_spm.fusion.candidates import Candidate
 from tvm_spm.fusion.prover import GroupProver
 from tvm_spm.fusion.timing import Timer
-from tvm_spm.group import Group
+from tvm_spm.group import Group, refuse_group
 from tvm_spm.objective import Objective
 
 OBJECTIVES = ("edp", "energy", "latency")
@@ -61,7 +61,18 @@ def draw_group(rng: random.Random, *, most_size: int = 5, most_channels: int = 8
                 f"conv{number}", at, rng.randint(1, most_channels), taps=rng.choice([1, 3]),
                 stride=rng.choice([1, 1, 2]), num_ops=rng.randint(0, 2),
             )  # fmt: skip
-    return b.group()
+    num_layers = len(b.layers)
+    if rng.random() < 0.4:
+        # what a layer writes is also read behind the group, if the group needs all of it
+        outputs = [layer.output for layer in b.layers[:-1]]
+        for tensor in rng.sample(outputs, rng.randint(1, len(outputs))):
+            b.elementwise(f"later{tensor}", tensor)
+    group = b.group(num_layers)
+    return (
+        group
+        if refuse_group(group.graph, 0, num_layers) is None
+        else Builder(b.dtype, b.tensors, b.layers[:num_layers]).group()
+    )
 
 
 def sizes(extent: int) -> list[int]:

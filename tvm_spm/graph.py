@@ -114,6 +114,32 @@ class Layer:
                 )  # fmt: skip
         return ranges
 
+    def needs_all_of(self, tensor: int) -> bool:
+        """Whether boxes of the output, whose union is all of it, together need every element of a tensor."""
+        extents, moved = dict(self.loops), {name for axis in self.out_axes for name, _ in axis.terms}
+        return any(
+            all(_leaves_no_gap(axis, extents, moved) for axis in access) and _is_independent(access, extents, moved)
+            for read in self.reads if read.tensor == tensor for access in read.accesses
+        )  # fmt: skip
+
+
+def _leaves_no_gap(axis: Axis, extents: StringMapping[str, int], moved: set[str]) -> bool:
+    """Whether boxes around the indices of one output after the other cover an axis; loops but ``moved`` are whole."""
+    if axis.offset > 0 or any(stride < 0 for _, stride in axis.terms):
+        return False
+    reach = 1 + sum(stride * (extents[name] - 1) for name, stride in axis.terms if name not in moved)
+    for stride, name in sorted((stride, name) for name, stride in axis.terms if name in moved and extents[name] > 1):
+        if stride > reach:
+            return False
+        reach += stride * (extents[name] - 1)
+    return axis.offset + reach >= axis.extent
+
+
+def _is_independent(access: tuple[Axis, ...], extents: StringMapping[str, int], moved: set[str]) -> bool:
+    """Whether no loop moves two axes."""
+    names = [name for axis in access for name, _ in axis.terms if name in moved and extents[name] > 1]
+    return len(names) == len(set(names))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerGraph:
@@ -123,11 +149,13 @@ class LayerGraph:
         tensors: Every tensor.
         layers: A layer reads only tensors of earlier layers and tensors without a producer.
         outputs: Tensors that are needed after the network, or by calls that are no layers.
+        behind: Pairs of layers of which the second reads what the first writes by way of calls that are no layers.
     """
 
     tensors: tuple[GraphTensor, ...]
     layers: tuple[Layer, ...]
     outputs: tuple[int, ...]
+    behind: tuple[tuple[int, int], ...] = ()
 
     def consumers(self, tensor: int) -> tuple[int, ...]:
         """Layers that read a tensor, in order."""

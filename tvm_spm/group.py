@@ -16,7 +16,8 @@ from tvm_spm.units import ceil_div
 class Group:
     """Layers ``first`` to ``stop - 1`` of a graph, run as one.
 
-    The last layer is the sink: its output tiles drive the group, and only they leave the scratchpad.
+    The last layer is the sink: its output tiles drive the group. Of its tensors those leave the scratchpad that are
+    needed outside: that of the sink, and others of which its tiles need every element.
     """
 
     graph: LayerGraph
@@ -35,12 +36,18 @@ class Group:
 
     @property
     def sink_shape(self) -> tuple[int, ...]:
-        """Shape of the tensor that leaves."""
+        """Shape of what the sink writes."""
         return self.graph.tensors[self.graph.layers[self.sink].output].shape
 
     def intermediates(self) -> tuple[int, ...]:
-        """Tensors that are written and read inside, and nowhere else."""
+        """Tensors that are written and read inside."""
         return tuple(self.graph.layers[index].output for index in self.layers if index != self.sink)
+
+    @property
+    def leaving(self) -> tuple[int, ...]:
+        """Layers whose outputs are stored, the sink last."""
+        middle = self.layers[:-1]
+        return (*(index for index in middle if _need_outside(self.graph, index, self.layers) is not None), self.sink)
 
 
 def refuse_group(graph: LayerGraph, first: int, stop: int) -> str | None:
@@ -55,16 +62,31 @@ def refuse_group(graph: LayerGraph, first: int, stop: int) -> str | None:
         refusal = graph.layers[index].refusal
         if refusal is not None:
             return f"layer {graph.layers[index].name}: {refusal}"
-    for index in inside[:-1]:
-        layer, readers = graph.layers[index], graph.consumers(graph.layers[index].output)
-        if layer.output in graph.outputs:
-            return f"layer {layer.name}: its output is needed outside the network"
-        outside = [reader for reader in readers if reader not in inside]
-        if outside:
-            return f"layer {layer.name}: its output is also read by {graph.layers[outside[0]].name}"
+    for first_layer, second in graph.behind:
+        if first_layer in inside and second in inside:
+            names = graph.layers[second].name, graph.layers[first_layer].name
+            return f"layer {names[0]}: reads what {names[1]} writes by way of a call that is no layer"
+    whole = {stop - 1}
+    for index in reversed(inside[:-1]):
+        layer = graph.layers[index]
+        readers = [reader for reader in graph.consumers(layer.output) if reader in inside]
         if not readers:
-            return f"layer {layer.name}: nothing reads its output"
+            return f"layer {layer.name}: nothing in the group reads its output"
+        if any(reader in whole and graph.layers[reader].needs_all_of(layer.output) for reader in readers):
+            whole.add(index)
+        elif (outside := _need_outside(graph, index, inside)) is not None:
+            sink = graph.layers[stop - 1].name
+            return f"layer {layer.name}: its output is also {outside}, and tiles of {sink} may leave out some of it"
     return None
+
+
+def _need_outside(graph: LayerGraph, index: int, inside: range) -> str | None:
+    """Who needs the output of a layer beside layers inside, in words; None if nobody."""
+    output = graph.layers[index].output
+    if output in graph.outputs:
+        return "needed outside the network"
+    outside = [reader for reader in graph.consumers(output) if reader not in inside]
+    return f"read by {graph.layers[outside[0]].name}" if outside else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from cost_model.fused.state import (
     STAGE_FIELDS,
     STORE_CHANNEL,
     STORE_ENGINE,
+    STORE_WAIT,
 )
 from tvm_spm.attention import Attention, AttentionMapping, TileStream, shares, streams_of
 from tvm_spm.units import ceil_div
@@ -138,6 +139,9 @@ def core_orders(
         stored[:, np.array(kind.rows) == rows, -1] = cycles_of.store(rows)
     at = np.arange(kind.heads * len(kind.rows) * len(kind.columns)) * per_chunk + CONTEXT
     stages[at, STORE_CHANNEL], stages[at, STORE_ENGINE] = stored.reshape(-1, 2).T
+    stages[:, STORE_WAIT] = -1
+    leaving = at[stages[at, STORE_CHANNEL] > 0]
+    stages[leaving, STORE_WAIT] = np.maximum(-1, np.arange(len(leaving)) - (2 if double else 1))
     parts = [
         _loads(kind, stream, (position, per_chunk), cycles_of, double=double)
         for position, stream in enumerate(streams_of(work))

@@ -32,8 +32,8 @@ class Rates(NamedTuple):
         vector: ``(layers,)`` cycles of the vector unit per element of the output.
         network: ``(reads + layers,)`` cycles per element used or written, on the network of its own.
         port: Likewise, of the scratchpad's port, which all networks of a layer share.
-        transfer: ``(reads + 1,)`` cycles per element moved, the last per element stored.
-        store: Cycles per element that leaves, while the vector unit works beside it.
+        transfer: ``(reads + layers,)`` cycles per element moved; 0 for outputs that do not leave.
+        store: Cycles per element that leaves the sink, while the vector unit works beside it.
         startup: Cycles per transfer.
         energy: Prices per entry of ``many.Survey.totals``, without the array.
         array: ``(reads + layers,)`` pJ of the array per element used or written.
@@ -289,21 +289,24 @@ def _fill_core(
         core.busy[layer] = 0.0
         if key[layer] < 0:
             _add_array(flat, rates, layer, core)
-    stored = core.written[sink]
-    sums[PJ] += stored * rates.energy[num_layers + 2 * num_reads]
-    sums[STORES], sums[STORES_CHANNEL] = stored * rates.store, stored * rates.transfer[num_reads]
+    stores = core.written[sink] * rates.store
+    sums[STORES], sums[STORES_CHANNEL] = stores, 0.0
+    for layer in range(num_layers):
+        cycles = core.written[layer] * rates.transfer[num_reads + layer]
+        sums[STORES_CHANNEL] += cycles
+        sums[STORES] += 0.0 if layer == sink else cycles
     if flat.layer[sink, IS_MAC] == 1:
         channels = flat.loops[sink, K_LOOP]
         if key[sink] >= 0 and (core.again[sink] > 1 or chunks[sink] == 1):
             last *= (channels - (chunks[sink] - 1) * k_tile[sink]) / channels
         elif k_tile[sink] < channels:
             last /= channels
-    sums[TAIL], sums[TAIL_CHANNEL] = last * rates.store, last * rates.transfer[num_reads]
+    sums[TAIL], sums[TAIL_CHANNEL] = last * rates.store, last * rates.transfer[num_reads + sink]
     serial_stores = sums[TAIL]
     if know.is_separable == 1:
         # a tile leaves before the next one loads; of those that load nothing the next one may begin at once
         left_out = max(0.0, tiles - max(1.0, first_loads))
-        serial_stores = max(serial_stores, sums[STORES] - left_out * largest * rates.store)
+        serial_stores = max(serial_stores, stores - left_out * largest * rates.store)
     sums[SERIAL] += serial_stores
 
 

@@ -8,6 +8,7 @@ from cost_model.fused.flat import (
     IS_MAC,
     LAST_READER,
     LAYER,
+    LEAVES,
     OUT_BITS,
     PRODUCER,
     RANK,
@@ -81,6 +82,8 @@ def peak_bytes(flat: FlatGroup, walk: Walk, kept: int, is_double: int, rounds: I
         live = always
         for layer in range(sink):
             is_live = kept >= 0 or layer <= running <= flat.layer[layer, LAST_READER]
+            # what leaves is stored while later layers and the next tile run
+            is_live = is_live or flat.layer[layer, LEAVES] == 1
             if is_live and walk.written[layer] > 0:
                 bits = flat.layer[layer, OUT_BITS]
                 if layer == running:

@@ -12,6 +12,7 @@ from cost_model.fused.flat import (
     EXTRA,
     IS_MAC,
     LAYER,
+    LEAVES,
     NUM_OPS,
     OUT_BITS,
     PRODUCER,
@@ -28,7 +29,6 @@ from cost_model.fused.state import (
     SHAPE_DIMS,
     SHAPE_LAYER,
     SHAPE_STAGES,
-    STORED_ELEMS,
     USED_ELEMS,
     Work,
     unused_bits_of,
@@ -84,7 +84,7 @@ def group_energy(layers: Sequence[Layer], flat: FlatGroup, arch: Arch, work: Wor
     """
     counts = np.zeros((flat.num_layers, 8))
     written, moved, used = np.zeros(flat.num_layers), np.zeros(len(flat.read)), np.zeros(len(flat.read))
-    stored, unused_bits = 0.0, 0
+    unused_bits = 0
     for walk, count, record in zip(work.walks, work.num_cores, work.records, strict=True):
         shapes = walk.shapes[: int(walk.counters[NUM_SHAPES])]
         weight = count * shapes[:, SHAPE_STAGES]
@@ -95,9 +95,8 @@ def group_energy(layers: Sequence[Layer], flat: FlatGroup, arch: Arch, work: Wor
         written += count * walk.written
         moved += count * walk.reads[:, MOVED_ELEMS]
         used += count * walk.reads[:, USED_ELEMS]
-        stored += count * float(walk.counters[STORED_ELEMS])
         unused_bits += count * unused_bits_of(walk)
-    parts = tensor_energy(flat, arch, written, moved, used, stored)
+    parts = tensor_energy(flat, arch, written, moved, used)
     parts[DRAM] += unused_bits / arch.word_bits * arch.levels.DRAM.access_pj
     for local, layer in enumerate(layers):
         if layer.workload is None:
@@ -133,18 +132,16 @@ def array_energy(
 
 
 def tensor_energy(
-    flat: FlatGroup, arch: Arch, written: NDArray[np.float64], moved: NDArray[np.float64], used: NDArray[np.float64],
-    stored: float,
-) -> NDArray[np.float64]:  # fmt: skip
+    flat: FlatGroup, arch: Arch, written: NDArray[np.float64], moved: NDArray[np.float64], used: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Energy of DMA and vector unit by part.
 
     Args:
         flat: The group.
         arch: The accelerator.
-        written: Per layer elements of its output.
+        written: Per layer elements of its output; where that leaves, all of them go to DRAM.
         moved: Per read elements from DRAM.
         used: Per read elements in the boxes of stages.
-        stored: Elements of the sink to DRAM.
     """
     layer, read, sink = flat.layer, flat.read, flat.num_layers - 1
     is_mac, reader = layer[:, IS_MAC] == 1, read[:, LAYER]
@@ -156,9 +153,12 @@ def tensor_energy(
     has_epilogue[sink] = False
     spm = float(np.sum(moved * read_words * ~is_streamed) + np.sum(used * read_words * (by_vector & ~is_streamed)))
     spm += float(np.sum(written * (out_words + sum_words) * has_epilogue) + np.sum(written * out_words * ~is_mac))
-    spm += stored * float(sum_words[sink])
+    stored = written * layer[:, LEAVES]
+    # what streams out of the sink passes the vector unit on its way
+    spm += float(np.sum(stored[:sink] * out_words[:sink]) + stored[sink] * sum_words[sink])
     parts = np.zeros(PARTS)
     parts[SPM] = spm * arch.levels.SPM.access_pj
-    parts[DRAM] = (float(np.sum(moved * read_words)) + stored * float(out_words[sink])) * arch.levels.DRAM.access_pj
+    moved_words = float(np.sum(moved * read_words) + np.sum(stored * out_words))
+    parts[DRAM] = moved_words * arch.levels.DRAM.access_pj
     parts[VECTOR_UNIT] = float(np.sum(written * layer[:, NUM_OPS])) * arch.vector.op_pj
     return parts

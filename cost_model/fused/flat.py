@@ -14,8 +14,9 @@ from tvm_spm.workload import DIM_NAMES, Axis
 
 Ints = NDArray[np.int64]
 
-IS_MAC, RANK, FIRST_READ, STOP_READ, NUM_OPS, OUT_BITS, SUM_BITS, LAST_READER, LAYER_FIELDS = range(9)
-"""Columns of ``layer``; ``SUM_BITS`` is the width of a partial sum, ``LAST_READER`` the last layer that reads it."""
+IS_MAC, RANK, FIRST_READ, STOP_READ, NUM_OPS, OUT_BITS, SUM_BITS, LAST_READER, LEAVES, LAYER_FIELDS = range(10)
+"""Columns of ``layer``; ``SUM_BITS`` is the width of a partial sum, ``LAST_READER`` the last layer that reads it,
+``LEAVES`` 1 where the output is stored to DRAM."""
 
 LAYER, ROLE, PRODUCER, IS_CONST, BITS, READ_RANK, FIRST_ACCESS, STOP_ACCESS, USES_K, READ_FIELDS = range(10)
 """Columns of ``read``; ``PRODUCER`` is a layer of the group, -1 for tensors from outside."""
@@ -73,7 +74,7 @@ def flatten(group: Group) -> FlatGroup:
         MappingError: A layer reads with a falling index.
     """
     graph, layers = group.graph, [group.graph.layers[index] for index in group.layers]
-    producer = {layer.output: local for local, layer in enumerate(layers)}
+    producer, leaving = {layer.output: local for local, layer in enumerate(layers)}, group.leaving
     reads = [
         (local, read)
         for local, layer in enumerate(layers)
@@ -100,6 +101,7 @@ def flatten(group: Group) -> FlatGroup:
         layer_rows[local] = (
             layer.workload is not None, len(tensor.shape), min(own, default=0), max(own, default=-1) + 1,
             layer.num_ops_per_elem, tensor.elem_bits, sum_bits, max(readers, default=local),
+            group.first + local in leaving,
         )  # fmt: skip
         shape[local, : len(tensor.shape)] = tensor.shape
         for name, extent in layer.loops:

@@ -30,7 +30,6 @@ from cost_model.fused.state import (
     SHAPE_LAYER,
     SHAPE_STAGES,
     STAGE_FIELDS,
-    STORED_ELEMS,
     STORED_UNUSED_BITS,
     UNUSED_BITS,
     USED_ELEMS,
@@ -96,7 +95,7 @@ class Survey(NamedTuple):
         spm_bytes: Most that a core holds.
         kind: ``(rows, cores)``, rows of ``Arena.kinds``.
         totals: ``(rows, ...)`` over all cores: elements that layers write, that reads move, and that stages use of
-            them; elements stored, and bits that whole bursts bring along.
+            them; and bits that whole bursts bring along.
         main: ``(rows, layers, dims)``, the stage with most of the work; 0 for vector work.
     """
 
@@ -120,7 +119,7 @@ def empty_survey(flat: FlatGroup, num_rows: int, num_cores: int) -> Survey:
     """Room for so many rows."""
     return Survey(
         np.zeros(num_rows, np.int64), np.zeros((num_rows, num_cores), np.int64),
-        np.zeros((num_rows, flat.num_layers + 2 * len(flat.read) + 2)),
+        np.zeros((num_rows, flat.num_layers + 2 * len(flat.read) + 1)),
         np.zeros((num_rows, flat.num_layers, NUM_DIMS), np.int64),
     )  # fmt: skip
 
@@ -272,8 +271,7 @@ def _add_totals(flat: FlatGroup, walk: Walk, count: int, totals: NDArray[np.floa
         totals[num_layers + read] += count * walk.reads[read, MOVED_ELEMS]
         totals[num_layers + num_reads + read] += count * walk.reads[read, USED_ELEMS]
         unused += walk.reads[read, UNUSED_BITS]
-    totals[num_layers + 2 * num_reads] += count * walk.counters[STORED_ELEMS]
-    totals[num_layers + 2 * num_reads + 1] += count * unused
+    totals[num_layers + 2 * num_reads] += count * unused
 
 
 @lean

@@ -149,14 +149,14 @@ class Pricer:
 def tensor_prices(flat: FlatGroup, arch: Arch) -> Floats:
     """What an entry of ``Survey.totals`` costs in pJ: ``energy.tensor_energy`` of one element at a time."""
     layers, reads = flat.num_layers, len(flat.read)
-    prices = np.zeros(layers + 2 * reads + 2)
+    prices = np.zeros(layers + 2 * reads + 1)
     nothing, none = np.zeros(layers), np.zeros(reads)
     for place in range(len(prices) - 1):
         one = np.zeros(len(prices))
         one[place] = 1.0
         parts = tensor_energy(
             flat, arch, nothing + one[:layers], none + one[layers : layers + reads],
-            none + one[layers + reads : layers + 2 * reads], float(one[layers + 2 * reads]),
+            none + one[layers + reads : layers + 2 * reads],
         )  # fmt: skip
         assert len(parts) == PARTS
         prices[place] = parts.sum()

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cost_model.fused.capacity import peak_bytes
-from cost_model.fused.flat import BITS, OUT_BITS, READ_RANK, FlatGroup, Ints
+from cost_model.fused.flat import BITS, LEAVES, OUT_BITS, READ_RANK, FlatGroup, Ints
 from cost_model.fused.state import (
     CHANNEL_CYCLES,
     MOVED_ELEMS,
@@ -17,7 +17,6 @@ from cost_model.fused.state import (
     PEAK_BYTES,
     SHAPE_DIMS,
     SHAPE_STAGES,
-    STORED_ELEMS,
     STORED_UNUSED_BITS,
     UNUSED_BITS,
     VECTOR_CYCLES,
@@ -139,8 +138,9 @@ def _sum_up(flat: FlatGroup, machine: Machine, walk: Walk, found: Ints) -> None:
     for stage in range(walk.counters[NUM_STAGES]):
         found[VECTOR] += walk.stages[stage, VECTOR_CYCLES]
     found[DMA_CYCLES] = walk.counters[CHANNEL_CYCLES]
-    found[DRAM_BITS] = walk.counters[STORED_ELEMS] * flat.layer[len(flat.layer) - 1, OUT_BITS]
-    found[DRAM_BITS] += walk.counters[STORED_UNUSED_BITS]
+    found[DRAM_BITS] = walk.counters[STORED_UNUSED_BITS]
+    for layer in range(len(flat.layer)):
+        found[DRAM_BITS] += walk.written[layer] * flat.layer[layer, OUT_BITS] * flat.layer[layer, LEAVES]
     for read in range(len(flat.read)):
         bits = walk.reads[read, MOVED_ELEMS] * flat.read[read, BITS] + walk.reads[read, UNUSED_BITS]
         if walk.reads[read, NUM_TRANSFERS] == 1:

@@ -8,18 +8,16 @@ from typing import NamedTuple
 import numpy as np
 
 from cost_model.fused.flat import Ints
-from cost_model.fused.state import LOAD_CYCLES, LOAD_WAIT, NUM_LOADS, STORE_CHANNEL, STORE_ENGINE
+from cost_model.fused.state import LOAD_CYCLES, LOAD_WAIT, NUM_LOADS, STORE_CHANNEL, STORE_ENGINE, STORE_WAIT
 from cost_model.simulator.heap import grant, push, sift_down
 from tvm_spm.arch import Arch
 from tvm_spm.jit import entry, lean
 
-STEP, PLACE, FIRST_LOAD, DMA_END, NEXT_STAGE, NEXT_SINK, STORED, WAIT, CHANNEL, ENGINE, IS_STORE, CORE_FIELDS = range(
-    12
-)
+STEP, PLACE, FIRST_LOAD, DMA_END, NEXT_STAGE, STORED, WAIT, CHANNEL, ENGINE, IS_STORE, CORE_FIELDS = range(11)
 """Entries of a core.
 
 The queue stands at ``STEP``: first the store that belongs there (``PLACE`` -1), then the loads of stage ``STEP + 1``,
-which start at ``FIRST_LOAD``. ``NEXT_STAGE`` and ``NEXT_SINK`` have not computed yet; ``STORED`` stores are done.
+which start at ``FIRST_LOAD``. ``NEXT_STAGE`` has not computed yet; ``STORED`` stores are done.
 """
 
 _FIRST_STAGE, _NUM_STAGES, _START = range(3)
@@ -112,16 +110,13 @@ def _next_transfer(core: Ints, orders: Orders, span: Ints, depth: int) -> bool:
 
 
 @lean
-def _compute(core: Ints, orders: Orders, span: Ints, upto: int, depth: int, times: Ints, number: int) -> int:
+def _compute(core: Ints, orders: Orders, span: Ints, upto: int, times: Ints, number: int) -> int:
     """Set the ends of the stages up to one, all of whose loads are done; returns the last end."""
     ends, first = times[_ENDS, number], span[_FIRST_STAGE]
     for stage in range(core[NEXT_STAGE], upto + 1):
         start = max(ends[stage - 1] if stage > 0 else 0, times[_LOADED, number, stage])
-        if orders.stages[first + stage, STORE_CHANNEL] > 0:
-            free = core[NEXT_SINK] - 1 - depth
-            if free >= 0:
-                start = max(start, times[_STORES, number, free])
-            core[NEXT_SINK] += 1
+        if orders.stages[first + stage, STORE_WAIT] >= 0:
+            start = max(start, times[_STORES, number, orders.stages[first + stage, STORE_WAIT]])
         ends[stage] = start + orders.cycles[first + stage]
     core[NEXT_STAGE] = max(core[NEXT_STAGE], upto + 1)
     return ends[upto]
@@ -137,7 +132,7 @@ def open_core(orders: Orders, span: Ints, launch_cycles: int, depth: int, state:
     state.times[_LOADED, number, 0] = launch_cycles
     _next_transfer(core, orders, span, depth)
     if core[WAIT] >= 0:
-        return _compute(core, orders, span, core[WAIT], depth, state.times, number)
+        return _compute(core, orders, span, core[WAIT], state.times, number)
     return launch_cycles
 
 
@@ -155,11 +150,11 @@ def serve_core(orders: Orders, span: Ints, depth: int, state: State, number: int
     else:
         state.times[_LOADED, number, core[STEP] + 1] = core[DMA_END]
     if not _next_transfer(core, orders, span, depth):
-        end = _compute(core, orders, span, span[_NUM_STAGES] - 1, depth, state.times, number)
+        end = _compute(core, orders, span, span[_NUM_STAGES] - 1, state.times, number)
         core[DMA_END] = max(core[DMA_END], end)
         return NEVER
     if core[WAIT] >= 0:
-        return max(core[DMA_END], _compute(core, orders, span, core[WAIT], depth, state.times, number))
+        return max(core[DMA_END], _compute(core, orders, span, core[WAIT], state.times, number))
     return core[DMA_END]
 
 

@@ -13,8 +13,9 @@ from tvm_spm.arch import Arch
 from tvm_spm.group import GroupMapping
 from tvm_spm.space.mapping_batch import NUM_DIMS
 
-STAGE_LAYER, SHAPE, NUM_LOADS, VECTOR_CYCLES, STORE_CHANNEL, STORE_ENGINE, STAGE_FIELDS = range(7)
-"""Columns of a stage; ``SHAPE`` is -1 for vector work; store cycles are 0 where nothing leaves."""
+STAGE_LAYER, SHAPE, NUM_LOADS, VECTOR_CYCLES, STORE_CHANNEL, STORE_ENGINE, STORE_WAIT, STAGE_FIELDS = range(8)
+"""Columns of a stage; ``SHAPE`` is -1 for vector work; store cycles are 0 where nothing leaves; ``STORE_WAIT`` is which
+of the core's stores must be done before there is room for what leaves, -1 for none."""
 
 LOAD_READ, LOAD_CYCLES, LOAD_WAIT, LOAD_FIELDS = range(4)
 """Columns of a load; ``LOAD_WAIT`` is the stage that must have finished before its buffer is free, -1 for none."""
@@ -28,7 +29,7 @@ MOVED_ELEMS, MOVED_BYTES, UNUSED_BITS, USED_ELEMS, NUM_TRANSFERS, READ_TOTALS = 
 elements in the boxes that stages read, transfers."""
 
 (
-    NUM_STAGES, NUM_STAGE_LOADS, NUM_SHAPES, BUSY_CYCLES, CHANNEL_CYCLES, STORED_ELEMS, STORED_BYTES,
+    NUM_STAGES, NUM_STAGE_LOADS, NUM_SHAPES, NUM_STORES, BUSY_CYCLES, CHANNEL_CYCLES, STORED_BYTES,
     STORED_UNUSED_BITS, PEAK_BYTES, COUNTERS,
 ) = range(10)  # fmt: skip
 """Entries of ``counters``; the first three also say how much of the tables is filled; ``PEAK_BYTES`` is the
@@ -44,7 +45,7 @@ class Walk(NamedTuple):
         shapes: ``(shapes, SHAPE_FIELDS)`` of multiply-accumulate stages.
         counters: See ``NUM_STAGES`` and the following.
         reads: ``(reads, READ_TOTALS)``.
-        written: Per layer elements that its stages write.
+        written: Per layer elements that its stages write; all of them are stored if it leaves.
         extents: ``(slots, axes)`` largest extents that a tile or a stage needs, with padding for inputs and weights.
         spans: ``(slots, axes, 2)`` bounding box of all that is needed.
         moved: ``(slots, axes)`` largest extents of a load, or of a store of the sink.
@@ -71,6 +72,7 @@ class WalkRoom(NamedTuple):
         loops: ``(loops, 2)``.
         axes: ``(4, axes)``: index, tiles, stride of the tiles, and the axes along which overlap stays.
         used: ``(2, reads)``: the last stage that used the buffer of a read, and the one before.
+        stored: ``(2, layers)``: the last store of what a layer writes, and the one before; -1 for none.
     """
 
     history: Ints
@@ -79,6 +81,7 @@ class WalkRoom(NamedTuple):
     loops: Ints
     axes: Ints
     used: Ints
+    stored: Ints
 
 
 def unused_bits_of(walk: Walk) -> int:
@@ -128,6 +131,7 @@ def empty_room(flat: FlatGroup, max_tiles: int) -> WalkRoom:
         np.empty((max_tiles, slots, rank, 2), np.int64), np.zeros((slots, rank, 2), np.int64),
         np.zeros((flat.num_layers + 2, rank, 2), np.int64), np.zeros((flat.loops.shape[1], 2), np.int64),
         np.zeros((4, rank), np.int64), np.zeros((2, len(flat.read)), np.int64),
+        np.zeros((2, flat.num_layers), np.int64),
     )  # fmt: skip
 
 

@@ -27,6 +27,7 @@ from cost_model.fused.flat import (
     IS_MAC,
     K_LOOP,
     LAYER,
+    LEAVES,
     NUM_OPS,
     OUT_BITS,
     PRODUCER,
@@ -52,6 +53,7 @@ from cost_model.fused.state import (
     NUM_SHAPES,
     NUM_STAGE_LOADS,
     NUM_STAGES,
+    NUM_STORES,
     NUM_TRANSFERS,
     SHAPE,
     SHAPE_DIMS,
@@ -60,8 +62,8 @@ from cost_model.fused.state import (
     STAGE_LAYER,
     STORE_CHANNEL,
     STORE_ENGINE,
+    STORE_WAIT,
     STORED_BYTES,
-    STORED_ELEMS,
     STORED_UNUSED_BITS,
     UNUSED_BITS,
     USED_ELEMS,
@@ -81,7 +83,7 @@ _INDEX, _COUNT, _STRIDE, _KEPT = range(4)
 """Rows of ``WalkRoom.axes``."""
 
 _NOW, _BEFORE = 0, 1
-"""Rows of ``WalkRoom.used``."""
+"""Rows of ``WalkRoom.used`` and ``WalkRoom.stored``."""
 
 
 @lean
@@ -113,6 +115,7 @@ def walk_core(flat: FlatGroup, machine: Machine, part: CorePart, most_chunks: in
     for read in range(len(flat.read)):
         clear(room.needed[num_layers + read])
         room.used[_NOW, read] = room.used[_BEFORE, read] = -1
+    room.stored[:] = -1
     for tile in range(num_tiles):
         _find_needed(flat, part, tile, num_kept, walk, room)
         for layer in range(num_layers):
@@ -211,6 +214,7 @@ def _add_layer(
         walk.counters[NUM_STAGES] = stage + 1
         row = walk.stages[stage]
         row[STAGE_LAYER], row[SHAPE], row[NUM_LOADS], row[STORE_CHANNEL], row[STORE_ENGINE] = layer, -1, 0, 0, 0
+        row[STORE_WAIT], is_sink = -1, layer == num_layers - 1
         extras_cycles = 0
         for read in range(flat.layer[layer, FIRST_READ], flat.layer[layer, STOP_READ]):
             may_stay = flat.read[read, IS_CONST] == 0 and flat.read[read, ROLE] != WEIGHT
@@ -227,9 +231,13 @@ def _add_layer(
         elems = box_elems(box, flat.layer[layer, RANK])
         walk.written[layer] += times * elems
         vector_cycles = int(math.ceil(elems * flat.layer[layer, NUM_OPS] / machine.vector_ops_per_cycle))
-        row[VECTOR_CYCLES] = 0 if layer == num_layers - 1 and is_mac else times * vector_cycles
-        if layer == num_layers - 1:
-            _store(flat, machine, box, (extras_cycles, vector_cycles if is_mac else 0, times), row, walk)
+        is_beside = is_sink and is_mac
+        row[VECTOR_CYCLES] = 0 if is_beside else times * vector_cycles
+        if flat.layer[layer, LEAVES]:
+            row[STORE_WAIT] = room.stored[_BEFORE if is_sink and part.double[0] == 1 else _NOW, layer]
+            _store(flat, machine, box, (extras_cycles, vector_cycles if is_beside else 0, times), row, walk)
+            room.stored[_BEFORE, layer] = room.stored[_NOW, layer]
+            room.stored[_NOW, layer] = walk.counters[NUM_STORES] - 1
         if is_mac:
             row[SHAPE] = _shape_of(layer, loops, times, walk)
             if row[SHAPE] < 0:
@@ -290,20 +298,23 @@ def _add_read(flat: FlatGroup, machine: Machine, at: tuple[int, int, int, int], 
 
 @lean
 def _store(flat: FlatGroup, machine: Machine, box: Ints, beside: tuple[int, int, int], row: Ints, walk: Walk) -> None:
-    """The store after a stage of the sink: the vector unit works beside it, once external extras have streamed in."""
+    """The store after a stage: beside that of the sink the vector unit works, once external extras have streamed in.
+
+    What leaves from the middle of a group has been through the vector unit, and is stored from where it lies.
+    """
     extras_cycles, vector_cycles, times = beside
-    sink = len(flat.layer) - 1
-    rank, bits = flat.layer[sink, RANK], flat.layer[sink, OUT_BITS]
+    layer = row[STAGE_LAYER]
+    rank, bits = flat.layer[layer, RANK], flat.layer[layer, OUT_BITS]
     elems = box_elems(box, rank)
-    cycles, moved_bits = move(box, flat.shape[sink], rank, bits, machine)
+    cycles, moved_bits = move(box, flat.shape[layer], rank, bits, machine)
     row[STORE_CHANNEL], row[STORE_ENGINE] = extras_cycles + cycles, extras_cycles + max(cycles, vector_cycles)
-    walk.counters[STORED_ELEMS] += times * elems
+    walk.counters[NUM_STORES] += 1
     walk.counters[STORED_BYTES] += times * ((moved_bits + 7) >> 3)
     walk.counters[STORED_UNUSED_BITS] += times * (moved_bits - elems * bits)
     walk.counters[CHANNEL_CYCLES] += times * row[STORE_CHANNEL]
     walk.counters[BUSY_CYCLES] += times * row[STORE_ENGINE]
     for axis in range(rank):
-        walk.moved[sink, axis] = max(walk.moved[sink, axis], box[axis, 1] - box[axis, 0])
+        walk.moved[layer, axis] = max(walk.moved[layer, axis], box[axis, 1] - box[axis, 0])
 
 
 @lean

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -40,7 +40,7 @@ class FusedFunction:
     Attributes:
         func: Not scheduled: the blocks of the layers one after the other.
         blocks: Per layer, the names of its blocks in order.
-        tensors: Per parameter, the tensor of the layer graph that it is.
+        tensors: Per parameter, the tensor of the layer graph that it is; those that leave come last, in order.
     """
 
     func: tirx.PrimFunc
@@ -56,13 +56,14 @@ def schedule_group(fused: FusedFunction, group: Group, mapping: GroupMapping) ->
         for y in range(H): middle[y] = first(x[y - 1 : y + 2])
         for y in range(H): out[y] = second(middle[y - 1 : y + 2])
 
-    After, with tiles of ``T`` rows, rows kept::
+    After, with tiles of ``T`` rows, rows kept, and ``middle`` needed outside as well::
 
         for core in parallel(cores):
             for tile in range(ceil(chunk / T)):
                 middle_first, middle_stop = ...
                 load the new rows of x
                 for y in range(new_first, middle_stop): middle_spm[y % R] = first(x_spm[...])
+                store these rows of middle_spm
                 for y in range(T): out_spm[y] = second(middle_spm[...])
                 store out_spm
 
@@ -159,7 +160,7 @@ class _GroupWriter:
         stmt, held = vector_stage(code, region, target, self._source(index, "vector").tile)
         self.held += held
         work = [marked(stmt, "stage", str(index - self.group.first))]
-        if index == self.group.sink:
+        if index in self.group.leaving:
             out = Tile.whole(self._buffer(code.layer.output))
             work.append(marked(copied(target, out, region), "store", str(index - self.group.first)))
         return work
@@ -237,18 +238,20 @@ class _GroupWriter:
             last = code.blocks[-1]
             return sums.load(at) if last.buffer.same_as(code.mac.buffer) else code.value(last, at, load)
 
-        target = Tile.whole(self._buffer(layer.output)) if is_sink else out
-        assert target is not None
-        if is_sink or nest.epilogue:
-
+        def over_box(target: Tile, value: Callable[[list[Expr]], Expr]) -> tirx.Stmt:
             def element(dims: dict[str, Expr]) -> tirx.Stmt:
                 at = [simplified(at) for at in output_at(work, dims)]
-                made = only_if(outside_box(work, region, at), target.store(at, finished(at)))
+                made = only_if(outside_box(work, region, at), target.store(at, value(at)))
                 assert made is not None
                 return made
 
-            what = "store" if is_sink else "epilogue"
-            stmts.append(marked(over_dims(work, spans, element), what, str(position)))
+            return over_dims(work, spans, element)
+
+        if out is not None and nest.epilogue:
+            stmts.append(marked(over_box(out, finished), "epilogue", str(position)))
+        if index in self.group.leaving:
+            whole = Tile.whole(self._buffer(layer.output))
+            stmts.append(marked(over_box(whole, finished if out is None else out.load), "store", str(position)))
         return stmts
 
 

@@ -116,7 +116,7 @@ class _Core:
             extents = tuple(stop - first for first, stop in box)
             sizes = extents if layer.workload is None else tuple(loops[n][1] - loops[n][0] for n, _ in layer.loops)
             yield GroupEvent(kind="compute", layer=position, extents=sizes)
-            if index == group.sink:
+            if index in group.leaving:
                 yield GroupEvent(kind="store", layer=position, box=box, extents=extents)
 
     def _load(self, tile: Tile, key: Key, box: Box, *, is_chunk: bool) -> Iterator[GroupEvent]:

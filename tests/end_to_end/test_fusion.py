@@ -80,9 +80,14 @@ def test_branches_and_their_join_are_one_group():
     assert names[-1] == "concatenate"
 
 
-def test_a_result_in_the_middle_ends_a_group():
-    groups = tuned("inner output", "edge-256").plan_groups()
-    assert [len(group.layers) for group in groups] == [2, 2]
+def test_a_result_in_the_middle_leaves_a_group_that_goes_on():
+    result = tuned("inner output", "edge-256")
+    assert [len(group.layers) for group in result.plan_groups()] == [4]
+    assert result.plan is not None
+    assert result.plan.groups[0].group.leaving == (1, 3)
+    assert result.groups[0].verified is True
+    # Both results of the network leave, nothing else: 8 and 4 channels of 12x12, 4 bytes each.
+    assert result.groups[0].cost.dram_bytes[2] == 4 * 12 * 12 * (8 + 4)
 
 
 def with_spm(arch: str, capacity_bytes: int) -> Arch:

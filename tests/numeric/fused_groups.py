@@ -23,6 +23,7 @@ R = relax.op
 Builder = relax.BlockBuilder
 Params = list[relax.Var]
 F, B = "float32", "int8"
+BYTES = [((1, 3, 9, 11), B), ((6, 3, 3, 3), B), ((5, 6, 3, 3), B), ((4, 5, 3, 3), B)]
 
 
 def conv(b: Builder, x: relax.Expr, w: relax.Expr, *, relu: bool = True, **options: object) -> relax.Expr:
@@ -92,6 +93,43 @@ def requantised(b: Builder, p: Params) -> relax.Expr:
     return x
 
 
+def skip(b: Builder, p: Params) -> relax.Expr:
+    first = conv(b, p[0], p[1], padding=1)
+    low = conv(b, b.emit(R.nn.max_pool2d(first, (2, 2), strides=(2, 2))), p[2], padding=1)
+    up = conv(b, b.emit(R.nn.conv2d_transpose(low, p[3], strides=(2, 2))), p[4])
+    return b.emit(R.concat([up, first], axis=1))
+
+
+def next_block(b: Builder, p: Params) -> relax.Expr:
+    total = b.emit(R.nn.relu(b.emit(R.add(conv(b, p[0], p[1], relu=False, padding=1), p[0]))))
+    x = conv(b, conv(b, total, p[2], padding=1), p[3], relu=False, padding=1)
+    return b.emit(R.nn.relu(b.emit(R.add(x, total))))
+
+
+def squeeze(b: Builder, p: Params) -> relax.Expr:
+    wide = conv(b, p[0], p[1], padding=1, groups=6)
+    gate = b.emit(R.sigmoid(conv(b, b.emit(R.nn.avg_pool2d(wide, (9, 7))), p[2])))
+    return b.emit(R.multiply(wide, gate))
+
+
+def several(b: Builder, p: Params) -> relax.Expr:
+    first = conv(b, p[0], p[1], padding=1, groups=2)
+    second = conv(b, first, p[2])
+    third = conv(b, second, p[3], padding=1, strides=2)
+    outside = conv(b, conv(b, second, p[4], relu=False), p[5])
+    return b.emit(relax.Tuple([first, outside, third]))
+
+
+def several_quantised(b: Builder, p: Params) -> relax.Expr:
+    made = []
+    x = p[0]
+    for weight in p[1:]:
+        x = b.emit(R.nn.conv2d(x, weight, padding=1, out_dtype="int32"))
+        x = b.emit(R.astype(b.emit(R.right_shift(x, relax.const(3, "int32"))), B))
+        made.append(x)
+    return b.emit(relax.Tuple(made))
+
+
 Shapes = list[tuple[tuple[int, ...], str]]
 NETWORKS: dict[str, tuple[Shapes, Callable[[Builder, Params], relax.Expr]]] = {
     "chain": (
@@ -119,7 +157,25 @@ NETWORKS: dict[str, tuple[Shapes, Callable[[Builder, Params], relax.Expr]]] = {
     "pool inside": ([((2, 3, 16, 14), F), ((5, 3, 3, 3), F), ((4, 5, 3, 3), F)], pool_inside),
     "attention": ([((3, 10, 8), F), ((3, 8, 12), F), ((3, 12, 8), F)], attention),
     "grouped": ([((1, 6, 10, 11), F), ((8, 3, 3, 3), F), ((12, 2, 3, 3), F)], grouped),
-    "requantised": ([((1, 3, 9, 11), B), ((6, 3, 3, 3), B), ((5, 6, 3, 3), B), ((4, 5, 3, 3), B)], requantised),
+    "requantised": (BYTES, requantised),
+    "skip": (
+        [((1, 3, 12, 10), F), ((6, 3, 3, 3), F), ((4, 6, 3, 3), F), ((4, 5, 2, 2), F), ((6, 5, 1, 1), F)],
+        skip,
+    ),
+    "next block": ([((1, 6, 13, 11), F), *[((6, 6, 3, 3), F)] * 3], next_block),
+    "squeeze": ([((1, 6, 9, 7), F), ((6, 1, 3, 3), F), ((6, 6, 1, 1), F)], squeeze),
+    "several": (
+        [
+            ((2, 4, 11, 9), F),
+            ((6, 2, 3, 3), F),
+            ((5, 6, 1, 1), F),
+            ((7, 5, 3, 3), F),
+            ((4, 5, 1, 1), F),
+            ((2, 4, 1, 1), F),
+        ],
+        several,
+    ),
+    "several quantised": (BYTES, several_quantised),
 }
 
 
@@ -133,11 +189,15 @@ class Case:
     fused: FusedFunction
 
 
+NUM_LAYERS = {"skip": 3, "next block": 2, "squeeze": 2, "several": 3, "several quantised": 3}
+"""Layers of the group where it is not the whole network: what they write is read behind it as well."""
+
+
 def case(name: str) -> Case:
     extraction = extract(network(*NETWORKS[name]))
     layers = layer_graph(extraction)
-    made = group_calls(extraction.mod, [layers.bindings])
-    group = Group(graph=layers.graph, first=0, stop=len(layers.graph.layers))
+    group = Group(graph=layers.graph, first=0, stop=NUM_LAYERS.get(name, len(layers.graph.layers)))
+    made = group_calls(extraction.mod, [layers.bindings[: group.stop]])
     return Case(mod=extraction.mod, grouped=made, group=group, fused=made.function(0, layers, 0))
 
 

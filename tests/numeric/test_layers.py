@@ -198,7 +198,10 @@ def test_views_cut_the_graph():
     assert [call.name for call in extraction.graph.host_calls] == ["reshape"]
     assert graph.outputs == (graph.layers[0].output, graph.layers[1].output)
     assert graph.tensors[graph.layers[1].reads[0].tensor].producer is None
-    assert refuse_group(graph, 0, 2) == f"layer {graph.layers[0].name}: its output is needed outside the network"
+    assert graph.behind == ((0, 1),)
+    names = graph.layers[1].name, graph.layers[0].name
+    refusal = f"layer {names[0]}: reads what {names[1]} writes by way of a call that is no layer"
+    assert refuse_group(graph, 0, 2) == refusal
 
 
 def test_weights_are_constants_and_inputs_are_not():

@@ -54,10 +54,15 @@ def test_rows_of_a_vgg_block_in_tiles(depth: int, tile: int, share: float):
     assert kept.output_bytes == 4 * 224 * 224 * 2
 
 
+LEAVING = {"skip": "wide.out", "next block": "conv0.out", "squeeze": "depthwise.out", "dense": "two.out"}
+"""What leaves a group from within."""
+
+
 def test_dram_sees_each_external_tensor_once_if_all_is_one_tile():
     for name, make in GROUPS.items():
         group = make()
         graph = group.graph
+        within = [math.prod(tensor.shape) for tensor in graph.tensors if tensor.name == LEAVING.get(name)]
         cost = group_cost(group, load_arch("edge-256"), plain(group))
         read = sum(
             math.prod(graph.tensors[read.tensor].shape) * 2
@@ -65,8 +70,24 @@ def test_dram_sees_each_external_tensor_once_if_all_is_one_tile():
             if graph.tensors[read.tensor].producer is None
         )  # fmt: skip
         assert cost.input_bytes + cost.weight_bytes == read, name
-        assert cost.output_bytes == math.prod(group.sink_shape) * 2
+        assert cost.output_bytes == (math.prod(group.sink_shape) + sum(within)) * 2
         assert cost.recompute_share == 0
+
+
+def test_what_leaves_from_within_is_stored_as_often_as_it_is_computed():
+    # 8 rows of 6 by twos: the first layer does rows 0-2, 1-4, 3-6 and 5-7, 3 + 4 + 4 + 3 of them; kept, each once.
+    b = Builder()
+    first = b.conv("first", b.tensor("x", (1, 4, 8, 6)), 4)
+    b.elementwise("later", first, b.conv("second", first, 4))
+    group, arch = b.group(2), load_arch("edge-256")
+    again = plain(group, tile=(1, 4, 2, 6))
+    assert group_cost(group, arch, again).output_bytes == 2 * 4 * 6 * (8 + 3 + 4 + 4 + 3)
+    kept = replace(again, kept=(2,))
+    assert group_cost(group, arch, kept).output_bytes == 2 * 4 * 6 * (8 + 8)
+    # Without a reader behind the group, nothing of the first is stored: rows of 48 B, 3, 2, 2 and 1 at 80/3 B a cycle.
+    alone = group_cost(Builder(tensors=b.tensors, layers=b.layers[:2]).group(), arch, kept)
+    assert alone.output_bytes == 2 * 4 * 6 * 8
+    assert group_cost(group, arch, kept).cost.dma_busy_cycles == alone.cost.dma_busy_cycles + 6 + 4 + 4 + 2
 
 
 def test_weights_in_pieces_are_read_for_every_tile():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -50,19 +51,46 @@ def test_more_than_one_candidate_is_timed():
     assert isinstance(timed_best[0][0], GroupMapping)
 
 
-def test_an_outside_reader_of_an_inner_tensor_ends_a_group():
-    # a > b > c, and d reads the output of a as well: a and b cannot be one group, a to d can.
+@pytest.mark.parametrize(
+    ("taps", "stride", "size", "leaves"),
+    # 6 rows, padding 1: 3 taps in steps of 2 read rows -1..1, 1..3, 3..5, all of them; 1 tap reads rows 0, 2, 4.
+    [(3, 1, 6, True), (3, 2, 6, True), (1, 1, 6, True), (1, 2, 6, False), (2, 2, 6, True),
+     # 7 rows in steps of 2, 2 taps, no padding: row 6 is left out; 5 taps in steps of 6: rows 0-2 and 4-6.
+     (2, 2, 7, False), (5, 6, 7, False)],
+)  # fmt: skip
+def test_a_tensor_leaves_from_within_where_the_group_needs_all_of_it(taps: int, stride: int, size: int, leaves: bool):
+    # a > b, and c reads the output of a as well.
     build = Builder()
-    source = build.tensor("in", (1, 4, 6, 6))
-    a = build.conv("a", source, 4)
-    b = build.conv("b", a, 4)
-    c = build.conv("c", b, 4)
-    build.elementwise("d", c, a)
-    graph = build.graph()
-    assert refuse_group(graph, 0, 2) == "layer a: its output is also read by d"
-    assert refuse_group(graph, 0, 3) == "layer a: its output is also read by d"
-    assert refuse_group(graph, 1, 3) is None
-    assert refuse_group(graph, 0, 4) is None
+    a = build.conv("a", build.tensor("in", (1, 4, size, size)), 4)
+    b = build.conv("b", a, 4, taps=taps, stride=stride, padding=taps // 2 if taps != 2 else 0)
+    build.elementwise("c", a)
+    build.elementwise("d", b)
+    refusal = refuse_group(build.graph(), 0, 2)
+    if leaves:
+        assert refusal is None
+        assert build.group(2).leaving == (0, 1)
+    else:
+        assert refusal == "layer a: its output is also read by c, and tiles of b may leave out some of it"
+
+
+def test_a_tensor_that_the_group_does_not_read_ends_it():
+    build = Builder()
+    a = build.conv("a", build.tensor("in", (1, 4, 6, 6)), 4)
+    build.conv("b", build.tensor("other", (1, 4, 6, 6)), 4)
+    build.elementwise("c", a)
+    assert refuse_group(build.graph(), 0, 2) == "layer a: nothing in the group reads its output"
+
+
+def test_what_comes_back_through_a_call_that_is_no_layer_ends_a_group():
+    build = Builder()
+    a = build.conv("a", build.tensor("in", (1, 4, 6, 6)), 4)
+    view = build.tensor("view of a", (1, 4, 6, 6))
+    build.conv("b", a, 4, extras=(view,))
+    graph = replace(build.graph(), outputs=(a,))
+    assert refuse_group(graph, 0, 2) is None
+    assert refuse_group(replace(graph, behind=((0, 1),)), 0, 2) == (
+        "layer b: reads what a writes by way of a call that is no layer"
+    )
 
 
 def chain_of_two(taps: int) -> LayerGraph:

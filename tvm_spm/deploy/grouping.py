@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -26,14 +27,16 @@ class GroupFunction:
     Attributes:
         name: Of its TIR function.
         blocks: Per call of the group, the names of the blocks it became, in order.
-        sources: Per parameter, the call of the group and its argument that it is; the last parameter is the result of
-            the last call.
+        sources: Per parameter, the call of the group and its argument that it is; results of calls are the last
+            parameters.
+        results: The calls whose results leave, in order, the last call among them.
         inputs: What the group reads, in the order of the parameters.
     """
 
     name: str
     blocks: tuple[tuple[str, ...], ...]
     sources: tuple[tuple[int, int], ...]
+    results: tuple[int, ...]
     inputs: tuple[relax.Expr, ...]
 
 
@@ -58,11 +61,10 @@ class GroupedModule:
             first: The first layer of the group.
         """
         found = self.groups[group]
-        last = first + len(found.blocks) - 1
         tensors = [layers.arguments[first + call][argument] for call, argument in found.sources]
         return FusedFunction(
             func=self.mod[found.name], blocks=found.blocks,
-            tensors=(*tensors, layers.graph.layers[last].output),
+            tensors=(*tensors, *(layers.graph.layers[first + call].output for call in found.results)),
         )  # fmt: skip
 
 
@@ -76,11 +78,12 @@ def group_calls(
     Args:
         mod: With TIR functions, as ``fuse`` returns it; a function has one block where there is a group.
         groups: Per group, the variables its calls are bound to, of ``main`` or of one function that it calls, in an
-            order in which they can run. Only the last one may be used outside. No variable is in two groups.
+            order in which they can run. No variable is in two groups.
         variants: Per group a number; groups of different numbers share no function. Default: all the same.
 
     Raises:
-        ModelError: A variable is not bound to a call of a TIR function, or a group is not closed; names it.
+        ModelError: A variable is not bound to a call of a TIR function, or what uses one outside of its group cannot
+            stand behind the group; names it.
     """
     bindings = {
         binding.var: binding
@@ -88,15 +91,18 @@ def group_calls(
     }  # fmt: skip
     by_name = {var.name: var for var in bindings}
     calls = [[_call(bindings, by_name, member) for member in group] for group in groups]
-    _check_closed(mod, calls)
-    made, names = _with_functions(mod, calls, variants or [0] * len(calls))
+    leaving = _leaving(mod, calls)
+    made, names = _with_functions(mod, calls, leaving, variants or [0] * len(calls))
     try:
         fused = relax.transform.DeadCodeElimination()(relax.transform.FuseTIR()(made))
     except TVM_ERRORS as error:
         raise ModelError(f"cannot fuse the groups: {first_line(error)}") from error
     return GroupedModule(
         mod=fused,
-        groups=tuple(_described(mod, fused, group, name) for group, name in zip(calls, names, strict=True)),
+        groups=tuple(
+            _described(mod, fused, group, (name, results))
+            for group, name, results in zip(calls, names, leaving, strict=True)
+        ),
     )
 
 
@@ -115,20 +121,22 @@ def _call(
     return binding
 
 
-def _check_closed(mod: tvm.IRModule, calls: Sequence[Sequence[relax.Binding]]) -> None:
+def _leaving(mod: tvm.IRModule, calls: Sequence[Sequence[relax.Binding]]) -> list[tuple[int, ...]]:
+    """Per group the calls whose results are used outside of it, and the last one."""
     group_of = {binding.var: number for number, group in enumerate(calls) for binding in group}
     if len(group_of) < sum(map(len, calls)):
         raise ModelError("a call is in two groups")
-    inner = {binding.var: number for number, group in enumerate(calls) for binding in group[:-1]}
+    used: set[relax.Var] = {group[-1].var for group in calls}
     for each in called_functions(mod):
         for block in each.func.body.blocks:
             for binding in block.bindings:
-                for var in relax.analysis.free_vars(binding.value):
-                    if var in inner and group_of.get(binding.var) != inner[var]:
-                        raise ModelError(f"{var.name} is used by {binding.var.name}, which is not in its group")
-        for var in relax.analysis.free_vars(each.func.body.body):
-            if var in inner:
-                raise ModelError(f"{var.name} is a result of {each.name!r} and can only be the last of its group")
+                own = group_of.get(binding.var)
+                used |= {
+                    var for var in relax.analysis.free_vars(binding.value)
+                    if var in group_of and group_of[var] != own
+                }  # fmt: skip
+        used |= {var for var in relax.analysis.free_vars(each.func.body.body) if var in group_of}
+    return [tuple(call for call, binding in enumerate(group) if binding.var in used) for group in calls]
 
 
 def _arguments(binding: relax.Binding) -> list[relax.Expr]:
@@ -150,64 +158,107 @@ def _inputs(group: Sequence[relax.Binding]) -> list[tuple[relax.Expr, tuple[int,
 def _with_functions(
     mod: tvm.IRModule,
     calls: Sequence[Sequence[relax.Binding]],
+    leaving: Sequence[tuple[int, ...]],
     variants: Sequence[int],
 ) -> tuple[tvm.IRModule, list[str]]:
     """The module with a Relax function per group, called where the last call of the group stood."""
     builder = relax.BlockBuilder(mod)
     taken = {var.name_hint for var in mod.get_global_vars()}
     names: list[str] = []
-    replaced: dict[relax.Var, relax.Expr | None] = {}
-    for number, group in enumerate(calls):
+    replaced: dict[relax.Var, list[relax.Binding]] = {}
+    for number, (group, results) in enumerate(zip(calls, leaving, strict=True)):
         name = f"fused_group{number}"
         while name in taken:
             name += "_"
         taken.add(name)
-        func, arguments = _function(group, variants[number])
+        func, arguments = _function(group, results, variants[number])
         # The builder gives back the function it has if this one is equal to it.
         var = builder.add_func(func, name)
         names.append(var.name_hint)
-        replaced |= {binding.var: None for binding in group[:-1]}
-        replaced[group[-1].var] = relax.Call(var, arguments)
+        replaced |= {binding.var: [] for binding in group[:-1]}
+        replaced[group[-1].var] = _made(relax.Call(var, arguments), [group[call].var for call in results], name)
     for each in called_functions(mod):
         if any(binding.var in replaced for block in each.func.body.blocks for binding in block.bindings):
             builder.update_func(mod.get_global_var(each.name), _with_calls(each.func, replaced))
     return relax.transform.Normalize()(builder.get()), names
 
 
-def _with_calls(func: relax.Function, replaced: dict[relax.Var, relax.Expr | None]) -> relax.Function:
-    """A function with other values for some variables, and without those that have none."""
+def _made(call: relax.Call, results: Sequence[relax.Var], name: str) -> list[relax.Binding]:
+    """What binds the results of a group."""
+    if len(results) == 1:
+        return [relax.VarBinding(results[0], call)]
+    several = relax.Var(f"{name}_results", relax.TupleType([var.ty for var in results]))
+    return [
+        relax.VarBinding(several, call),
+        *(relax.VarBinding(var, relax.TupleGetItem(several, place)) for place, var in enumerate(results)),
+    ]
+
+
+def _with_calls(func: relax.Function, replaced: dict[relax.Var, list[relax.Binding]]) -> relax.Function:
+    """A function with other bindings for some variables, in an order in which everything is bound before it is used."""
     blocks = []
     for block in func.body.blocks:
-        kept = []
-        for binding in block.bindings:
-            value = replaced.get(binding.var, binding.value)
-            if value is not None:
-                kept.append(binding if value is binding.value else relax.VarBinding(binding.var, value))
-        blocks.append(type(block)(kept))
+        new = [made for binding in block.bindings for made in replaced.get(binding.var, [binding])]
+        ordered = ordered_bindings(new, {})
+        if len(ordered) < len(new):
+            between = next(binding for binding in new if not any(binding is other for other in ordered))
+            raise ModelError(f"{between.var.name} stands between calls of one group: it uses one, and another needs it")
+        if not isinstance(block, relax.DataflowBlock) and ordered != new:
+            late = next(binding for binding, other in zip(new, ordered, strict=True) if binding is not other)
+            raise ModelError(f"{late.var.name} cannot stand behind a group whose results it uses: its order matters")
+        blocks.append(type(block)(ordered))
     body = relax.SeqExpr(blocks, func.body.body)
     return relax.Function(func.params, body, func.ret_ty, func.is_pure, func.attrs)
 
 
-def _function(group: Sequence[relax.Binding], variant: int) -> tuple[relax.Function, list[relax.Expr]]:
+def ordered_bindings(bindings: Sequence[relax.Binding], ranks: dict[relax.Var, int]) -> list[relax.Binding]:
+    """Bindings by rising rank where what they read allows; those without a rank as soon as they can be."""
+    place = {binding.var: number for number, binding in enumerate(bindings)}
+    readers: list[list[int]] = [[] for _ in bindings]
+    num_open = [0] * len(bindings)
+    for number, binding in enumerate(bindings):
+        for var in relax.analysis.free_vars(binding.value):
+            if var in place:
+                readers[place[var]].append(number)
+                num_open[number] += 1
+    ready = [(ranks.get(bindings[number].var, -1), number) for number, count in enumerate(num_open) if not count]
+    heapq.heapify(ready)
+    order = []
+    while ready:
+        _, number = heapq.heappop(ready)
+        order.append(bindings[number])
+        for reader in readers[number]:
+            num_open[reader] -= 1
+            if not num_open[reader]:
+                heapq.heappush(ready, (ranks.get(bindings[reader].var, -1), reader))
+    return order
+
+
+def _function(
+    group: Sequence[relax.Binding], results: Sequence[int], variant: int
+) -> tuple[relax.Function, list[relax.Expr]]:
     inputs = _inputs(group)
     params = [relax.Var(f"p{number}", expr.ty) for number, (expr, _) in enumerate(inputs)]
     inside: list[tuple[relax.Expr, relax.Expr]] = [(expr, var) for (expr, _), var in zip(inputs, params, strict=True)]
     builder = relax.BlockBuilder()
     with builder.function("group", params, attrs={"Primitive": True, "variant": variant}, private=True):
         with builder.dataflow():
-            for binding in group:
+            for number, binding in enumerate(group):
                 fields = [
                     next(var for expr, var in inside if expr.same_as(argument)) for argument in _arguments(binding)
                 ]
                 call = binding.value
                 new = relax.Call(call.op, [call.args[0], relax.Tuple(fields)], call.attrs, call.ty_args)
-                is_last = binding is group[-1]
-                inside.append((binding.var, builder.emit_output(new) if is_last else builder.emit(new)))
-        builder.emit_func_output(inside[-1][1])
+                inside.append((binding.var, builder.emit_output(new) if number in results else builder.emit(new)))
+        made = [var for _, var in inside[len(inputs) :]]
+        builder.emit_func_output(made[-1] if len(results) == 1 else relax.Tuple([made[call] for call in results]))
     return builder.get()["group"], [expr for expr, _ in inputs]
 
 
-def _described(mod: tvm.IRModule, fused: tvm.IRModule, group: Sequence[relax.Binding], name: str) -> GroupFunction:
+def _described(
+    mod: tvm.IRModule, fused: tvm.IRModule, group: Sequence[relax.Binding], made: tuple[str, tuple[int, ...]]
+) -> GroupFunction:
+    name, results = made
     blocks = read_blocks(fused[name])
     if isinstance(blocks, str):
         raise ModelError(f"the function of the group that makes {group[-1].var.name} cannot be read: {blocks}")
@@ -222,5 +273,5 @@ def _described(mod: tvm.IRModule, fused: tvm.IRModule, group: Sequence[relax.Bin
     inputs = _inputs(group)
     return GroupFunction(
         name=name, blocks=tuple(found), sources=tuple(source for _, source in inputs),
-        inputs=tuple(expr for expr, _ in inputs),
+        results=results, inputs=tuple(expr for expr, _ in inputs),
     )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import tvm
 from tvm import relax
 
+from tvm_spm.deploy.grouping import ordered_bindings
 from tvm_spm.deploy.groups import FusedNetwork, GroupScheduler
 from tvm_spm.deploy.network import make_schedule
 from tvm_spm.deploy.verify.outcome import Verification
@@ -146,7 +146,7 @@ class SideScheduler:
             for layer in unit.layers
         }  # fmt: skip
         block = main.body.blocks[0]
-        order = _ordered(list(block.bindings), ranks)
+        order = ordered_bindings(list(block.bindings), ranks)
         bindings = [
             binding if (value := values.get(binding.var)) is None else relax.VarBinding(binding.var, value)
             for binding in order
@@ -176,26 +176,3 @@ class SideScheduler:
 def _line(side: Side) -> str:
     assert isinstance(side.job.mapping, Mapping)
     return side.job.mapping.line()
-
-
-def _ordered(bindings: Sequence[relax.Binding], ranks: dict[relax.Var, int]) -> list[relax.Binding]:
-    """Bindings by rising rank where what they read allows; those without a rank as soon as they can be."""
-    place = {binding.var: number for number, binding in enumerate(bindings)}
-    readers: list[list[int]] = [[] for _ in bindings]
-    num_open = [0] * len(bindings)
-    for number, binding in enumerate(bindings):
-        for var in relax.analysis.free_vars(binding.value):
-            if var in place:
-                readers[place[var]].append(number)
-                num_open[number] += 1
-    ready = [(ranks.get(bindings[number].var, -1), number) for number, count in enumerate(num_open) if not count]
-    heapq.heapify(ready)
-    order = []
-    while ready:
-        _, number = heapq.heappop(ready)
-        order.append(bindings[number])
-        for reader in readers[number]:
-            num_open[reader] -= 1
-            if not num_open[reader]:
-                heapq.heappush(ready, (ranks.get(bindings[reader].var, -1), reader))
-    return order

@@ -27,6 +27,7 @@ from cost_model.fused.flat import (
     IS_MAC,
     K_LOOP,
     LAYER,
+    LEAVES,
     NUM_OPS,
     NUM_TERMS,
     OUT_BITS,
@@ -321,7 +322,9 @@ def _rates(group: Group, flat: FlatGroup, arch: Arch) -> Rates:
             network[place] = 1 / arch.noc.elems_per_cycle
             port[place] = work.projection(operand).elem_bits / 8 / port_rate if port_rate else 0.0
             array[place] += prices[CROSS_PJ + operand.value] + prices[DELIVER_PJ + operand.value]
-    bits = np.append(np.where(flat.read[:, PRODUCER] < 0, flat.read[:, BITS], 0), flat.layer[-1, OUT_BITS])
+    bits = np.append(
+        np.where(flat.read[:, PRODUCER] < 0, flat.read[:, BITS], 0), flat.layer[:, OUT_BITS] * flat.layer[:, LEAVES]
+    )
     return Rates(
         compute, vector, network, port, bits / 8 / arch.dma_bytes_per_cycle, float(store),
         float(arch.burst_startup_cycles), tensor_prices(flat, arch), array,

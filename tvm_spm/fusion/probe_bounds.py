@@ -13,6 +13,7 @@ from cost_model.fused.flat import (
     K_LOOP,
     LAST_READER,
     LAYER,
+    LEAVES,
     OUT_BITS,
     PRODUCER,
     ROLE,
@@ -46,6 +47,7 @@ class Footprints:
         self._live = np.zeros((flat.num_layers, len(self._bits)))
         for tensor in range(flat.num_layers - 1):
             self._live[tensor : flat.layer[tensor, LAST_READER] + 1, tensor] = 1
+            self._live[:, tensor] += flat.layer[tensor, LEAVES] * (1 - self._live[:, tensor])
         self._live[:, flat.num_layers - 1 :] = 1
 
     def _extents(self, arch: Arch, shape: tuple[int, ...], longer: int) -> Ints:

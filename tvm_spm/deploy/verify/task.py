@@ -56,11 +56,11 @@ def run_task(
     )
     actual = _call(tuned, func, blocks, inputs)
     if isinstance(nest, Unsupported):
-        roundings = 0 if is_exact(expected) else _roundings_of_layers(blocks)
+        roundings = 0 if all(map(is_exact, expected)) else _roundings_of_layers(blocks)
     else:
         roundings = ROUNDINGS_PER_OP * nest.workload.epilogue.num_ops_per_elem
         roundings += 0 if _sums_exactly(nest, num_terms) else num_terms
-    return compare([expected], [actual], num_roundings=roundings)
+    return compare(expected, actual, num_roundings=roundings)
 
 
 def _module(func: tirx.PrimFunc) -> tvm.IRModule:
@@ -72,32 +72,34 @@ def _call(
     func: tirx.PrimFunc,
     blocks: Sequence[Block],
     inputs: dict[int, tvm.runtime.Tensor],
-) -> Array:
-    """Run once into a fresh output that starts with a value no sum leaves in place unnoticed."""
-    args, result = [], None
+) -> list[Array]:
+    """Run once into fresh outputs that start with a value no sum leaves in place unnoticed."""
+    args: list[tvm.runtime.Tensor] = []
+    results: list[tvm.runtime.Tensor] = []
     for position, param in enumerate(func.params):
         if position in inputs:
             args.append(inputs[position])
             continue
-        result = tvm.runtime.tensor(np.full([int(extent) for extent in param.shape], 113).astype(str(param.dtype)))
-        args.append(result)
-    if result is None:
+        marked = np.full([int(extent) for extent in param.shape], 113).astype(str(param.dtype))
+        results.append(tvm.runtime.tensor(marked))
+        args.append(results[-1])
+    if not results:
         raise ModelError(f"function with blocks {[block.name for block in blocks]} writes no parameter")
     compiled["main"](*args)
-    return result.numpy()
+    return [result.numpy() for result in results]
 
 
 _Inputs = dict[int, tvm.runtime.Tensor]
 
 
-def _telling(draws: Sequence[_Inputs], call: Callable[[_Inputs], Array]) -> tuple[_Inputs, Array]:
-    """Of several draws the one whose result differs most from element to element, and that result.
+def _telling(draws: Sequence[_Inputs], call: Callable[[_Inputs], list[Array]]) -> tuple[_Inputs, list[Array]]:
+    """Of several draws the one whose results differ most from element to element, and those.
 
     What a layer of bytes makes is rounded to bytes again: by a scale that is not known here, so that small numbers may
     all become 0, and large ones all saturate.
     """
     made = [(drawn, call(drawn)) for drawn in draws]
-    return max(made, key=lambda pair: _entropy(pair[1])) if len(made) > 1 else made[0]
+    return max(made, key=lambda pair: sum(map(_entropy, pair[1]))) if len(made) > 1 else made[0]
 
 
 def _entropy(values: Array) -> float:

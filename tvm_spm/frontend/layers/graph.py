@@ -152,7 +152,12 @@ def layer_graph(extraction: Extraction, late: Collection[relax.Var] = ()) -> Net
             found.tensors[tensor] = replace(found.tensors[tensor], producer=position)
     outputs = tuple(tensor for tensor in found.needed if found.tensors[tensor].producer is not None)
     return NetworkLayers(
-        graph=LayerGraph(tensors=tuple(found.tensors), layers=tuple(layers), outputs=outputs),
+        graph=LayerGraph(
+            tensors=tuple(found.tensors),
+            layers=tuple(layers),
+            outputs=outputs,
+            behind=_behind(extraction, found, order, layers),
+        ),
         bindings=tuple(found.calls[node].var for node in order),
         node_of_layer=tuple(order),
         times=tuple(extraction.times[node] for node in order),
@@ -160,6 +165,19 @@ def layer_graph(extraction: Extraction, late: Collection[relax.Var] = ()) -> Net
         widened=tuple(accesses[node].widened for node in order),
         values=tuple(found.values),
     )
+
+
+def _behind(
+    extraction: Extraction, found: _Found, order: Sequence[int], layers: Sequence[Layer]
+) -> tuple[tuple[int, int], ...]:
+    """See ``LayerGraph.behind``."""
+    place = {node: position for position, node in enumerate(order)}
+    pairs = []
+    for position, layer in enumerate(layers):
+        direct = {found.tensors[read.tensor].producer for read in layer.reads}
+        inputs = {place[node] for node in extraction.graph.nodes[order[position]].inputs}
+        pairs += [(other, position) for other in sorted(inputs - direct - {position})]
+    return tuple(pairs)
 
 
 def _walk(extraction: Extraction) -> _Found:

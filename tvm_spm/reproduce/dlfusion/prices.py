@@ -42,6 +42,15 @@ CanSplit = Callable[[tuple[int, ...], int], bool]
 """Whether an output of some shape can be split over exactly so many cores."""
 
 
+def refuse_block(graph: LayerGraph, first: int, stop: int) -> str | None:
+    """Why an interval of layers cannot be one group of the paper, out of which one tensor comes; None if it can."""
+    refusal = refuse_group(graph, first, stop)
+    if refusal is not None:
+        return refusal
+    leaving = Group(graph=graph, first=first, stop=stop).leaving
+    return f"layer {graph.layers[leaving[0]].name}: its output is also read outside" if len(leaving) > 1 else None
+
+
 def no_bounds(group: Group, counts: tuple[int, ...]) -> tuple[float, ...]:
     """Knows nothing."""
     return (0.0,) * len(counts)
@@ -127,7 +136,7 @@ class AskedPrices:
 
     def exactly(self, first: int, stop: int, cores: int) -> GroupPrice | None:
         """The fastest way on exactly ``cores``; None if the layers are no group or do not fit."""
-        if refuse_group(self.graph, first, stop) is not None:
+        if refuse_block(self.graph, first, stop) is not None:
             return None
         begin = time.perf_counter()
         key, price = self.table.lookup(first, stop, cores)

@@ -11,8 +11,7 @@ from math import prod
 from tvm_spm.errors import PlanError
 from tvm_spm.fusion.planner import GroupOption, plan_groups
 from tvm_spm.graph import LayerGraph
-from tvm_spm.group import refuse_group
-from tvm_spm.reproduce.dlfusion.prices import AskedPrices, GroupPrice, PriceTable
+from tvm_spm.reproduce.dlfusion.prices import AskedPrices, GroupPrice, PriceTable, refuse_block
 
 POWERS_OF_TWO = (1, 2, 4, 8, 16, 32)
 """Numbers of cores that the heuristic and the reduced brute force look at."""
@@ -207,7 +206,7 @@ def optimal_groups(
             ]
             best = min(parts, default=math.inf)
             found: list[GroupPrice] = []
-            if length <= max_group and refuse_group(prices.graph, first, stop) is None:
+            if length <= max_group and refuse_block(prices.graph, first, stop) is None:
                 counts = counts_of(first, stop)
                 found, excluded = _priced_below(prices, first, stop, counts, best)
                 num_groups, num_excluded = num_groups + len(counts), num_excluded + excluded
@@ -235,7 +234,7 @@ def grown_groups(prices: AskedPrices, first: int, stop: int, cores: int) -> list
     while first < stop:
         block = None
         for end in range(first + 1, stop + 1):
-            if refuse_group(prices.graph, first, end) is not None:
+            if refuse_block(prices.graph, first, end) is not None:
                 continue
             price = prices.on(first, end, cores)
             if price is None:
@@ -291,7 +290,7 @@ def _least_of_all(prices: AskedPrices, counts_of: CountsOf) -> float:
     least = [0.0] + [math.inf] * prices.num_layers
     for stop in range(1, prices.num_layers + 1):
         for first in range(max(0, stop - MAX_GROUP), stop):
-            if refuse_group(prices.graph, first, stop) is None:
+            if refuse_block(prices.graph, first, stop) is None:
                 bound = prices.bounds(first, stop, counts_of(first, stop))[0][0]
                 least[stop] = min(least[stop], least[first] + bound)
     return least[prices.num_layers]
@@ -310,7 +309,7 @@ def _priced_below(
     """AskedPrices of a group on every number of cores whose bound is below ``best`` and below the prices before it."""
     found: list[GroupPrice] = []
     num_excluded = 0
-    if refuse_group(prices.graph, first, stop) is not None:
+    if refuse_block(prices.graph, first, stop) is not None:
         return found, num_excluded
     for bound, cores in prices.bounds(first, stop, counts):
         if bound >= best:

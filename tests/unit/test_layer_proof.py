@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from tvm_spm.tuning.run import Run
 from tvm_spm.tuning.run_log import RunLog, own
 from tvm_spm.tuning.task import tune_workload
 from tvm_spm.tuning.task_memory import key_of
-from tvm_spm.workload import Workload
+from tvm_spm.workload import Epilogue, Workload
 
 ODD = Workload.conv2d(K=23, C=17, OY=13, OX=19, FY=3, FX=3)
 
@@ -37,6 +37,11 @@ def depthwise(channels: int, size: int, stride: int) -> Workload:
         K=channels, C=channels, groups=channels, OY=size, OX=size, FY=3, FX=3, stride=stride, padding=1,
         IY=stride * size, IX=stride * size,
     )  # fmt: skip
+
+
+def clipped(layer: Workload) -> Workload:
+    """With more operations per output than a DMA transfer leaves time for."""
+    return replace(layer, epilogue=Epilogue(num_ops_per_elem=3))
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,24 @@ def test_a_proof_is_the_answer_where_the_formula_is_the_simulator(arch_name: str
     # the default mapping and the optimum: nothing else needs a measurement
     assert found.num_evaluated == 2
     assert "any factors" in found.space
+
+
+@pytest.mark.parametrize(
+    ("layer", "most_steps"),
+    [
+        # stores wait for the vector unit
+        (clipped(depthwise(144, size=28, stride=2)), 200),
+        (clipped(Workload.conv2d(K=192, C=32, OY=28, OX=28, FY=1, FX=1)), 1000),
+        # hardly anything to compute beside the loads, but behind the last one
+        (Workload.matmul(m=1, n=1000, k=512), 1000),
+        # hardly any SPM tile with two buffers for all
+        (clipped(Workload.conv2d(K=96, C=16, OY=56, OX=56, FY=1, FX=1)), 1500),
+    ],
+    ids=["depthwise", "pointwise", "one_row", "large_outputs"],
+)
+def test_layers_that_the_dma_bounds_are_proved_in_few_steps(layer: Workload, most_steps: int):
+    case = Case(workload=layer, arch=load_arch("edge-256"))
+    assert exact_search(case, perfect=False, most_steps=most_steps).certified
 
 
 def test_a_budget_that_strikes_leaves_a_gap_and_evolution():

@@ -11,9 +11,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tvm_spm.exact.any_factors.ports import across, crossing_rate, is_shared
 from tvm_spm.exact.any_factors.tables import ALL_TILES, PASSES, CoreTables, ceil_of
 from tvm_spm.exact.boxes import store_cycles, transfer_cycles
-from tvm_spm.exact.case_arrays import CaseArrays, Floats, I, Ints, O, W, objective_of
+from tvm_spm.exact.case_arrays import ALL_DOUBLE, CaseArrays, Floats, I, Ints, O, W, objective_of
 from tvm_spm.jit import entry, kernel, lean
 from tvm_spm.space.legality_batch import fits_spm
 from tvm_spm.space.mapping_batch import NUM_DIMS
@@ -21,18 +22,26 @@ from tvm_spm.space.mapping_batch import NUM_DIMS
 SLACK = 1e-6
 """Sums of fractions of a cycle may be so far off before they are rounded up."""
 
+ANY_CYCLES = 1 << 62
+"""More than any mapping takes."""
+
 FLOOR_FIELDS = np.dtype(
     [
         ("at", np.int64, NUM_DIMS),
         ("spm", np.int64, NUM_DIMS),
         ("fitting", np.int64),
         ("num_passes", np.int64),
-        ("once", np.int64),
+        ("around", np.int64),
+        ("once", np.int64, 2),
+        ("edges", np.int64, 3),
+        ("before", np.int64),
+        ("late", np.int64),
         ("dma", np.int64, 2),
         ("stays", np.int64, (2, 2)),
         ("energy_pj", np.float64, 2),
         ("elems_pj", np.float64, 3),
         ("elem_cycles", np.float64, 3),
+        ("vector_cycles", np.float64),
         ("bound", np.float64),
     ]
 )
@@ -46,12 +55,19 @@ class Floor(Protocol):
         spm: Elements in one core's SPM.
         fitting: Bit ``b`` is set if the operands with the bits ``b`` may have two SPM buffers.
         num_passes: Of the first core.
-        once: Cycles before the first pass, with those that cores wait for their first tiles, and after the last.
-        dma: Cycles of the DMA, by column: orders whose innermost DRAM loops leave I, or W, in SPM; every order is one.
+        around: Cycles before the first pass, with those that cores wait for their first tiles, and after the last.
+        once: Those, and between passes where SPM has no room for two buffers, by column: orders whose innermost DRAM
+            loops leave I, or W, in SPM; every order is one.
+        edges: Cycles of the first loads of I and W, and of the last store.
+        before: On one core, the most cycles in which outputs are stored beside its last pass; on several
+            ``ANY_CYCLES``.
+        late: On one core, cycles of its last pass in which the DMA rests.
+        dma: Cycles of the DMA, and those in which it rests, by the same columns.
         stays: By the same columns, whether I and W are loaded only once for all loops that they do not depend on.
         energy_pj: Of all but the traffic of the RFs, by the same columns.
         elems_pj: Energy of moving each tensor between DRAM and SPM once, outputs with all that is streamed with them.
         elem_cycles: Cycles of the DMA for the same.
+        vector_cycles: By which all stores together keep the DMA engines longer, as the vector unit is slower.
         bound: On the objective, with any array tile.
     """
 
@@ -59,12 +75,17 @@ class Floor(Protocol):
     spm: Ints
     fitting: int
     num_passes: int
-    once: int
+    around: int
+    once: Ints
+    edges: Ints
+    before: int
+    late: int
     dma: Ints
     stays: Ints
     energy_pj: Floats
     elems_pj: Floats
     elem_cycles: Floats
+    vector_cycles: float
     bound: float
 
 
@@ -99,16 +120,11 @@ def _fill_floor(case: CaseArrays, tables: CoreTables, floor: Floor) -> None:
     workload, arch, words = case.workload, case.arch, case.words
     floor.num_passes = 1
     is_reduced = False
-    full_i, full_w, split_i, split_w = 1, 1, 1, 1
     for d in range(NUM_DIMS):
         tiles = tables.tiles[d, floor.at[d]]
         floor.num_passes *= tiles[PASSES]
         if workload.is_reduction[d] and tiles[PASSES] > 1:
             is_reduced = True
-        if not workload.is_relevant[I, d]:
-            full_i, split_i = full_i * tiles[ALL_TILES], split_i * tables.cores[d]
-        if not workload.is_relevant[W, d]:
-            full_w, split_w = full_w * tiles[ALL_TILES], split_w * tables.cores[d]
     elems_i, bursts_i, moved_i = _sum_tensor(case, tables, I, floor.at)
     elems_w, bursts_w, moved_w = _sum_tensor(case, tables, W, floor.at)
     elems_o, bursts_o, moved_o = _sum_tensor(case, tables, O, floor.at)
@@ -122,6 +138,7 @@ def _fill_floor(case: CaseArrays, tables: CoreTables, floor: Floor) -> None:
     cycles_i = dma_cycles(case, bursts_i, moved_i)
     cycles_w = dma_cycles(case, bursts_w, moved_w)
     cycles_o = dma_cycles(case, bursts_o, moved_o)
+    floor.vector_cycles = max(0.0, elems_o * workload.num_ops_per_elem / arch.vector_ops_per_cycle - cycles_o)
     for extra in range(3, len(workload.elem_bits)):
         streams = 1
         for d in range(NUM_DIMS):
@@ -135,44 +152,129 @@ def _fill_floor(case: CaseArrays, tables: CoreTables, floor: Floor) -> None:
     for keeps in range(2):
         floor.stays[keeps, I] = 1 if keeps == I and not is_reduced else 0
         floor.stays[keeps, W] = 1 if keeps == W and not is_reduced else 0
-        repeats_i = split_i if floor.stays[keeps, I] == 1 else full_i
-        repeats_w = split_w if floor.stays[keeps, W] == 1 else full_w
+        repeats_i, repeats_w = least_repeats(case, tables, floor, keeps)
         floor.energy_pj[keeps] = (
             case.constant_pj + floor.elems_pj[O] + repeats_i * floor.elems_pj[I] + repeats_w * floor.elems_pj[W]
         )
-        floor.dma[keeps] = dma_limit(case, tables, cycles_o + repeats_i * cycles_i + repeats_w * cycles_w)
+        floor.dma[keeps] = dma_limit(case, tables, floor, cycles_o + repeats_i * cycles_i + repeats_w * cycles_w)
 
 
 @lean
-def dma_limit(case: CaseArrays, tables: CoreTables, cycles: float) -> int:
-    """Cycles until all channels in use are done, if they share the work evenly."""
+def dma_limit(case: CaseArrays, tables: CoreTables, floor: Floor, cycles: float) -> int:
+    """Cycles until all channels in use, and all DMA engines, are done with all transfers, if they share them evenly."""
     at_once = min(tables.num_cores, case.arch.dram_channels)
-    return case.arch.launch_cycles + int(math.ceil(cycles / at_once * (1.0 - 1e-12) - SLACK))
+    longest = max(cycles / at_once, (cycles + floor.vector_cycles) / tables.num_cores)
+    return case.arch.launch_cycles + int(math.ceil(longest * (1.0 - 1e-12) - SLACK))
 
 
 @kernel
-def _once_cycles(case: CaseArrays, tables: CoreTables, spm: Ints) -> int:
-    """Cycles before the first and after the last pass of a core with the share of the first.
+def _fill_once(case: CaseArrays, tables: CoreTables, floor: Floor) -> None:
+    """Cycles in which no pass of a core with the share of the first runs.
 
     The prologue and the last store of the first core. If cores share channels and all have equal shares, and so equal
     passes and last stores, some core has its first tiles when the channels have served all of them (``least_cycles`` of
     ``cost_model.analytical.cores``).
     """
-    first, tile = np.zeros(NUM_DIMS, dtype=np.int64), spm.copy()
-    prologue = _prologue_cycles(case, first, tile)
-    cycles = case.arch.launch_cycles + max(prologue, _late_start(case, tables, tile))
+    first, tile, is_reduced = np.zeros(NUM_DIMS, dtype=np.int64), floor.spm.copy(), False
+    for operand in range(2):
+        floor.edges[operand] = transfer_cycles(case, operand, case.workload.elem_bits[operand], first, tile)[0]
+    prologue = max(floor.edges[I] + floor.edges[W], _late_start(case, tables, tile))
     for d in range(NUM_DIMS):
-        first[d] = (tables.share[d] - 1) // tile[d] * tile[d]
+        passes = tables.tiles[d, floor.at[d], PASSES]
+        first[d] = (passes - 1) * tile[d]
         tile[d] = tables.share[d] - first[d]
-    return cycles + store_cycles(case, first, tile)[1]
+        if passes > 1 and case.workload.is_reduction[d]:
+            is_reduced = True
+    floor.edges[O] = store_cycles(case, first, tile)[1]
+    floor.around = case.arch.launch_cycles + prologue + floor.edges[O]
+    floor.once[:] = floor.around
+    floor.before, floor.late = 0, 0
+    if tables.num_cores > 1:
+        floor.before = ANY_CYCLES
+        return
+    for d in range(NUM_DIMS):
+        # loops over sums are the innermost, so that with one the pass before leaves nothing
+        if not is_reduced and tables.tiles[d, floor.at[d], PASSES] > 1:
+            last, first[d], tile[d] = tile[d], first[d] - floor.spm[d], floor.spm[d]
+            floor.before = max(floor.before, store_cycles(case, first, tile)[1])
+            first[d], tile[d] = first[d] + floor.spm[d], last
+    floor.late = _late_cycles(case, tables, floor, tile)
+    for keeps in range(2):
+        floor.dma[keeps] += floor.late
+        behind, repeats = np.inf, least_repeats(case, tables, floor, keeps)
+        for double in range(ALL_DOUBLE + 1):
+            if floor.fitting >> double & 1:
+                behind = min(behind, behind_passes(floor, repeats, double))
+        floor.once[keeps] += int(math.ceil(behind * (1.0 - 1e-12) - SLACK))
 
 
 @lean
-def _prologue_cycles(case: CaseArrays, first: Ints, tile: Ints) -> int:
-    """Cycles of the first loads of a core."""
-    cycles = 0
-    for operand in range(2):
-        cycles += transfer_cycles(case, operand, case.workload.elem_bits[operand], first, tile)[0]
+def _late_cycles(case: CaseArrays, tables: CoreTables, floor: Floor, end: Ints) -> int:
+    """Cycles of the last pass with nothing to load or store: what comes in and leaves the RFs in it, at least.
+
+    Outputs are complete in the last pass and leave. I and W come in if they depend on whatever loop ticks before it.
+
+    Args:
+        case: What is searched.
+        tables: For the factors across cores.
+        floor: The SPM tile.
+        end: The last one.
+    """
+    is_reduced, one_by_one, cycles = False, is_shared(case), 0.0
+    for d in range(NUM_DIMS):
+        if tables.tiles[d, floor.at[d], PASSES] > 1 and case.workload.is_reduction[d]:
+            is_reduced = True
+    for operand in range(3):
+        moves = True
+        for d in range(NUM_DIMS):
+            # the innermost loop is one over sums if there is any
+            may_tick = tables.tiles[d, floor.at[d], PASSES] > 1 and (case.workload.is_reduction[d] or not is_reduced)
+            if operand != O and may_tick and not case.workload.is_relevant[operand, d]:
+                moves = False
+        if moves:
+            cycles = across(one_by_one, cycles, _distinct_elems(case, operand, end) / crossing_rate(case, operand))
+    return max(0, int(math.ceil(cycles * (1.0 - 1e-12) - SLACK)) - floor.before)
+
+
+@lean
+def _distinct_elems(case: CaseArrays, projection: int, tile: Ints) -> float:
+    """Elements that a tile needs, at least."""
+    elems = 1.0
+    for axis in range(case.workload.axis_start[projection], case.workload.axis_start[projection + 1]):
+        most = 1
+        for term in range(case.workload.term_start[axis], case.workload.term_start[axis + 1]):
+            most = max(most, tile[case.workload.term_dim[term]])
+        elems *= most
+    return elems
+
+
+@lean
+def least_repeats(case: CaseArrays, tables: CoreTables, floor: Floor, keeps: int) -> tuple[float, float]:
+    """How often each tile of I and of W is loaded at least."""
+    repeats_i, repeats_w = 1.0, 1.0
+    for d in range(NUM_DIMS):
+        if not case.workload.is_relevant[I, d]:
+            repeats_i *= tables.cores[d] if floor.stays[keeps, I] == 1 else tables.tiles[d, floor.at[d], ALL_TILES]
+        if not case.workload.is_relevant[W, d]:
+            repeats_w *= tables.cores[d] if floor.stays[keeps, W] == 1 else tables.tiles[d, floor.at[d], ALL_TILES]
+    return repeats_i, repeats_w
+
+
+@lean
+def behind_passes(floor: Floor, repeats: tuple[float, float], double: int) -> float:
+    """Cycles of one core's DMA between passes: of all transfers but the edges of operands with one buffer in SPM.
+
+    Args:
+        floor: The SPM tile.
+        repeats: How often each tile of I and of W is loaded.
+        double: Bits of the operands with two buffers.
+    """
+    cycles = 0.0
+    for operand in range(3):
+        if double >> operand & 1 == 0:
+            moved = floor.elem_cycles[operand]
+            moved = moved * repeats[operand] if operand != O else moved + floor.vector_cycles
+            cycles += max(0.0, moved - floor.edges[operand])
     return cycles
 
 
@@ -192,7 +294,8 @@ def _late_start(case: CaseArrays, tables: CoreTables, tile: Ints) -> int:
     while True:
         for d in range(NUM_DIMS):
             first[d] = at[d] * tables.share[d]
-        cycles += _prologue_cycles(case, first, tile)
+        for operand in range(2):
+            cycles += transfer_cycles(case, operand, case.workload.elem_bits[operand], first, tile)[0]
         d = NUM_DIMS - 1
         while d >= 0:
             at[d] += 1
@@ -231,13 +334,14 @@ def list_floors(case: CaseArrays, tables: CoreTables, least_time: int, limit: fl
             for dim in range(NUM_DIMS):
                 floor.at[dim], floor.spm[dim] = at[dim], tile[dim]
             _fill_floor(case, tables, floor)
-            if bound_floor(case, floor, 0, least_time) < limit:
-                floor.once = _once_cycles(case, tables, tile)
-                floor.bound = bound_floor(case, floor, floor.once, least_time)
+            floor.once[:] = 0
+            if bound_floor(case, floor, least_time) < limit:
                 floor.fitting = 0
-                for double in range(8):
+                for double in range(ALL_DOUBLE + 1):
                     if fits_spm(case.limits, tile, double):
                         floor.fitting |= 1 << double
+                _fill_once(case, tables, floor)
+                floor.bound = bound_floor(case, floor, least_time)
                 if floor.bound < limit:
                     num += 1
         else:
@@ -259,11 +363,11 @@ def list_floors(case: CaseArrays, tables: CoreTables, least_time: int, limit: fl
 
 
 @lean
-def bound_floor(case: CaseArrays, floor: Floor, once: int, least_time: int) -> float:
+def bound_floor(case: CaseArrays, floor: Floor, least_time: int) -> float:
     """A floor under the objective of all mappings with an SPM tile."""
     cycles = max(least_time, floor.num_passes) + floor.num_passes * (case.arch.mac_stages - 1)
     bound = np.inf
     for keeps in range(2):
-        all_cycles = max(floor.dma[keeps], once + cycles)
+        all_cycles = max(floor.dma[keeps], floor.once[keeps] + cycles)
         bound = min(bound, objective_of(case, floor.energy_pj[keeps], all_cycles))
     return bound

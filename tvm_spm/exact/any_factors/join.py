@@ -9,15 +9,20 @@ from numpy.typing import NDArray
 
 from tvm_spm.exact.any_factors.array_list import Unrollings
 from tvm_spm.exact.any_factors.arrays import allowed_buffers, fitting_buffers
-from tvm_spm.exact.any_factors.floors import Floor, dma_limit
+from tvm_spm.exact.any_factors.floors import Floor, behind_passes, dma_limit
 from tvm_spm.exact.any_factors.pairs import (
     Pair,
     PairOrder,
+    bound_energy,
+    bound_last,
     bound_pair,
     dram_repeats,
+    has_last,
     is_single_step,
     make_pair,
-    measure_pair,
+    measure_energy,
+    measure_last,
+    measure_passes,
     order_pj,
     set_pair,
     whole_cycles,
@@ -29,8 +34,10 @@ from tvm_spm.exact.case_arrays import (
     SINGLE_STEP,
     CaseArrays,
     Floats,
+    I,
     Ints,
     O,
+    W,
     objective_of,
 )
 from tvm_spm.exact.orders import is_maximal, is_ordered, next_order
@@ -64,7 +71,7 @@ def _quick_bound(case: CaseArrays, floor: Floor, moved_pj: float, cycles: float)
     """A floor from the least traffic of the RFs and the least cycles of all passes."""
     bound = np.inf
     for keeps in range(2):
-        all_cycles = max(float(floor.dma[keeps]), floor.once + cycles)
+        all_cycles = max(float(floor.dma[keeps]), floor.once[keeps] + cycles)
         bound = min(bound, objective_of(case, floor.energy_pj[keeps] + moved_pj, all_cycles))
     return bound
 
@@ -113,8 +120,8 @@ def join(
             fitting = allowed_buffers(case, fitting_buffers(case, pair.rf))
             if fitting == 0 or not set_pair(tables, floor, unrollings.pes[unrolling], pair):
                 continue
-            measure_pair(case, tables, floor, unrollings.hops[unrolling], unrollings.reduction_pes[unrolling], pair)
-            added = _note_classes(case, floor, pair, fitting, limit, found[num:])
+            measure_energy(case, tables, unrollings.reduction_pes[unrolling], pair)
+            added = _note_classes(case, tables, floor, pair, (unrollings.hops[unrolling], fitting), limit, found[num:])
             if added < 0:
                 return -1, num_bounded
             for place in range(num, num + added):
@@ -137,11 +144,13 @@ def join(
             time = floor.num_passes * (case.arch.mac_stages - 1)
             product = 1
             for d in range(NUM_DIMS):
-                product *= pair.cuts[TIME, d]
+                product *= pair.all.cuts[TIME, d]
             if not _may_be_better(case, floor, array.class_pj, array.class_cycles, float(product + time), limit):
                 continue
-            measure_pair(case, tables, floor, unrollings.hops[unrolling], unrollings.reduction_pes[unrolling], pair)
-            added = _note_classes(case, floor, pair, array.fitting, limit, found[num:])
+            measure_energy(case, tables, unrollings.reduction_pes[unrolling], pair)
+            added = _note_classes(
+                case, tables, floor, pair, (unrollings.hops[unrolling], array.fitting), limit, found[num:]
+            )
             if added < 0:
                 return -1, num_bounded
             for place in range(num, num + added):
@@ -165,12 +174,33 @@ def _may_be_single(case: CaseArrays, tables: CoreTables, floor: Floor, pes: Ints
 
 @lean
 def _note_classes(
-    case: CaseArrays, floor: Floor, pair: Pair, fitting: int, limit: float, found: NDArray[np.void]
-) -> int:
-    """Fill ``found`` with the classes of a pair that have a bound below a limit; how many, -1 if there is no room."""
-    num = 0
+    case: CaseArrays, tables: CoreTables, floor: Floor, pair: Pair, pes: tuple[int, int], limit: float,
+    found: NDArray[np.void],
+) -> int:  # fmt: skip
+    """Fill ``found`` with the classes of a pair that have a bound below a limit; how many, -1 if there is no room.
+
+    Args:
+        case: What is searched.
+        tables: For the factors across cores.
+        floor: The SPM tile.
+        pair: It, with the array tile.
+        pes: Hops of the reduction network, and RF buffers that fit.
+        limit: See above.
+        found: Filled.
+    """
+    num, (hops, fitting), num_measured = 0, pes, 0
     for kept in range(SINGLE_STEP + 1):
+        if bound_energy(case, floor, pair, kept) >= limit:
+            continue
+        if num_measured == 0:
+            measure_passes(case, tables, hops, pair)
+            num_measured = 1
         bound = bound_pair(case, floor, pair, fitting, kept)
+        if bound < limit and has_last(floor):
+            if num_measured == 1:
+                measure_last(case, tables, hops, pair)
+                num_measured = 2
+            bound = bound_last(case, floor, pair, fitting, kept)
         if bound < limit:
             if num == len(found):
                 return -1
@@ -215,8 +245,13 @@ def list_mappings(
         for d in range(NUM_DIMS):
             pair.rf[d] = candidate.rf[d]
         set_pair(tables, floor, unrollings.pes[unrolling], pair)
-        measure_pair(case, tables, floor, unrollings.hops[unrolling], unrollings.reduction_pes[unrolling], pair)
-        bound_pair(case, floor, pair, allowed_buffers(case, fitting_buffers(case, pair.rf)), kept)
+        measure_energy(case, tables, unrollings.reduction_pes[unrolling], pair)
+        measure_passes(case, tables, unrollings.hops[unrolling], pair)
+        fitting = allowed_buffers(case, fitting_buffers(case, pair.rf))
+        bound_pair(case, floor, pair, fitting, kept)
+        if has_last(floor):
+            measure_last(case, tables, unrollings.hops[unrolling], pair)
+            bound_last(case, floor, pair, fitting, kept)
         if not _list_pair(case, tables, floor, pair, Chosen(unrollings.factors[unrolling], kept, limit), rows):
             return num, index
         num = rows.num[0]
@@ -230,7 +265,7 @@ def _list_pair(case: CaseArrays, tables: CoreTables, floor: Floor, pair: Pair, c
     num_outputs = num_outer = num_inner = 0
     for is_reduction in range(2):
         for d in range(NUM_DIMS):
-            if pair.passes[d] > 1 and case.workload.is_reduction[d] == (is_reduction == 1):
+            if pair.all.passes[d] > 1 and case.workload.is_reduction[d] == (is_reduction == 1):
                 outer[num_outer] = d
                 num_outer += 1
         if is_reduction == 0:
@@ -258,32 +293,35 @@ def _list_order(
     case: CaseArrays, tables: CoreTables, floor: Floor, pair: Pair, chosen: Chosen, loops: PairOrder, rows: Rows
 ) -> bool:
     """Append the mappings with these loop orders, all bufferings; False if there is no room."""
+    repeats = dram_repeats(case, tables, floor, loops, I), dram_repeats(case, tables, floor, loops, W)
     energy_pj, dma = case.constant_pj + floor.elems_pj[O], floor.elem_cycles[O]
     for operand in range(2):
-        repeats = dram_repeats(case, tables, floor, loops, operand)
-        energy_pj += repeats * floor.elems_pj[operand]
-        dma += repeats * floor.elem_cycles[operand]
+        energy_pj += repeats[operand] * floor.elems_pj[operand]
+        dma += repeats[operand] * floor.elem_cycles[operand]
     for operand in range(3):
         energy_pj += order_pj(case, tables, pair, loops, operand)
-    least_cycles = dma_limit(case, tables, dma)
-    for double in range(ALL_DOUBLE, -1, -1):
-        if pair.cycles[chosen.kept, double] == np.inf:
+    least_cycles = dma_limit(case, tables, floor, dma)
+    for spm_double in range(8):
+        if floor.fitting >> spm_double & 1 == 0:
             continue
-        cycles = max(float(least_cycles), whole_cycles(floor.once, pair.cycles[chosen.kept, double]))
-        if objective_of(case, energy_pj, cycles) >= chosen.limit:
+        if tables.num_cores == 1 and case.objective != ENERGY and not is_maximal(floor.fitting, spm_double):
             continue
-        for spm_double in range(8):
-            if floor.fitting >> spm_double & 1 == 0:
+        behind = behind_passes(floor, repeats, spm_double) if tables.num_cores == 1 else 0.0
+        before = floor.before if spm_double >> O & 1 else 0
+        for double in range(ALL_DOUBLE, -1, -1):
+            if pair.cycles[chosen.kept, double] == np.inf:
                 continue
-            if tables.num_cores == 1 and case.objective != ENERGY and not is_maximal(floor.fitting, spm_double):
+            own = whole_cycles(floor.around, pair.cycles[chosen.kept, double] + behind)
+            late = whole_cycles(0, pair.last_cycles[chosen.kept, double]) - before
+            if objective_of(case, energy_pj, max(own, least_cycles + max(float(floor.late), late))) >= chosen.limit:
                 continue
             if rows.num[0] == len(rows.batch.spill):
                 return False
             _write(tables, floor, pair, chosen, loops, rows)
             rows.batch.spm_double[rows.num[0]], rows.batch.rf_double[rows.num[0]] = spm_double, double
             rows.num[0] += 1
-            if case.objective == ENERGY:
-                break
+        if case.objective == ENERGY:
+            break
     return True
 
 

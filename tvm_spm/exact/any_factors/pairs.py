@@ -11,16 +11,13 @@ from typing import NamedTuple
 import numpy as np
 
 from tvm_spm.exact.any_factors.arrays import (
-    across,
-    crossing_rate,
     irrelevant_product,
-    is_shared,
     rf_prices,
     spanned,
     spanned_whole,
-    tile_cycles,
 )
-from tvm_spm.exact.any_factors.floors import SLACK, Floor
+from tvm_spm.exact.any_factors.floors import ANY_CYCLES, SLACK, Floor
+from tvm_spm.exact.any_factors.ports import across, crossing_rate, is_shared, tile_cycles
 from tvm_spm.exact.any_factors.tables import (
     ALL_STEPS,
     ALL_TILES,
@@ -54,51 +51,74 @@ from tvm_spm.space.tensors import tile_elems
     PIECE_PJ,
     KEPT_LOADS,
     KEPT_TILES,
+    ONCE_ELEMS,
     PAIR_FIELDS,
-) = range(12)
+) = range(13)
 """Per operand: energy if it moves with every step, once per SPM tile, once per core; cycles of all its tiles (outputs:
 leaving), of the first of each pass (outputs: the last), of partial sums read back; of the largest tile; energy per
 step, and per piece of a PE (outputs: what the first entry of each tile saves); cycles of all tiles, and tiles, if each
-moves once per pass."""
+moves once per pass; elements of all its tiles, each counted once."""
 
-PASS_TIME, PASS_LAST_TIME, MOST_TIME, MAY_RETURN = range(4)
+NUM_PASSES, PASS_TIME, PASS_LAST_TIME, MOST_TIME, MAY_RETURN, NUM_TIMES = range(6)
+
+
+class Steps(NamedTuple):
+    """Scratch: the steps of some passes of the first core.
+
+    Attributes:
+        cuts: ``(CUT_FIELDS, 8)``, see ``CoreTables.cuts``.
+        passes: SPM tiles per dim.
+        operands: ``(PAIR_FIELDS, 3)``.
+        times: Passes. Cycles of all steps, of the last steps of all passes, of the longest step. Then 1 if sums may
+            leave and be the next ones too, as a smaller last SPM tile is but one array tile along a dim.
+    """
+
+    cuts: Ints
+    passes: Ints
+    operands: Floats
+    times: Floats
 
 
 class Pair(NamedTuple):
     """Scratch: one SPM tile with one array tile.
 
     Attributes:
-        cuts: ``(CUT_FIELDS, 8)``, see ``CoreTables.cuts``.
-        passes: SPM tiles of the first core per dim.
         tiles: SPM tiles of all cores per dim.
         loops: Iterations of the SPM loops in a full tile per dim.
         array: Elements of a full array tile, none beyond the SPM tile.
         rf: Elements of a PE.
-        operands: ``(PAIR_FIELDS, 3)``.
-        times: Cycles of the first core: all steps, the last steps of all passes, the longest step. Then 1 if sums may
-            leave and be the next ones too, as a smaller last SPM tile is but one array tile along a dim.
+        end: Elements of the last SPM tile of the first core.
+        all: All passes.
+        last: The last pass, once it is asked for.
         cycles: ``(5, 8)`` by the operand that stays and by buffers: a floor under all passes of the first core.
+        last_cycles: The same under its last pass, 0 where nobody asked.
     """
 
-    cuts: Ints
-    passes: Ints
     tiles: Ints
     loops: Ints
     array: Ints
     rf: Ints
-    operands: Floats
-    times: Floats
+    end: Ints
+    all: Steps
+    last: Steps
     cycles: Floats
+    last_cycles: Floats
+
+
+@kernel
+def _make_steps() -> Steps:
+    return Steps(
+        np.ones((CUT_FIELDS, NUM_DIMS), dtype=np.int64), np.ones(NUM_DIMS, dtype=np.int64),
+        np.zeros((PAIR_FIELDS, 3), dtype=np.float64), np.zeros(NUM_TIMES, dtype=np.float64),
+    )  # fmt: skip
 
 
 @kernel
 def make_pair() -> Pair:
     """Scratch for one pair."""
-    ints, floats = np.ones((CUT_FIELDS + 5, NUM_DIMS), dtype=np.int64), np.zeros((SINGLE_STEP + 2, 8), dtype=np.float64)
+    ints, floats = np.ones((5, NUM_DIMS), dtype=np.int64), np.zeros((2, SINGLE_STEP + 1, 8), dtype=np.float64)
     return Pair(
-        ints[:CUT_FIELDS], ints[CUT_FIELDS], ints[CUT_FIELDS + 1], ints[CUT_FIELDS + 2], ints[CUT_FIELDS + 3],
-        ints[CUT_FIELDS + 4], np.zeros((PAIR_FIELDS, 3), dtype=np.float64), floats[SINGLE_STEP + 1],
-        floats[: SINGLE_STEP + 1],
+        ints[0], ints[1], ints[2], ints[3], ints[4], _make_steps(), _make_steps(), floats[0], floats[1]
     )  # fmt: skip
 
 
@@ -112,41 +132,26 @@ def set_pair(tables: CoreTables, floor: Floor, pes: Ints, pair: Pair) -> bool:
     for d in range(NUM_DIMS):
         row = tables.cuts[tables.cut_start[d, floor.at[d], pes[d]] + pair.rf[d] - 1]
         for field in range(CUT_FIELDS):
-            pair.cuts[field, d] = row[field]
+            pair.all.cuts[field, d] = row[field]
         tiles, array = tables.tiles[d, floor.at[d]], pes[d] * pair.rf[d]
-        pair.passes[d], pair.tiles[d] = tiles[PASSES], tiles[ALL_TILES]
+        pair.all.passes[d], pair.tiles[d] = tiles[PASSES], tiles[ALL_TILES]
+        pair.end[d] = tables.share[d] - (tiles[PASSES] - 1) * floor.spm[d]
         pair.loops[d] = -(-floor.spm[d] // array)
         pair.array[d] = min(array, floor.spm[d])
     return True
 
 
 @lean
-def measure_pair(case: CaseArrays, tables: CoreTables, floor: Floor, hops: int, reduction_pes: int, pair: Pair) -> None:
-    """Energy and time of all that the pair may move."""
-    workload, arch, cuts = case.workload, case.arch, pair.cuts
-    time, last_time, steps, full_steps, most = 1.0, 1.0, 1.0, 1.0, 1.0
-    accumulates = False
-    for d in range(NUM_DIMS):
-        time *= cuts[TIME, d]
-        last_time *= cuts[LAST_TIME, d]
-        steps *= cuts[STEPS, d]
-        full_steps *= cuts[FULL_STEPS, d]
-        most *= min(pair.rf[d], pair.array[d])
-        if workload.is_reduction[d] and pair.passes[d] > 1:
-            accumulates = True
-    pair.times[PASS_TIME], pair.times[PASS_LAST_TIME] = time, last_time
-    pair.times[MOST_TIME], pair.times[MAY_RETURN] = most, 0.0
-    for d in range(NUM_DIMS):
-        if pair.loops[d] > 1 and not workload.is_reduction[d] and 0 < tables.share[d] % floor.spm[d] <= pair.array[d]:
-            pair.times[MAY_RETURN] = 1.0
+def measure_energy(case: CaseArrays, tables: CoreTables, reduction_pes: int, pair: Pair) -> None:
+    """Energy of all that the pair may move."""
+    arch, cuts = case.arch, pair.all.cuts
     for operand in range(3):
-        rate = crossing_rate(case, operand)
         elem_pj, delivery_pj = rf_prices(case, operand)
         elems = spanned_whole(case, tables, operand, cuts[ALL_STEPS], cuts[ALL_STEPS])
         repeats = irrelevant_product(case, operand, cuts[ALL_STEPS])
         repeats_dram = irrelevant_product(case, operand, pair.tiles)
         repeats_once = irrelevant_product(case, operand, tables.cores)
-        numbers = pair.operands[:, operand]
+        numbers = pair.all.operands[:, operand]
         if operand == O:
             price = elem_pj + delivery_pj
             hop_pj = case.words[O] * (reduction_pes - 1) * arch.noc_reduction_hop_pj
@@ -161,12 +166,57 @@ def measure_pair(case: CaseArrays, tables: CoreTables, floor: Floor, hops: int, 
             numbers[FULL_PJ] = step * repeats + piece * irrelevant_product(case, operand, cuts[PIECES])
             numbers[DRAM_PJ] = step * repeats_dram + piece * irrelevant_product(case, operand, cuts[PIECES_DRAM])
             numbers[ONCE_PJ] = step * repeats_once + piece * irrelevant_product(case, operand, cuts[PIECES_ONCE])
-        if tables.num_cores == 1:
-            once, own = elems, elems * repeats
-        else:
-            once = spanned(case, tables, operand, tables.share, cuts[STEPS], cuts[STEPS])
-            own = once * irrelevant_product(case, operand, cuts[STEPS])
-        passes = irrelevant_product(case, operand, pair.passes)
+        numbers[ONCE_ELEMS] = elems
+        if tables.num_cores > 1:
+            numbers[ONCE_ELEMS] = spanned(case, tables, operand, tables.share, cuts[STEPS], cuts[STEPS])
+
+
+@lean
+def measure_passes(case: CaseArrays, tables: CoreTables, hops: int, pair: Pair) -> None:
+    """Time of all passes of the first core, after their energy."""
+    _measure_steps(case, tables, hops, pair, pair.all)
+
+
+@lean
+def measure_last(case: CaseArrays, tables: CoreTables, hops: int, pair: Pair) -> None:
+    """Time of the last pass of the first core."""
+    cuts = pair.last.cuts
+    for d in range(NUM_DIMS):
+        full, rest = pair.end[d] // pair.array[d], pair.end[d] % pair.array[d]
+        cuts[STEPS, d], cuts[FULL_STEPS, d] = full + (1 if rest > 0 else 0), full
+        cuts[FIRST, d] = min(pair.array[d], pair.end[d])
+        cuts[LAST, d] = rest if rest > 0 else pair.array[d]
+        cuts[LAST_TIME, d] = min(pair.rf[d], cuts[LAST, d])
+        cuts[TIME, d] = full * pair.rf[d] + min(pair.rf[d], rest)
+    for operand in range(3):
+        once = spanned(case, tables, operand, pair.end, cuts[STEPS], cuts[STEPS])
+        pair.last.operands[ONCE_ELEMS, operand] = once
+    _measure_steps(case, tables, hops, pair, pair.last)
+
+
+@lean
+def _measure_steps(case: CaseArrays, tables: CoreTables, hops: int, pair: Pair, steps: Steps) -> None:
+    """Time of all that moves in some passes."""
+    workload, arch, cuts, times = case.workload, case.arch, steps.cuts, steps.times
+    num_steps, full_steps, accumulates = 1.0, 1.0, False
+    times[:], times[MAY_RETURN] = 1.0, 0.0
+    for d in range(NUM_DIMS):
+        times[NUM_PASSES] *= steps.passes[d]
+        times[PASS_TIME] *= cuts[TIME, d]
+        times[PASS_LAST_TIME] *= cuts[LAST_TIME, d]
+        times[MOST_TIME] *= min(pair.rf[d], pair.array[d])
+        num_steps *= cuts[STEPS, d]
+        full_steps *= cuts[FULL_STEPS, d]
+        if workload.is_reduction[d] and steps.passes[d] > 1:
+            accumulates = True
+        if pair.loops[d] > 1 and not workload.is_reduction[d] and pair.end[d] <= pair.array[d]:
+            times[MAY_RETURN] = 1.0
+    for operand in range(3):
+        rate = crossing_rate(case, operand)
+        numbers = steps.operands[:, operand]
+        once = numbers[ONCE_ELEMS]
+        own = once * irrelevant_product(case, operand, cuts[STEPS])
+        passes = irrelevant_product(case, operand, steps.passes)
         kept_tiles = passes
         for d in range(NUM_DIMS):
             if workload.is_relevant[operand, d]:
@@ -174,7 +224,7 @@ def measure_pair(case: CaseArrays, tables: CoreTables, floor: Floor, hops: int, 
         numbers[KEPT_TILES], numbers[KEPT_LOADS] = kept_tiles, once * passes / rate
         largest = tile_elems(workload, operand, pair.array)
         edges = FIRST if operand != O else LAST
-        ends = spanned(case, tables, operand, cuts[edges], pair.passes, pair.passes)
+        ends = spanned(case, tables, operand, cuts[edges], steps.passes, steps.passes)
         ends *= passes
         numbers[MOST_LOAD] = tile_cycles(case, operand, largest)
         numbers[LOADS] = own / rate + full_steps * (numbers[MOST_LOAD] - largest / rate)
@@ -182,17 +232,17 @@ def measure_pair(case: CaseArrays, tables: CoreTables, floor: Floor, hops: int, 
         reads = own - once
         if operand == O and accumulates:
             # what comes in before a pass is not among its steps
-            reads -= spanned(case, tables, O, cuts[FIRST], pair.passes, pair.passes) * irrelevant_product(
-                case, O, pair.passes
+            reads -= spanned(case, tables, O, cuts[FIRST], steps.passes, steps.passes) * irrelevant_product(
+                case, O, steps.passes
             )
         numbers[READS] = max(0.0, reads) / rate
         if operand == O:
             # a port with a limit may be busy while the pipelines get empty
             late = hops if is_shared(case) else hops + arch.mac_stages - 1
             numbers[MOST_LOAD] += hops + arch.mac_stages - 1
-            numbers[LOADS] += steps * late
+            numbers[LOADS] += num_steps * late
             numbers[KEPT_LOADS] += kept_tiles * late
-            numbers[FIRSTS] += floor.num_passes * late
+            numbers[FIRSTS] += times[NUM_PASSES] * late
 
 
 @lean
@@ -210,29 +260,88 @@ def bound_pair(case: CaseArrays, floor: Floor, pair: Pair, fitting: int, kept: i
 
     Infinite if there are none.
     """
-    is_resident, is_possible = kept != NONE, kept == SINGLE_STEP
-    for d in range(NUM_DIMS):
-        if pair.loops[d] > 1:
-            if case.kind[d] == kept:
-                is_possible = True
-            else:
-                is_resident = False
-    if not is_possible or (kept == SINGLE_STEP) != is_single_step(pair):
+    if not _is_possible(case, pair, kept):
         return np.inf
-    least = np.inf
+    is_resident = _is_resident(case, pair, kept)
     for double in range(8):
-        pair.cycles[kept, double] = np.inf
+        pair.cycles[kept, double], pair.last_cycles[kept, double] = np.inf, 0.0
         if fitting >> double & 1:
-            cycles = _passes_cycles(case, floor, pair, kept, double, is_resident)
-            pair.cycles[kept, double] = cycles
-            least = min(least, cycles)
+            pair.cycles[kept, double] = _passes_cycles(case, pair.all, kept, double, is_resident)
+    return _bound_class(case, floor, pair, kept, is_resident)
+
+
+@lean
+def _is_possible(case: CaseArrays, pair: Pair, kept: int) -> bool:
+    """Whether the innermost SPM loop may leave an operand in place."""
+    is_possible = kept == SINGLE_STEP
+    for d in range(NUM_DIMS):
+        if pair.loops[d] > 1 and case.kind[d] == kept:
+            is_possible = True
+    return is_possible and (kept == SINGLE_STEP) == is_single_step(pair)
+
+
+@lean
+def bound_energy(case: CaseArrays, floor: Floor, pair: Pair, kept: int) -> float:
+    """As ``bound_pair``, with no more known than energies: passes take as long as the PEs multiply."""
+    if not _is_possible(case, pair, kept):
+        return np.inf
+    is_resident, bound = _is_resident(case, pair, kept), np.inf
+    cycles = floor.num_passes * (case.arch.mac_stages - 1.0)
+    product = 1.0
+    for d in range(NUM_DIMS):
+        product *= pair.all.cuts[TIME, d]
+    for keeps in range(2):
+        all_cycles = max(float(floor.dma[keeps]), floor.once[keeps] + product + cycles)
+        bound = min(bound, objective_of(case, _class_pj(floor, pair, keeps, kept, is_resident), all_cycles))
+    return bound
+
+
+@lean
+def _class_pj(floor: Floor, pair: Pair, keeps: int, kept: int, is_resident: bool) -> float:
+    """A floor under the energy of a class of mappings."""
+    energy_pj = floor.energy_pj[keeps]
+    for operand in range(3):
+        energy_pj += pair.all.operands[_moves(floor, keeps, kept, is_resident, operand), operand]
+    return energy_pj
+
+
+@lean
+def has_last(floor: Floor) -> bool:
+    """Whether the last pass of a pair is worth a look."""
+    return floor.before < ANY_CYCLES and floor.num_passes > 1
+
+
+@lean
+def bound_last(case: CaseArrays, floor: Floor, pair: Pair, fitting: int, kept: int) -> float:
+    """As ``bound_pair``, which comes first, with regard to the last pass, beside which nothing is loaded."""
+    is_resident = _is_resident(case, pair, kept)
+    for double in range(8):
+        if fitting >> double & 1:
+            pair.last_cycles[kept, double] = _passes_cycles(case, pair.last, kept, double, is_resident)
+    return _bound_class(case, floor, pair, kept, is_resident)
+
+
+@lean
+def _is_resident(case: CaseArrays, pair: Pair, kept: int) -> bool:
+    """Whether an operand stays in place in all SPM loops."""
+    for d in range(NUM_DIMS):
+        if pair.loops[d] > 1 and case.kind[d] != kept:
+            return False
+    return kept != NONE
+
+
+@lean
+def _bound_class(case: CaseArrays, floor: Floor, pair: Pair, kept: int, is_resident: bool) -> float:
+    """A floor under the objective of a class, given its cycles by buffers."""
     bound = np.inf
     for keeps in range(2):
-        energy_pj = floor.energy_pj[keeps]
-        for operand in range(3):
-            energy_pj += pair.operands[_moves(floor, keeps, kept, is_resident, operand), operand]
-        cycles = max(float(floor.dma[keeps]), whole_cycles(floor.once, least))
-        bound = min(bound, objective_of(case, energy_pj, cycles))
+        energy_pj, least = _class_pj(floor, pair, keeps, kept, is_resident), np.inf
+        for double in range(8):
+            if pair.cycles[kept, double] < np.inf:
+                own = whole_cycles(floor.once[keeps], pair.cycles[kept, double])
+                late = whole_cycles(0, pair.last_cycles[kept, double]) - floor.before
+                least = min(least, max(own, floor.dma[keeps] + max(0.0, late - floor.late)))
+        bound = min(bound, objective_of(case, energy_pj, least))
     return bound
 
 
@@ -255,20 +364,20 @@ def _moves(floor: Floor, keeps: int, kept: int, is_resident: bool, operand: int)
 
 
 @lean
-def _passes_cycles(case: CaseArrays, floor: Floor, pair: Pair, kept: int, double: int, is_resident: bool) -> float:
-    """A floor under the cycles of all passes of the first core, with these RF buffers.
+def _passes_cycles(case: CaseArrays, steps: Steps, kept: int, double: int, is_resident: bool) -> float:
+    """A floor under the cycles of some passes of the first core, with these RF buffers.
 
     In a pass the sum of maxima over its steps is at least the maximum of sums. What is summed of an operand leaves out
     the first tile of each pass, which comes in before it, and the last outputs, which leave behind it.
     """
-    times, operands = pair.times, pair.operands
-    stages = floor.num_passes * (case.arch.mac_stages - 1.0)
+    times, operands = steps.times, steps.operands
+    stages = times[NUM_PASSES] * (case.arch.mac_stages - 1.0)
     if kept == SINGLE_STEP:
         return times[PASS_TIME] + stages
     one_by_one = is_shared(case)
     # rounding up each of these adds less than a cycle
     is_whole = case.arch.noc_elems_per_cycle == 1.0 and not one_by_one
-    rounding = 0.0 if is_whole else float(floor.num_passes)
+    rounding = 0.0 if is_whole else times[NUM_PASSES]
     beside, last, turn, fill, slot, behind = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     for operand in range(2):
         if operand == kept and is_resident:
@@ -306,7 +415,7 @@ def _passes_cycles(case: CaseArrays, floor: Floor, pair: Pair, kept: int, double
         # what stays for a while is swapped in a few slots, which last as long as that takes at least
         moved = max(0.0, operands[KEPT_LOADS, kept] - operands[FIRSTS, kept] - rounding)
         most = max(times[MOST_TIME], slot) + behind
-        total += max(0.0, moved - (operands[KEPT_TILES, kept] - floor.num_passes) * most)
+        total += max(0.0, moved - (operands[KEPT_TILES, kept] - times[NUM_PASSES]) * most)
     return total
 
 
@@ -329,21 +438,21 @@ def order_pj(case: CaseArrays, tables: CoreTables, pair: Pair, loops: PairOrder,
     for d in range(NUM_DIMS):
         if workload.is_relevant[operand, d]:
             continue
-        all_dram, all_spm = pair.passes[d] == 1, pair.loops[d] == 1
+        all_dram, all_spm = pair.all.passes[d] == 1, pair.loops[d] == 1
         for loop in range(position):
             if loop < num_outer and loops.outer[loop] == d:
                 all_dram = True
             if loop >= num_outer and loops.inner[loop - num_outer] == d:
                 all_spm = True
         if all_dram and all_spm:
-            steps, pieces = steps * pair.cuts[ALL_STEPS, d], pieces * pair.cuts[PIECES, d]
+            steps, pieces = steps * pair.all.cuts[ALL_STEPS, d], pieces * pair.all.cuts[PIECES, d]
         elif all_dram:
-            steps, pieces = steps * pair.tiles[d], pieces * pair.cuts[PIECES_DRAM, d]
+            steps, pieces = steps * pair.tiles[d], pieces * pair.all.cuts[PIECES_DRAM, d]
         else:
-            steps, pieces = steps * tables.cores[d], pieces * pair.cuts[PIECES_ONCE, d]
+            steps, pieces = steps * tables.cores[d], pieces * pair.all.cuts[PIECES_ONCE, d]
     if operand == O:
-        return pair.operands[STEP_PJ, O] * steps - pair.operands[PIECE_PJ, O]
-    return pair.operands[STEP_PJ, operand] * steps + pair.operands[PIECE_PJ, operand] * pieces
+        return pair.all.operands[STEP_PJ, O] * steps - pair.all.operands[PIECE_PJ, O]
+    return pair.all.operands[STEP_PJ, operand] * steps + pair.all.operands[PIECE_PJ, operand] * pieces
 
 
 @lean

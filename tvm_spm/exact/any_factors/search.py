@@ -35,7 +35,7 @@ PAIRS_PER_STEP, BOUNDS_PER_STEP, TILES_PER_STEP = 1 << 15, 1 << 13, 1 << 15
 about as long as pricing a batch."""
 
 THREAD_FLOORS = 8
-"""SPM tiles that a thread takes at a time."""
+"""SPM tiles that a thread takes at a time, at most."""
 
 BLOCK_PES, ENERGY_PES = 2048, 256
 """Unrollings whose array tiles are listed at once; fewer if cycles do not matter, so that hardly any is left out."""
@@ -215,9 +215,10 @@ class AnyFactorsSearch:
     ) -> NDArray[np.void]:
         """Classes of mappings that the bound leaves below the SPM tiles [first, end), best bound first."""
         limit, (at, end) = self._limit(), chunk
+        size = min(THREAD_FLOORS, ceil_div(end - at, 2 * (os.cpu_count() or 1)))
 
         def part(first: int) -> tuple[NDArray[np.void], int]:
-            room, floors = 1 << 10, place.floors[first : min(end, first + THREAD_FLOORS)]
+            room, floors = 1 << 10, place.floors[first : min(end, first + size)]
             while True:
                 found = np.zeros(room, dtype=CANDIDATE_FIELDS)
                 num, num_bounded = join(self.arrays, place.tables, unrollings, floors, arrays, limit, found)
@@ -227,7 +228,7 @@ class AnyFactorsSearch:
                     return found, num_bounded
                 room *= 8
 
-        parts = _in_threads(part, range(at, end, THREAD_FLOORS))
+        parts = _in_threads(part, range(at, end, size))
         num_pairs = sum(num_bounded for _, num_bounded in parts)
         self.num_bounded += num_pairs
         self.stops.ends_work(num_pairs / PAIRS_PER_STEP)
@@ -263,6 +264,6 @@ def _in_threads(part: Callable[[int], Result], starts: range) -> list[Result]:
 def _groups_of(floors: NDArray[np.void]) -> Floats:
     """The least energy, DMA cycles, and cycles around all passes of a few groups of SPM tiles."""
     energy_pj, dma = floors["energy_pj"].reshape(-1), floors["dma"].reshape(-1).astype(np.float64)
-    numbers = np.stack([energy_pj, dma, np.repeat(floors["once"], 2).astype(np.float64)], axis=1)
+    numbers = np.stack([energy_pj, dma, floors["once"].reshape(-1).astype(np.float64)], axis=1)
     parts = np.array_split(numbers[np.argsort(energy_pj, kind="stable")], min(NUM_GROUPS, len(numbers)))
     return np.stack([part.min(axis=0) for part in parts])

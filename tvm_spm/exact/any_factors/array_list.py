@@ -84,8 +84,8 @@ def list_arrays(
         case: What is searched.
         tables: For the factors across cores.
         unrollings: Over PEs.
-        around: Floors under groups of SPM tiles: energy of all but the traffic of the RFs, cycles of the DMA, and
-            cycles before the first and after the last pass.
+        around: Floors under groups of SPM tiles: energy of all but the traffic of the RFs, cycles of the DMA, cycles in
+            which no pass runs, and cycles of all passes.
         limit: See above.
         start: The first unrolling.
         found: Filled with all array tiles of some unrollings, and perhaps a part of those of the next.

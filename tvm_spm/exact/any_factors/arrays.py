@@ -272,7 +272,7 @@ def bound_array(
             class_pj -= bound.moved_pj[kept]
         whole = math.ceil(_slots_cycles(case, tables, fitting, kept, bound) * (1.0 - 1e-12) - SLACK)
         for group in range(len(around)):
-            group_cycles = max(around[group, 1], around[group, 2] + whole)
+            group_cycles = max(around[group, 1], around[group, 2] + max(float(whole), around[group, 3]))
             least = min(least, objective_of(case, around[group, 0] + class_pj, group_cycles))
         bound.class_pj[kept], bound.class_cycles[kept] = class_pj, whole
     return least

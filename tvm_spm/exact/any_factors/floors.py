@@ -37,6 +37,7 @@ FLOOR_FIELDS = np.dtype(
         ("before", np.int64),
         ("late", np.int64),
         ("dma", np.int64, 2),
+        ("cross", np.int64, 2),
         ("stays", np.int64, (2, 2)),
         ("energy_pj", np.float64, 2),
         ("elems_pj", np.float64, 3),
@@ -63,6 +64,7 @@ class Floor(Protocol):
             ``ANY_CYCLES``.
         late: On one core, cycles of its last pass in which the DMA rests.
         dma: Cycles of the DMA, and those in which it rests, by the same columns.
+        cross: Cycles of all passes of the first core, by the same columns, as tiles cross between SPM and the RFs.
         stays: By the same columns, whether I and W are loaded only once for all loops that they do not depend on.
         energy_pj: Of all but the traffic of the RFs, by the same columns.
         elems_pj: Energy of moving each tensor between DRAM and SPM once, outputs with all that is streamed with them.
@@ -81,6 +83,7 @@ class Floor(Protocol):
     before: int
     late: int
     dma: Ints
+    cross: Ints
     stays: Ints
     energy_pj: Floats
     elems_pj: Floats
@@ -157,6 +160,33 @@ def _fill_floor(case: CaseArrays, tables: CoreTables, floor: Floor) -> None:
             case.constant_pj + floor.elems_pj[O] + repeats_i * floor.elems_pj[I] + repeats_w * floor.elems_pj[W]
         )
         floor.dma[keeps] = dma_limit(case, tables, floor, cycles_o + repeats_i * cycles_i + repeats_w * cycles_w)
+        all_i = 0.0 if _skips(case, tables, I) else repeats_i * elems_i
+        floor.cross[keeps] = _cross_cycles(case, tables, (all_i, repeats_w * elems_w, elems_o))
+
+
+@lean
+def _skips(case: CaseArrays, tables: CoreTables, projection: int) -> bool:
+    """Whether a tile may hold elements that nothing needs."""
+    for axis in range(case.workload.axis_start[projection], case.workload.axis_start[projection + 1]):
+        if tables.is_strided[axis]:
+            return True
+    return False
+
+
+@lean
+def _cross_cycles(case: CaseArrays, tables: CoreTables, elems: tuple[float, float, float]) -> int:
+    """Cycles in which all that is loaded comes in from SPM once, and all that is stored leaves the PEs once.
+
+    Args:
+        case: What is searched.
+        tables: For the factors across cores; the first core has no less than the mean.
+        elems: Of I, W, O, that pass between DRAM and the SPMs of all cores.
+    """
+    cycles, one_by_one = 0.0, is_shared(case)
+    for operand in range(3):
+        own = elems[operand] / tables.num_cores
+        cycles = across(one_by_one, cycles, own / crossing_rate(case, operand))
+    return int(math.ceil(cycles * (1.0 - 1e-12) - SLACK))
 
 
 @lean
@@ -368,6 +398,6 @@ def bound_floor(case: CaseArrays, floor: Floor, least_time: int) -> float:
     cycles = max(least_time, floor.num_passes) + floor.num_passes * (case.arch.mac_stages - 1)
     bound = np.inf
     for keeps in range(2):
-        all_cycles = max(floor.dma[keeps], floor.once[keeps] + cycles)
+        all_cycles = max(floor.dma[keeps], floor.once[keeps] + max(cycles, floor.cross[keeps]))
         bound = min(bound, objective_of(case, floor.energy_pj[keeps], all_cycles))
     return bound

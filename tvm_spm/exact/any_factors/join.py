@@ -71,7 +71,7 @@ def _quick_bound(case: CaseArrays, floor: Floor, moved_pj: float, cycles: float)
     """A floor from the least traffic of the RFs and the least cycles of all passes."""
     bound = np.inf
     for keeps in range(2):
-        all_cycles = max(float(floor.dma[keeps]), floor.once[keeps] + cycles)
+        all_cycles = max(float(floor.dma[keeps]), floor.once[keeps] + max(cycles, float(floor.cross[keeps])))
         bound = min(bound, objective_of(case, floor.energy_pj[keeps] + moved_pj, all_cycles))
     return bound
 

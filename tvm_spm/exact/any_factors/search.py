@@ -140,7 +140,7 @@ class AnyFactorsSearch:
         if len(place.floors) == 0:
             return math.inf
         around = _groups_of(place.floors)
-        limits = self._limit(), float(around[:, 0].min()), float(around[:, 2].min())
+        limits = self._limit(), float(around[:, 0].min()), float(around[:, 2].min()), float(around[:, 3].min())
         unrollings = list_unrollings(self.case, self.rules, place.tables.share, limits)
         num = len(unrollings.hops)
         size = ENERGY_PES if self.case.objective is Objective.ENERGY else BLOCK_PES
@@ -262,8 +262,9 @@ def _in_threads(part: Callable[[int], Result], starts: range) -> list[Result]:
 
 
 def _groups_of(floors: NDArray[np.void]) -> Floats:
-    """The least energy, DMA cycles, and cycles around all passes of a few groups of SPM tiles."""
-    energy_pj, dma = floors["energy_pj"].reshape(-1), floors["dma"].reshape(-1).astype(np.float64)
-    numbers = np.stack([energy_pj, dma, floors["once"].reshape(-1).astype(np.float64)], axis=1)
+    """The least energy, DMA cycles, cycles without a pass, and cycles of all passes of a few groups of SPM tiles."""
+    energy_pj = floors["energy_pj"].reshape(-1)
+    cycles = [floors[name].reshape(-1).astype(np.float64) for name in ("dma", "once", "cross")]
+    numbers = np.stack([energy_pj, *cycles], axis=1)
     parts = np.array_split(numbers[np.argsort(energy_pj, kind="stable")], min(NUM_GROUPS, len(numbers)))
     return np.stack([part.min(axis=0) for part in parts])

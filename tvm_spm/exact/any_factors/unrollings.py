@@ -29,7 +29,7 @@ def core_factors(case: Case, rules: Rules) -> list[tuple[int, ...]]:
     return sorted(found, key=lambda factors: (-math.prod(factors), factors))
 
 
-def list_unrollings(case: Case, rules: Rules, share: Ints, limits: tuple[float, float, float]) -> Unrollings:
+def list_unrollings(case: Case, rules: Rules, share: Ints, limits: tuple[float, float, float, float]) -> Unrollings:
     """Rows and columns that may multiply fast enough, the most PEs first, as they are likely to be the fastest.
 
     Of equal products, only the first with the least hops on one core; several cores keep every number of hops, as their
@@ -39,9 +39,9 @@ def list_unrollings(case: Case, rules: Rules, share: Ints, limits: tuple[float, 
         case: What is searched.
         rules: Limits of the factors.
         share: Elements of one core.
-        limits: What the objective must be below, and the least energy and cycles of all but the passes.
+        limits: What the objective must be below; the least energy and cycles of all but the passes, and theirs.
     """
-    limit, least_pj, least_once = limits
+    limit, least_pj, least_once, least_cross = limits
     rows, cols = (
         _factors(share.tolist(), (most, rules.low[axis], rules.high[axis]))
         for axis, most in ((ROWS, case.arch.pe.rows), (COLS, case.arch.pe.cols))
@@ -53,7 +53,7 @@ def list_unrollings(case: Case, rules: Rules, share: Ints, limits: tuple[float, 
         products = row * cols
         is_fast = (products <= share).all(axis=1)
         if case.objective is not Objective.ENERGY:
-            cycles = least_once + np.prod(-(-share // products), axis=1)
+            cycles = least_once + np.maximum(np.prod(-(-share // products), axis=1), least_cross)
             is_fast &= cycles * (least_pj if case.objective is Objective.EDP else 1.0) < limit
         pairs = np.empty((int(is_fast.sum()), 2, NUM_DIMS), dtype=np.int64)
         pairs[:, 0], pairs[:, 1] = row, cols[is_fast]

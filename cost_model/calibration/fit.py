@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import least_squares
 
 from cost_model.calibration.numbers import FITTED, Number, Scale
 from cost_model.calibration.predictions import FAITHFUL, Floats, Measured, Predictions
@@ -137,6 +136,9 @@ def _polished(predictions: Predictions, start: Floats, free: list[int]) -> Float
         position = start.copy()
         position[free] = part
         return position
+
+    # only a run with a measurer needs it, and every run would wait for its import
+    from scipy.optimize import least_squares
 
     found = least_squares(
         lambda part: predictions.residuals(whole(part)), start[free],

@@ -6,7 +6,6 @@ from collections.abc import Collection
 
 import numpy as np
 from numpy.random import Generator
-from scipy.special import ndtr
 
 from tvm_spm.mapping import Mapping
 from tvm_spm.searchers import MakeSearcher
@@ -80,6 +79,9 @@ class Pool:
         new = np.array([decode(self._batch, row) not in tried for row in range(self._batch.num_mappings)], dtype=bool)
         mean, deviation = self._expected.mean[new], self._expected.deviation[new]
         ahead = best - mean
+        # only a run with a measurer needs it, and every run would wait for its import
+        from scipy.special import ndtr
+
         with np.errstate(divide="ignore", invalid="ignore"):
             z = np.where(deviation > 0, ahead / deviation, np.sign(ahead) * np.inf)
         density = np.exp(-0.5 * np.square(np.where(np.isfinite(z), z, 1e3))) / np.sqrt(2 * np.pi)

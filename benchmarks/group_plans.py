@@ -78,12 +78,12 @@ def plan_with_groups(
     keys: set[Hashable] = set()
 
     def options_of(first: int, stop: int) -> list[GroupOption]:
-        if refuse_group(graph, first, stop) is not None:
+        if refuse_group(Group.interval(graph, first, stop)) is not None:
             return []
         if alone is not None and stop - first == 1 and first in alone:
             cost = alone[first]
             return [GroupOption(cycles=cost.cost.cycles, energy_pj=cost.cost.energy_pj, choice=(None, cost))]
-        group = Group(graph=graph, first=first, stop=stop)
+        group = Group.interval(graph, first, stop)
         key = group_key(group)
         keys.add(key)
         if key not in known:
@@ -107,7 +107,7 @@ def layers_without_group(graph: LayerGraph, arch: Arch, objective: str, known: K
     """Layers that do not fit as a group of one, because groups keep the whole of a sum in the scratchpad."""
     found = []
     for index in range(len(graph.layers)):
-        group = Group(graph=graph, first=index, stop=index + 1)
+        group = Group.interval(graph, index, index + 1)
         key = group_key(group)
         if key not in known:
             known[key] = list(group_search(group, arch, objective=objective).options)

@@ -66,7 +66,7 @@ def chain(layers: list[tuple[int, int]], first: int, size: tuple[int, int], dtyp
         )  # fmt: skip
         at, channels = len(tensors) - 1, k
     graph = LayerGraph(tensors=tuple(tensors), layers=tuple(made), outputs=(at,))
-    return Group(graph=graph, first=0, stop=len(made))
+    return Group.interval(graph, 0, len(made))
 
 
 def draw_chain(rng: random.Random) -> tuple[str, Group]:

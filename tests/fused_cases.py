@@ -139,7 +139,7 @@ class Builder:
 
     def group(self, stop: int | None = None) -> Group:
         """All layers as one group, or the first ones."""
-        return Group(graph=self.graph(), first=0, stop=len(self.layers) if stop is None else stop)
+        return Group.interval(self.graph(), 0, len(self.layers) if stop is None else stop)
 
     def graph(self) -> LayerGraph:
         return LayerGraph(tensors=tuple(self.tensors), layers=tuple(self.layers), outputs=(self.layers[-1].output,))

@@ -68,11 +68,7 @@ def draw_group(rng: random.Random, *, most_size: int = 5, most_channels: int = 8
         for tensor in rng.sample(outputs, rng.randint(1, len(outputs))):
             b.elementwise(f"later{tensor}", tensor)
     group = b.group(num_layers)
-    return (
-        group
-        if refuse_group(group.graph, 0, num_layers) is None
-        else Builder(b.dtype, b.tensors, b.layers[:num_layers]).group()
-    )
+    return group if refuse_group(group) is None else Builder(b.dtype, b.tensors, b.layers[:num_layers]).group()
 
 
 def sizes(extent: int) -> list[int]:

@@ -157,6 +157,16 @@ class LayerGraph:
     outputs: tuple[int, ...]
     behind: tuple[tuple[int, int], ...] = ()
 
+    @property
+    def before(self) -> tuple[frozenset[int], ...]:
+        """Per layer those that it reads, directly or by way of calls that are no layers."""
+        # a layer may write several tensors, of which ``output`` is the first
+        makers = [{self.tensors[read.tensor].producer for read in layer.reads} for layer in self.layers]
+        found = [{maker for maker in own if maker is not None} for own in makers]
+        for first, second in self.behind:
+            found[second].add(first)
+        return tuple(map(frozenset, found))
+
     def consumers(self, tensor: int) -> tuple[int, ...]:
         """Layers that read a tensor, in order."""
         return tuple(

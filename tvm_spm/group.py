@@ -14,25 +14,32 @@ from tvm_spm.units import ceil_div
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """Layers ``first`` to ``stop - 1`` of a graph, run as one.
+    """Layers of a graph that run as one.
 
     The last layer is the sink: its output tiles drive the group. Of its tensors those leave the scratchpad that are
     needed outside: that of the sink, and others of which its tiles need every element.
+
+    Attributes:
+        graph: The network.
+        layers: Indices, rising; ``refuse_group`` says whether they can be one group.
     """
 
     graph: LayerGraph
-    first: int
-    stop: int
+    layers: tuple[int, ...]
 
-    @property
-    def layers(self) -> range:
-        """Indices of the layers."""
-        return range(self.first, self.stop)
+    @classmethod
+    def interval(cls, graph: LayerGraph, first: int, stop: int) -> Group:
+        """Layers ``first`` to ``stop - 1``."""
+        return cls(graph=graph, layers=tuple(range(first, stop)))
 
     @property
     def sink(self) -> int:
         """Index of the last layer."""
-        return self.stop - 1
+        return self.layers[-1]
+
+    def place(self, index: int) -> int:
+        """Where a layer stands in the group."""
+        return self.layers.index(index)
 
     @property
     def sink_shape(self) -> tuple[int, ...]:
@@ -41,7 +48,7 @@ class Group:
 
     def intermediates(self) -> tuple[int, ...]:
         """Tensors that are written and read inside."""
-        return tuple(self.graph.layers[index].output for index in self.layers if index != self.sink)
+        return tuple(self.graph.layers[index].output for index in self.layers[:-1])
 
     @property
     def leaving(self) -> tuple[int, ...]:
@@ -50,23 +57,26 @@ class Group:
         return (*(index for index in middle if _need_outside(self.graph, index, self.layers) is not None), self.sink)
 
 
-def refuse_group(graph: LayerGraph, first: int, stop: int) -> str | None:
-    """Why an interval of layers cannot be one group, whatever the accelerator; None if it can.
+def refuse_group(group: Group) -> str | None:
+    """Why layers cannot be one group, whatever the accelerator; None if they can.
 
     A single layer always can.
     """
-    if stop - first < 2:
+    graph, inside, sink = group.graph, group.layers, group.graph.layers[group.sink].name
+    if len(inside) < 2:
         return None
-    inside = range(first, stop)
     for index in inside:
         refusal = graph.layers[index].refusal
         if refusal is not None:
             return f"layer {graph.layers[index].name}: {refusal}"
-    for first_layer, second in graph.behind:
-        if first_layer in inside and second in inside:
-            names = graph.layers[second].name, graph.layers[first_layer].name
+    for first, second in graph.behind:
+        if first in inside and second in inside:
+            names = graph.layers[second].name, graph.layers[first].name
             return f"layer {names[0]}: reads what {names[1]} writes by way of a call that is no layer"
-    whole = {stop - 1}
+    outside = _between(group)
+    if outside is not None:
+        return f"layer {graph.layers[outside].name}: would run between layers of the group, and is none of them"
+    whole = {group.sink}
     for index in reversed(inside[:-1]):
         layer = graph.layers[index]
         readers = [reader for reader in graph.consumers(layer.output) if reader in inside]
@@ -74,13 +84,24 @@ def refuse_group(graph: LayerGraph, first: int, stop: int) -> str | None:
             return f"layer {layer.name}: nothing in the group reads its output"
         if any(reader in whole and graph.layers[reader].needs_all_of(layer.output) for reader in readers):
             whole.add(index)
-        elif (outside := _need_outside(graph, index, inside)) is not None:
-            sink = graph.layers[stop - 1].name
-            return f"layer {layer.name}: its output is also {outside}, and tiles of {sink} may leave out some of it"
+        elif (needed := _need_outside(graph, index, inside)) is not None:
+            return f"layer {layer.name}: its output is also {needed}, and tiles of {sink} may leave out some of it"
     return None
 
 
-def _need_outside(graph: LayerGraph, index: int, inside: range) -> str | None:
+def _between(group: Group) -> int | None:
+    """A layer outside that needs what the group makes, and makes what it needs; None if the group is convex."""
+    first, before = group.layers[0], group.graph.before
+    if group.sink - first + 1 == len(group.layers):
+        return None
+    needs: set[int] = set()
+    for index in range(first, group.sink):
+        if index not in group.layers and any(other in group.layers or other in needs for other in before[index]):
+            needs.add(index)
+    return next((other for index in group.layers for other in sorted(before[index]) if other in needs), None)
+
+
+def _need_outside(graph: LayerGraph, index: int, inside: tuple[int, ...]) -> str | None:
     """Who needs the output of a layer beside layers inside, in words; None if nobody."""
     output = graph.layers[index].output
     if output in graph.outputs:

@@ -130,7 +130,7 @@ def stage_records(group: Group, arch: Arch, mapping: GroupMapping, walk: Walk) -
     for local, inner in enumerate(mapping.inner):
         own = np.flatnonzero(shapes[:, SHAPE_LAYER] == local)
         if len(own):
-            workload = group.graph.layers[group.first + local].workload
+            workload = group.graph.layers[group.layers[local]].workload
             assert workload is not None
             assert inner is not None
             dims = np.ascontiguousarray(shapes[own, SHAPE_DIMS:])

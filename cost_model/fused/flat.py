@@ -101,7 +101,7 @@ def flatten(group: Group) -> FlatGroup:
         layer_rows[local] = (
             layer.workload is not None, len(tensor.shape), min(own, default=0), max(own, default=-1) + 1,
             layer.num_ops_per_elem, tensor.elem_bits, sum_bits, max(readers, default=local),
-            group.first + local in leaving,
+            group.layers[local] in leaving,
         )  # fmt: skip
         shape[local, : len(tensor.shape)] = tensor.shape
         for name, extent in layer.loops:

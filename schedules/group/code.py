@@ -129,7 +129,7 @@ class _GroupWriter:
         return stmt
 
     def _layer(self, index: int) -> tirx.Stmt | None:
-        code, regions = self.codes[index - self.group.first], self.regions
+        code, regions = self.codes[self.group.place(index)], self.regions
         layer = code.layer
         loads = []
         for number, read in enumerate(layer.reads):
@@ -146,7 +146,7 @@ class _GroupWriter:
         """Copy a box from outside."""
         index, number = key
         source = Tile.whole(self._buffer(self.group.graph.layers[index].reads[number].tensor))
-        return marked(copied(source, place, region), "load", f"{index - self.group.first}.{number}")
+        return marked(copied(source, place, region), "load", f"{self.group.place(index)}.{number}")
 
     def _buffer(self, tensor: int) -> tirx.Buffer:
         return next(buffer for buffer, known in self.tensor_of if known == tensor)
@@ -159,14 +159,14 @@ class _GroupWriter:
         target = self.places.of_output(index, region)
         stmt, held = vector_stage(code, region, target, self._source(index, "vector").tile)
         self.held += held
-        work = [marked(stmt, "stage", str(index - self.group.first))]
+        work = [marked(stmt, "stage", str(self.group.place(index)))]
         if index in self.group.leaving:
             out = Tile.whole(self._buffer(code.layer.output))
-            work.append(marked(copied(target, out, region), "store", str(index - self.group.first)))
+            work.append(marked(copied(target, out, region), "store", str(self.group.place(index))))
         return work
 
     def _mac(self, index: int, code: LayerCode) -> list[tirx.Stmt | None]:
-        position, layer = index - self.group.first, code.layer
+        position, layer = self.group.place(index), code.layer
         inner = self.mapping.inner[position]
         assert layer.workload is not None
         assert code.nest is not None
@@ -209,7 +209,7 @@ class _GroupWriter:
         return self.places.guarded(key, stmt, region, unless=num_chunks.expr > 1)
 
     def _stage(self, index: int, code: LayerCode, spans: dict[str, Span]) -> list[tirx.Stmt | None]:
-        position, layer, nest = index - self.group.first, code.layer, code.nest
+        position, layer, nest = self.group.place(index), code.layer, code.nest
         work, inner = layer.workload, self.mapping.inner[position]
         assert work is not None
         assert nest is not None

@@ -64,7 +64,7 @@ class TilePlaces:
         if key not in self._tiles:
             read = self.group.graph.layers[key[0]].reads[key[1]]
             tensor = self.group.graph.tensors[read.tensor]
-            name = f"{read.role}{key[0] - self.group.first}_spm"
+            name = f"{read.role}{self.group.place(key[0])}_spm"
             raised = self.regions.loaded[key] is not self.regions.needed[key]
             self._tiles[key] = (
                 self._kept(key, name, tensor.dtype) if raised else _plain(name, self.regions.needed[key], tensor.dtype)
@@ -75,7 +75,7 @@ class TilePlaces:
         """A weight that comes in chunks."""
         read = self.group.graph.layers[key[0]].reads[key[1]]
         dtype = self.group.graph.tensors[read.tensor].dtype
-        self._tiles[key] = _plain(f"{read.role}{key[0] - self.group.first}_spm", region, dtype)
+        self._tiles[key] = _plain(f"{read.role}{self.group.place(key[0])}_spm", region, dtype)
         return self._tiles[key]
 
     def of_sums(self, index: int, box: Region, dtype: str) -> Tile:
@@ -83,7 +83,7 @@ class TilePlaces:
         layer = self.group.graph.layers[index]
         if index != self.group.sink and self.group.graph.tensors[layer.output].dtype == dtype:
             return self.of_tensor(layer.output)
-        name = f"sums{index - self.group.first}"
+        name = f"sums{self.group.place(index)}"
         self._tiles[name] = _plain(f"{name}_spm", box, dtype)
         return self._tiles[name]
 
@@ -106,7 +106,7 @@ class TilePlaces:
                 return only_if(tirx.any(unless, tirx.all(*conditions)), stmt)
             return only_if(tirx.all(*conditions) if conditions else None, stmt)
         ends = [end.expr for span in self.regions.needed[key] for end in span]
-        last = tirx.decl_buffer([len(ends)], "int32", f"last{key[0] - self.group.first}_{key[1]}", scope="global.rf")
+        last = tirx.decl_buffer([len(ends)], "int32", f"last{self.group.place(key[0])}_{key[1]}", scope="global.rf")
         self._last[key] = last
         differs = [tirx.BufferLoad(last, [number(i)]) != end for i, end in enumerate(ends)]
         remember = [tirx.BufferStore(last, end, [number(i)]) for i, end in enumerate(ends)]

@@ -49,7 +49,7 @@ def check_group(func: tirx.PrimFunc, group: Group, mapping: GroupMapping) -> str
 
 def _stores_part(group: Group, one: GroupEvent, other: GroupEvent) -> bool:
     """Whether a store differs only by leaving out channels of other chunks, which lie between those of groups."""
-    layer = group.graph.layers[group.first + one.layer]
+    layer = group.graph.layers[group.layers[one.layer]]
     if (one.kind, one.layer) != (other.kind, other.layer) or one.box is None or other.box is None:
         return False
     inside = all(low <= a and b <= high for (a, b), (low, high) in zip(one.box, other.box, strict=True))
@@ -167,7 +167,7 @@ class _Reader:
         return run
 
     def _stage(self, position: int, body: tirx.Stmt) -> Run:
-        layer = self.group.graph.layers[self.group.first + position]
+        layer = self.group.graph.layers[self.group.layers[position]]
         if layer.workload is None:
             return self._vector(position, len(layer.out_axes), body)
         return self._array(position, [name for name, _ in layer.loops], body)

@@ -223,11 +223,11 @@ class _Walk:
                 if layer.output not in wanted:
                     raise ScheduleError(f"layer {layer.name}: nothing in the group reads its output")
                 self.needed[layer.output] = self._named(
-                    f"need{index - group.first}", union(wanted[layer.output], graph.tensors[layer.output].shape)
+                    f"need{group.place(index)}", union(wanted[layer.output], graph.tensors[layer.output].shape)
                 )
             new = self.needed[layer.output]
             if index != group.sink:
-                new = self._raised(layer.output, f"new{index - group.first}")
+                new = self._raised(layer.output, f"new{group.place(index)}")
             self.new[index] = new
             self.runs[index] = is_not_empty(new)
             spans = loop_spans(layer, new)
@@ -237,9 +237,9 @@ class _Walk:
                     wanted.setdefault(read.tensor, []).append((self.runs[index] & is_not_empty(region), region))
                     continue
                 key = (index, number)
-                name = f"{read.role}{index - group.first}" + (f"_{number}" if read.role in ("extra", "vector") else "")
+                name = f"{read.role}{group.place(index)}" + (f"_{number}" if read.role in ("extra", "vector") else "")
                 self.needed[key] = self._named(name, region)
-                k_tile = self.mapping.k_tile[index - group.first]
+                k_tile = self.mapping.k_tile[group.place(index)]
                 if _uses_channels(layer, read) and int((spans["K"][1] - spans["K"][0]).values.max()) > k_tile:
                     self.streamed.add(key)
                 raised = _is_raised(group, key) and key not in self.streamed

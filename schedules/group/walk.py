@@ -98,7 +98,7 @@ class _Core:
 
     def _layer(self, tile: Tile, index: int, new: Box) -> Iterator[GroupEvent]:
         group, layer = self.group, self.group.graph.layers[index]
-        position = index - group.first
+        position = group.place(index)
         ranges = layer.loop_ranges(new)
         chunks: list[Range | None] = [None]
         if layer.workload is not None:
@@ -132,7 +132,7 @@ class _Core:
         moved = box if is_constant else fresh
         if box_elems(moved):
             extents = tuple(stop - first for first, stop in moved)
-            yield GroupEvent(kind="load", layer=key[0] - self.group.first, read=key[1], box=moved, extents=extents)
+            yield GroupEvent(kind="load", layer=self.group.place(key[0]), read=key[1], box=moved, extents=extents)
 
     def _new(self, tile: Tile, key: int | Key, needed: Box) -> Box:
         """What is not there from the tiles before along the kept axes."""

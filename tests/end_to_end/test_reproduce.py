@@ -105,7 +105,7 @@ def test_no_price_is_below_its_bound():
     arch, graph = sized_arch(1024), conv_chain([(64, 32, 14, 3), (64, 64, 14, 1), (32, 64, 14, 3)])
     table = price_table(graph, arch)
     for first, stop in ((0, 1), (0, 2), (1, 3), (0, 3)):
-        group = Group(graph=graph, first=first, stop=stop)
+        group = Group.interval(graph, first, stop)
         for cores, bound in zip((1, 4, 14), table.bound_group(group, (1, 4, 14)), strict=True):
             price = table.price_group(group, cores)
             assert price is not None

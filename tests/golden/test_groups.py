@@ -64,13 +64,13 @@ def test_group_text(name: str, matches: Callable[[str, str], None]):
     shapes, build, cores, tile, kept = CASES[name]
     extraction = extract(network(shapes, build))
     layers = layer_graph(extraction)
-    group = Group(graph=layers.graph, first=0, stop=len(layers.graph.layers))
+    group = Group.interval(layers.graph, 0, len(layers.graph.layers))
     works = [layer.workload for layer in layers.graph.layers]
     mapping = GroupMapping(
         cores=cores, tile=tile, kept=kept, k_tile=tuple(1 if work is None else work.dims.K for work in works),
         inner=tuple(None if work is None else Mapping(spm=work.dims, rf=work.dims) for work in works),
     )  # fmt: skip
-    fused = group_calls(extraction.mod, [layers.bindings]).function(0, layers, 0)
+    fused = group_calls(extraction.mod, [layers.bindings]).function(0, layers, group)
     code = schedule_group(fused, group, mapping).script()
     matches(f"group_{name}", f"{mapping}\n\n{code}\n")
 

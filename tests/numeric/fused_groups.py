@@ -23,6 +23,7 @@ R = relax.op
 Builder = relax.BlockBuilder
 Params = list[relax.Var]
 F, B = "float32", "int8"
+BRANCHES = [((1, 6, 10, 11), F), ((4, 6, 1, 1), F), ((3, 6, 1, 1), F), ((5, 3, 3, 3), F), ((2, 6, 1, 1), F)]
 BYTES = [((1, 3, 9, 11), B), ((6, 3, 3, 3), B), ((5, 6, 3, 3), B), ((4, 5, 3, 3), B)]
 
 
@@ -149,10 +150,7 @@ NETWORKS: dict[str, tuple[Shapes, Callable[[Builder, Params], relax.Expr]]] = {
         [((1, 6, 12, 11), F), ((12, 6, 1, 1), F), ((12, 1, 3, 3), F), ((6, 12, 1, 1), F)],
         inverted_bottleneck,
     ),
-    "branches": (
-        [((1, 6, 10, 11), F), ((4, 6, 1, 1), F), ((3, 6, 1, 1), F), ((5, 3, 3, 3), F), ((2, 6, 1, 1), F)],
-        branches,
-    ),
+    "branches": (BRANCHES, branches),
     "pooled": ([((1, 3, 14, 13), F), ((5, 3, 3, 3), F)], pooled),
     "pool inside": ([((2, 3, 16, 14), F), ((5, 3, 3, 3), F), ((4, 5, 3, 3), F)], pool_inside),
     "attention": ([((3, 10, 8), F), ((3, 8, 12), F), ((3, 12, 8), F)], attention),
@@ -176,6 +174,8 @@ NETWORKS: dict[str, tuple[Shapes, Callable[[Builder, Params], relax.Expr]]] = {
         several,
     ),
     "several quantised": (BYTES, several_quantised),
+    "first branch": (BRANCHES, branches),
+    "branches apart": (BRANCHES, branches),
 }
 
 
@@ -189,16 +189,19 @@ class Case:
     fused: FusedFunction
 
 
-NUM_LAYERS = {"skip": 3, "next block": 2, "squeeze": 2, "several": 3, "several quantised": 3}
-"""Layers of the group where it is not the whole network: what they write is read behind it as well."""
+LAYERS = {
+    "skip": (0, 1, 2), "next block": (0, 1), "squeeze": (0, 1), "several": (0, 1, 2), "several quantised": (0, 1, 2),
+    "first branch": (0, 5), "branches apart": (0, 2, 4, 5),
+}  # fmt: skip
+"""The group where it is not the whole network: what it writes is read behind it as well, or branches stand between."""
 
 
 def case(name: str) -> Case:
     extraction = extract(network(*NETWORKS[name]))
     layers = layer_graph(extraction)
-    group = Group(graph=layers.graph, first=0, stop=NUM_LAYERS.get(name, len(layers.graph.layers)))
-    made = group_calls(extraction.mod, [layers.bindings[: group.stop]])
-    return Case(mod=extraction.mod, grouped=made, group=group, fused=made.function(0, layers, 0))
+    group = Group(graph=layers.graph, layers=LAYERS.get(name, tuple(range(len(layers.graph.layers)))))
+    made = group_calls(extraction.mod, [[layers.bindings[index] for index in group.layers]])
+    return Case(mod=extraction.mod, grouped=made, group=group, fused=made.function(0, layers, group))
 
 
 def sample_group_mapping(group: Group, rng: random.Random, *, kept: tuple[int, ...], streamed: bool) -> GroupMapping:

@@ -173,7 +173,7 @@ def test_a_store_that_is_missing_is_noticed():
     )
 
 
-@pytest.mark.parametrize("name", ["inner shortcut", "next block", "skip", "several"])
+@pytest.mark.parametrize("name", ["inner shortcut", "next block", "skip", "several", "first branch"])
 def test_a_network_with_groups_runs_as_before(name: str):
     made = known(name)[0]
     shape = made.group.sink_shape

@@ -15,7 +15,7 @@ from tests.layer_cases import CASES, LOOSE, WIDENED, module, random_network
 from tvm_spm.frontend import extract, load_model
 from tvm_spm.frontend.layers.graph import NetworkLayers, layer_graph
 from tvm_spm.graph import box_elems
-from tvm_spm.group import refuse_group
+from tvm_spm.group import Group, refuse_group
 from tvm_spm.reproduce.dlfusion.recompute import balanced_parts, hull, needed_boxes, recompute_factor
 
 LIGHT = sorted((Path(onnx.__file__).parent / "backend/test/data/light").glob("light_*.onnx"))
@@ -149,9 +149,9 @@ def test_branches_are_contiguous_however_they_are_written():
     graph, layers, extraction = graph_of(make)
     # start, left, right, left, right, join as bound; start, left, left, right, right, join as layers.
     assert layers.node_of_layer == (0, 1, 3, 2, 4, 5)
-    assert refuse_group(graph, 0, 6) is None
-    assert refuse_group(graph, 1, 3) is None
-    assert refuse_group(graph, 3, 5) is None
+    assert refuse_group(Group.interval(graph, 0, 6)) is None
+    assert refuse_group(Group.interval(graph, 1, 3)) is None
+    assert refuse_group(Group.interval(graph, 3, 5)) is None
     names = [extraction.graph.nodes[node].name for node in layers.node_of_layer]
     for var, name in zip(layers.bindings, names, strict=True):
         bound = next(b for b in extraction.mod["main"].body.blocks[0].bindings if b.var.same_as(var))
@@ -201,7 +201,7 @@ def test_views_cut_the_graph():
     assert graph.behind == ((0, 1),)
     names = graph.layers[1].name, graph.layers[0].name
     refusal = f"layer {names[0]}: reads what {names[1]} writes by way of a call that is no layer"
-    assert refuse_group(graph, 0, 2) == refusal
+    assert refuse_group(Group.interval(graph, 0, 2)) == refusal
 
 
 def test_weights_are_constants_and_inputs_are_not():
@@ -289,7 +289,7 @@ def test_boxes_through_a_whole_network(seed):
     extraction = extract(module(lambda builder: random_network(rng, builder)))
     layers = layer_graph(extraction)
     graph, stop = layers.graph, len(layers.graph.layers)
-    assert refuse_group(graph, 0, stop) is None
+    assert refuse_group(Group.interval(graph, 0, stop)) is None
     functions = [Function(extraction, layers, index, rng) for index in range(stop)]
     values = {
         tensor: rng.standard_normal(graph.tensors[tensor].shape).astype("float32") * 0.3

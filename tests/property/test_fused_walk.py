@@ -34,7 +34,7 @@ def test_what_is_timed_is_what_the_code_is_checked_against(name):
         moved = {"input": 0, "weight": 0, "output": 0, "macs": 0}
         for events in group_events(group, mapping):
             for event in events:
-                layer = graph.layers[group.first + event.layer]
+                layer = graph.layers[group.layers[event.layer]]
                 if event.kind == "load":
                     tensor = graph.tensors[layer.reads[event.read].tensor]
                     kind = "weight" if layer.reads[event.read].role == "W" else "input"

@@ -62,7 +62,8 @@ def serial(graph: LayerGraph, arch: Arch, objective: str) -> tuple[NetworkPlan, 
         return [GroupOption(cycles=cost.cycles, energy_pj=cost.energy_pj)] if stop - first == 1 else []
 
     plan = plan_groups(len(alone), option, objective, 1)
-    return NetworkPlan(graph=graph, alone=tuple(alone), groups=(), plan=plan, refused=()), mappings
+    units = tuple((index,) for index in range(len(alone)))
+    return NetworkPlan(graph=graph, alone=tuple(alone), groups=(), plan=plan, units=units, refused=()), mappings
 
 
 def planned(seed: int, refuses: int = 0) -> tuple[SidePlan, Before, Arch, str, SideWays, NetworkPlan]:

@@ -44,7 +44,7 @@ def make_table(
     """
 
     def price(group: Group, cores: int) -> GroupPrice | None:
-        cycles = costs.get((group.first, group.stop, cores))
+        cycles = costs.get((group.layers[0], group.sink + 1, cores))
         return None if cycles is None else GroupPrice(cycles=cycles, energy_pj=float(cycles), num_cores=cores)
 
     # Every layer has channels of its own, so that no two groups count as equal.
@@ -100,7 +100,7 @@ def test_a_layer_that_fits_nowhere_is_named():
     table = make_table({(0, 1, 1): 1, (1, 2, 1): 1})
     costs = {(0, 1, 1): 1}
     table.price_group = lambda group, cores: (
-        GroupPrice(cycles=1, energy_pj=1.0, num_cores=1) if (group.first, group.stop, cores) in costs else None
+        GroupPrice(cycles=1, energy_pj=1.0, num_cores=1) if (group.layers[0], group.sink + 1, cores) in costs else None
     )
     for strategy in (best_cores, fuse_everything):
         with pytest.raises(PlanError, match="layer conv1: does not fit"):
@@ -154,7 +154,7 @@ def test_the_reduced_brute_force_tries_every_set_of_cuts():
     costs = {(layer, layer + 1, 1): 10 for layer in range(5)} | {(0, 2, 1): 12, (2, 4, 1): 13, (1, 3, 1): 15}
 
     def price(group: Group, cores: int) -> GroupPrice | None:
-        cycles = costs.get((group.first, group.stop, cores))
+        cycles = costs.get((group.layers[0], group.sink + 1, cores))
         return None if cycles is None else GroupPrice(cycles=cycles, energy_pj=1.0, num_cores=cores)
 
     table = PriceTable(graph=conv_chain(CHAIN), core_counts=(1, 2), price_group=price)
@@ -203,7 +203,7 @@ def test_bounds_save_prices_and_change_nothing(table: PriceTable, slack: float):
         return tuple(slack * price.cycles if price else 0.0 for price in found)
 
     def price(group: Group, cores: int) -> GroupPrice | None:
-        priced.append((group.first, group.stop, cores))
+        priced.append((group.layers[0], group.sink + 1, cores))
         return table.price_group(group, cores)
 
     bounded = PriceTable(graph=table.graph, core_counts=(1, 2, 4), price_group=price, bound_group=bound)
@@ -219,7 +219,7 @@ def test_groups_that_look_alike_are_priced_once():
     calls = []
 
     def price(group: Group, cores: int) -> GroupPrice:
-        calls.append((group.first, group.stop, cores))
+        calls.append((group.layers[0], group.sink + 1, cores))
         return GroupPrice(cycles=5, energy_pj=1.0, num_cores=cores)
 
     # Layers 3 and 4 of the chain are equal.
@@ -238,7 +238,9 @@ def test_calibration_finds_the_rule_behind_the_prices():
     # A core costs 2**16 cycles and does one MAC per cycle: n cores take M / n + n * 2**16, least at n = 2**(log2 M / 2
     # - 8). A group pays for its cores once, so that layers and chains want constants that differ a little.
     def price(group: Group, cores: int) -> GroupPrice:
-        macs = sum(layer.workload.macs for layer in group.graph.layers[group.first : group.stop] if layer.workload)
+        macs = sum(
+            layer.workload.macs for layer in group.graph.layers[group.layers[0] : group.sink + 1] if layer.workload
+        )
         return GroupPrice(cycles=macs // cores + (cores << 16) + 1000, energy_pj=1.0, num_cores=cores)
 
     found = calibrate(price, 32, quick=True)
@@ -252,7 +254,7 @@ def test_calibration_finds_the_rule_behind_the_prices():
 def test_calibration_ignores_what_costs_nothing():
     # Every number of cores takes as long: any rule is as good, and none loses.
     found = calibrate(
-        lambda group, cores: GroupPrice(cycles=10 * (group.stop - group.first), energy_pj=1.0, num_cores=cores),
+        lambda group, cores: GroupPrice(cycles=10 * (len(group.layers)), energy_pj=1.0, num_cores=cores),
         4,
         quick=True,
     )

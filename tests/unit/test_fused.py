@@ -116,5 +116,5 @@ def test_equal_groups_have_equal_keys():
     for number in range(4):
         at = b.conv(f"conv{number}", at, 2)
     graph = b.graph()
-    keys = {group_key(Group(graph=graph, first=first, stop=first + 2)) for first in range(3)}
+    keys = {group_key(Group.interval(graph, first, first + 2)) for first in range(3)}
     assert len(keys) == 1

@@ -65,7 +65,7 @@ def test_a_tensor_leaves_from_within_where_the_group_needs_all_of_it(taps: int, 
     b = build.conv("b", a, 4, taps=taps, stride=stride, padding=taps // 2 if taps != 2 else 0)
     build.elementwise("c", a)
     build.elementwise("d", b)
-    refusal = refuse_group(build.graph(), 0, 2)
+    refusal = refuse_group(Group.interval(build.graph(), 0, 2))
     if leaves:
         assert refusal is None
         assert build.group(2).leaving == (0, 1)
@@ -78,7 +78,7 @@ def test_a_tensor_that_the_group_does_not_read_ends_it():
     a = build.conv("a", build.tensor("in", (1, 4, 6, 6)), 4)
     build.conv("b", build.tensor("other", (1, 4, 6, 6)), 4)
     build.elementwise("c", a)
-    assert refuse_group(build.graph(), 0, 2) == "layer a: nothing in the group reads its output"
+    assert refuse_group(Group.interval(build.graph(), 0, 2)) == "layer a: nothing in the group reads its output"
 
 
 def test_what_comes_back_through_a_call_that_is_no_layer_ends_a_group():
@@ -87,8 +87,8 @@ def test_what_comes_back_through_a_call_that_is_no_layer_ends_a_group():
     view = build.tensor("view of a", (1, 4, 6, 6))
     build.conv("b", a, 4, extras=(view,))
     graph = replace(build.graph(), outputs=(a,))
-    assert refuse_group(graph, 0, 2) is None
-    assert refuse_group(replace(graph, behind=((0, 1),)), 0, 2) == (
+    assert refuse_group(Group.interval(graph, 0, 2)) is None
+    assert refuse_group(Group.interval(replace(graph, behind=((0, 1),)), 0, 2)) == (
         "layer b: reads what a writes by way of a call that is no layer"
     )
 

@@ -85,7 +85,7 @@ INSIDE = {
         ("network", "side_by_side"), ("side_groups",), ("group_prices", "side_ways"), ("hopes", "planner", "proof"),
         ("hull", "prover"),
         ("group_space", "search", "sides", "sweep"), ("bounds", "network_plan", "probe", "table", "timing"),
-        ("candidates", "down_sets", "plan", "probe_bounds"),
+        ("candidates", "convex_groups", "down_sets", "plan", "probe_bounds", "serial_orders"),
     ),
     "tvm_spm.space": (
         ("mapspace",), ("rows",), ("conflict", "count", "default", "repair"), ("knobs",),

@@ -15,6 +15,7 @@ from tvm_spm.errors import ModelError
 from tvm_spm.frontend.calls import called_functions
 from tvm_spm.frontend.fuse import TVM_ERRORS, first_line
 from tvm_spm.frontend.tir.blocks import read_blocks
+from tvm_spm.group import Group
 
 if TYPE_CHECKING:
     from tvm_spm.frontend.layers.graph import NetworkLayers
@@ -52,19 +53,19 @@ class GroupedModule:
     mod: tvm.IRModule
     groups: tuple[GroupFunction, ...]
 
-    def function(self, group: int, layers: NetworkLayers, first: int) -> FusedFunction:
+    def function(self, number: int, layers: NetworkLayers, group: Group) -> FusedFunction:
         """The function of a group and what its parameters are.
 
         Args:
-            group: Its index.
+            number: Of the group.
             layers: Of the network that was grouped.
-            first: The first layer of the group.
+            group: Its layers.
         """
-        found = self.groups[group]
-        tensors = [layers.arguments[first + call][argument] for call, argument in found.sources]
+        found = self.groups[number]
+        tensors = [layers.arguments[group.layers[call]][argument] for call, argument in found.sources]
         return FusedFunction(
             func=self.mod[found.name], blocks=found.blocks,
-            tensors=(*tensors, *(layers.graph.layers[first + call].output for call in found.results)),
+            tensors=(*tensors, *(layers.graph.layers[group.layers[call]].output for call in found.results)),
         )  # fmt: skip
 
 

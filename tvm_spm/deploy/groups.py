@@ -174,7 +174,7 @@ class GroupScheduler:
             if isinstance(way.mapping, AttentionMapping):
                 site = self._sites[self._layers.bindings[way.group.sink]]
                 return _attention(site, way.mapping, grouped.groups[position].inputs)
-            made = schedule_group(grouped.function(position, self._layers, way.group.first), way.group, way.mapping)
+            made = schedule_group(grouped.function(position, self._layers, way.group), way.group, way.mapping)
         except ScheduleError as error:
             return str(error)
         except TVM_ERRORS as error:

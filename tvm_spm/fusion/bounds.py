@@ -306,7 +306,7 @@ def _rates(group: Group, flat: FlatGroup, arch: Arch) -> Rates:
         # the vector unit works beside the store
         store, vector[-1] = max(store, vector[-1]), 0.0
     for layer in range(layers):
-        work = group.graph.layers[group.first + layer].workload
+        work = group.graph.layers[group.layers[layer]].workload
         if work is None:
             continue
         prices = pass_prices(work, arch)

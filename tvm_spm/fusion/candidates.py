@@ -77,7 +77,7 @@ def axes_of(group: Group, flat: FlatGroup) -> Axes:
     rank = int(flat.layer[-1, RANK])
     names: dict[int, str] = {}
     for local in range(flat.num_layers - 1, -1, -1):
-        layer = group.graph.layers[group.first + local]
+        layer = group.graph.layers[group.layers[local]]
         if layer.workload is None:
             continue
         for place, affine in enumerate(layer.out_axes):

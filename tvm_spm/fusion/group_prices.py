@@ -1,4 +1,4 @@
-"""What every interval of layers of a network may cost as one group, and at least."""
+"""What every convex set of layers of a network may cost as one group, and at least."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from dataclasses import replace
 from cost_model.fused import group_key
 from tvm_spm.arch import Arch
 from tvm_spm.errors import MappingError
+from tvm_spm.fusion.convex_groups import MAX_GROUP, MOST_ENDING, ConvexGroups, convex_groups
 from tvm_spm.fusion.hopes import PARTS, GroupHope
 from tvm_spm.fusion.network_plan import NOT_SCHEDULED, Alone, FusedGroup, RefusedGroup, layer_names
 from tvm_spm.fusion.plan import FusionPlan, GroupOption, PlannedGroup
+from tvm_spm.fusion.planner import OptionsOf, plan_groups
 from tvm_spm.fusion.prover import GroupProver, Point
+from tvm_spm.fusion.serial_orders import FIRST_REACH, MOST_SETS, serial_orders
 from tvm_spm.graph import LayerGraph
-from tvm_spm.group import Group, GroupMapping, refuse_group
+from tvm_spm.group import Group, GroupMapping
 from tvm_spm.objective import Objective
-
-MAX_GROUP = 10
-"""Most layers in a group; longer ones hardly ever fit a scratchpad."""
-
 
 ALL_CUTS, FEWEST_CUTS = 200_000, 2_000
 """Ways to cut all groups of a network into tiles of any size, and for each at least; of groups that have more than that
@@ -29,7 +28,9 @@ SAMPLED_LAYERS = 3
 
 
 class GroupPrices:
-    """What every interval of layers may cost as one group, and at least; equal groups are looked at once.
+    """What every set of layers may cost as one group, and at least; equal groups are looked at once.
+
+    Options are asked for by steps of ``orders``: between two sets of finished layers.
 
     Ways known beforehand stand beside those that a search finds, and survive when the search is stopped.
     """
@@ -50,20 +51,23 @@ class GroupPrices:
         self._objective = objective
         self._alone = alone
         self._should_stop = should_stop
-        self._known = {(way.group.first, way.group.stop): way for way in known}
-        self._keys: dict[tuple[int, int], Hashable] = {}
-        """Of intervals that may be groups; None for the others."""
+        self._known = {way.group.layers: way for way in known}
+        self._keys: dict[tuple[int, ...], Hashable] = {}
+        """By layers of groups; None for those that the array cannot run."""
         self._hopes: dict[Hashable, GroupHope] = {}
         self._refused: dict[tuple[Hashable, type], RefusedGroup] = {}
         """By group and kind of mapping."""
         self._unfinished: set[Hashable] = set()
         """Groups that were not looked at."""
-        num_layers = len(graph.layers)
-        self._most_cuts = max(FEWEST_CUTS, ALL_CUTS // max(1, num_intervals(num_layers)))
-        for size in range(2, MAX_GROUP + 1):
-            for first in range(num_layers - size + 1):
-                self._look_at(Group(graph=graph, first=first, stop=first + size))
-                report()
+        groups = groups_of(graph, alone)
+        self._shortened = groups.shortened
+        self._most_cuts = max(FEWEST_CUTS, ALL_CUTS // max(1, len(groups.layers)))
+        for layers in groups.layers:
+            self._look_at(Group(graph=graph, layers=layers))
+            report()
+        apart = [layers for layers in self._known if layers not in self._keys]
+        self._keys.update(dict.fromkeys(apart))
+        self.orders = serial_orders([*groups.layers, *apart], graph.before)
 
     @property
     def num_bounded(self) -> int:
@@ -86,7 +90,7 @@ class GroupPrices:
         return tuple(self._refused.values())
 
     def _look_at(self, group: Group) -> None:
-        key = self._keys[group.first, group.stop] = self._key(group)
+        key = self._keys[group.layers] = self._key(group)
         if key is None or key in self._hopes or (key, GroupMapping) in self._refused:
             return
         if self._should_stop():
@@ -109,31 +113,58 @@ class GroupPrices:
                 names=layer_names(group), kind="spm-capacity", reason=prover.why_nothing_fits
             )
 
+    @property
+    def shortened(self) -> tuple[str, ...]:
+        """What is left out of the space, and why."""
+        found = [
+            f"groups that end with {self._graph.layers[sink].name} have at most {most} layers, as there are more than "
+            f"{MOST_ENDING} of more" for sink, most in self._shortened.items()
+        ]  # fmt: skip
+        if self.orders.reach < min(FIRST_REACH, len(self._graph.layers)):
+            found.append(
+                f"orders reach {self.orders.reach} layers ahead, as farther ones have more than {MOST_SETS:,} states"
+            )
+        return tuple(found)
+
+    def plan(self, options_of: OptionsOf, most_layers: int = MAX_GROUP) -> FusionPlan:
+        """The best of all plans of groups of at most so many layers, at the costs that ``options_of`` gives steps."""
+        spans = [span for span, layers in self.orders.steps.items() if len(layers) <= most_layers]
+        return plan_groups(self.orders.num_sets - 1, options_of, self._objective.value, spans=spans)
+
+    def layers(self, planned: PlannedGroup) -> tuple[int, ...]:
+        """Of a step of a plan."""
+        return self.orders.steps[planned.first, planned.stop]
+
     def options(self, first: int, stop: int) -> list[GroupOption]:
-        """For ``plan_groups``: the known ways to run an interval, none if it cannot be one group."""
-        times = self._alone[first].times
-        if stop - first == 1:
-            cost = self._alone[first].cost
+        """For ``plan_groups``: the known ways to run the layers of a step, none if they cannot be one group."""
+        return self.options_of(self.orders.steps[first, stop])
+
+    def options_of(self, layers: tuple[int, ...]) -> list[GroupOption]:
+        """The known ways to run layers as one."""
+        times = self._alone[layers[0]].times
+        if len(layers) == 1:
+            cost = self._alone[layers[0]].cost
             # A layer without a mapping stays on the host and costs the accelerator nothing.
             cycles, energy_pj = (cost.cycles * times, cost.energy_pj * times) if cost else (0, 0.0)
             return [GroupOption(cycles=cycles, energy_pj=energy_pj)]
         found = []
-        hope = self._hope(first, stop)
+        hope = self._hope(layers)
         if hope is not None:
             found = [
                 GroupOption(cycles=point.cycles * times, energy_pj=point.energy_pj * times, choice=point)
                 for point in hope.points
             ]
-        known = self._known.get((first, stop))
-        if known is not None and (self._keys[first, stop], type(known.mapping)) not in self._refused:
+        known = self._known.get(layers)
+        if known is not None and (self._keys[layers], type(known.mapping)) not in self._refused:
             found.append(replace(known, times=times).option)
         return found
 
     def hopes(self, first: int, stop: int) -> list[GroupOption]:
         """As ``options`` but in ``PARTS`` of a cycle, and corners of what is possible; their ``choice`` is a hope."""
         found = [replace(each, cycles=PARTS * each.cycles) for each in self.options(first, stop)]
-        hope, times = self._hope(first, stop), self._alone[first].times
-        if stop - first > 1 and self._keys[first, stop] in self._unfinished:
+        layers = self.orders.steps[first, stop]
+        hope, times = self._hope(layers), self._alone[layers[0]].times
+        if len(layers) > 1 and self._keys[layers] in self._unfinished:
             found.append(GroupOption(cycles=0, energy_pj=0.0, choice=None))
         if hope is not None:
             found += [
@@ -143,22 +174,21 @@ class GroupPrices:
 
     def times(self, planned: PlannedGroup) -> int:
         """How often a group runs."""
-        return self._alone[planned.first].times
+        return self._alone[self.layers(planned)[0]].times
 
-    def _hope(self, first: int, stop: int) -> GroupHope | None:
-        key = self._keys.get((first, stop))
+    def _hope(self, layers: tuple[int, ...]) -> GroupHope | None:
+        key = self._keys.get(layers)
         return None if key is None or (key, GroupMapping) in self._refused else self._hopes.get(key)
 
-    def way(self, planned: PlannedGroup) -> FusedGroup | None:
+    def way(self, layers: tuple[int, ...], option: GroupOption) -> FusedGroup | None:
         """How a group of several layers runs; None for one layer."""
-        choice = planned.option.choice
-        if isinstance(choice, FusedGroup):
-            return choice
-        hope = self._hope(planned.first, planned.stop)
-        if hope is None or not isinstance(choice, Point):
+        if isinstance(option.choice, FusedGroup):
+            return option.choice
+        hope = self._hope(layers)
+        if hope is None or not isinstance(option.choice, Point):
             return None
-        group = Group(graph=self._graph, first=planned.first, stop=planned.stop)
-        return replace(FusedGroup.of(group, *hope.mapping(choice)), times=self.times(planned))
+        group = Group(graph=self._graph, layers=layers)
+        return replace(FusedGroup.of(group, *hope.mapping(option.choice)), times=self._alone[layers[0]].times)
 
     def sample(self, plan: FusionPlan) -> None:
         """Price a few mappings of all groups of up to ``SAMPLED_LAYERS`` that may be better than their layers alone.
@@ -167,16 +197,13 @@ class GroupPrices:
             plan: Of layers alone.
         """
         value, sampled = self._objective.value_of(float(plan.cycles), plan.energy_pj), set()
-        for first, stop in self._keys:
-            hope = self._hope(first, stop)
-            if hope is None or hope in sampled or stop - first > SAMPLED_LAYERS or self._should_stop():
+        for layers in self._keys:
+            hope = self._hope(layers)
+            if hope is None or hope in sampled or len(layers) > SAMPLED_LAYERS or self._should_stop():
                 continue
-            times, layers = (
-                self._alone[first].times,
-                [self.options(index, index + 1)[0] for index in range(first, stop)],
-            )
-            cycles = plan.cycles - sum(one.cycles for one in layers)
-            energy_pj = plan.energy_pj - sum(one.energy_pj for one in layers)
+            times, apart = self._alone[layers[0]].times, [self.options_of((index,))[0] for index in layers]
+            cycles = plan.cycles - sum(one.cycles for one in apart)
+            energy_pj = plan.energy_pj - sum(one.energy_pj for one in apart)
             if any(
                 self._objective.value_of(cycles + times * corner / PARTS, energy_pj + times * corner_pj) < value
                 for corner, corner_pj in hope.corners
@@ -186,7 +213,7 @@ class GroupPrices:
 
     def polish(self, planned: PlannedGroup) -> bool:
         """Look around the way of a group for sizes that do not divide evenly; whether some other way was found."""
-        choice, hope = planned.option.choice, self._hope(planned.first, planned.stop)
+        choice, hope = planned.option.choice, self._hope(self.layers(planned))
         if hope is None or not isinstance(choice, Point):
             return False
         before = hope.points
@@ -199,10 +226,6 @@ class GroupPrices:
         self._refused[key] = RefusedGroup(names=layer_names(way.group), kind=NOT_SCHEDULED, reason=reason)
 
     def _key(self, group: Group) -> Hashable:
-        if any(self._alone[index].cost is None for index in group.layers):
-            return None
-        if refuse_group(group.graph, group.first, group.stop) is not None:
-            return None
         try:
             return group_key(group)
         except MappingError:
@@ -210,6 +233,6 @@ class GroupPrices:
             return None
 
 
-def num_intervals(num_layers: int) -> int:
-    """Intervals of two to ``MAX_GROUP`` layers."""
-    return sum(max(0, num_layers - size + 1) for size in range(2, MAX_GROUP + 1))
+def groups_of(graph: LayerGraph, alone: Sequence[Alone]) -> ConvexGroups:
+    """Sets of layers that may run as one, none of which stays on the host."""
+    return convex_groups(graph, lambda index: alone[index].cost is not None)

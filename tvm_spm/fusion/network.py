@@ -7,21 +7,21 @@ from dataclasses import dataclass, field
 
 from tvm_spm.arch import Arch
 from tvm_spm.errors import PlanError
-from tvm_spm.fusion.group_prices import MAX_GROUP, GroupPrices, num_intervals
+from tvm_spm.fusion.convex_groups import MAX_GROUP
+from tvm_spm.fusion.group_prices import GroupPrices, groups_of
 from tvm_spm.fusion.hopes import PARTS, Around, GroupHope, improve_all
 from tvm_spm.fusion.network_plan import NOT_SCHEDULED, Alone, FusedGroup, NetworkPlan, RefusedGroup
-from tvm_spm.fusion.planner import plan_groups
 from tvm_spm.fusion.side_groups import groups_that_gain
 from tvm_spm.graph import LayerGraph
 from tvm_spm.objective import Objective
 from tvm_spm.workers import Workers
 
 __all__ = [
-    "MAX_GROUP", "NOT_SCHEDULED", "Alone", "FusedGroup", "NetworkPlan", "RefusedGroup", "Surroundings",
-    "num_intervals", "plan_network",
+    "MAX_GROUP", "NOT_SCHEDULED", "Alone", "FusedGroup", "NetworkPlan", "RefusedGroup", "Surroundings", "groups_of",
+    "plan_network",
 ]  # fmt: skip
 
-STEPS_PER_GROUP, STEPS_OF_ONE_LAYER = 40, 12_000
+STEPS_PER_GROUP, STEPS_OF_ONE_LAYER = 40, 24_000
 """Of the searches of groups, for each different group of a network; or, shared by its layers, for a small one."""
 
 MOST_TURNS = 64
@@ -37,7 +37,7 @@ class Surroundings:
 
     Attributes:
         should_stop: Once true, no further group is looked at or searched.
-        report: Called once for each interval of several layers, ``num_intervals`` times.
+        report: Called once for each of ``groups_of``.
         workers: Search groups.
     """
 
@@ -64,7 +64,7 @@ def plan_network(
     refused, and so are equal ones.
 
     Args:
-        graph: The layers; intervals of their order are the groups.
+        graph: The layers; convex sets of them are the groups.
         arch: The accelerator.
         objective: Of the whole network: ``latency``, ``energy``, or ``edp``, the product of both sums.
         alone: Per layer, how it runs by itself.
@@ -80,11 +80,10 @@ def plan_network(
     should_stop = run.should_stop
     prices = GroupPrices(graph, arch, aim, alone, known, should_stop=should_stop, report=run.report)
     most_steps = max(STEPS_OF_ONE_LAYER // len(graph.layers), STEPS_PER_GROUP * prices.num_bounded)
-    prices.sample(plan_groups(len(graph.layers), prices.options, objective, 1))
+    prices.sample(prices.plan(prices.options, 1))
     turn = 0
     while True:
-        plan = plan_groups(len(graph.layers), prices.options, objective, MAX_GROUP)
-        hoped = plan_groups(len(graph.layers), prices.hopes, objective, MAX_GROUP)
+        plan, hoped = prices.plan(prices.options), prices.plan(prices.hopes)
         value = aim.value_of(float(plan.cycles), plan.energy_pj)
         least = aim.value_of(hoped.cycles / PARTS, hoped.energy_pj)
         hopes = {
@@ -103,7 +102,9 @@ def plan_network(
             continue
         if not should_stop() and any([prices.polish(planned) for planned in plan.groups]):
             continue
-        ways = [way for planned in plan.groups if (way := prices.way(planned)) is not None]
+        units = tuple(prices.layers(planned) for planned in plan.groups)
+        made = [prices.way(layers, each.option) for layers, each in zip(units, plan.groups, strict=True)]
+        ways = [way for way in made if way is not None]
         reasons = why_not(ways)
         for found, reason in zip(ways, reasons, strict=True):
             if reason is not None:
@@ -111,7 +112,8 @@ def plan_network(
                 turn = 0
         if all(reason is None for reason in reasons):
             return NetworkPlan(
-                graph=graph, alone=tuple(alone), groups=tuple(ways), plan=plan, refused=prices.refused,
+                graph=graph, alone=tuple(alone), groups=tuple(ways), plan=plan, units=units,
+                refused=prices.refused, shortened=prices.shortened,
                 num_priced=prices.num_bounded, num_unpriced=prices.num_unbounded,
                 num_unrefined=len(todo) if should_stop() else 0,
                 lower_bound=value if is_proved else min(value, least),
@@ -121,7 +123,7 @@ def plan_network(
 
 
 def _check_order(graph: LayerGraph) -> None:
-    """In such an order nothing that leaves an interval comes back into it."""
+    """In such an order every layer can run."""
     maker = {layer.output: index for index, layer in enumerate(graph.layers)}
     for index, layer in enumerate(graph.layers):
         for read in layer.reads:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from cost_model.fused import GroupCost
 from tvm_spm.attention import AttentionMapping
 from tvm_spm.cost import Cost
+from tvm_spm.fusion.convex_groups import MAX_GROUP
 from tvm_spm.fusion.plan import FusionPlan, GroupOption
 from tvm_spm.graph import LayerGraph
 from tvm_spm.group import Group, GroupMapping
@@ -82,7 +83,7 @@ class FusedGroup:
     @property
     def _num_keys(self) -> int:
         """Columns of the scores, which the first layer of an attention writes."""
-        return self.group.graph.tensors[self.group.graph.layers[self.group.first].output].shape[-1]
+        return self.group.graph.tensors[self.group.graph.layers[self.group.layers[0]].output].shape[-1]
 
     def __str__(self) -> str:
         return f"{' > '.join(layer_names(self.group))} on {self.mapping.num_cores} cores, {self.spm_bytes:,} B of SPM"
@@ -115,12 +116,15 @@ class NetworkPlan:
         alone: Per layer, how it runs by itself.
         groups: Those of several layers, in order.
         plan: What the planner decided, single layers included.
+        units: Layers of every group of ``plan``, in order.
         refused: Groups that cannot run or be scheduled, with reasons.
         num_priced: Different groups that were looked at.
         num_unpriced: Different groups that were not, as there was no time.
         num_unrefined: Groups that may still be better and were not searched further, as there was no time.
-        lower_bound: No plan of the space has less of the objective: intervals of the one order of layers as groups,
-            layers alone as they are given, groups in the mappings of ``fusion.group_space`` or as known beforehand.
+        lower_bound: No plan of the space has less of the objective: convex sets of layers as groups, in any order in
+            which they can run, layers alone as they are given, groups in the mappings of ``fusion.group_space`` or as
+            known beforehand; without what ``shortened`` says.
+        shortened: What of that space was left out, and why; empty if nothing.
         limits: What ended the search before the plan was proved; empty if nothing.
         candidates: Groups that gain by themselves, each with the ways that are worth most, see ``side_groups``.
     """
@@ -129,11 +133,13 @@ class NetworkPlan:
     alone: tuple[Alone, ...]
     groups: tuple[FusedGroup, ...]
     plan: FusionPlan
+    units: tuple[tuple[int, ...], ...]
     refused: tuple[RefusedGroup, ...]
     num_priced: int = 0
     num_unpriced: int = 0
     num_unrefined: int = 0
     lower_bound: float = 0.0
+    shortened: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
     candidates: tuple[tuple[FusedGroup, ...], ...] = ()
 
@@ -151,8 +157,14 @@ class NetworkPlan:
     def optimality(self) -> str:
         """In a few words."""
         if self.gap == 0:
-            return "proved to be the best of its space"
-        return f"within {100 * self.gap:.2g} % of the best of its space ({'; '.join(self.limits)})"
+            return f"proved to be the best of its space, {self.space}"
+        return f"within {100 * self.gap:.2g} % of the best of its space, {self.space} ({'; '.join(self.limits)})"
+
+    @property
+    def space(self) -> str:
+        """What ``optimality`` is about, in a few words; ``lower_bound`` has all of it."""
+        words = f"convex groups of up to {MAX_GROUP} layers in any order"
+        return f"{words} ({'; '.join(self.shortened)})" if self.shortened else words
 
     @property
     def unscheduled(self) -> tuple[RefusedGroup, ...]:
@@ -166,14 +178,11 @@ class NetworkPlan:
 
     def drawn_groups(self) -> list[DrawnGroup]:
         """All groups, single layers included, for a picture."""
-        cores = {found.group.first: found.mapping.num_cores for found in self.groups}
+        cores = {found.group.layers: found.mapping.num_cores for found in self.groups}
         return [
-            DrawnGroup(
-                first=planned.first, stop=planned.stop,
-                num_cores=cores.get(planned.first, self.alone[planned.first].num_cores),
-            )
-            for planned in self.plan.groups
-        ]  # fmt: skip
+            DrawnGroup(layers=layers, num_cores=cores.get(layers, self.alone[layers[0]].num_cores))
+            for layers in self.units
+        ]
 
 
 def layer_names(group: Group) -> tuple[str, ...]:

@@ -1,10 +1,10 @@
 """Cuts a network into fused groups, with a proof: no plan of the space below is better, at the prices given.
 
-The space: the layers stand in one fixed order in which every layer comes after those it reads. A group is an interval
-``first .. stop - 1`` of that order, so no path leaves a group and comes back; an interval without options is no group.
-A plan covers every layer by exactly one group and runs each group in one of its options. Groups run one after another
-on the whole machine, so cycles and energy of a plan are the sums over its groups. Not in the space: other orders of the
-layers, groups that run side by side, layers computed in two groups.
+The space: the layers stand in one fixed order. A group is an interval ``first .. stop - 1`` of that order; an interval
+without options is no group. A plan covers every layer by exactly one group and runs each group in one of its options.
+Groups run one after another on the whole machine, so cycles and energy of a plan are the sums over its groups. Other
+orders come in where sets of finished layers take the place of layers: see ``serial_orders``, and ``side_by_side`` for
+groups that run at the same time. Not in the space: layers computed in two groups.
 
 All sums and comparisons are in whole numbers (``table``); only reported energies are rounded, to the nearest
 float. Latency and energy need one dynamic program over the intervals; least energy times delay, which is not a sum,
@@ -12,6 +12,8 @@ needs a few (``hull`` has the proof).
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from tvm_spm.errors import PlanError, did_you_mean
 from tvm_spm.fusion.hull import keep_cornered, least_edp, least_energy, least_latency
@@ -23,7 +25,10 @@ from tvm_spm.objective import Objective
 __all__ = ["FusionPlan", "GroupOption", "OptionsOf", "PlannedGroup", "plan_groups"]
 
 
-def plan_groups(num_layers: int, options_of: OptionsOf, objective: str, max_group: int | None = None) -> FusionPlan:
+def plan_groups(
+    num_layers: int, options_of: OptionsOf, objective: str, max_group: int | None = None, *,
+    spans: Sequence[tuple[int, int]] | None = None,
+) -> FusionPlan:  # fmt: skip
     """The plan of least ``objective``.
 
     Of plans of equal objective: that of fewest cycles, then of least energy, then of fewest groups, then that whose
@@ -34,6 +39,7 @@ def plan_groups(num_layers: int, options_of: OptionsOf, objective: str, max_grou
         options_of: Called once per interval ``(first, stop)``; returns nothing for one that cannot be a group.
         objective: ``latency``, ``energy`` or ``edp``.
         max_group: Most layers in a group; None for any number.
+        spans: The intervals that may be groups, rising; None for all of up to ``max_group`` layers.
 
     Raises:
         PlanError: The groups cannot cover some layer, or an argument is out of range.
@@ -44,7 +50,7 @@ def plan_groups(num_layers: int, options_of: OptionsOf, objective: str, max_grou
         raise PlanError(f"max_group: {max_group} < 1")
     if objective not in (names := [each.value for each in Objective]):
         raise PlanError(f"objective: {objective!r} is unknown; {did_you_mean(objective, names)}")
-    table = make_table(num_layers, options_of, max_group or num_layers)
+    table = make_table(num_layers, options_of, spans or _intervals(num_layers, max_group or num_layers))
     rows = keep_cornered(table.rows)
     num_sweeps = 1
     if objective == Objective.EDP:
@@ -63,3 +69,11 @@ def plan_groups(num_layers: int, options_of: OptionsOf, objective: str, max_grou
         num_options=sum(len(found) for found in table.options.values()),
         num_sweeps=num_sweeps,
     )
+
+
+def _intervals(num_layers: int, max_group: int) -> list[tuple[int, int]]:
+    return [
+        (first, stop)
+        for first in range(num_layers)
+        for stop in range(first + 1, min(first + max_group, num_layers) + 1)
+    ]

@@ -133,8 +133,9 @@ def _best(
                     GroupOption(cycles=each.cost.cycles, energy_pj=each.cost.energy_pj, choice=each)
                     for each in ways.together([units[at] for at in pick], _value(ways.exchange, serial, pick))
                 ]  # fmt: skip
-    longest = max(stop - first for first, stop in options)
-    best = plan_groups(sets.num_sets - 1, lambda first, stop: options.get((first, stop), []), objective, longest)
+    best = plan_groups(
+        sets.num_sets - 1, lambda first, stop: options[first, stop], objective, spans=sorted(options)
+    )  # fmt: skip
     steps = [group.option.choice for group in best.groups]
     assert all(isinstance(step, (Unit, SideBySide)) for step in steps)
     return [step for step in steps if isinstance(step, (Unit, SideBySide))], best.cycles, best.energy_pj

@@ -46,17 +46,16 @@ class OptionTable:
         return sum(int(group.option.cycles) for group in groups), energy / (1 << self.shift)
 
 
-def make_table(num_layers: int, options_of: OptionsOf, max_group: int) -> OptionTable:
-    """Ask for the options of every interval once.
+def make_table(num_layers: int, options_of: OptionsOf, spans: Sequence[tuple[int, int]]) -> OptionTable:
+    """Ask for the options of every interval once; they rise.
 
     Raises:
         PlanError: The groups that have options cannot cover every layer.
     """
     options: dict[tuple[int, int], Sequence[GroupOption]] = {}
-    for first in range(num_layers):
-        for stop in range(first + 1, min(first + max_group, num_layers) + 1):
-            if found := options_of(first, stop):
-                options[first, stop] = found
+    for first, stop in spans:
+        if found := options_of(first, stop):
+            options[first, stop] = found
     options = _drop_dead_ends(num_layers, options)
     energies = {float(option.energy_pj) for found in options.values() for option in found}
     shift = max(energy.as_integer_ratio()[1].bit_length() - 1 for energy in energies)

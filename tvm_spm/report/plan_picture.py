@@ -31,13 +31,11 @@ class DrawnGroup:
     """One group of a plan.
 
     Attributes:
-        first: Its first layer.
-        stop: Behind its last layer.
+        layers: Indices, rising.
         num_cores: Cores it runs on.
     """
 
-    first: int
-    stop: int
+    layers: tuple[int, ...]
     num_cores: int
 
 
@@ -139,8 +137,8 @@ def _draw_group(
 ) -> None:
     from matplotlib.patches import FancyBboxPatch
 
-    fused = group.stop - group.first > 1
-    inside = [places[index] for index in range(group.first, group.stop)]
+    fused = len(group.layers) > 1
+    inside = [places[index] for index in group.layers]
     if fused:
         # A group that goes on in the next row of the picture has one frame in each.
         for row in _rows(inside):
@@ -153,7 +151,7 @@ def _draw_group(
             axes.add_patch(frame)
             axes.text(left + 0.03, top + 0.02, f"{group.num_cores} cores" if group.num_cores > 1 else "1 core",
                       fontsize=6, color="0.2", va="bottom")  # fmt: skip
-    for index in range(group.first, group.stop):
+    for index in group.layers:
         x, y = places[index]
         box = FancyBboxPatch(
             (x - _BOX[0] / 2, y - _BOX[1] / 2), *_BOX, boxstyle="round,pad=0,rounding_size=0.05",

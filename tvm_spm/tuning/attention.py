@@ -67,7 +67,7 @@ def attention_groups(layers: NetworkLayers, arch: Arch, planned: Sequence[Planne
     for site, result in planned:
         first = position[site.bindings[0]]
         if [position[var] for var in site.bindings] == [first, first + 1, first + 2]:
-            group = Group(graph=layers.graph, first=first, stop=first + 3)
+            group = Group.interval(layers.graph, first, first + 3)
             spm_bytes = sum(num_bytes for _, num_bytes in spm_terms(site.work, arch, result.mapping))
             found.append(FusedGroup(group=group, mapping=result.mapping, cost=result.cost, spm_bytes=spm_bytes))
     return tuple(found)

@@ -16,7 +16,7 @@ from tvm_spm.arch import Arch
 from tvm_spm.deploy.groups import FusedNetwork, GroupScheduler
 from tvm_spm.deploy.network import verify_function
 from tvm_spm.deploy.verify.outcome import Verification
-from tvm_spm.fusion.network import Alone, NetworkPlan, Surroundings, num_intervals, plan_network
+from tvm_spm.fusion.network import Alone, NetworkPlan, Surroundings, groups_of, plan_network
 from tvm_spm.lowering.target import target_of
 from tvm_spm.objective import Objective
 from tvm_spm.result import SearchResult
@@ -85,9 +85,11 @@ def plan_groups(
         return verify_function(plain, scheduled, rng=rng, target=target)
 
     scheduler = GroupScheduler(extraction, layers, sites, verify_group)
-    run.progress.phase("price groups of layers", total=num_intervals(len(layers.graph.layers)), unit="groups")
+    alone = _alone(extraction, layers, arch, outcomes)
+    num_groups = len(groups_of(layers.graph, alone).layers)
+    run.progress.phase("price groups of layers", total=max(1, num_groups), unit="groups")
     plan = plan_network(
-        layers.graph, arch, objective, _alone(extraction, layers, arch, outcomes),
+        layers.graph, arch, objective, alone,
         known=attention_groups(layers, arch, attention), why_not=scheduler.why_not,
         around=Surroundings(
             should_stop=run.should_stop, report=partial(run.progress.step, "price groups of layers"),

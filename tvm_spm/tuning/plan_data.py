@@ -37,10 +37,8 @@ def saved_plan(plan: NetworkPlan, side_plan: SidePlan | None, mappings: Sequence
         mappings: Per task, how it runs alone.
     """
     if side_plan is None:
-        ways = {way.group.first: way for way in plan.groups}
-        units = [
-            Unit(layers=tuple(range(each.first, each.stop)), group=ways.get(each.first)) for each in plan.plan.groups
-        ]
+        ways = {way.group.layers: way for way in plan.groups}
+        units = [Unit(layers=layers, group=ways.get(layers)) for layers in plan.units]
         return [_saved(plan, unit, mappings) for unit in units]
     found, number = list[SavedGroup](), 0
     for step in side_plan.steps:
@@ -81,10 +79,7 @@ def _saved_side(plan: NetworkPlan, side: Side, number: int) -> SavedGroup:
 
 def drawn_units(plan: NetworkPlan, side_plan: SidePlan) -> list[DrawnGroup]:
     """All units for a picture."""
-    return [
-        DrawnGroup(first=min(layers), stop=max(layers) + 1, num_cores=num_cores)
-        for layers, num_cores in side_plan.drawn(plan.alone)
-    ]
+    return [DrawnGroup(layers=layers, num_cores=num_cores) for layers, num_cores in side_plan.drawn(plan.alone)]
 
 
 def side_by_side_data(plan: SidePlan, together: Sequence[TogetherResult], objective: Objective) -> dict[str, object]:

@@ -298,6 +298,7 @@ class TuningResult:
                 "value": self.plan.value,
                 "lower_bound": self.plan.lower_bound,
                 "gap": self.plan.gap,
+                "space": self.plan.space,
                 "limits": list(self.plan.limits),
             }
         if self.side_plan is not None:

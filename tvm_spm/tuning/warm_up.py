@@ -221,7 +221,7 @@ def _compile_groups() -> None:
         )
         for i, source in enumerate((0, 3))
     )  # fmt: skip
-    group = Group(graph=LayerGraph(tensors=tuple(tensors), layers=layers, outputs=(4,)), first=0, stop=2)
+    group = Group.interval(LayerGraph(tensors=tuple(tensors), layers=layers, outputs=(4,)), 0, 2)
     prove_group(group, arch, most_steps=1)
     finish_together(arch, [Job(work=layer, mapping=Mapping())])
 

@@ -89,8 +89,8 @@ def _least_work(group: Group) -> _LeastWork:
     graph, produced = group.graph, set(group.intermediates())
     layers = [graph.layers[index] for index in group.layers]
     sink = graph.layers[group.sink]
-    whole = needed_boxes(graph, group.first, group.stop, tuple((0, extent) for extent in group.sink_shape))
-    corner = needed_boxes(graph, group.first, group.stop, ((0, 1),) * len(group.sink_shape))
+    whole = needed_boxes(graph, group.layers[0], group.sink + 1, tuple((0, extent) for extent in group.sink_shape))
+    corner = needed_boxes(graph, group.layers[0], group.sink + 1, ((0, 1),) * len(group.sink_shape))
     inside = [read for layer in layers for read in layer.reads if read.tensor in produced]
     # Where a layer skips some of what another one makes, or picks one of several inputs, less may be needed.
     is_plain = all(len(read.accesses) == 1 for layer in layers for read in layer.reads)
@@ -141,7 +141,7 @@ def _has_gaps(read: Read, extents: dict[str, int]) -> bool:
 def warm_up(arch: Arch) -> None:
     """Load compiled code, so that no strategy is charged for it."""
     graph = conv_chain([(4, 4, 4, 3), (4, 4, 4, 1)])
-    make_price_group(arch)(Group(graph=graph, first=0, stop=2), 1)
+    make_price_group(arch)(Group.interval(graph, 0, 2), 1)
 
 
 def executed_macs(group: Group, arch: Arch, parts: int) -> int:

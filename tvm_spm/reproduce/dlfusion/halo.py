@@ -48,7 +48,7 @@ def count_macs(group: Group, arch: Arch, parts: int, how: str) -> int:
     step = ceil_div(rows, parts)
     chunks = tuple((begin, min(begin + step, rows)) for begin in range(0, rows, step))
     bounds = balanced_parts(rows, parts) if how == EVEN else chunks
-    factor = recompute_factor(graph, group.first, group.stop, axis=ROWS_AXIS, parts=bounds)
+    factor = recompute_factor(graph, group.layers[0], group.sink + 1, axis=ROWS_AXIS, parts=bounds)
     return int(factor * needed_macs(group))
 
 
@@ -67,7 +67,7 @@ def halo_rows(*, quick: bool) -> pd.DataFrame:
     rows = []
     for name, (begin, end) in BLOCKS.items():
         first, stop = convs[begin], convs[end] + 1
-        group = Group(graph=graph, first=first, stop=stop)
+        group = Group.interval(graph, first, stop)
         for parts in PARTS[::4] if quick else PARTS:
             for how in (EVEN, CHUNKS, MODEL):
                 rows.append(

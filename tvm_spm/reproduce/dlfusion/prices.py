@@ -44,10 +44,11 @@ CanSplit = Callable[[tuple[int, ...], int], bool]
 
 def refuse_block(graph: LayerGraph, first: int, stop: int) -> str | None:
     """Why an interval of layers cannot be one group of the paper, out of which one tensor comes; None if it can."""
-    refusal = refuse_group(graph, first, stop)
+    group = Group.interval(graph, first, stop)
+    refusal = refuse_group(group)
     if refusal is not None:
         return refusal
-    leaving = Group(graph=graph, first=first, stop=stop).leaving
+    leaving = group.leaving
     return f"layer {graph.layers[leaving[0]].name}: its output is also read outside" if len(leaving) > 1 else None
 
 
@@ -88,7 +89,7 @@ class PriceTable:
         key = (self._shape(first, stop), cores)
         if key not in self.known:
             begin = time.perf_counter()
-            price = self.price_group(Group(graph=self.graph, first=first, stop=stop), cores)
+            price = self.price_group(Group.interval(self.graph, first, stop), cores)
             self.known[key] = price, time.perf_counter() - begin
         return key, self.known[key][0]
 
@@ -96,13 +97,13 @@ class PriceTable:
         """Per number of cores, cycles that no price is below."""
         shape = self._shape(first, stop)
         if shape not in self._bounds:
-            found = self.bound_group(Group(graph=self.graph, first=first, stop=stop), self.core_counts)
+            found = self.bound_group(Group.interval(self.graph, first, stop), self.core_counts)
             self._bounds[shape] = dict(zip(self.core_counts, found, strict=True))
         return self._bounds[shape]
 
     def _shape(self, first: int, stop: int) -> Hashable:
         if (first, stop) not in self._shapes:
-            self._shapes[first, stop] = group_key(Group(graph=self.graph, first=first, stop=stop))
+            self._shapes[first, stop] = group_key(Group.interval(self.graph, first, stop))
         return self._shapes[first, stop]
 
 

@@ -253,7 +253,7 @@ def _drawn(blocks: str) -> list[DrawnGroup]:
     found = []
     for block in blocks.split():
         first, last, cores = map(int, block.replace("@", "-").split("-"))
-        found.append(DrawnGroup(first=first, stop=last + 1, num_cores=cores))
+        found.append(DrawnGroup(layers=tuple(range(first, last + 1)), num_cores=cores))
     return found
 
 

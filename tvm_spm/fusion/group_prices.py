@@ -126,9 +126,19 @@ class GroupPrices:
             )
         return tuple(found)
 
-    def plan(self, options_of: OptionsOf, most_layers: int = MAX_GROUP) -> FusionPlan:
+    @property
+    def has_gaps(self) -> bool:
+        """Whether some group is no interval of the one order of layers."""
+        return not all(map(_is_interval, self.orders.steps.values()))
+
+    def plan(
+        self, options_of: OptionsOf, most_layers: int = MAX_GROUP, *, with_gaps: bool = True
+    ) -> FusionPlan:  # fmt: skip
         """The best of all plans of groups of at most so many layers, at the costs that ``options_of`` gives steps."""
-        spans = [span for span, layers in self.orders.steps.items() if len(layers) <= most_layers]
+        spans = [
+            span for span, layers in self.orders.steps.items()
+            if len(layers) <= most_layers and (with_gaps or _is_interval(layers))
+        ]  # fmt: skip
         return plan_groups(self.orders.num_sets - 1, options_of, self._objective.value, spans=spans)
 
     def layers(self, planned: PlannedGroup) -> tuple[int, ...]:
@@ -231,6 +241,10 @@ class GroupPrices:
         except MappingError:
             # Boxes cannot say what it reads.
             return None
+
+
+def _is_interval(layers: tuple[int, ...]) -> bool:
+    return layers[-1] - layers[0] + 1 == len(layers)
 
 
 def groups_of(graph: LayerGraph, alone: Sequence[Alone]) -> ConvexGroups:

@@ -81,9 +81,9 @@ def plan_network(
     prices = GroupPrices(graph, arch, aim, alone, known, should_stop=should_stop, report=run.report)
     most_steps = max(STEPS_OF_ONE_LAYER // len(graph.layers), STEPS_PER_GROUP * prices.num_bounded)
     prices.sample(prices.plan(prices.options, 1))
-    turn = 0
+    turn, with_gaps = 0, not prices.has_gaps
     while True:
-        plan, hoped = prices.plan(prices.options), prices.plan(prices.hopes)
+        plan, hoped = (prices.plan(each, with_gaps=with_gaps) for each in (prices.options, prices.hopes))
         value = aim.value_of(float(plan.cycles), plan.energy_pj)
         least = aim.value_of(hoped.cycles / PARTS, hoped.energy_pj)
         hopes = {
@@ -99,6 +99,10 @@ def plan_network(
             each = -(-(most_steps - prices.num_steps) // len(todo))
             improve_all(todo, each, run.workers, should_stop)
             turn += 1
+            continue
+        if not with_gaps:
+            # intervals come first, lest the hopes of many other groups keep them from being searched
+            turn, with_gaps, most_steps = 0, True, most_steps + most_steps // 2
             continue
         if not should_stop() and any([prices.polish(planned) for planned in plan.groups]):
             continue

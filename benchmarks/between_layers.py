@@ -23,7 +23,7 @@ from __future__ import annotations
 import argparse
 import math
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -121,9 +121,9 @@ def num_bytes_of(tensor: GraphTensor) -> int:
     return bits_to_bytes(math.prod(tensor.shape) * tensor.elem_bits)
 
 
-def is_marked(graph: LayerGraph, first: int, stop: int) -> bool:
+def is_marked(graph: LayerGraph, layers: Sequence[int]) -> bool:
     """Whether a norm or a product with an activation is among the layers."""
-    return any(mark in graph.layers[index].name for index in range(first, stop) for mark in MARKS)
+    return any(mark in graph.layers[index].name for index in layers for mark in MARKS)
 
 
 def group_rows(plan: NetworkPlan, arch: Arch, most_steps: int) -> Iterator[dict[str, object]]:
@@ -133,12 +133,16 @@ def group_rows(plan: NetworkPlan, arch: Arch, most_steps: int) -> Iterator[dict[
     for first in range(len(graph.layers)):
         for stop in range(first + 2, min(first + MOST_LAYERS, len(graph.layers)) + 1):
             names = " > ".join(layer.name for layer in graph.layers[first:stop])
-            if names in seen or not is_marked(graph, first, stop) or refuse_group(graph, first, stop) is not None:
+            if (
+                names in seen
+                or not is_marked(graph, range(first, stop))
+                or refuse_group(Group.interval(graph, first, stop)) is not None
+            ):
                 continue
             seen.add(names)
             cycles, energy_pj = apart(plan, range(first, stop))
             rest_cycles, rest_pj = whole_cycles - cycles, whole_pj - energy_pj
-            proof = prove_group(Group(graph=graph, first=first, stop=stop), arch, most_steps=most_steps)
+            proof = prove_group(Group.interval(graph, first, stop), arch, most_steps=most_steps)
             row: dict[str, object] = {
                 "layers": names,
                 "cycles_apart": cycles,
@@ -178,16 +182,16 @@ def ahead_row(plan: NetworkPlan, first_loads: dict[int, int], arch: Arch) -> dic
     graph, waits, ahead, marked = plan.graph, 0.0, 0.0, []
     rate = arch.dma_bytes_per_cycle * dma_channels(arch)
     idle = float(plan.plan.cycles)
-    for step in plan.plan.groups:
-        choice, alone = step.option.choice, plan.alone[step.first]
+    for layers, step in zip(plan.units, plan.plan.groups, strict=True):
+        choice, alone = step.option.choice, plan.alone[layers[0]]
         cost: Cost | None = choice.cost if isinstance(choice, FusedGroup) else alone.cost
         if cost is None:
             continue
         first_load = cost.dma_stall_cycles if isinstance(choice, FusedGroup) else first_loads.get(alone.task, 0)
-        if isinstance(choice, FusedGroup) and is_marked(graph, step.first, step.stop):
-            marked.append(f"{step.first}..{step.stop - 1}")
+        if isinstance(choice, FusedGroup) and is_marked(graph, layers):
+            marked.append("-".join(map(str, layers)))
         read = {
-            each.tensor: graph.tensors[each.tensor] for index in range(step.first, step.stop)
+            each.tensor: graph.tensors[each.tensor] for index in layers
             for each in graph.layers[index].reads if graph.tensors[each.tensor].producer is None
         }  # fmt: skip
         weights = sum(map(num_bytes_of, read.values()))
@@ -222,7 +226,7 @@ def main() -> None:
             arch = machine(name)
             plan, first_loads = planned(case, arch)
             found: list[tuple[str, dict[str, object]]] = [("ahead", ahead_row(plan, first_loads, arch))]
-            if any(is_marked(plan.graph, index, index + 1) for index in range(len(plan.graph.layers))):
+            if any(is_marked(plan.graph, [index]) for index in range(len(plan.graph.layers))):
                 found += [("norms", norm_row(plan, arch))]
                 if "groups" in options.table:
                     found += [("groups", row) for row in group_rows(plan, arch, options.steps)]

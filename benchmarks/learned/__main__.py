@@ -2,21 +2,21 @@
 
 Eight workloads on six machines; per method the calls of a task until its best is within 5, 2 and 1 % of the best known
 mapping (of all methods, and of evolution on the machine itself with 12,000 calls), the median over tasks and seeds and
-the largest. Values and the pictures of best-so-far go to ``--output``.
+the largest. Values, calls and the pictures of best-so-far go to ``--output``; what is there is not run again.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -44,6 +44,8 @@ WORKLOADS = {
 NEAR = (0.05, 0.02, 0.01)
 BUDGET = 64
 OBJECTIVE = "edp"
+KNOWN = "evolution on the machine"
+"""Whose values count as known, and are not compared."""
 
 
 def best_known(machine: Machine, workload: Workload, rounds: int = 12) -> float:
@@ -66,20 +68,19 @@ def best_known(machine: Machine, workload: Workload, rounds: int = 12) -> float:
     return best
 
 
-def runs(machine: Machine, methods: Sequence[str], seed: int) -> Iterator[tuple[str, list[list[float]], float]]:
-    """Method, values by workload, and seconds of all of them."""
-    for name in methods:
-        begin = time.monotonic()
-        if name in TOGETHER:
-            values = TOGETHER[name](machine, list(WORKLOADS.values()), OBJECTIVE, BUDGET, seed)
-        else:
-            values = []
-            for workload in WORKLOADS.values():
-                case = Case(workload=workload, arch=machine.declared, objective=Objective.of(OBJECTIVE))
-                trace = Trace(case, machine, BUDGET)
-                ALONE[name](trace, seed)
-                values.append(trace.values)
-        yield name, values, time.monotonic() - begin
+def run(machine: Machine, method: str, seed: int) -> tuple[list[list[float]], float]:
+    """Values by workload, and seconds of all of them."""
+    begin = time.monotonic()
+    if method in TOGETHER:
+        values = TOGETHER[method](machine, list(WORKLOADS.values()), OBJECTIVE, BUDGET, seed)
+    else:
+        values = []
+        for workload in WORKLOADS.values():
+            case = Case(workload=workload, arch=machine.declared, objective=Objective.of(OBJECTIVE))
+            trace = Trace(case, machine, BUDGET)
+            ALONE[method](trace, seed)
+            values.append(trace.values)
+    return values, time.monotonic() - begin
 
 
 def calls_until(values: Sequence[float], goal: float) -> float:
@@ -112,6 +113,44 @@ def shown(counts: Sequence[float]) -> str:
     return " ".join("never" if math.isinf(each) else f"{each:.0f}" for each in (middle, most))
 
 
+def collect(path: Path, name: str, machine: Machine, methods: Sequence[str], num_seeds: int) -> pd.DataFrame:
+    """Values of a machine by method, seed, workload and call; what the file knows is not run again."""
+    columns = ["method", "seed", "workload", "call", "value", "seconds"]
+    known = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=columns)
+    for seed in range(num_seeds):
+        for method in methods:
+            if ((known["method"] == method) & (known["seed"] == seed)).any():
+                continue
+            values, seconds = run(machine, method, seed)
+            rows = [
+                (method, seed, workload, at, value, seconds)
+                for workload, line in zip(WORKLOADS, values, strict=True) for at, value in enumerate(line, start=1)
+            ]  # fmt: skip
+            fresh = pd.DataFrame(rows, columns=columns)
+            known = fresh if known.empty else pd.concat([known, fresh])
+            known.to_csv(path, index=False)
+            print(f"  {name}: {method}, seed {seed}: {seconds:.1f} s", file=sys.stderr, flush=True)
+    if not (known["method"] == KNOWN).any():
+        rows = [(KNOWN, 0, each, 1, best_known(machine, WORKLOADS[each]), math.nan) for each in WORKLOADS]
+        known = pd.concat([known, pd.DataFrame(rows, columns=columns)])
+        known.to_csv(path, index=False)
+    return known
+
+
+def calls_of(found: pd.DataFrame) -> pd.DataFrame:
+    """Calls until near the best known: a row a method, seed and workload."""
+    best = found.groupby("workload")["value"].min()
+    rows = []
+    for (method, seed, workload), each in found[found["method"] != KNOWN].groupby(
+        ["method", "seed", "workload"], sort=False
+    ):
+        line = each.sort_values("call")["value"].tolist()
+        until = [calls_until(line, best[workload] * (1 + share)) for share in NEAR]
+        rows.append((method, seed, workload, len(line), *until, 100 * (min(line) / best[workload] - 1)))
+    near = [f"to_{100 * share:.0f}_percent" for share in NEAR]
+    return pd.DataFrame(rows, columns=["method", "seed", "workload", "calls", *near, "above_best_percent"])
+
+
 def main() -> None:
     """Print a row a method and machine."""
     known = machines()
@@ -124,30 +163,23 @@ def main() -> None:
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     print("machine | method | calls to 5 %: median, most | to 2 % | to 1 % | calls made | seconds a run", flush=True)
-    with (options.output / "values.csv").open("a", newline="") as file:
-        table = csv.writer(file)
-        for name in options.machines:
-            machine = known[name]
-            found: dict[str, list[list[list[float]]]] = {}
-            seconds: dict[str, float] = {}
-            for seed in range(options.seeds):
-                for method, values, taken in runs(machine, options.methods, seed):
-                    found.setdefault(method, []).append(values)
-                    seconds[method] = seconds.get(method, 0.0) + taken / options.seeds
-                    for workload, line in zip(WORKLOADS, values, strict=True):
-                        table.writerows((name, method, seed, workload, at, value) for at, value in enumerate(line))
-            best = []
-            for at, workload in enumerate(WORKLOADS.values()):
-                seen = [min(values[at]) for each in found.values() for values in each]
-                best.append(min(best_known(machine, workload), *seen))
-            curves: dict[str, list[list[float]]] = {}
-            for method, each in found.items():
-                lines = [(values[at], best[at]) for values in each for at in range(len(WORKLOADS))]
-                curves[method] = [(np.minimum.accumulate(line) / goal).tolist() for line, goal in lines]
-                near = [shown([calls_until(line, goal * (1 + share)) for line, goal in lines]) for share in NEAR]
-                made = statistics.mean(len(line) for line, _ in lines)
-                print(" | ".join([name, method, *near, f"{made:.0f}", f"{seconds[method]:.0f}"]), flush=True)
-            draw(options.output / f"{name}.svg", curves, name)
+    for name in options.machines:
+        path = options.output / f"values-{name}.csv"
+        found = collect(path, name, known[name], options.methods, options.seeds)
+        calls = calls_of(found)
+        calls.round({"above_best_percent": 3}).to_csv(options.output / f"calls-{name}.csv", index=False)
+        best = found.groupby("workload")["value"].min()
+        curves: dict[str, list[list[float]]] = {}
+        for method, rows in calls.groupby("method", sort=False):
+            near = [shown(rows[column].tolist()) for column in calls.columns if column.startswith("to_")]
+            seconds = found[found["method"] == method].groupby("seed")["seconds"].first().mean()
+            print(" | ".join([name, str(method), *near, f"{rows['calls'].mean():.0f}", f"{seconds:.0f}"]), flush=True)
+            lines = found[found["method"] == method].groupby(["seed", "workload"], sort=False)
+            curves[str(method)] = [
+                (np.minimum.accumulate(line.sort_values("call")["value"]) / best[str(key[1])]).tolist()
+                for key, line in lines
+            ]  # fmt: skip
+        draw(options.output / f"{name}.svg", curves, name)
 
 
 if __name__ == "__main__":

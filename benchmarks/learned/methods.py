@@ -190,7 +190,7 @@ def formula(trace: Trace, seed: int) -> None:
 
 def exact(trace: Trace, seed: int) -> None:
     """The default mapping and the best one by declared numbers."""
-    trace.measure([space_of(trace).require_default(), exact_search(trace.case, most_steps=40).mapping])
+    trace.measure([space_of(trace).require_default(), exact_search(trace.case, perfect=False, most_steps=300).mapping])
 
 
 ALONE: dict[str, Callable[[Trace, int], None]] = {
@@ -201,12 +201,23 @@ ALONE: dict[str, Callable[[Trace, int], None]] = {
 
 
 @dataclass(frozen=True)
-class _Measurer:
+class BlackBox:
+    """A machine as a measurer.
+
+    Attributes:
+        machine: Who answers.
+        asked: Workload and cycles of every call, in order.
+    """
+
     machine: Machine
     name: str = "machine"
+    asked: list[tuple[Workload, int]] = field(default_factory=list)
 
     def measure(self, requests: Sequence[MeasureRequest]) -> list[Measurement]:
-        return [Measurement(cycles=int(self.machine.cycles(each.workload, [each.mapping])[0])) for each in requests]
+        """One call after the other."""
+        cycles = [int(self.machine.cycles(each.workload, [each.mapping])[0]) for each in requests]
+        self.asked.extend((each.workload, found) for each, found in zip(requests, cycles, strict=True))
+        return [Measurement(cycles=found) for found in cycles]
 
 
 def guided(
@@ -218,7 +229,7 @@ def guided(
     Returns:
         Values in the order of the calls, per workload.
     """
-    run = Run(seed=seed, measurer=_Measurer(machine))
+    run = Run(seed=seed, measurer=BlackBox(machine))
     options = TunerOptions(trials=budget)
     cases = [Case(workload=each, arch=machine.declared, objective=Objective.of(objective)) for each in workloads]
     tasks = [GuidedTask(case, options, run, proposer=EXACT, program_of=None) for case in cases]

@@ -44,6 +44,13 @@ SHAPES = (
     (512, 512, 7, 3, 1, 7),
 )
 
+RANDOM = {
+    "conv": Workload.conv2d(K=64, C=64, OY=56, OX=56, FY=3, FX=3, padding=1),
+    "matmul": Workload.matmul(m=128, k=768, n=768),
+    "pointwise": Workload.conv2d(K=24, C=144, OY=28, OX=28, FY=1, FX=1),
+}
+"""Of ResNet-18, BERT and MobileNet-V2."""
+
 NUM_RANDOM = 4000
 NUM_KEPT = 32
 
@@ -88,10 +95,22 @@ def test_one_mapping_at_a_time(benchmark: BenchmarkFixture, shape: tuple[int, in
 
 
 def test_32_cores(benchmark: BenchmarkFixture) -> None:
-    """Contention: nothing is folded across passes."""
+    """Contention: passes are walked until the cores fall into a rhythm."""
     workload, arch = layer(*SHAPES[1]), load_arch("mlu100-32")
     mappings = good_mappings(workload, arch.name, least_cores=28)
     assert mappings
+    benchmark(lambda: simulate_batch(workload, arch, mappings))
+    benchmark.extra_info["simulations_per_s"] = len(mappings) / benchmark.stats.stats.median
+
+
+@pytest.mark.parametrize("name", ["conv", "matmul", "pointwise"])
+def test_random_mappings_on_four_cores(benchmark: BenchmarkFixture, name: str) -> None:
+    """As a search would not choose them: many small tiles, and contention."""
+    workload, arch = RANDOM[name], load_arch("quad-edge")
+    space = MapSpace(workload=workload, arch=arch)
+    batch = space.sample(np.random.default_rng(0), NUM_RANDOM)
+    batch = batch.take(np.flatnonzero(space.check(batch) == 0)[:1000])
+    mappings = [decode(batch, row) for row in range(batch.num_mappings)]
     benchmark(lambda: simulate_batch(workload, arch, mappings))
     benchmark.extra_info["simulations_per_s"] = len(mappings) / benchmark.stats.stats.median
 

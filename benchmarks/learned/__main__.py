@@ -53,10 +53,11 @@ def best_known(machine: Machine, workload: Workload, rounds: int = 12) -> float:
     case = Case(workload=workload, arch=machine.declared, objective=Objective.of(OBJECTIVE))
     true = getattr(machine, "true", machine.declared)
     space = MapSpace(workload=workload, arch=machine.declared)
-    start = exact_search(Case(workload=workload, arch=true, objective=case.objective), most_steps=40).mapping
+    by_formula = Case(workload=workload, arch=true, objective=case.objective)
+    start = [exact_search(by_formula, perfect=perfect, most_steps=300).mapping for perfect in (True, False)]
     best = math.inf
     for seed in range(2):
-        searcher = EvolutionarySearcher(space, rng=np.random.default_rng(seed), start=encode([start]))
+        searcher = EvolutionarySearcher(space, rng=np.random.default_rng(seed), start=encode(start))
         for _ in range(rounds):
             batch = searcher.ask(500)
             if batch.num_mappings == 0:

@@ -3,8 +3,9 @@
 It follows the same lockstep rule as the analytical model, event by event, and adds the wait for shared DRAM channels.
 ``model`` is the ``CostModel``. ``program`` is what a mapping makes the accelerator do, as one tree; compiled,
 ``placement`` says where a core starts, ``passes``, ``pe_array`` and ``dma`` how long a pass and its transfers take,
-``core`` and ``undisturbed`` are the timeline of one core, ``events`` that of all of them. The workload, the accelerator
-and the mapping it is given are the records that the formula reads too (``cost_model.problem``, ``cost_model.nest``).
+``core`` and ``undisturbed`` are the timeline of one core, ``events`` that of all of them, ``rhythm`` what of it
+repeats. The workload, the accelerator and the mapping it is given are the records that the formula reads too
+(``cost_model.problem``, ``cost_model.nest``).
 """
 
 from cost_model.simulator.model import Account, EventCounts, SimulatorModel, account, record, simulate_batch

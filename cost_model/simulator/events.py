@@ -16,6 +16,7 @@ from cost_model.simulator.ledger import TOTAL_FIELDS, Ledger, open_ledger
 from cost_model.simulator.log import MOST_EVENTS, Log, should_stop
 from cost_model.simulator.pe_array import PASS_FIELDS
 from cost_model.simulator.placement import place_core
+from cost_model.simulator.rhythm import NO_REQUEST, keep_time, listen
 from cost_model.simulator.undisturbed import run_undisturbed
 from tvm_spm.jit import entry, kernel
 from tvm_spm.space.mapping_batch import MappingBatch
@@ -26,7 +27,8 @@ records."""
 
 RESULT_FIELDS = COUNTS + PASS_FIELDS
 
-_NO_REQUEST = np.iinfo(np.int64).max
+_LONG = 16
+"""Passes of a core below which nobody listens for a rhythm."""
 
 
 class RunRoom(NamedTuple):
@@ -56,6 +58,10 @@ def _run_cores(
     problem: Problem, nest: Nest, cores: NDArray[np.void], ledger: Ledger, log: Log, banks: Banks, rows_met: Ints
 ) -> None:
     """Serve requests first come, first served, each on the channel that is free earliest, which has its rows open."""
+    # what a transfer waits for rows depends on all before it: no two passes are alike
+    listens = ledger.odometers[0].fold and banks.memory[0].banks == 0 and len(log.account) == 0
+    listens = listens and cores[0].passes_left >= _LONG
+    rhythm = listen(problem, nest, cores[: len(cores) if listens else 0])
     memory, open_rows = banks.memory[0], banks.open_rows
     open_rows[:] = -1
     num_cores, num_channels, bits = len(cores), problem.dram_channels, 0
@@ -68,7 +74,9 @@ def _run_cores(
         free[channel] = channel
     for number in range(num_cores):
         waiting[number] = number
-    while waiting[0] != _NO_REQUEST:
+    while waiting[0] != NO_REQUEST:
+        if listens:
+            keep_time(nest, cores, rhythm, free, waiting, bits)
         time, number = waiting[0] // num_cores, waiting[0] % num_cores
         core = cores[number]
         if core.num_served < core.num_queued:
@@ -82,7 +90,7 @@ def _run_cores(
         is_waiting = advance(problem, nest, core, ledger, log)
         if core.clock < time:
             raise RuntimeError("a core went back in time")
-        waiting[0] = core.clock * num_cores + number if is_waiting else _NO_REQUEST
+        waiting[0] = core.clock * num_cores + number if is_waiting else NO_REQUEST
         sift_down(waiting, num_cores)
 
 

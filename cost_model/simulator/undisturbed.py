@@ -22,7 +22,7 @@ def run_undisturbed(problem: Problem, nest: Nest, core: Core, ledger: Ledger, lo
     """Run a core from its first slot to its last."""
     num_loops, index, like_first, like_last = nest.num_loops[0], core.slot_index, core.like_first, core.like_last
     for loop in range(num_loops):
-        like_first[loop], like_last[loop] = _alike(problem, nest, core, loop)
+        like_first[loop], like_last[loop] = alike(problem, nest, core, loop)
         index[loop] = 0
 
     look_at(problem, nest, core, ledger)
@@ -95,7 +95,7 @@ def _go_to(core: Core, index: Ints, num_loops: int, offset: int) -> bool:
 
 
 @lean
-def _alike(problem: Problem, nest: Nest, core: Core, loop: int) -> tuple[int, int]:
+def alike(problem: Problem, nest: Nest, core: Core, loop: int) -> tuple[int, int]:
     """First and last of the iterations of a DRAM loop that are alike; (-1, -1) if no two are."""
     d, count = nest.loop_dim[0, loop], core.loop_count[loop]
     inside_first, inside_end = 0, core.chunk[d] // nest.tile[HELD, d]

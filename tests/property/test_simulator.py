@@ -52,6 +52,17 @@ def test_folding_changes_nothing(seed: int, shape: tuple[int, int]):
     assert simulate_batch(workload, arch, mappings) == simulate_batch(workload, arch, mappings, fold=False)
 
 
+@settings(max_examples=60, deadline=None)
+@given(seed=seeds, dims=st.tuples(*[st.integers(min_value=20, max_value=200)] * 3), shape=few_cores)
+def test_a_rhythm_of_several_cores_changes_nothing(seed: int, dims: tuple[int, int, int], shape: tuple[int, int]):
+    """Long loops over tiles that are alike: what the cores do there is counted."""
+    rng, (m, k, n) = random.Random(seed), dims
+    workload = Workload.matmul(m=m, k=k, n=n)
+    arch = random_arch(rng, num_cores=shape[0], num_channels=shape[1])
+    mappings = [random_mapping(rng, workload, arch, perfect=i % 2 == 0) for i in range(4)]
+    assert simulate_batch(workload, arch, mappings) == simulate_batch(workload, arch, mappings, fold=False)
+
+
 @settings(max_examples=200, deadline=None)
 @given(seed=seeds, shape=few_cores)
 def test_physical_bounds_hold(seed: int, shape: tuple[int, int]):

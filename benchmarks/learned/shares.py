@@ -25,6 +25,7 @@ from tvm_spm.tuning.guided import Guide, GuidedTask, search_together
 from tvm_spm.tuning.guided.together import PROBES, STEP
 from tvm_spm.tuning.options import EXACT, TunerOptions
 from tvm_spm.tuning.run import Run
+from tvm_spm.tuning.search_path import measure_together
 from tvm_spm.workload import Workload
 
 COUNTS = (4, 3, 1, 1, 4, 4, 48, 12)
@@ -60,7 +61,7 @@ def search(machine: Machine, seed: int, budget: int, *, is_equal: bool) -> list[
         guide = guide.taught([task.answers() for task in tasks], seed)
         for task in tasks:
             task.look(guide, number)
-            task.step(min(STEP, max(0, budget - task.path.num_trials)))
+        measure_together([(task.path, task.next(min(STEP, max(0, budget - task.path.num_trials)))) for task in tasks])
         if len(measurer.asked) == before:
             break
     return latencies(measurer.asked)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from tvm_spm.cost import Cost
+from tvm_spm.exact import shares_channels
 from tvm_spm.mapping import Mapping
 from tvm_spm.result import SearchResult
 from tvm_spm.space.case import Case
@@ -78,11 +79,17 @@ class GuidedTask:
         """Whether any measurement succeeded."""
         return any(trial.cost is not None for trial in self.path.trials.values())
 
-    def start(self, guide: Guide) -> ExactStart | None:
-        """The search of the best mapping by the formula and the numbers that are known; None if not asked for."""
+    def starts(self, guide: Guide) -> list[ExactStart]:
+        """The searches of the best mapping by the formula and the numbers that are known; none if not asked for.
+
+        Where cores share channels of DRAM the formula only estimates their waits, best for equal shares, and its best
+        mapping is one that it flatters: there the best one with equal shares is another start.
+        """
+        case, most_steps = guide.case(self.case), self._options.start_steps
+        kinds = (True, False) if shares_channels(case) else (False,)
         if not self._proposer.starts_exact:
-            return None
-        return ExactStart(case=guide.case(self.case), most_steps=self._options.start_steps, perfect=False)
+            return []
+        return [ExactStart(case=case, most_steps=most_steps, perfect=perfect) for perfect in kinds]
 
     def probes(self, number: int) -> list[Mapping]:
         """A few mappings that are bound by different things, for a fit."""

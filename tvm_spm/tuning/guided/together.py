@@ -17,7 +17,7 @@ from tvm_spm.tuning.options import TunerOptions
 from tvm_spm.tuning.run import Run
 from tvm_spm.tuning.search_path import measure_together
 
-SEARCH_VERSION = 2
+SEARCH_VERSION = 3
 """Raised when the same settings come to try other mappings."""
 
 PROBES = 3
@@ -68,10 +68,14 @@ def search_together(
             del alive[places[at]]
 
     def search(guide: Guide, places: Sequence[int]) -> None:
-        starts = {at: start for at in places if (start := tasks[at].start(guide)) is not None}
-        known = Starts(list(starts.values()), run.workers, run.should_stop)
-        found = {at: known.find(start, run.should_stop) for at, start in starts.items()}
-        measure({at: [each.mapping] for at, each in found.items() if each is not None})
+        starts = [(at, start) for at in places for start in tasks[at].starts(guide)]
+        known = Starts([start for _, start in starts], run.workers, run.should_stop)
+        wanted: dict[int, list[Choice]] = {at: [] for at, _ in starts}
+        for at, start in starts:
+            found = known.find(start, run.should_stop)
+            if found is not None and tasks[at].path.num_trials + len(wanted[at]) < options.trials:
+                wanted[at].append(found.mapping)
+        measure(wanted)
 
     if calibrates and guide.before:
         guide = guide.calibrated([])

@@ -75,7 +75,8 @@ INSIDE = {
         ("network", "rtl", "text"), ("groups", "result", "tasks"),
         ("effort", "export", "plan_data", "side_by_side", "task", "waits", "warm_up"),
         ("baselines", "guided"),
-        ("screen", "search_path"), ("run",), ("run_log",), ("measuring", "saved_run", "store"), ("task_memory",),
+        ("ahead", "screen", "search_path"), ("run",), ("run_log",), ("measuring", "saved_run", "store"),
+        ("task_memory",),
         ("agreement", "attention", "exact_starts", "measurer", "options", "parts", "trial_log"), ("log_lines",),
     ),
     "tvm_spm.deploy": (

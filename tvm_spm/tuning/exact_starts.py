@@ -31,7 +31,7 @@ class ExactStart:
     perfect: bool = True
     is_simulated: bool = False
 
-    def search(self, should_stop: StopRequest) -> SearchResult | None:
+    def search(self, should_stop: Callable[[], bool]) -> SearchResult | None:
         """The best mapping, as far as the budget goes; None if none fits.
 
         Raises:
@@ -70,7 +70,7 @@ class Starts:
             if not isinstance(found, WorkloadError):
                 self._known[starts[at]] = found
 
-    def find(self, start: ExactStart, should_stop: StopRequest) -> SearchResult | None:
+    def find(self, start: ExactStart, should_stop: Callable[[], bool]) -> SearchResult | None:
         """The best mapping; None if none fits.
 
         Raises:

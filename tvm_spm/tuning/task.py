@@ -14,7 +14,8 @@ from tvm_spm.result import SearchResult
 from tvm_spm.space.case import Case
 from tvm_spm.space.constraints import Constraints
 from tvm_spm.space.countable import is_countable, require_countable
-from tvm_spm.tuning.exact_starts import ExactStart, Starts
+from tvm_spm.tuning.ahead import FindsStarts
+from tvm_spm.tuning.exact_starts import ExactStart
 from tvm_spm.tuning.guided.guide import LEAST_VALUE, Guide, answers_on
 from tvm_spm.tuning.guided.pool import Pool
 from tvm_spm.tuning.log_lines import SearchEnd
@@ -39,7 +40,7 @@ def tune_workload(
     *,
     proposer: Proposer = EXACT,
     program_of: ProgramOf | None = None,
-    starts: Starts | None = None,
+    starts: FindsStarts | None = None,
 ) -> SearchResult:
     """Find the mapping of one workload that measures best.
 
@@ -55,7 +56,7 @@ def tune_workload(
         run: Whose trials these are.
         proposer: Who proposes what is screened.
         program_of: The scheduled code of a mapping, for a measurer that runs code.
-        starts: What exact searches found beforehand.
+        starts: Exact searches that ended beforehand, or run beside.
 
     Returns:
         The best mapping among everything that is known of the task, with a bound if the simulator measures. The cost

@@ -16,6 +16,8 @@ from tvm_spm.mapping import Mapping
 from tvm_spm.objective import Objective
 from tvm_spm.result import SearchResult
 from tvm_spm.space.case import Case
+from tvm_spm.space.countable import is_countable
+from tvm_spm.tuning.ahead import searches_ahead
 from tvm_spm.tuning.effort import shares_of, stake_of, trials_of
 from tvm_spm.tuning.exact_starts import Starts
 from tvm_spm.tuning.guided import Guide, GuidedTask, experience_of, search_together
@@ -120,24 +122,32 @@ def _one_by_one(
     order = list(range(len(tasks)))
     if not run.should_stop.is_endless:
         order.sort(key=lambda at: -shares[at])
-    starts = _search_beforehand([(tasks[at], replace(options, trials=trials[at])) for at in order], run)
-    for position, at in enumerate(order):
-        task, num_asked = tasks[at], trials[at]
-        run.progress.phase(f"{task.name} ({position + 1}/{len(tasks)})", total=num_asked, unit="trials")
-        until = run.should_stop.share(max(1.0, share_left / shares[at]))
-        share_left -= shares[at]
-        try:
-            result = tune_workload(
-                task.case, replace(options, trials=num_asked), replace(_run_of(run, task), should_stop=until),
-                program_of=partial(_program_of, extraction, task.index), starts=starts,
-            )  # fmt: skip
-        except (NoMappingError, NoMeasurementError, WorkloadError) as error:
-            found[at] = error
-            continue
-        found[at] = result
-        num_done = result.num_evaluated
-        if num_done < num_asked and not result.certified and until():
-            left_out.append(LeftOut(what="trials", task=task.name, num_done=num_done, num_asked=num_asked))
+    asked = [(tasks[at], replace(options, trials=trials[at])) for at in order]
+    starts = _search_beforehand(asked, run)
+    # What is left of a time limit is shared as tasks end, so that one begins when the other has ended.
+    ahead = [
+        start_of(task.case, options, run) for task, options in asked
+        if run.should_stop.is_endless and not run.workers.are_others
+        and is_countable(task.case.workload, task.case.arch)
+    ]  # fmt: skip
+    with searches_ahead(ahead, run.should_stop, starts) as finder:
+        for position, at in enumerate(order):
+            task, num_asked = tasks[at], trials[at]
+            run.progress.phase(f"{task.name} ({position + 1}/{len(tasks)})", total=num_asked, unit="trials")
+            until = run.should_stop.share(max(1.0, share_left / shares[at]))
+            share_left -= shares[at]
+            try:
+                result = tune_workload(
+                    task.case, replace(options, trials=num_asked), replace(_run_of(run, task), should_stop=until),
+                    program_of=partial(_program_of, extraction, task.index), starts=finder,
+                )  # fmt: skip
+            except (NoMappingError, NoMeasurementError, WorkloadError) as error:
+                found[at] = error
+                continue
+            found[at] = result
+            num_done = result.num_evaluated
+            if num_done < num_asked and not result.certified and until():
+                left_out.append(LeftOut(what="trials", task=task.name, num_done=num_done, num_asked=num_asked))
     return [found[at] for at in range(len(tasks))], left_out, None
 
 

@@ -80,7 +80,7 @@ def test_a_proof_is_the_answer_where_the_formula_is_the_simulator(arch_name: str
         # hardly anything to compute beside the loads, but behind the last one
         (Workload.matmul(m=1, n=1000, k=512), 1000),
         # hardly any SPM tile with two buffers for all
-        (clipped(Workload.conv2d(K=96, C=16, OY=56, OX=56, FY=1, FX=1)), 1500),
+        (clipped(Workload.conv2d(K=96, C=16, OY=28, OX=28, FY=1, FX=1)), 1500),
     ],
     ids=["depthwise", "pointwise", "one_row", "large_outputs"],
 )

@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from cost_model.record import record
 from tvm_spm.exact.any_factors.ports import across, crossing_rate, is_shared
 from tvm_spm.exact.any_factors.tables import ALL_TILES, PASSES, CoreTables, ceil_of
 from tvm_spm.exact.boxes import store_cycles, transfer_cycles
@@ -24,28 +25,6 @@ SLACK = 1e-6
 
 ANY_CYCLES = 1 << 62
 """More than any mapping takes."""
-
-FLOOR_FIELDS = np.dtype(
-    [
-        ("at", np.int64, NUM_DIMS),
-        ("spm", np.int64, NUM_DIMS),
-        ("fitting", np.int64),
-        ("num_passes", np.int64),
-        ("around", np.int64),
-        ("once", np.int64, 2),
-        ("edges", np.int64, 3),
-        ("before", np.int64),
-        ("late", np.int64),
-        ("dma", np.int64, 2),
-        ("cross", np.int64, 2),
-        ("stays", np.int64, (2, 2)),
-        ("energy_pj", np.float64, 2),
-        ("elems_pj", np.float64, 3),
-        ("elem_cycles", np.float64, 3),
-        ("vector_cycles", np.float64),
-        ("bound", np.float64),
-    ]
-)
 
 
 class Floor(Protocol):
@@ -90,6 +69,12 @@ class Floor(Protocol):
     elem_cycles: Floats
     vector_cycles: float
     bound: float
+
+
+FLOOR_FIELDS = record(Floor, {
+    "at": NUM_DIMS, "spm": NUM_DIMS, "once": 2, "edges": 3, "dma": 2, "cross": 2, "stays": (2, 2), "energy_pj": 2,
+    "elems_pj": 3, "elem_cycles": 3,
+})  # fmt: skip
 
 
 @lean

@@ -10,20 +10,17 @@ from numpy.typing import NDArray
 from tvm_spm.exact.any_factors.array_list import Unrollings
 from tvm_spm.exact.any_factors.arrays import allowed_buffers, fitting_buffers
 from tvm_spm.exact.any_factors.floors import Floor, behind_passes, dma_limit
+from tvm_spm.exact.any_factors.pair import Pair, make_pair
+from tvm_spm.exact.any_factors.pair_order import PairOrder, dram_repeats, order_pj
 from tvm_spm.exact.any_factors.pairs import (
-    Pair,
-    PairOrder,
     bound_energy,
     bound_last,
     bound_pair,
-    dram_repeats,
     has_last,
     is_single_step,
-    make_pair,
     measure_energy,
     measure_last,
     measure_passes,
-    order_pj,
     set_pair,
     whole_cycles,
 )

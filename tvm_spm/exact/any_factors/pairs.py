@@ -6,7 +6,6 @@ Bounds ``_sum_slots`` of ``cost_model.analytical.passes`` by sums over steps, an
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 
@@ -17,6 +16,27 @@ from tvm_spm.exact.any_factors.arrays import (
     spanned_whole,
 )
 from tvm_spm.exact.any_factors.floors import ANY_CYCLES, SLACK, Floor
+from tvm_spm.exact.any_factors.pair import (
+    DRAM_PJ,
+    FIRSTS,
+    FULL_PJ,
+    KEPT_LOADS,
+    KEPT_TILES,
+    LOADS,
+    MAY_RETURN,
+    MOST_LOAD,
+    MOST_TIME,
+    NUM_PASSES,
+    ONCE_ELEMS,
+    ONCE_PJ,
+    PASS_LAST_TIME,
+    PASS_TIME,
+    PIECE_PJ,
+    READS,
+    STEP_PJ,
+    Pair,
+    Steps,
+)
 from tvm_spm.exact.any_factors.ports import across, crossing_rate, is_shared, tile_cycles
 from tvm_spm.exact.any_factors.tables import (
     ALL_STEPS,
@@ -34,92 +54,10 @@ from tvm_spm.exact.any_factors.tables import (
     TIME,
     CoreTables,
 )
-from tvm_spm.exact.case_arrays import NONE, SINGLE_STEP, CaseArrays, Floats, Ints, O, objective_of
-from tvm_spm.jit import kernel, lean
+from tvm_spm.exact.case_arrays import NONE, SINGLE_STEP, CaseArrays, Ints, O, objective_of
+from tvm_spm.jit import lean
 from tvm_spm.space.mapping_batch import NUM_DIMS
 from tvm_spm.space.tensors import tile_elems
-
-(
-    FULL_PJ,
-    DRAM_PJ,
-    ONCE_PJ,
-    LOADS,
-    FIRSTS,
-    READS,
-    MOST_LOAD,
-    STEP_PJ,
-    PIECE_PJ,
-    KEPT_LOADS,
-    KEPT_TILES,
-    ONCE_ELEMS,
-    PAIR_FIELDS,
-) = range(13)
-"""Per operand: energy if it moves with every step, once per SPM tile, once per core; cycles of all its tiles (outputs:
-leaving), of the first of each pass (outputs: the last), of partial sums read back; of the largest tile; energy per
-step, and per piece of a PE (outputs: what the first entry of each tile saves); cycles of all tiles, and tiles, if each
-moves once per pass; elements of all its tiles, each counted once."""
-
-NUM_PASSES, PASS_TIME, PASS_LAST_TIME, MOST_TIME, MAY_RETURN, NUM_TIMES = range(6)
-
-
-class Steps(NamedTuple):
-    """Scratch: the steps of some passes of the first core.
-
-    Attributes:
-        cuts: ``(CUT_FIELDS, 8)``, see ``CoreTables.cuts``.
-        passes: SPM tiles per dim.
-        operands: ``(PAIR_FIELDS, 3)``.
-        times: Passes. Cycles of all steps, of the last steps of all passes, of the longest step. Then 1 if sums may
-            leave and be the next ones too, as a smaller last SPM tile is but one array tile along a dim.
-    """
-
-    cuts: Ints
-    passes: Ints
-    operands: Floats
-    times: Floats
-
-
-class Pair(NamedTuple):
-    """Scratch: one SPM tile with one array tile.
-
-    Attributes:
-        tiles: SPM tiles of all cores per dim.
-        loops: Iterations of the SPM loops in a full tile per dim.
-        array: Elements of a full array tile, none beyond the SPM tile.
-        rf: Elements of a PE.
-        end: Elements of the last SPM tile of the first core.
-        all: All passes.
-        last: The last pass, once it is asked for.
-        cycles: ``(5, 8)`` by the operand that stays and by buffers: a floor under all passes of the first core.
-        last_cycles: The same under its last pass, 0 where nobody asked.
-    """
-
-    tiles: Ints
-    loops: Ints
-    array: Ints
-    rf: Ints
-    end: Ints
-    all: Steps
-    last: Steps
-    cycles: Floats
-    last_cycles: Floats
-
-
-@kernel
-def _make_steps() -> Steps:
-    return Steps(
-        np.ones((CUT_FIELDS, NUM_DIMS), dtype=np.int64), np.ones(NUM_DIMS, dtype=np.int64),
-        np.zeros((PAIR_FIELDS, 3), dtype=np.float64), np.zeros(NUM_TIMES, dtype=np.float64),
-    )  # fmt: skip
-
-
-@kernel
-def make_pair() -> Pair:
-    """Scratch for one pair."""
-    ints, floats = np.ones((5, NUM_DIMS), dtype=np.int64), np.zeros((2, SINGLE_STEP + 1, 8), dtype=np.float64)
-    return Pair(
-        ints[0], ints[1], ints[2], ints[3], ints[4], _make_steps(), _make_steps(), floats[0], floats[1]
-    )  # fmt: skip
 
 
 @lean
@@ -417,57 +355,3 @@ def _passes_cycles(case: CaseArrays, steps: Steps, kept: int, double: int, is_re
         most = max(times[MOST_TIME], slot) + behind
         total += max(0.0, moved - (operands[KEPT_TILES, kept] - times[NUM_PASSES]) * most)
     return total
-
-
-class PairOrder(NamedTuple):
-    """Dims of the loops that iterate at DRAM and at SPM, outer to inner; those in use fill the arrays."""
-
-    outer: Ints
-    inner: Ints
-
-
-@lean
-def order_pj(case: CaseArrays, tables: CoreTables, pair: Pair, loops: PairOrder, operand: int) -> float:
-    """Energy of all that moves of an operand between SPM and RF, with the loops in this order."""
-    workload, position, num_outer = case.workload, -1, len(loops.outer)
-    for loop in range(num_outer + len(loops.inner)):
-        d = loops.outer[loop] if loop < num_outer else loops.inner[loop - num_outer]
-        if workload.is_relevant[operand, d]:
-            position = loop
-    steps, pieces = 1.0, 1.0
-    for d in range(NUM_DIMS):
-        if workload.is_relevant[operand, d]:
-            continue
-        all_dram, all_spm = pair.all.passes[d] == 1, pair.loops[d] == 1
-        for loop in range(position):
-            if loop < num_outer and loops.outer[loop] == d:
-                all_dram = True
-            if loop >= num_outer and loops.inner[loop - num_outer] == d:
-                all_spm = True
-        if all_dram and all_spm:
-            steps, pieces = steps * pair.all.cuts[ALL_STEPS, d], pieces * pair.all.cuts[PIECES, d]
-        elif all_dram:
-            steps, pieces = steps * pair.tiles[d], pieces * pair.all.cuts[PIECES_DRAM, d]
-        else:
-            steps, pieces = steps * tables.cores[d], pieces * pair.all.cuts[PIECES_ONCE, d]
-    if operand == O:
-        return pair.all.operands[STEP_PJ, O] * steps - pair.all.operands[PIECE_PJ, O]
-    return pair.all.operands[STEP_PJ, operand] * steps + pair.all.operands[PIECE_PJ, operand] * pieces
-
-
-@lean
-def dram_repeats(case: CaseArrays, tables: CoreTables, floor: Floor, loops: PairOrder, operand: int) -> float:
-    """How often each tile of an operand passes between DRAM and SPM."""
-    workload, position, repeats = case.workload, -1, 1.0
-    for loop in range(len(loops.outer)):
-        if workload.is_relevant[operand, loops.outer[loop]]:
-            position = loop
-    for d in range(NUM_DIMS):
-        if not workload.is_relevant[operand, d]:
-            repeats *= tables.cores[d]
-    for loop in range(position):
-        d = loops.outer[loop]
-        if not workload.is_relevant[operand, d]:
-            # exact: the product over all such loops is a whole number
-            repeats *= tables.tiles[d, floor.at[d], ALL_TILES] / tables.cores[d]
-    return repeats

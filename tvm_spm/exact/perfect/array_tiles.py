@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from cost_model.arrays import UNBOUNDED
 from cost_model.crossing import crossing_cycles
+from cost_model.record import record
 from tvm_spm.exact.case_arrays import ALL_DOUBLE, NONE, CaseArrays, Floats, I, Ints, O, W, objective_of
 from tvm_spm.exact.perfect.pass_time import (
     COMPUTE,
@@ -33,27 +34,6 @@ from tvm_spm.space.mapping_batch import NUM_DIMS
 from tvm_spm.space.tensors import tile_elems
 from tvm_spm.units import ceil_div
 from tvm_spm.workload import Workload
-
-ARRAY_FIELDS = np.dtype(
-    [
-        ("array", np.int64, NUM_DIMS),
-        ("unrolling", np.int64),
-        ("num_pes", np.int64),
-        ("reduction_pes", np.int64),
-        ("fitting", np.int64),
-        ("step", np.int64, STEP_FIELDS),
-        ("slot", np.int64, 4),
-        ("in_pj", np.float64, 3),
-        ("out_pj", np.float64),
-        ("num_steps", np.int64),
-        ("num_tiles", np.int64, 3),
-        ("moved_pj", np.float64, 4),
-        ("kept_pj", np.float64, 4),
-        ("least_pj", np.float64),
-        ("bound", np.float64),
-    ]
-)
-
 
 ARRAYS_AT_ONCE = 20_000
 """RF tiles judged in one call, so that there is a time to stop in between."""
@@ -95,6 +75,11 @@ class ArrayTile(Protocol):
     kept_pj: Floats
     least_pj: float
     bound: float
+
+
+ARRAY_FIELDS = record(ArrayTile, {
+    "array": NUM_DIMS, "step": STEP_FIELDS, "slot": 4, "in_pj": 3, "num_tiles": 3, "moved_pj": 4, "kept_pj": 4,
+})  # fmt: skip
 
 
 class Shapes(NamedTuple):

@@ -173,3 +173,9 @@ def test_workers_end_with_who_started_them(tmp_path: Path):
         started.kill()
     _, alive = psutil.wait_procs(children, timeout=10)
     assert not alive
+
+
+@pytest.mark.parametrize("num_workers", [0, -1])
+def test_no_workers_are_refused(num_workers: int):
+    with pytest.raises(WorkersError, match="needs at least 1"):
+        ProcessWorkers(num_workers)

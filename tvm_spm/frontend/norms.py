@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from tvm import relax, te, tirx, topi
+from tvm import ir, relax, te, tirx, topi
 
 from tvm_spm.workload import dtype_bits
 
@@ -27,12 +27,17 @@ def _normalised(data: te.Tensor, axes: Sequence[int], epsilon: float) -> te.Tens
     return topi.cast(topi.multiply(centred, scale), data.dtype)
 
 
-def _scaled(data: te.Tensor, gamma: te.Tensor, beta: te.Tensor, along: Sequence[int]) -> te.Tensor:
-    """Times ``gamma`` plus ``beta``, whose axes are some of the data's."""
+def _scaled(data: te.Tensor, gamma: te.Tensor, beta: te.Tensor, along: Sequence[int], attrs: ir.Attrs) -> te.Tensor:
+    """Times ``gamma`` and plus ``beta``, whose axes are some of the data's, as far as the attributes ask for them.
+
+    TVM's own lowering applies both whatever they say.
+    """
 
     def element(*at: tirx.Var) -> tirx.PrimExpr:
-        own = [at[axis] for axis in along]
-        return data(*at) * gamma(*own) + beta(*own)
+        own, found = [at[axis] for axis in along], data(*at)
+        if attrs.scale:
+            found = found * gamma(*own)
+        return found + beta(*own) if attrs.center else found
 
     return te.compute(data.shape, element, name="scaled")
 
@@ -41,7 +46,7 @@ def _layer_norm(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     axes = _axes(call)
 
     def layer_norm(data: te.Tensor, gamma: te.Tensor, beta: te.Tensor) -> te.Tensor:
-        return _scaled(_normalised(data, axes, call.attrs.epsilon), gamma, beta, axes)
+        return _scaled(_normalised(data, axes, call.attrs.epsilon), gamma, beta, axes, call.attrs)
 
     return builder.call_te(layer_norm, *call.args)
 
@@ -50,14 +55,32 @@ def _instance_norm(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     axes, channel = _axes(call), int(call.attrs.channel_axis) % call.args[0].ty.ndim
 
     def instance_norm(data: te.Tensor, gamma: te.Tensor, beta: te.Tensor) -> te.Tensor:
-        return _scaled(_normalised(data, axes, call.attrs.epsilon), gamma, beta, [channel])
+        return _scaled(_normalised(data, axes, call.attrs.epsilon), gamma, beta, [channel], call.attrs)
 
     return builder.call_te(instance_norm, *call.args)
+
+
+def _group_norm(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    channel, num_groups = int(call.attrs.channel_axis) % call.args[0].ty.ndim, int(call.attrs.num_groups)
+    # the channels of a group are an axis of their own, behind that of the groups
+    axes = [channel + 1, *(axis + 1 if axis > channel else axis for axis in _axes(call))]
+
+    def group_norm(data: te.Tensor, gamma: te.Tensor, beta: te.Tensor) -> te.Tensor:
+        shape = list(data.shape)
+        split = topi.reshape(
+            data, [*shape[:channel], num_groups, tirx.div(shape[channel], num_groups), *shape[channel + 1 :]]
+        )
+        joined = topi.reshape(_normalised(split, axes, call.attrs.epsilon), shape)
+        return _scaled(joined, gamma, beta, [channel], call.attrs)
+
+    return builder.call_te(group_norm, *call.args)
 
 
 def _axes(call: relax.Call) -> list[int]:
     return [int(axis) % call.args[0].ty.ndim for axis in call.attrs.axes]
 
 
-LOWERINGS: dict[str, Lowering] = {"relax.nn.layer_norm": _layer_norm, "relax.nn.instance_norm": _instance_norm}
+LOWERINGS: dict[str, Lowering] = {
+    "relax.nn.group_norm": _group_norm, "relax.nn.instance_norm": _instance_norm, "relax.nn.layer_norm": _layer_norm,
+}  # fmt: skip
 """Per operator, for ``relax.transform.LegalizeOps``."""

@@ -37,9 +37,14 @@ class ProcessWorkers(Executor):
 
     Args:
         num_workers: Jobs at once.
+
+    Raises:
+        WorkersError: There would be none.
     """
 
     def __init__(self, num_workers: int) -> None:
+        if num_workers < 1:
+            raise WorkersError(f"{num_workers} workers: needs at least 1")
         self.num_workers = num_workers
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []

@@ -149,7 +149,7 @@ def _limits(prices: GroupPrices, num_open: int, most_steps: int, is_stopped: boo
     elif num_open and prices.num_steps < most_steps:
         found.append(f"{MOST_TURNS} plans were made")
     elif num_open:
-        found.append(f"{prices.num_steps:,} of about {most_steps:,} steps were made")
+        found.append(f"{prices.num_steps:,} steps were made, where about {most_steps:,} may be")
     else:
         found.append("regions of groups are convex")
     return tuple(found)

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 
@@ -166,11 +167,20 @@ class Compilation:
 POLL_S = 0.1
 """Seconds between two questions whether to go on waiting."""
 
+_FEW_STEPS = 5
+"""Of an exact search that is run for what it compiles; more would call nothing else."""
+
 
 def load(parts: Iterable[Part]) -> None:
     """Compile, or load, so that nothing compiles later."""
     for part in parts:
-        _COMPILE[part]()
+        _load_once(part)
+
+
+@cache
+def _load_once(part: Part) -> None:
+    """What a process has loaded it keeps: a search after another one waits for nothing."""
+    _COMPILE[part]()
 
 
 def _compile_exact() -> None:
@@ -179,7 +189,7 @@ def _compile_exact() -> None:
 
 def _compile_any_factors() -> None:
     # without the search among perfect factors, which another process may be compiling
-    case, stops = _toy_case(), Stops(None, None, None)
+    case, stops = _toy_case(), Stops(None, _FEW_STEPS, None)
     improve(case, encode([Mapping()]), math.inf, stops)
     AnyFactorsSearch(case, math.inf, stops, (None, math.inf)).run()
     bound_batch(case.workload, case.arch, encode([Mapping()]))

@@ -30,6 +30,7 @@ from tvm_spm import interrupt
 from tvm_spm.arch import load_arch
 from tvm_spm.exact import exact_search
 from tvm_spm.exact.any_factors.join import list_mappings
+from tvm_spm.exact.any_factors.prices import FormulaPrices
 from tvm_spm.exact.any_factors.relaxed import improve
 from tvm_spm.exact.any_factors.search import AnyFactorsSearch
 from tvm_spm.exact.perfect.join import join
@@ -167,9 +168,6 @@ class Compilation:
 POLL_S = 0.1
 """Seconds between two questions whether to go on waiting."""
 
-_FEW_STEPS = 5
-"""Of an exact search that is run for what it compiles; more would call nothing else."""
-
 
 def load(parts: Iterable[Part]) -> None:
     """Compile, or load, so that nothing compiles later."""
@@ -189,9 +187,11 @@ def _compile_exact() -> None:
 
 def _compile_any_factors() -> None:
     # without the search among perfect factors, which another process may be compiling
-    case, stops = _toy_case(), Stops(None, _FEW_STEPS, None)
-    improve(case, encode([Mapping()]), math.inf, stops)
-    AnyFactorsSearch(case, math.inf, stops, (None, math.inf)).run()
+    case, stops = _toy_case(), Stops(None, None, None)
+    near, _ = improve(case, encode([Mapping()]), math.inf, stops)
+    # below a mapping that is known little is left to search, but nothing less is called
+    start = FormulaPrices(case, math.inf).best_of(near, math.inf, stops)
+    AnyFactorsSearch(case, math.inf, stops, start or (None, math.inf)).run()
     bound_batch(case.workload, case.arch, encode([Mapping()]))
 
 

@@ -105,6 +105,9 @@ def _terms_side_by_side(block: Block) -> int:
     for other, size, _ in block.iters:
         analyzer.bind(other, tvm.ir.Range(0, size))
     loads = [load for load in loads_of(block.store.value) if any(_depends(index, var) for index in load.indices)]
+    # sums of one tensor, as in norms, are cheap: they keep their order, in which the network computes them too
+    if len({load.source for load in loads}) < 2:
+        return 0
     for lanes in range(min(_MAX_LANES, extent), _MIN_LANES - 1, -1):
         if extent % lanes:
             continue

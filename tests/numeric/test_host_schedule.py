@@ -52,6 +52,14 @@ def one_row() -> tirx.PrimFunc:
     return te.create_prim_func([left, right, made])
 
 
+def squares() -> tirx.PrimFunc:
+    """Of one tensor, as a norm adds them up: its order is the network's."""
+    data, k = te.placeholder((ROWS, 1024), "int32"), te.reduce_axis((0, 1024), "k")
+    return te.create_prim_func(
+        [data, te.compute((ROWS,), lambda i: te.sum(data[i, k] * data[i, k], axis=k), "squares")]
+    )
+
+
 def largest() -> tirx.PrimFunc:
     """No sum, and two loops that reduce."""
     taken = te.placeholder((ROWS, 12, TERMS), "int32")
@@ -78,13 +86,15 @@ def result(func: tirx.PrimFunc) -> np.ndarray:
     return arguments[-1].numpy()
 
 
-@pytest.mark.parametrize("make", [plain, transposed, heads, one_row, largest, prime])
+@pytest.mark.parametrize("make", [plain, transposed, heads, one_row, squares, largest, prime])
 def test_scheduled_code_computes_the_same(make) -> None:
     func = make()
     np.testing.assert_array_equal(result(schedule_for_host(func)), result(func))
 
 
-@pytest.mark.parametrize(("make", "is_vector"), [(transposed, True), (heads, True), (one_row, True), (prime, False)])
+@pytest.mark.parametrize(
+    ("make", "is_vector"), [(transposed, True), (heads, True), (one_row, True), (prime, False), (squares, False)]
+)
 def test_terms_that_lie_side_by_side_become_vectors(make, is_vector: bool) -> None:
     text = str(schedule_for_host(make()))
     assert ("T.vectorized" in text) == is_vector

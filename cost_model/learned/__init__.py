@@ -2,7 +2,7 @@
 
 ``columns`` names what the model sees of a mapping, ``rows`` fills it in for many mappings, ``features`` is the matrix,
 ``ranker`` orders the mappings of one task by measurements of it, ``residual`` learns over all tasks what the formula
-gets wrong, ``trees`` loads the library of boosted trees.
+gets wrong, ``forest`` evaluates its trees, ``trees`` loads the library of boosted trees.
 """
 
 from __future__ import annotations

@@ -53,25 +53,33 @@ def features(
         estimate: Adds the columns of another model's prediction.
         num_threads: At most so many; default one per CPU. Results do not depend on it.
     """
-    count = batch.num_mappings
-    out = np.zeros((count, len(feature_names(with_estimate=estimate is not None))), dtype=np.float32)
+    fill = filler(workload, arch, batch, estimate)
+    out = np.zeros((batch.num_mappings, len(feature_names(with_estimate=estimate is not None))), dtype=np.float32)
+    in_threads(lambda begin, end: fill(begin, out[begin:end]), batch.num_mappings, num_threads)
+    return out
+
+
+def filler(
+    workload: Workload, arch: Arch, batch: MappingBatch, estimate: Estimate | None
+) -> Callable[[int, NDArray[np.float32]], None]:
+    """Fills a matrix with the features of a mapping and of those that follow it."""
     columns: list[NDArray[Any]] = [np.require(column, requirements=("C", "W")) for column in batch]
     rows, problems, machine = MappingBatch(*columns), problem_of(workload, arch), _machine(arch)
     given = (np.empty(0), np.empty(0)) if estimate is None else (_floats(estimate.cycles), _floats(estimate.energy_pj))
+    return lambda begin, out: feature_rows(problems, machine, rows, begin, given, out)
 
-    def fill(part: tuple[int, int]) -> None:
-        feature_rows(problems, machine, rows, part, given, out)
 
+def in_threads(work: Callable[[int, int], None], count: int, num_threads: int | None = None) -> None:
+    """Work on the mappings from the first to before the second number, in as many parts as are worth a thread."""
     threads = max(1, min(num_threads or os.cpu_count() or 1, count // ROWS_PER_THREAD))
     step = -(-count // threads) if count else 1
     parts = [(begin, min(count, begin + step)) for begin in range(0, count, step)]
     if threads == 1:
         for part in parts:
-            fill(part)
+            work(*part)
     else:
         with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(fill, parts))
-    return out
+            list(pool.map(lambda part: work(*part), parts))
 
 
 @lru_cache(maxsize=8)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cost_model.learned.columns import feature_names
-from cost_model.learned.features import Estimate, features
+from cost_model.learned.features import Estimate, features, filler, in_threads
+from cost_model.learned.forest import DEPTH, Forest, evaluate_forest, forest_of
 from cost_model.learned.trees import import_xgboost
 from tvm_spm.arch import Arch
 from tvm_spm.space.mapping_batch import MappingBatch
 from tvm_spm.workload import Workload
+
+if TYPE_CHECKING:
+    import xgboost
 
 Floats = NDArray[np.float64]
 
@@ -23,6 +29,9 @@ NUM_MEMBERS = 4
 
 NUM_ROUNDS = 30
 """Trees of a member."""
+
+BLOCK = 512
+"""Mappings whose features are kept at hand for the trees: a part of a core's own cache."""
 
 NOTHING = 1e-9
 """Residuals of whole tasks below it are rounding: there is nothing to learn."""
@@ -56,23 +65,29 @@ class LearnedResidual:
 
     Attributes:
         arch: The accelerator as the formula sees it.
-        columns: Features that differ between measurements; others are not looked at.
-        members: Boosters.
+        forest: The members; they look at features only that differ between measurements.
         noise: Standard deviation of what members leave unexplained of measurements that they did not see.
     """
 
     arch: Arch
-    columns: NDArray[np.int64]
-    members: tuple[Any, ...]
+    forest: Forest
     noise: float
 
     def predict(self, workload: Workload, batch: MappingBatch, estimate: Estimate) -> tuple[Floats, Floats]:
         """Expected ``log(measured / formula)`` of each mapping, and its standard deviation."""
-        if batch.num_mappings == 0:
-            return np.zeros(0), np.zeros(0)
-        matrix = features(workload, self.arch, batch, estimate)[:, self.columns]
-        found = np.stack([member.inplace_predict(matrix) for member in self.members]).astype(np.float64)
-        return found.mean(axis=0), np.sqrt(found.var(axis=0) + self.noise**2)
+        fill, width = filler(workload, self.arch, batch, estimate), len(feature_names())
+        mean, variance = np.zeros(batch.num_mappings), np.zeros(batch.num_mappings)
+
+        def work(begin: int, end: int) -> None:
+            room = np.zeros((min(BLOCK, end - begin), width), dtype=np.float32)
+            for first in range(begin, end, BLOCK):
+                part = slice(first, min(first + BLOCK, end))
+                rows = room[: part.stop - part.start]
+                fill(first, rows)
+                evaluate_forest(self.forest, rows, mean[part], variance[part])
+
+        in_threads(work, batch.num_mappings)
+        return mean, np.sqrt(variance + self.noise**2)
 
 
 def fit_residual(arch: Arch, lessons: Sequence[Lesson], *, seed: int = 0) -> LearnedResidual | None:
@@ -92,28 +107,40 @@ def fit_residual(arch: Arch, lessons: Sequence[Lesson], *, seed: int = 0) -> Lea
     known = [lesson for lesson in lessons if lesson.batch.num_mappings]
     if not known or all(np.abs(lesson.residuals).max() < NOTHING for lesson in known):
         return None
-    xgboost = import_xgboost()
     matrix = np.concatenate([features(each.workload, arch, each.batch, each.estimate) for each in known])
     target = np.concatenate([lesson.residuals for lesson in known])
     columns = np.flatnonzero(matrix.max(axis=0) > matrix.min(axis=0))
     if len(columns) == 0:
         columns = np.array([0])
-    names = feature_names()
-    data = xgboost.QuantileDMatrix(
-        matrix[:, columns], label=target, feature_names=[names[at] for at in columns], nthread=1, max_bin=64
-    )
     rng = np.random.default_rng([seed, len(target)])
-    members, unseen = [], []
-    for number in range(NUM_MEMBERS):
-        weights = rng.poisson(1.0, size=len(target)).astype(np.float64)
-        data.set_weight(weights if weights.any() else np.ones(len(target)))
+    weights = [rng.poisson(1.0, size=len(target)).astype(np.float64) for _ in range(NUM_MEMBERS)]
+    threads = max(1, min(NUM_MEMBERS, os.cpu_count() or 1))
+    parts = [range(first, NUM_MEMBERS, threads) for first in range(threads)]
+    # the library waits outside the interpreter's lock, and one thread for a member of so few rows is fastest
+    with ThreadPoolExecutor(threads) as pool:
+        trained = list(pool.map(lambda part: _train(matrix[:, columns], target, weights, part, seed), parts))
+    members = {number: member for part in trained for number, member in part.items()}
+    forest = forest_of([members[number][0] for number in range(NUM_MEMBERS)], columns)
+    errors = np.concatenate([members[number][1][weights[number] == 0] for number in range(NUM_MEMBERS)])
+    noise = float(np.sqrt(np.mean(errors**2))) if len(errors) else float(target.std())
+    return LearnedResidual(arch=arch, forest=forest, noise=noise)
+
+
+def _train(
+    matrix: NDArray[np.float32], target: Floats, weights: Sequence[Floats], members: Sequence[int], seed: int
+) -> dict[int, tuple[xgboost.Booster, Floats]]:
+    """Members by number, and by how much each misses the target."""
+    library = import_xgboost()
+    names = [f"f{at}" for at in range(matrix.shape[1])]
+    data = library.QuantileDMatrix(matrix, label=target, feature_names=names, nthread=1, max_bin=64)
+    found = {}
+    for number in members:
+        data.set_weight(weights[number] if weights[number].any() else np.ones(len(target)))
         parameters = {
-            "objective": "reg:squarederror", "base_score": float(target.mean()), "eta": 0.2, "max_depth": 5,
+            "objective": "reg:squarederror", "base_score": float(target.mean()), "eta": 0.2, "max_depth": DEPTH,
             "min_child_weight": 0.3, "lambda": 0.5, "colsample_bytree": 0.7, "tree_method": "hist", "max_bin": 64,
             "seed": seed + number, "nthread": 1,
         }  # fmt: skip
-        members.append(xgboost.train(parameters, data, num_boost_round=NUM_ROUNDS))
-        unseen.append((members[-1].predict(data) - target)[weights == 0])
-    errors = np.concatenate(unseen)
-    noise = float(np.sqrt(np.mean(errors**2))) if len(errors) else float(target.std())
-    return LearnedResidual(arch=arch, columns=columns, members=tuple(members), noise=noise)
+        booster = library.train(parameters, data, num_boost_round=NUM_ROUNDS)
+        found[number] = booster, booster.predict(data) - target
+    return found

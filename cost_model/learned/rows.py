@@ -251,10 +251,10 @@ def _estimated(
 
 @entry
 def feature_rows(
-    problems: NDArray[np.void], machine: MachineNumbers, batch: MappingBatch, rows: tuple[int, int],
+    problems: NDArray[np.void], machine: MachineNumbers, batch: MappingBatch, begin: int,
     estimate: tuple[NDArray[np.float64], NDArray[np.float64]], out: NDArray[np.float32],
 ) -> None:  # fmt: skip
-    """Fill the rows from the first to before the second; columns of an estimate if there is one."""
+    """A row of ``out`` each for mapping ``begin`` and those that follow; columns of an estimate if there is one."""
     problem = problems[0]
     seen = Seen(
         np.zeros((4, NUM_DIMS), dtype=np.int64),
@@ -262,10 +262,10 @@ def feature_rows(
         np.zeros((2, NUM_DIMS)),
         np.zeros(5),
     )
-    for row in range(rows[0], rows[1]):
+    for row in range(begin, begin + len(out)):
         _look(problem, batch, row, seen)
         seen.tally[:] = 0
-        line = out[row]
+        line = out[row - begin]
         for d in range(NUM_DIMS):
             line[d], line[NUM_DIMS + d] = _log2_whole(problem.dims[d]), _log2_whole(batch.spm[row, d])
             line[2 * NUM_DIMS + d] = _log2_whole(batch.rf[row, d])

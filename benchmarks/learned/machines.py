@@ -1,8 +1,9 @@
-"""Machines to tune for: those that the formula describes, and three that it does not.
+"""Machines to tune for: those that the formula describes, and four that it does not.
 
-``parameters`` differs in numbers that its file does not say. ``conflicts`` has banks besides, of which several PEs may
-want the same one. ``queues`` is another machine altogether, written for this benchmark alone: it shares nothing with
-the formula or the simulator but the mapping; DMA works ahead by more than two tiles, and writes are posted.
+``parameters`` and, of four cores, ``quad-other`` differ in numbers that their file does not say. ``conflicts`` has
+banks besides, of which several PEs may want the same one. ``queues`` is another machine altogether, written for this
+benchmark alone: it shares nothing with the formula or the simulator but the mapping; DMA works ahead by more than two
+tiles, and writes are posted.
 """
 
 from __future__ import annotations
@@ -196,17 +197,21 @@ class MachineMeasurer:
 
 
 def machines() -> dict[str, Machine]:
-    """By name: (a) one core and (b) several, as declared; (c) three foreign ones."""
-    edge = load_arch("edge-256")
-    other = replace(
-        edge, dma=replace(edge.dma, startup_cycles=198.0, cycles_per_byte=0.4),
-        noc=replace(edge.noc, elems_per_cycle=12.0), pe=replace(edge.pe, mac_stages=3),
+    """By name: (a) one core and (b) several, as declared; (c) foreign ones, three of one core and one of four."""
+    edge, quad = load_arch("edge-256"), load_arch("quad-edge")
+    other, quad_other = (
+        replace(
+            arch, dma=replace(arch.dma, startup_cycles=198.0, cycles_per_byte=0.4),
+            noc=replace(arch.noc, elems_per_cycle=12.0), pe=replace(arch.pe, mac_stages=3),
+        )
+        for arch in (edge, quad)
     )  # fmt: skip
     return {
         "edge-256": Known(declared=edge),
-        "quad-edge": Known(declared=load_arch("quad-edge")),
+        "quad-edge": Known(declared=quad),
         "mlu100-32": Known(declared=load_arch("mlu100-32")),
         "parameters": OtherNumbers(declared=edge, true=other),
         "conflicts": OtherNumbers(declared=edge, true=other, num_banks=32),
         "queues": Queues(declared=edge),
+        "quad-other": OtherNumbers(declared=quad, true=quad_other),
     }

@@ -29,7 +29,7 @@ from tvm_spm.space.constraints import DATAFLOWS, SHORT_NAMES, dataflow
 from tvm_spm.space.mapping_batch import MappingBatch, decode, encode
 from tvm_spm.tuning.parts import Baselines
 from tvm_spm.tuning.run import Run
-from tvm_spm.tuning.screen import climb, estimate, space_of
+from tvm_spm.tuning.screen import climb, estimate, is_estimated, space_of
 from tvm_spm.tuning.task_memory import key_of
 from tvm_spm.units import ceil_div
 from tvm_spm.workload import Workload
@@ -171,13 +171,12 @@ def _floor(case: Case, short: str) -> float:
 
 def _random_search(case: Case, num_mappings: int, seed: int) -> Cost | None:
     """The median of some random searches, the best of each measured; None if nothing legal is drawn."""
-    is_estimate = case.arch.cores.count > case.arch.levels.DRAM.channels or case.arch.levels.DRAM.pages is not None
     number = int.from_bytes(hashlib.sha256(key_of(case.workload).encode()).digest()[:4], "big")
     space, bests = space_of(case), []
     for repetition in range(SEEDS):
         searcher = RandomSearcher(space, rng=np.random.default_rng([seed, number, repetition]))
         batch = searcher.ask(num_mappings)
-        order = np.argsort(_price(case, batch), kind="stable")[: _NUM_SIMULATED if is_estimate else 1]
+        order = np.argsort(_price(case, batch), kind="stable")[: _NUM_SIMULATED if is_estimated(case) else 1]
         if order.size:
             costs = simulate_batch(case.workload, case.arch, [decode(batch, int(row)) for row in order])
             bests.append(min(costs, key=lambda each: each.objective(case.objective)))

@@ -13,10 +13,11 @@ from cost_model.analytical.model import evaluate_batch
 from cost_model.calibration import FittedArch, Measured, fit_arch
 from cost_model.learned import Estimate
 from cost_model.learned.residual import LearnedResidual, Lesson, fit_residual
+from cost_model.simulator import simulate_batch
 from tvm_spm.arch import Arch
 from tvm_spm.objective import Objective
 from tvm_spm.space.case import Case
-from tvm_spm.space.mapping_batch import MappingBatch, encode
+from tvm_spm.space.mapping_batch import MappingBatch, decode, encode
 from tvm_spm.trial import Trial
 from tvm_spm.tuning.search_path import SearchPath
 from tvm_spm.workload import Workload
@@ -25,6 +26,9 @@ Floats = NDArray[np.float64]
 
 MIN_LESSONS = 16
 """Measurements of all tasks before a residual is learned."""
+
+MOST_FITS = 3
+"""Of numbers, from what the simulator of the last ones says of waits."""
 
 LEAST_VALUE = float(np.finfo(np.float64).tiny)
 """Stands for an objective of 0, as a machine or a measurer without energy has it, where a logarithm is taken."""
@@ -77,9 +81,11 @@ class Guide:
         fitted: What was fitted to it; None before the first fit, or where the file is believed.
         residual: What the formula still gets wrong; None where that is nothing, or not known yet.
         before: What earlier runs measured, of these workloads or of others.
+        rehearses: Whether the simulator of the machine as it is known is asked, where the formula only estimates it.
     """
 
     declared: Arch
+    rehearses: bool = False
     before: tuple[Answers, ...] = ()
     fitted: FittedArch | None = None
     residual: LearnedResidual | None = None
@@ -90,11 +96,39 @@ class Guide:
         return self.declared if self.fitted is None else self.fitted.arch
 
     def calibrated(self, answers: Sequence[Answers]) -> Guide:
-        """With the numbers of the accelerator fitted to all answers, earlier ones included."""
+        """With the numbers of the accelerator fitted to all answers, earlier ones included.
+
+        Where cores share channels of DRAM the formula is fitted to what is left of the measurements without the waits
+        that the simulator sees and the formula does not. Those are of a machine, so a fit changes them: it is repeated
+        from the machine that it found, and that fit is kept whose simulator is nearest to the measurements.
+        """
+        known = [each for each in (*self.before, *answers) if each.batch.num_mappings]
+        if not self.rehearses:
+            return replace(self, fitted=self._fit(known, [each.cycles for each in known]), residual=None)
+        tried: dict[Arch, tuple[float, FittedArch | None]] = {}
+        at = replace(self, fitted=None)
+        for _ in range(MOST_FITS):
+            simulated = [at.estimate(each.workload, each.batch).cycles for each in known]
+            misses = [np.abs(np.log(own / each.cycles)) for own, each in zip(simulated, known, strict=True)]
+            tried[at.arch] = float(np.mean(np.concatenate([np.zeros(0), *misses]))) if misses else 0.0, at.fitted
+            unwaited = [
+                each.cycles * at.screen(each.workload, each.batch).cycles / own
+                for own, each in zip(simulated, known, strict=True)
+            ]
+            found = self._fit(known, unwaited)
+            if found.arch in tried:
+                tried[found.arch] = tried[found.arch][0], found
+                break
+            at = replace(at, fitted=found)
+        best = min(tried, key=lambda arch: tried[arch][0])
+        return replace(self, fitted=tried[best][1], residual=None)
+
+    def _fit(self, known: Sequence[Answers], cycles: Sequence[Floats]) -> FittedArch:
         measured = [
-            Measured(workload=each.workload, batch=each.batch, cycles=each.cycles) for each in (*self.before, *answers)
+            Measured(workload=each.workload, batch=each.batch, cycles=own)
+            for each, own in zip(known, cycles, strict=True)
         ]
-        return replace(self, fitted=fit_arch(self.declared, measured), residual=None)
+        return fit_arch(self.declared, measured)
 
     def taught(self, answers: Sequence[Answers], seed: int, at_least: int = MIN_LESSONS) -> Guide:
         """With a residual learned from all answers, earlier ones included, if there are at least so many."""
@@ -112,14 +146,28 @@ class Guide:
         """A task on the accelerator as it is known."""
         return replace(case, arch=self.arch)
 
-    def estimate(self, workload: Workload, batch: MappingBatch) -> Estimate:
+    def screen(self, workload: Workload, batch: MappingBatch) -> Estimate:
         """Cycles and energy by the formula."""
         cost = evaluate_batch(workload, self.arch, batch)
         return Estimate(cycles=cost.cycles.astype(np.float64), energy_pj=cost.energy_pj)
 
-    def expect(self, case: Case, batch: MappingBatch) -> Expected:
-        """What is expected of mappings of a task. Energy is what the formula counts."""
-        estimate = self.estimate(case.workload, batch)
+    def estimate(self, workload: Workload, batch: MappingBatch) -> Estimate:
+        """Cycles and energy by what knows most of the machine: its simulator where cores share, else the formula."""
+        found = self.screen(workload, batch)
+        if not self.rehearses or batch.num_mappings == 0:
+            return found
+        costs = simulate_batch(workload, self.arch, [decode(batch, row) for row in range(batch.num_mappings)])
+        return found._replace(cycles=np.array([cost.cycles for cost in costs], dtype=np.float64))
+
+    def expect(self, case: Case, batch: MappingBatch, *, screens: bool = False) -> Expected:
+        """What is expected of mappings of a task. Energy is what the formula counts.
+
+        Args:
+            case: The task.
+            batch: Mappings.
+            screens: By the formula, for many mappings of which few are looked at more closely.
+        """
+        estimate = (self.screen if screens else self.estimate)(case.workload, batch)
         mean = np.log(np.maximum(case.objective.value_of(*estimate), LEAST_VALUE))
         if self.residual is None or case.objective is Objective.ENERGY:
             return Expected(mean, np.zeros(batch.num_mappings))

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 
 import numpy as np
 from numpy.random import Generator
 
 from tvm_spm.mapping import Mapping
-from tvm_spm.searchers import MakeSearcher
+from tvm_spm.searchers import MakeSearcher, Searcher
 from tvm_spm.space.case import Case
 from tvm_spm.space.mapping_batch import MappingBatch, concat, decode
 from tvm_spm.space.mapspace import MapSpace, fingerprints
 from tvm_spm.tuning.guided.guide import Expected, Floats, Guide
+
+LITTLE = 1e-4
+"""Of the logarithm of the objective: less is no step forward."""
 
 LIMIT = 512
 """Mappings that are kept by what is expected of them."""
@@ -22,6 +26,18 @@ STRANGERS = 64
 
 PARENTS = 128
 """Best ones from which evolution starts."""
+
+REHEARSED = 256
+"""Mappings of a generation that the simulator prices,"""
+
+MOST_REHEARSALS = 32
+"""at most so many generations,"""
+
+PATIENCE = 6
+"""and after so many that found nothing better, no more."""
+
+ALIKE = 12
+"""Decimals of what a mapping promises; two that agree in all are not told apart, and one of them is measured."""
 
 EXPLORED = 4
 """Every so manieth mapping that is chosen is drawn at random, once something is learned that may be wrong."""
@@ -54,20 +70,23 @@ class Pool:
         """
         start = concat([known, self._batch.take(slice(0, PARENTS))])
         searcher = self._make_searcher(self._space, rng=rng, start=start)
-        found, expected = [self._batch], [guide.expect(self._case, self._batch)]
+        found, expected = [self._batch], [guide.expect(self._case, self._batch, screens=True)]
         for _ in range(generations):
             batch = searcher.ask(population)
             if batch.num_mappings == 0:
                 break
             found.append(batch)
-            expected.append(guide.expect(self._case, batch))
+            expected.append(guide.expect(self._case, batch, screens=True))
             searcher.tell(batch, expected[-1].mean)
+        self._note(searcher)
+        every, of_every = concat(found), _joined(expected)
+        if guide.rehearses:
+            every, of_every = self._rehearsed(guide, concat([start, _best(every, of_every, PARENTS)[0]]), rng)
         strangers = self._space.sample(rng, STRANGERS)
         strangers = strangers.take(self._space.check(strangers) == 0)
-        self._keep(concat(found), _joined(expected), strangers, guide)
-        self.legal_share = searcher.legal_share
-        for reason, count in searcher.rejected.items():
-            self.rejected[reason] = self.rejected.get(reason, 0) + count
+        kept, of_kept = _best(every, of_every, LIMIT)
+        self._batch = concat([kept, strangers])
+        self._expected = _joined([of_kept, guide.expect(self._case, strangers)])
 
     def gains(self, best: float, tried: Collection[Mapping]) -> tuple[MappingBatch, Floats]:
         """Candidates that were not tried, and by how much each is expected to lower the logarithm of the objective.
@@ -104,19 +123,57 @@ class Pool:
         order = np.argsort(-gains, kind="stable")
         left = rng.permutation(len(gains)).tolist()
         chosen: list[Mapping] = []
-        for place, row in enumerate(order[:number]):
-            pick = left.pop() if explores and place % EXPLORED == EXPLORED - 1 else row
+        promised: set[float] = set()
+        for row in order:
+            if len(chosen) >= number:
+                break
+            # what cannot be told from a mapping that is chosen teaches nothing more
+            promise = round(float(gains[row]), ALIKE)
+            if promise in promised:
+                continue
+            promised.add(promise)
+            pick = left.pop() if explores and len(chosen) % EXPLORED == EXPLORED - 1 else row
             mapping = decode(batch, int(pick))
             if mapping not in chosen:
                 chosen.append(mapping)
         return chosen, float(gains[order[0]]) if len(order) else 0.0
 
-    def _keep(self, batch: MappingBatch, expected: Expected, strangers: MappingBatch, guide: Guide) -> None:
-        _, first = np.unique(fingerprints(batch), return_index=True)
-        order = first[np.argsort(expected.mean[first], kind="stable")][:LIMIT]
-        self._batch = concat([batch.take(order), strangers])
-        kept = Expected(expected.mean[order], expected.deviation[order])
-        self._expected = _joined([kept, guide.expect(self._case, strangers)])
+    def _rehearsed(self, guide: Guide, start: MappingBatch, rng: Generator) -> tuple[MappingBatch, Expected]:
+        """Mappings that evolve by what the simulator says of the machine as it is known, and what is expected of them.
+
+        Args:
+            guide: What is known of the machine.
+            start: Where evolution starts.
+            rng: Of everything random.
+        """
+        searcher = self._make_searcher(self._space, rng=rng, start=start)
+        found, expected = [start.take(slice(0, 0))], [guide.expect(self._case, start.take(slice(0, 0)))]
+        best, idle = math.inf, 0
+        for _ in range(MOST_REHEARSALS):
+            batch = searcher.ask(REHEARSED)
+            if batch.num_mappings == 0 or idle >= PATIENCE:
+                break
+            found.append(batch)
+            expected.append(guide.expect(self._case, batch))
+            searcher.tell(batch, expected[-1].mean)
+            least = float(expected[-1].mean.min())
+            idle = 0 if least < best - LITTLE else idle + 1
+            best = min(best, least)
+        self._note(searcher)
+        return concat(found), _joined(expected)
+
+    def _note(self, searcher: Searcher) -> None:
+        """Count what was not legal."""
+        self.legal_share = searcher.legal_share
+        for reason, count in searcher.rejected.items():
+            self.rejected[reason] = self.rejected.get(reason, 0) + count
+
+
+def _best(batch: MappingBatch, expected: Expected, number: int) -> tuple[MappingBatch, Expected]:
+    """So many mappings that are expected to be best, each once."""
+    _, first = np.unique(fingerprints(batch), return_index=True)
+    order = first[np.argsort(expected.mean[first], kind="stable")][:number]
+    return batch.take(order), Expected(expected.mean[order], expected.deviation[order])
 
 
 def _joined(parts: list[Expected]) -> Expected:

@@ -80,16 +80,20 @@ class GuidedTask:
         return any(trial.cost is not None for trial in self.path.trials.values())
 
     def starts(self, guide: Guide) -> list[ExactStart]:
-        """The searches of the best mapping by the formula and the numbers that are known; none if not asked for.
+        """The search of the best mapping by the numbers that are known; none if not asked for.
 
-        Where cores share channels of DRAM the formula only estimates their waits, best for equal shares, and its best
-        mapping is one that it flatters: there the best one with equal shares is another start.
+        Where cores share channels of DRAM the formula only estimates their waits, and its best mapping is one that it
+        flatters: there the simulator of the machine as it is known decides.
         """
-        case, most_steps = guide.case(self.case), self._options.start_steps
-        kinds = (True, False) if shares_channels(case) else (False,)
         if not self._proposer.starts_exact:
             return []
-        return [ExactStart(case=case, most_steps=most_steps, perfect=perfect) for perfect in kinds]
+        case = guide.case(self.case)
+        return [
+            ExactStart(
+                case=case, most_steps=self._options.start_steps, perfect=False,
+                is_simulated=guide.rehearses and shares_channels(case),
+            )
+        ]  # fmt: skip
 
     def probes(self, number: int) -> list[Mapping]:
         """A few mappings that are bound by different things, for a fit."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from tvm_spm.mapping import Mapping as Choice
 from tvm_spm.objective import Objective
@@ -15,9 +15,10 @@ from tvm_spm.tuning.guided.task import GuidedTask
 from tvm_spm.tuning.measuring import NoMeasurementError
 from tvm_spm.tuning.options import TunerOptions
 from tvm_spm.tuning.run import Run
+from tvm_spm.tuning.screen import is_estimated
 from tvm_spm.tuning.search_path import measure_together
 
-SEARCH_VERSION = 3
+SEARCH_VERSION = 4
 """Raised when the same settings come to try other mappings."""
 
 PROBES = 3
@@ -77,6 +78,7 @@ def search_together(
                 wanted[at].append(found.mapping)
         measure(wanted)
 
+    guide = replace(guide, rehearses=any(is_estimated(task.case) for task in tasks))
     if calibrates and guide.before:
         guide = guide.calibrated([])
     measure({at: [task.default] for at, task in alive.items()})

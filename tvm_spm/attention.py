@@ -12,10 +12,17 @@ from tvm_spm.errors import MappingError, WorkloadError
 from tvm_spm.mapping import Mapping
 from tvm_spm.rejection import Rejection
 from tvm_spm.units import bits_to_bytes, ceil_div
-from tvm_spm.workload import Dims, Operand, Projection, Workload
+from tvm_spm.workload import Dims, Operand, Projection, Workload, dtype_bits
 
 HEAD_DIMS = ("OY", "N", "G")
 """Dims of heads and batch, outer to inner."""
+
+_SUMMED_WIDE = {"float16": "float32", "bfloat16": "float32"}
+
+
+def sum_dtype(dtype: str) -> str:
+    """The type in which the vector unit adds up numbers of another: floats of 16 bits would lose what they add."""
+    return _SUMMED_WIDE.get(dtype, dtype)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,8 +227,9 @@ def is_reloaded(stream: TileStream, work: Attention, mapping: AttentionMapping) 
 def spm_terms(work: Attention, arch: Arch, mapping: AttentionMapping) -> tuple[tuple[str, int], ...]:
     """Bytes of SPM per tensor, in whole banks: all of it is held all the time.
 
-    Maximum, sum and correction of every row take one element each, of the type of the scores. Sums of the first product
-    have a tile of their own where their type is another. What the vector unit works on beside the array is there twice.
+    Maximum and correction of every row take one element each, of the type of the scores, its sum one of ``sum_dtype``.
+    Sums of the first product have a tile of their own where their type is another. What the vector unit works on beside
+    the array is there twice.
     """
     bank = arch.levels.SPM.bank_bytes
     queries, keys = min(mapping.query_tile, work.queries), min(mapping.key_tile, work.keys)
@@ -242,7 +250,11 @@ def spm_terms(work: Attention, arch: Arch, mapping: AttentionMapping) -> tuple[t
     at_once = 2 if mapping.beside else 1
     held += [
         ("scores", sum(bits_to_bytes(queries * keys * width) for width in sums_and_scores.values()), at_once),
-        ("rows", 3 * bits_to_bytes(queries * work.scores.out_bits), at_once),
+        (
+            "rows",
+            bits_to_bytes(queries * (2 * work.scores.out_bits + dtype_bits(sum_dtype(work.scores.out_dtype)))),
+            at_once,
+        ),
         (
             "output",
             bits_to_bytes(queries * work.context.dims.K * out_bits),

@@ -35,11 +35,11 @@ from cost_model.fused.passes import CYCLES, MAC_CYCLES
 from cost_model.fused.queues import finish_times
 from cost_model.transfer import box_transfer
 from tvm_spm.arch import Arch
-from tvm_spm.attention import Attention, AttentionMapping, TileStream, streams_of
+from tvm_spm.attention import Attention, AttentionMapping, TileStream, streams_of, sum_dtype
 from tvm_spm.cost import Cost, Energy, dma_channels
 from tvm_spm.objective import Objective
 from tvm_spm.units import bits_to_bytes, ceil_div
-from tvm_spm.workload import Dims, Projection
+from tvm_spm.workload import Dims, Projection, dtype_bits
 
 MODEL_NAME = "simulator"
 
@@ -49,8 +49,8 @@ OPS_PER_SCORE = 4
 OPS_PER_CORRECTED_ROW = 3
 """Difference and power of two maxima, product with the sum."""
 
-ROW_ACCESSES = 4
-"""Of SPM per row and chunk: maximum and sum are read and written; the correction stays in the vector unit."""
+ROW_ACCESSES = 2
+"""Of SPM per row and chunk: maximum and sum each are read and written; the correction stays in the vector unit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -288,13 +288,14 @@ class Pricing:
         mask_words = sum(mask.elem_bits for mask in work.scores.epilogue.extras) / word_bits
         is_changed = work.scores.epilogue.num_ops_per_elem > 0
         per_score = sum_words + (3 if is_changed else 2) * score_words + mask_words
+        row_sum_words = dtype_bits(sum_dtype(work.scores.out_dtype)) / word_bits
         total = 0.0
         for (rows, columns, is_first), count in self.chunks.items():
-            words = rows * columns * per_score + rows * ROW_ACCESSES * score_words
+            words = rows * columns * per_score + rows * ROW_ACCESSES * (score_words + row_sum_words)
             if not is_first:
                 words += 2 * rows * work.context.dims.K * work.context.O.elem_bits / word_bits
             total += count * words
-        return total + work.heads * work.queries * score_words
+        return total + work.heads * work.queries * row_sum_words
 
     def _finished(self) -> Ints:
         """When each core has finished everything."""

@@ -26,11 +26,18 @@ from schedules.attention.tir import (
     seq,
     tiles,
 )
-from tvm_spm.attention import AttentionMapping
+from tvm_spm.attention import AttentionMapping, sum_dtype
 from tvm_spm.frontend.attention import AttentionSite, depends
 from tvm_spm.frontend.tir.blocks import loads_of
 from tvm_spm.lowering.blocks import substitute
 from tvm_spm.units import ceil_div
+
+
+def _power(score: tvm.ir.Expr, largest: tvm.ir.Expr) -> tvm.ir.Expr:
+    """Of e by the difference of two scores, at most 1."""
+    dtype = str(score.ty.dtype)
+    wide = sum_dtype(dtype)
+    return tirx.exp(score.astype(wide) - largest.astype(wide)).astype(dtype)
 
 
 def attention_func(site: AttentionSite, mapping: AttentionMapping) -> tirx.PrimFunc:
@@ -185,7 +192,7 @@ class _AttentionWriter:
             sums=scores_tile if is_same else tile("sums", mac_dtype, queries, keys),
             scores=scores_tile,
             largest=tile("largest", dtype, queries),
-            row_sum=tile("row_sum", dtype, queries),
+            row_sum=tile("row_sum", sum_dtype(dtype), queries),
             correction=tile("correction", dtype, queries),
             out=tile("O_spm", context.mac.dtype, queries, out_depth),
         )
@@ -272,7 +279,7 @@ class _AttentionWriter:
         def start(i: tvm.ir.Expr) -> tirx.Stmt:
             return seq(
                 spm.largest.store(tirx.min_value(scores.out.dtype), i),
-                spm.row_sum.store(tirx.const(0, scores.out.dtype), i),
+                spm.row_sum.store(tirx.const(0, sum_dtype(scores.out.dtype)), i),
                 loop("c", out_depth, lambda c: spm.out.store(tirx.const(0, context.mac.dtype), i, c)),
             )
 
@@ -288,10 +295,11 @@ class _AttentionWriter:
 
         def finish(i: tvm.ir.Expr, c: tvm.ir.Expr) -> tirx.Stmt:
             at = [*lead, query + i, c]
-            total = spm.row_sum.load(i)
-            value = spm.out.load(i, c) / total.astype(context.mac.dtype)
+            total, wide = spm.row_sum.load(i), sum_dtype(context.mac.dtype)
+            value = spm.out.load(i, c).astype(wide) / total.astype(wide)
             if self.site.is_zero_when_empty:
-                value = tirx.Select(total == tirx.const(0, scores.out.dtype), tirx.const(0, context.mac.dtype), value)
+                value = tirx.Select(total == tirx.const(0, str(total.ty.dtype)), tirx.const(0, wide), value)
+            value = value.astype(context.mac.dtype)
             return tirx.BufferStore(context.out.buffer, context.result(at, value), at)
 
         return seq(
@@ -314,10 +322,10 @@ class _AttentionWriter:
     def _correct(self, spm: _Tiles, pointwise: _Scores, i: tvm.ir.Expr, columns: Extent, key: tvm.ir.Expr) -> tirx.Stmt:
         """One row: scores become powers, and what was summed before refers to the new maximum."""
         largest, factor = spm.largest.load(i), spm.correction.load(i)
-        dtype = self.site.context.mac.dtype
+        dtype, row_dtype = self.site.context.mac.dtype, sum_dtype(self.site.scores.out.dtype)
         correct = seq(
-            spm.correction.store(tirx.exp(factor - largest), i),
-            spm.row_sum.store(spm.row_sum.load(i) * factor, i),
+            spm.correction.store(_power(factor, largest), i),
+            spm.row_sum.store(spm.row_sum.load(i) * factor.astype(row_dtype), i),
             loop("c", self.site.work.context.dims.K,
                  lambda c: spm.out.store(spm.out.load(i, c) * factor.astype(dtype), i, c)),
         )  # fmt: skip
@@ -329,8 +337,8 @@ class _AttentionWriter:
             )),
             *([] if self.keys == self.site.work.keys else [tirx.IfThenElse(key > const(0), correct, None)]),
             loop("j", columns, lambda j: seq(
-                spm.scores.store(tirx.exp(spm.scores.load(i, j) - largest), i, j),
-                spm.row_sum.add(spm.scores.load(i, j), i),
+                spm.scores.store(_power(spm.scores.load(i, j), largest), i, j),
+                spm.row_sum.add(spm.scores.load(i, j).astype(row_dtype), i),
             )),
         )  # fmt: skip
 

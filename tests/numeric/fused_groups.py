@@ -22,7 +22,7 @@ from tvm_spm.workload import DIM_NAMES, Dims, Workload
 R = relax.op
 Builder = relax.BlockBuilder
 Params = list[relax.Var]
-F, B = "float32", "int8"
+F, B, H = "float32", "int8", "float16"
 BRANCHES = [((1, 6, 10, 11), F), ((4, 6, 1, 1), F), ((3, 6, 1, 1), F), ((5, 3, 3, 3), F), ((2, 6, 1, 1), F)]
 BYTES = [((1, 3, 9, 11), B), ((6, 3, 3, 3), B), ((5, 6, 3, 3), B), ((4, 5, 3, 3), B)]
 
@@ -162,6 +162,8 @@ NETWORKS: dict[str, tuple[Shapes, Callable[[Builder, Params], relax.Expr]]] = {
     ),
     "next block": ([((1, 6, 13, 11), F), *[((6, 6, 3, 3), F)] * 3], next_block),
     "squeeze": ([((1, 6, 9, 7), F), ((6, 1, 3, 3), F), ((6, 6, 1, 1), F)], squeeze),
+    "squeeze of halves": ([((1, 6, 9, 7), H), ((6, 1, 3, 3), H), ((6, 6, 1, 1), H)], squeeze),
+    "attention of halves": ([((3, 10, 8), H), ((3, 8, 12), H), ((3, 12, 8), H)], attention),
     "several": (
         [
             ((2, 4, 11, 9), F),
@@ -190,8 +192,8 @@ class Case:
 
 
 LAYERS = {
-    "skip": (0, 1, 2), "next block": (0, 1), "squeeze": (0, 1), "several": (0, 1, 2), "several quantised": (0, 1, 2),
-    "first branch": (0, 5), "branches apart": (0, 2, 4, 5),
+    "skip": (0, 1, 2), "next block": (0, 1), "squeeze": (0, 1), "squeeze of halves": (0, 1), "several": (0, 1, 2),
+    "several quantised": (0, 1, 2), "first branch": (0, 5), "branches apart": (0, 2, 4, 5),
 }  # fmt: skip
 """The group where it is not the whole network: what it writes is read behind it as well, or branches stand between."""
 

@@ -171,6 +171,19 @@ def test_half_precision():
     check(mod, AttentionMapping(query_tile=5, key_tile=4), draw(mod, np.random.default_rng(1), 0.3))
 
 
+def test_rows_of_halves_are_summed_in_more():
+    """A row of 4,096 equal scores: 1,024 ones among as many powers of 1, of which float16 adds up only 2,048."""
+    mod = attention((1, 1, 2, 2), (1, 1, 4096, 2), (1, 1, 4096, 2), dtype="float16")
+    fused = extract(mod).mod
+    site = the_site(fused)
+    values = np.zeros((1, 1, 4096, 2), "float16")
+    values[:, :, 1024:2048] = 1
+    inputs = [np.zeros((1, 1, 2, 2), "float16"), np.zeros((1, 1, 4096, 2), "float16"), values]
+    func = attention_func(site, AttentionMapping(query_tile=2, key_tile=1000))
+    for each in (fused, replace_attention(fused, [(site, func)])):
+        np.testing.assert_array_equal(run(build(each, _ARCH), inputs)[0], np.full((1, 1, 2, 2), 0.25, "float16"))
+
+
 def test_nothing_is_read_before_it_is_staged():
     shape = (2, 2, 11, 8)
     mod = attention(shape, shape, shape, mask=(2, 1, 11, 11))

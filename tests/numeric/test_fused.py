@@ -80,8 +80,10 @@ def check(name: str, mapping: GroupMapping) -> tirx.PrimFunc:
     assert check_group(func, made.group, mapping) is None, str(mapping)
     got = run(func.with_body(poisoned(func.body)), inputs, PIPELINE)
     for one, other in zip(got, want, strict=True):
-        if name == "attention":
-            np.testing.assert_allclose(one, other, rtol=0, atol=1e-5, err_msg=str(mapping))
+        if name.startswith("attention"):
+            np.testing.assert_allclose(
+                one, other, rtol=0, atol=1e-5 if one.dtype == np.float32 else 2.0**-9, err_msg=str(mapping)
+            )
         else:
             np.testing.assert_array_equal(one, other, err_msg=str(mapping))
     return func
@@ -91,7 +93,7 @@ def check(name: str, mapping: GroupMapping) -> tirx.PrimFunc:
 @pytest.mark.parametrize("kept", [(), (2,), (3,), (2, 3)], ids=str)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_groups_compute_what_their_layers_do(name: str, kept: tuple[int, ...], streamed: bool):
-    if name == "attention":
+    if name.startswith("attention"):
         kept = tuple(axis - 2 for axis in kept)
     rng = random.Random(f"{name} {kept} {streamed}")
     check(name, sample_group_mapping(known(name)[0].group, rng, kept=kept, streamed=streamed))

@@ -124,6 +124,21 @@ def test_capacity_names_what_takes_the_space():
     assert refuse_attention(work, EDGE, replace(mapping, key_tile=134)) is not None
 
 
+def test_sums_of_rows_are_float32_for_halves():
+    # 600 queries, banks of 2,048 B: of int16 3 x 1,200 B; the sum of halves takes 2,400 B, as all of float32 do.
+    mapping = AttentionMapping(query_tile=600, key_tile=1)
+    for dtype, num_bytes in (("int16", 4_096), ("float16", 6_144), ("bfloat16", 6_144), ("float32", 8_192)):
+        work = Attention.of(heads=1, queries=600, keys=8, depth=8, dtype=dtype)
+        assert dict(spm_terms(work, EDGE, mapping))["rows"] == num_bytes
+    half, whole = (
+        attention_cost(work, EDGE, mapped(work, EDGE, query_tile=16, key_tile=8)).energy.spm_pj
+        for work in (Attention.of(heads=2, queries=16, keys=32, depth=8, dtype=name) for name in ("float16", "int16"))
+    )
+    # Per head 4 chunks of 16 rows whose sums are read and written, and 16 sums read at the end: a word more each.
+    words = 2 * (4 * 16 * 2 + 16)
+    assert half - whole == pytest.approx(words * EDGE.levels.SPM.access_pj)
+
+
 def test_work_beside_the_array_needs_two_tiles_of_scores():
     # As above with 50 queries and 100 keys: scores 10,000 -> 10,240 twice; rows 300 -> 2048 twice.
     terms = dict(

@@ -163,10 +163,10 @@ def is_softmax(func: tirx.PrimFunc) -> bool:
     ]
     if not all(over_last) or not isinstance(largest.store.value, tirx.Max):
         return False
-    power = powers.store.value
+    power = strip_casts(powers.store.value)
     if not isinstance(power, tvm.ir.Call) or not power.op.name.endswith(".exp"):
         return False
-    shifted, quotient, summed = power.args[0], norm.store.value, total.store.value
+    shifted, quotient, summed = strip_casts(power.args[0]), strip_casts(norm.store.value), total.store.value
     if is_zero_when_empty(func):
         if not _reads(norm, quotient.condition.a, total.buffer, 1):
             return False
@@ -187,14 +187,15 @@ def is_softmax(func: tirx.PrimFunc) -> bool:
 def is_zero_when_empty(func: tirx.PrimFunc) -> bool:
     """Whether the last value of a softmax is 0 where something is 0."""
     blocks = read_blocks(func)
-    value = None if isinstance(blocks, str) else blocks[-1].store.value
+    value = None if isinstance(blocks, str) else strip_casts(blocks[-1].store.value)
     if not isinstance(value, tirx.Select) or not isinstance(value.condition, tirx.EQ):
         return False
     return all(constant(each) == 0 for each in (value.condition.b, value.true_value))
 
 
 def _reads(block: Block, value: tvm.ir.Expr, source: tvm.ir.Var, num_dropped: int) -> bool:
-    """Whether a value is the element of ``source`` where the loops stand, but for the last axes."""
+    """Whether a value is the element of ``source`` where the loops stand, but for the last axes, of any width."""
+    value = strip_casts(value)
     if not isinstance(value, tvm.ir.TensorLoad) or not value.source.same_as(source):
         return False
     variables = [var for var, _, _ in block.iters][: len(block.iters) - num_dropped]

@@ -17,6 +17,7 @@ from tvm_spm.frontend.channel_scales import ChannelScales
 from tvm_spm.frontend.lift import lift_constants
 from tvm_spm.frontend.norms import LOWERINGS
 from tvm_spm.frontend.prologue import Prologues
+from tvm_spm.frontend.sums import sum_in_float32
 from tvm_spm.frontend.transposed import TransposedConvolutions
 from tvm_spm.frontend.wide import WideJoins
 
@@ -45,6 +46,7 @@ def fuse(mod: tvm.IRModule) -> tvm.IRModule:
         ModelError: TVM cannot lower the module.
     """
     transform = relax.transform
+    given = [str(var.name_hint) for var, func in mod.functions_items() if isinstance(func, tvm.tirx.PrimFunc)]
     passes = [
         transform.InlinePrivateFunctions(),
         transform.CanonicalizeBindings(),
@@ -72,6 +74,7 @@ def fuse(mod: tvm.IRModule) -> tvm.IRModule:
         transform.DeadCodeElimination(),
         transform.LegalizeOps(LOWERINGS),
         transform.AnnotateTIROpPattern(),
+        sum_in_float32(given),
         keep_broadcasts_apart,
         transform.FuseOps(),
         transform.FuseTIR(),

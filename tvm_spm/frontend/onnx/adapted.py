@@ -39,20 +39,20 @@ def adapted(
     if operator == "Slice" and opset < _SLICE_READS_INPUTS:
         starts = attrs["starts"]
         bounds = (starts, attrs["ends"], attrs.get("axes", tuple(range(len(starts)))), (1,) * len(starts))
-        return _list([inputs[0], *(relax.const(np.array(each, np.int64)) for each in bounds)]), attrs, opset
+        return input_list([inputs[0], *(relax.const(np.array(each, np.int64)) for each in bounds)]), attrs, opset
     if operator == "Pow" and inputs[0].ty.dtype != inputs[1].ty.dtype and "float" in str(inputs[0].ty.dtype):
-        return _list([inputs[0], _cast(inputs[1], str(inputs[0].ty.dtype))]), attrs, opset
+        return input_list([inputs[0], _cast(inputs[1], str(inputs[0].ty.dtype))]), attrs, opset
     if operator == "NonMaxSuppression" and len(inputs) > 3 and isinstance(inputs[3], GenericConst):
         # ONNX drops boxes that overlap by more than the threshold, TVM those that overlap by it.
         above = np.nextafter(inputs[3].value.numpy(), np.float32(np.inf))
-        return _list([*inputs[:3], relax.const(above, "float32"), *inputs[4:]]), attrs, opset
+        return input_list([*inputs[:3], relax.const(above, "float32"), *inputs[4:]]), attrs, opset
     if operator == "Concat":
         parts = [each for each in inputs if not (isinstance(each, GenericConst) and 0 in each.value.shape)]
-        return _list(parts or list(inputs)), attrs, opset
+        return input_list(parts or list(inputs)), attrs, opset
     return inputs, attrs, opset
 
 
-def _list(inputs: Sequence[Any]) -> Sequence[Any]:
+def input_list(inputs: Sequence[Any]) -> Sequence[Any]:
     """The list of TVM's importer, in which inputs that are left out behind the last one are None."""
     found = onnx_input()
     found.extend(inputs)

@@ -13,7 +13,7 @@ from tvm_spm.frontend.onnx.fold import fold_constants
 from tvm_spm.frontend.onnx.host import HostNodes, value_of
 from tvm_spm.frontend.onnx.writer import opset_of
 
-_ALWAYS = ("Attention", "MeanVarianceNormalization")
+_ALWAYS = ("Attention",)
 """TVM's importer computes something else, or does not know what these leave out."""
 
 _LARGEST_BODY_BYTES = 2**40

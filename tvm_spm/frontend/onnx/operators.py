@@ -17,13 +17,14 @@ from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter, _get_conver
 
 from tvm_spm.errors import ModelError
 from tvm_spm.frontend.fuse import TVM_ERRORS, first_line
-from tvm_spm.frontend.onnx.adapted import adapted, mish
+from tvm_spm.frontend.onnx.adapted import adapted, input_list, mish
 from tvm_spm.frontend.onnx.bodies import body_of
 from tvm_spm.frontend.onnx.bodies import expand_functions as expand_bodies
 from tvm_spm.frontend.onnx.host import HostNodes, host_nodes
 from tvm_spm.frontend.onnx.ignored import refuse_computed, refuse_ignored
 from tvm_spm.frontend.onnx.limited import clip, largest, least
 from tvm_spm.frontend.onnx.limits import refuse_small
+from tvm_spm.frontend.onnx.norms import instance_norm, lp_norm, mean_variance_norm, widened
 from tvm_spm.frontend.onnx.packed import CONVOLUTION, INTEGER_CONVOLUTION, INTEGER_PRODUCT, PRODUCT
 from tvm_spm.frontend.onnx.packed_layers import (
     packed_conv,
@@ -199,7 +200,13 @@ class OnnxImporter(ONNXGraphImporter):
         refuse_ignored(op_name, inputs, attrs, opset)
         if op_name == "Range" and self._host_nodes.nodes[attrs["tvm_custom"]["name"]].output[0] not in self._results:
             refuse_computed(op_name, inputs, (0, 1, 2), opset)  # TVM's fusion reads a length before it is computed
+        wide = widened(op_name, inputs)
+        if wide:
+            rounded = str(inputs[min(wide)].ty.dtype)
+            inputs = input_list([self.bb.emit(wide[at]) if at in wide else each for at, each in enumerate(inputs)])
         found = super()._convert_operator(op_name, inputs, attrs, opset)
+        if wide:
+            found = relax.op.astype(self.bb.emit(found), rounded)
         fields = found.ty.fields if isinstance(found.ty, relax.TupleType) else [found]
         if len(fields) < attrs["tvm_custom"]["num_outputs"]:
             raise NotImplementedError(f"operator {op_name}: only its first {len(fields)} outputs are imported")
@@ -308,7 +315,8 @@ def _one_hot(b: Builder, inputs: list[Tensor | None], attributes: _Attributes) -
 
 
 OPERATORS: dict[str, _Convert] = {
-    "Clip": clip, "ConvInteger": _conv_integer, "MatMulInteger": _matmul_integer, "Max": largest, "Min": least,
+    "Clip": clip, "ConvInteger": _conv_integer, "InstanceNormalization": instance_norm, "LpNormalization": lp_norm,
+    "MatMulInteger": _matmul_integer, "Max": largest, "MeanVarianceNormalization": mean_variance_norm, "Min": least,
     "Mish": mish, "OneHot": _one_hot, "Upsample": upsample, PRODUCT: packed_matmul,
     INTEGER_PRODUCT: packed_matmul_integer, CONVOLUTION: packed_conv, INTEGER_CONVOLUTION: packed_conv_integer,
 }  # fmt: skip

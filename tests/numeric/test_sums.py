@@ -1,0 +1,161 @@
+"""Numbers of 16 bits are added up in more, and rounded once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import tvm
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from tvm import relax, tirx
+
+from tvm_spm.deploy.runtime import build, run
+from tvm_spm.frontend import extract
+from tvm_spm.frontend.load import load_model
+
+SHAPE = (2, 3, 64, 64)
+"""Means of 4,096 numbers."""
+
+LARGEST_ERROR = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
+"""Of one rounding, of a number of 1."""
+
+pool, op = relax.op.nn, relax.op
+
+Floats = NDArray[np.float64]
+
+OPERATORS: dict[str, tuple[Callable[[relax.Expr], relax.Expr], Callable[[Floats], Floats]]] = {
+    "mean": (lambda x: op.mean(x, [2, 3]), lambda x: x.mean((2, 3))),
+    "mean of all": (lambda x: op.mean(x), lambda x: x.mean()),
+    "sum": (lambda x: op.sum(x, [1, 3], keepdims=True), lambda x: x.sum((1, 3), keepdims=True)),
+    "product": (lambda x: op.prod(x, [1]), lambda x: x.prod(1)),
+    "variance": (lambda x: op.variance(x, [2, 3]), lambda x: x.var((2, 3))),
+    "deviation": (lambda x: op.std(x, [2, 3]), lambda x: x.std((2, 3))),
+    "pool": (lambda x: pool.avg_pool2d(x, [32, 32], 32), lambda x: x.reshape(2, 3, 2, 32, 2, 32).mean((3, 5))),
+    "pool of all": (lambda x: pool.adaptive_avg_pool2d(x, [1, 1]), lambda x: x.mean((2, 3), keepdims=True)),
+    "pools of unequal size": (
+        lambda x: pool.adaptive_avg_pool2d(x, [3, 1]),
+        lambda x: np.stack([x[:, :, a:b].mean((2, 3)) for a, b in ((0, 22), (21, 43), (42, 64))], 2)[..., None],
+    ),
+    "softmax": (lambda x: pool.softmax(x, 2), lambda x: np.exp(x) / np.exp(x).sum(2, keepdims=True)),
+    "log of softmax": (lambda x: pool.log_softmax(x, 3), lambda x: x - np.log(np.exp(x).sum(3, keepdims=True))),
+}  # fmt: skip
+
+
+def network(make: Callable[[relax.Expr], relax.Expr], dtype: str) -> tvm.IRModule:
+    builder, x = relax.BlockBuilder(), relax.Var("x", relax.TensorType(SHAPE, dtype))
+    with builder.function("main", [x]):
+        with builder.dataflow():
+            out = builder.emit_output(make(x))
+        builder.emit_func_output(out)
+    return builder.get()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("name", OPERATORS)
+def test_sums_are_rounded_once(name: str, dtype: str):
+    """Numbers around 30, of which 2,185 have the largest sum of float16."""
+    make, wanted = OPERATORS[name]
+    data = np.random.default_rng(0).uniform(27, 33, SHAPE).astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    (got,) = run(relax.build(extract(network(make, dtype)).mod, "llvm"), [data])
+    assert str(got.dtype) == dtype
+    exact = wanted(data.astype("float64"))
+    # one rounding, and those of float32 on the way: variances of numbers around 30 lose a few bits of 24
+    np.testing.assert_allclose(got.astype("float64"), exact, rtol=LARGEST_ERROR[dtype] * 1.01, atol=2.0**-25)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_wide_sums_cost_what_sums_cost(name: str):
+    """Lanes widen what they read and round what they write; only a sum that nothing follows is rounded by itself."""
+    short, wide = (extract(network(OPERATORS[name][0], dtype)).graph for dtype in ("float16", "float32"))
+    if not short.tasks:
+        assert [call.name for call in short.host_calls] == [call.name for call in wide.host_calls]
+        return
+    (short_work,), (wide_work,) = ([task.work for task in graph.tasks] for graph in (short, wide))
+    assert (2 * short_work.read_bytes, 2 * short_work.write_bytes) == (wide_work.read_bytes, wide_work.write_bytes)
+    rounded = short_work.write_bytes // 2 if name in ("sum", "product") else 0
+    assert short_work.num_ops == wide_work.num_ops + rounded
+
+
+def test_what_is_summed_is_fused_as_in_float32():
+    def body(x: relax.Expr) -> relax.Expr:
+        return op.exp(op.sum(op.multiply(op.abs(x), op.abs(x)), [2, 3]))
+
+    names = [[task.name for task in extract(network(body, dtype)).graph.tasks] for dtype in ("float16", "float32")]
+    assert names[0] == names[1]
+
+
+def test_loops_that_the_author_wrote_stay():
+    from tvm import te
+
+    def body(x: te.Tensor) -> te.Tensor:
+        k = te.reduce_axis((0, 64), "k")
+        return te.compute((2, 3, 64), lambda a, b, c: te.sum(x(a, b, c, k), axis=k), name="total")
+
+    builder, x = relax.BlockBuilder(), relax.Var("x", relax.TensorType(SHAPE, "float16"))
+    with builder.function("main", [x]):
+        with builder.dataflow():
+            out = builder.emit_output(builder.call_te(body, x))
+        builder.emit_func_output(out)
+    (func,) = [func for func in extract(builder.get()).mod.functions.values() if isinstance(func, tirx.PrimFunc)]
+    assert "float32" not in str(func)
+
+
+OF_ONNX = {
+    "GlobalAveragePool": {}, "AveragePool": {"kernel_shape": [64, 32], "strides": [64, 32]},
+    "ReduceMean": {"axes": [2, 3]}, "ReduceSum": {"keepdims": 0}, "Softmax": {"axis": 3}, "LogSoftmax": {"axis": 2},
+    "ReduceL1": {"axes": [1]},
+    "ReduceL2": {"axes": [3]}, "ReduceSumSquare": {"axes": [1]}, "ReduceLogSumExp": {"axes": [3]},
+    "ReduceLogSum": {"axes": [2, 3]}, "LpNormalization": {"axis": 3}, "GlobalLpPool": {},
+    "LpPool": {"kernel_shape": [8, 8]}, "InstanceNormalization": {}, "LRN": {"size": 3, "alpha": 0.5},
+    "MeanVarianceNormalization": {"axes": [0, 3]},
+}  # fmt: skip
+
+
+def onnx_model(operator: str, dtype: int, channels: dict[str, NDArray[np.floating]]) -> onnx.ModelProto:
+    node = helper.make_node(operator, ["x", *channels], ["y"], **OF_ONNX[operator])
+    graph = helper.make_graph(
+        [node], "half", [helper.make_tensor_value_info("x", dtype, SHAPE)],
+        [helper.make_tensor_value_info("y", dtype, None)],
+        [numpy_helper.from_array(array, name) for name, array in channels.items()],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+
+
+@pytest.mark.parametrize("operator", OF_ONNX)
+def test_networks_of_float16_are_rounded_once(operator: str):
+    """As onnxruntime computes them in float32, from the same numbers."""
+    rng = np.random.default_rng(1)
+    data = rng.uniform(44, 52, SHAPE).astype("float16")
+    if operator == "ReduceSum":
+        data /= 4096
+    channels = {name: rng.uniform(1, 2, 3).astype("float16") for name in "sb"} if operator[:8] == "Instance" else {}
+    wide = {name: array.astype("float32") for name, array in channels.items()}
+    exact = onnx_model(operator, TensorProto.FLOAT, wide).SerializeToString()
+    (wanted,) = onnxruntime.InferenceSession(exact, providers=["CPUExecutionProvider"]).run(
+        None, {"x": data.astype("float32")}
+    )
+    model = load_model(onnx_model(operator, TensorProto.FLOAT16, channels))
+    (got,) = run(build(extract(model).mod, "edge-256"), [data])
+    assert got.dtype == np.float16
+    # a norm is rounded before it is scaled and before it is shifted, too
+    least = 3 * 2.0**-11 * np.abs(wanted).max() if channels else 2.0**-24
+    np.testing.assert_allclose(got.astype("float64"), wanted, rtol=2.0**-11, atol=least)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_a_vector_over_its_length(order: int):
+    """Where it has none, that is 0; magnitudes are summed, and not numbers."""
+    data = np.array([[3, -4, 0], [0, 0, 0], [-1, 1, 2]], "float32")
+    node = helper.make_node("LpNormalization", ["x"], ["y"], axis=1, p=order)
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [3, 3]) for name in "xy"]
+    graph = helper.make_graph([node], "length", values[:1], values[1:])
+    found = extract(load_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)))
+    assert not found.graph.host_calls
+    lengths = np.array([[7], [1], [4]]) if order == 1 else np.array([[5], [1], [math.sqrt(6)]])
+    np.testing.assert_allclose(run(build(found.mod, "edge-256"), [data])[0], data / lengths, rtol=2.0**-22)

@@ -30,6 +30,9 @@ MIN_LESSONS = 16
 MOST_FITS = 3
 """Of numbers, from what the simulator of the last ones says of waits."""
 
+DOUBTFUL = 0.03
+"""A spread of the logarithm of what a fit leaves; a formula that describes the machine leaves a tenth of it."""
+
 LEAST_VALUE = float(np.finfo(np.float64).tiny)
 """Stands for an objective of 0, as a machine or a measurer without energy has it, where a logarithm is taken."""
 
@@ -94,6 +97,11 @@ class Guide:
     def arch(self) -> Arch:
         """The accelerator that the formula is asked about."""
         return self.declared if self.fitted is None else self.fitted.arch
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether fitted numbers leave so much unexplained that declared ones may be as good for another workload."""
+        return self.fitted is not None and self.arch != self.declared and self.fitted.spread_after > DOUBTFUL
 
     def calibrated(self, answers: Sequence[Answers]) -> Guide:
         """With the numbers of the accelerator fitted to all answers, earlier ones included.

@@ -82,7 +82,9 @@ def search_together(
     if calibrates and guide.before:
         guide = guide.calibrated([])
     measure({at: [task.default] for at, task in alive.items()})
-    search(guide, [at for at, task in alive.items() if task.path.num_trials < options.trials])
+    # what was fitted to other workloads alone may be worse for these than what the file says
+    for believed in [guide, replace(guide, fitted=None)] if guide.is_doubtful else [guide]:
+        search(believed, [at for at, task in alive.items() if task.path.num_trials < options.trials])
     if calibrates:
         if not guide.before and options.trials > PROBES + 2 and not run.should_stop():
             measure({at: task.probes(PROBES) for at, task in alive.items()})

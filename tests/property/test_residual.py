@@ -87,3 +87,12 @@ def test_a_mapping_is_expected_to_do_what_it_does_alone():
         assert (found[0][0], found[1][0]) == (mean[row], deviation[row])
     none = taught.predict(WORKLOAD, many.batch.take(slice(0, 0)), Estimate(np.zeros(0), np.zeros(0)))
     assert [each.size for each in none] == [0, 0]
+
+
+def test_slow_mappings_count_less():
+    batch = lesson(4).batch
+    estimate = Estimate(cycles=np.ones(4), energy_pj=np.ones(4))
+    cycles = np.array([200.0, 100.0, 400.0, 800.0])
+    found = Lesson(workload=WORKLOAD, batch=batch, estimate=estimate, cycles=cycles).weights
+    # 1, 0, 2 and 3 times twice as slow as the best
+    assert found.tolist() == [1 / 4, 1.0, 1 / 9, 1 / 16]

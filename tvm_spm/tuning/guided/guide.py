@@ -83,6 +83,7 @@ class Guide:
         declared: The accelerator of the file.
         fitted: What was fitted to it; None before the first fit, or where the file is believed.
         residual: What the formula still gets wrong; None where that is nothing, or not known yet.
+        is_declined: Whether the declared numbers are used all the same, as what is learned beside them explains more.
         before: What earlier runs measured, of these workloads or of others.
         rehearses: Whether the simulator of the machine as it is known is asked, where the formula only estimates it.
     """
@@ -92,16 +93,17 @@ class Guide:
     before: tuple[Answers, ...] = ()
     fitted: FittedArch | None = None
     residual: LearnedResidual | None = None
+    is_declined: bool = False
 
     @property
     def arch(self) -> Arch:
         """The accelerator that the formula is asked about."""
-        return self.declared if self.fitted is None else self.fitted.arch
+        return self.declared if self.fitted is None or self.is_declined else self.fitted.arch
 
     @property
     def is_doubtful(self) -> bool:
         """Whether fitted numbers leave so much unexplained that declared ones may be as good for another workload."""
-        return self.fitted is not None and self.arch != self.declared and self.fitted.spread_after > DOUBTFUL
+        return self.fitted is not None and bool(self.fitted.numbers) and self.fitted.spread_after > DOUBTFUL
 
     def calibrated(self, answers: Sequence[Answers]) -> Guide:
         """With the numbers of the accelerator fitted to all answers, earlier ones included.
@@ -112,9 +114,11 @@ class Guide:
         """
         known = [each for each in (*self.before, *answers) if each.batch.num_mappings]
         if not self.rehearses:
-            return replace(self, fitted=self._fit(known, [each.cycles for each in known]), residual=None)
+            return replace(
+                self, fitted=self._fit(known, [each.cycles for each in known]), residual=None, is_declined=False
+            )
         tried: dict[Arch, tuple[float, FittedArch | None]] = {}
-        at = replace(self, fitted=None)
+        at = replace(self, fitted=None, is_declined=False)
         for _ in range(MOST_FITS):
             simulated = [at.estimate(each.workload, each.batch).cycles for each in known]
             misses = [np.abs(np.log(own / each.cycles)) for own, each in zip(simulated, known, strict=True)]
@@ -129,7 +133,7 @@ class Guide:
                 break
             at = replace(at, fitted=found)
         best = min(tried, key=lambda arch: tried[arch][0])
-        return replace(self, fitted=tried[best][1], residual=None)
+        return replace(self, fitted=tried[best][1], residual=None, is_declined=False)
 
     def _fit(self, known: Sequence[Answers], cycles: Sequence[Floats]) -> FittedArch:
         measured = [
@@ -139,7 +143,18 @@ class Guide:
         return fit_arch(self.declared, measured)
 
     def taught(self, answers: Sequence[Answers], seed: int, at_least: int = MIN_LESSONS) -> Guide:
-        """With a residual learned from all answers, earlier ones included, if there are at least so many."""
+        """With a residual learned from all answers, earlier ones included, if there are at least so many.
+
+        Where fitted numbers leave much unexplained the residual is also learned beside the declared ones, and those are
+        kept beside which it misses measurements that it did not see by less.
+        """
+        guides = [replace(self, is_declined=False)]
+        if self.is_doubtful:
+            guides.append(replace(self, is_declined=True))
+        taught = [each._taught(answers, seed, at_least) for each in guides]
+        return min(taught, key=lambda each: 0.0 if each.residual is None else each.residual.noise)
+
+    def _taught(self, answers: Sequence[Answers], seed: int, at_least: int) -> Guide:
         lessons = [
             Lesson(
                 workload=each.workload, batch=each.batch, cycles=each.cycles,

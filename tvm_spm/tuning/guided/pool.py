@@ -63,7 +63,7 @@ class Pool:
 
         Args:
             guide: What is known of the machine.
-            known: Mappings that were measured; evolution starts from them too.
+            known: Mappings that were measured, or found otherwise; evolution starts from them too.
             rng: Of everything random.
             generations: Of evolution.
             population: Mappings of each.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from tvm_spm.mapping import Mapping
 from tvm_spm.result import SearchResult
 from tvm_spm.space.case import Case
 from tvm_spm.space.countable import require_countable
-from tvm_spm.space.mapping_batch import decode
+from tvm_spm.space.mapping_batch import concat, decode, encode
 from tvm_spm.tuning.exact_starts import ExactStart
 from tvm_spm.tuning.guided.guide import LEAST_VALUE, Answers, Guide, answers_on
 from tvm_spm.tuning.guided.pool import Pool
@@ -55,6 +56,7 @@ class GuidedTask:
         self.memory = run.memory(case.workload)
         self.path = SearchPath(case, run, self.memory, program_of)
         self._pool = Pool(space, case, proposer.make)
+        self._starts: list[Mapping] = []
         self._candidates: list[Mapping] = []
         self._gain = math.inf
         self._num_idle = 0
@@ -80,20 +82,25 @@ class GuidedTask:
         return any(trial.cost is not None for trial in self.path.trials.values())
 
     def starts(self, guide: Guide) -> list[ExactStart]:
-        """The search of the best mapping by the numbers that are known; none if not asked for.
+        """The searches of the best mapping by the numbers that are known; none if not asked for.
 
-        Where cores share channels of DRAM the formula only estimates their waits, and its best mapping is one that it
-        flatters: there the simulator of the machine as it is known decides.
+        Where cores share channels of DRAM the formula only estimates their waits, best for equal shares, and its best
+        mapping with any factors is one that it flatters: there its best one with equal shares is a start, and that of
+        the simulator of the machine as it is known, as far as its search gets.
         """
         if not self._proposer.starts_exact:
             return []
-        case = guide.case(self.case)
-        return [
-            ExactStart(
-                case=case, most_steps=self._options.start_steps, perfect=False,
-                is_simulated=guide.rehearses and shares_channels(case),
-            )
-        ]  # fmt: skip
+        case, most_steps = guide.case(self.case), self._options.start_steps
+        waits = guide.rehearses and shares_channels(case)
+        found = [ExactStart(case=case, most_steps=most_steps, perfect=False, is_simulated=waits)]
+        return [*found, ExactStart(case=case, most_steps=most_steps, perfect=True)] if waits else found
+
+    def best_start(self, guide: Guide, found: Sequence[Mapping]) -> list[Mapping]:
+        """Of what exact searches found, what is expected to be best; candidates evolve from the others too."""
+        if not found:
+            return []
+        self._starts += [mapping for mapping in found if mapping not in self._starts]
+        return [found[int(np.argmin(guide.expect(self.case, encode(found)).mean))]]
 
     def probes(self, number: int) -> list[Mapping]:
         """A few mappings that are bound by different things, for a fit."""
@@ -120,9 +127,11 @@ class GuidedTask:
             number: Of the round: what is drawn depends on the seed and it alone.
         """
         rng = np.random.default_rng([self._run.seed, number])
-        measured, _ = self.path.measured()
+        known, _ = self.path.measured()
+        if self._starts:
+            known = concat([known, encode(self._starts)])
         self._pool.refresh(
-            guide, measured, rng, generations=self._options.generations, population=self._options.population
+            guide, known, rng, generations=self._options.generations, population=self._options.population
         )
         best = math.log(max(self.path.best_value(), LEAST_VALUE))
         self._candidates, self._gain = self._pool.choose(

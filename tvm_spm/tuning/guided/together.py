@@ -69,14 +69,15 @@ def search_together(
             del alive[places[at]]
 
     def search(guide: Guide, places: Sequence[int]) -> None:
-        starts = [(at, start) for at in places for start in tasks[at].starts(guide)]
+        left = [at for at in places if tasks[at].path.num_trials < options.trials]
+        starts = [(at, start) for at in left for start in tasks[at].starts(guide)]
         known = Starts([start for _, start in starts], run.workers, run.should_stop)
-        wanted: dict[int, list[Choice]] = {at: [] for at, _ in starts}
+        mappings: dict[int, list[Choice]] = {at: [] for at, _ in starts}
         for at, start in starts:
             found = known.find(start, run.should_stop)
-            if found is not None and tasks[at].path.num_trials + len(wanted[at]) < options.trials:
-                wanted[at].append(found.mapping)
-        measure(wanted)
+            if found is not None:
+                mappings[at].append(found.mapping)
+        measure({at: tasks[at].best_start(guide, each) for at, each in mappings.items()})
 
     guide = replace(guide, rehearses=any(is_estimated(task.case) for task in tasks))
     if calibrates and guide.before:
@@ -84,7 +85,7 @@ def search_together(
     measure({at: [task.default] for at, task in alive.items()})
     # what was fitted to other workloads alone may be worse for these than what the file says
     for believed in [guide, replace(guide, fitted=None)] if guide.is_doubtful else [guide]:
-        search(believed, [at for at, task in alive.items() if task.path.num_trials < options.trials])
+        search(believed, list(alive))
     if calibrates:
         if not guide.before and options.trials > PROBES + 2 and not run.should_stop():
             measure({at: task.probes(PROBES) for at, task in alive.items()})

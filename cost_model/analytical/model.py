@@ -15,9 +15,7 @@ The same formula stands in ``tests/oracle``, readable and without compiled code.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -38,6 +36,7 @@ from tvm_spm.cost import Cost, Energy, dma_channels
 from tvm_spm.jit import entry, small
 from tvm_spm.mapping import Mapping
 from tvm_spm.space.mapping_batch import NUM_DIMS, MappingBatch, encode
+from tvm_spm.threads import in_threads, num_threads_of
 from tvm_spm.units import ceil_div
 from tvm_spm.workload import DIM_NAMES, VectorWork, Workload
 
@@ -156,15 +155,14 @@ def _in_threads(
     def run(begin: int, end: int) -> None:
         price(formula_of(workload, arch), rows, (begin, end), result)
 
-    threads = max(1, min(num_threads or os.cpu_count() or 1, count // _MIN_ROWS_PER_THREAD))
+    threads = max(1, min(num_threads_of(num_threads), count // _MIN_ROWS_PER_THREAD))
     # threads take turns: mappings differ in work, and later rows of a search tend to be alike
     step = max(_MIN_ROWS_PER_THREAD, ceil_div(count, 8 * threads))
     parts = [(begin, min(count, begin + step)) for begin in range(0, count, step)]
     if threads == 1:
         run(0, count)
     else:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(lambda part: run(*part), parts))
+        in_threads(lambda part: run(*part), parts, num_threads)
     return result
 
 

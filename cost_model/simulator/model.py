@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +31,7 @@ from tvm_spm.arch import Arch
 from tvm_spm.cost import Cost, Energy, dma_channels
 from tvm_spm.mapping import Mapping
 from tvm_spm.space.mapping_batch import encode
+from tvm_spm.threads import in_threads, num_threads_of
 from tvm_spm.workload import REDUCTION_DIMS, Operand, VectorWork, Workload
 
 MODEL_NAME = "simulator"
@@ -171,11 +170,10 @@ def _run(
         )
         simulate_rows(problem, batch.take(rows), fold, own, log)
 
-    threads = min(num_threads or os.cpu_count() or 1, len(mappings) // _ROWS_PER_THREAD)
+    threads = min(num_threads_of(num_threads), len(mappings) // _ROWS_PER_THREAD)
     if threads > 1:
         parts = [slice(i, i + _ROWS_PER_THREAD) for i in range(0, len(mappings), _ROWS_PER_THREAD)]
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(run, parts))
+        in_threads(run, parts, num_threads)
     elif mappings:
         run(slice(None))
     return room

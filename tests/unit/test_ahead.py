@@ -24,13 +24,6 @@ def three_processors(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("os.cpu_count", lambda: 3)
 
 
-class Here:
-    """Searches here and now."""
-
-    def find(self, start: ExactStart, should_stop: Callable[[], bool]) -> SearchResult | None:
-        return start.search(should_stop)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Noted(ExactStart):
     """Notes its number; the last one goes on until somebody stops it."""
@@ -59,7 +52,7 @@ def test_searches_together_are_those_one_by_one():
     layers = [Workload.conv2d(K=k, C=3, OY=5, OX=7, FY=3, FX=3) for k in (4, 5, 6, 7)]
     cases = [Case(workload=layer, arch=load_arch(name)) for layer in layers for name in ("edge-256", "quad-edge")]
     starts = [ExactStart(case=case, most_steps=300, perfect=False, is_simulated=True) for case in cases]
-    with searches_ahead(starts, lambda: False, Here()) as finder:
+    with searches_ahead(starts, lambda: False) as finder:
         together = [finder.find(start, lambda: False) for start in starts]
     assert together == [start.search(lambda: False) for start in starts]
 
@@ -67,15 +60,23 @@ def test_searches_together_are_those_one_by_one():
 def test_what_nobody_asks_for_does_not_begin():
     begun = list[int]()
     starts = [noted(number, begun) for number in range(9)]
-    with searches_ahead(starts, lambda: False, Here()) as finder:
+    with searches_ahead(starts, lambda: False) as finder:
         finder.find(starts[4], lambda: False)
     assert {4} <= set(begun) <= {4, 5, 6}
+
+
+def test_those_that_will_be_asked_for_begin_before():
+    begun = list[int]()
+    starts = [noted(number, begun) for number in range(9)]
+    with searches_ahead(starts, lambda: False, begins=True):
+        assert all(starts[number].has_begun.wait(timeout=60) for number in range(3))
+    assert sorted(begun) == [0, 1, 2]
 
 
 def test_searches_under_way_end_with_the_block():
     begun = list[int]()
     starts = [noted(0, begun), noted(1, begun, is_endless=True)]
-    with searches_ahead(starts, lambda: False, Here()) as finder:
+    with searches_ahead(starts, lambda: False) as finder:
         finder.find(starts[0], lambda: False)
         assert starts[1].has_begun.wait(timeout=60)
 
@@ -83,14 +84,14 @@ def test_searches_under_way_end_with_the_block():
 def test_an_error_is_for_who_asks():
     begun = list[int]()
     starts = [noted(0, begun), noted(1, begun, fails=True)]
-    with searches_ahead(starts, lambda: False, Here()) as finder:
+    with searches_ahead(starts, lambda: False) as finder:
         assert finder.find(starts[0], lambda: False) is None
         with pytest.raises(WorkloadError, match="no such dim"):
             finder.find(starts[1], lambda: False)
 
 
-def test_what_was_not_announced_is_searched_by_others():
+def test_what_was_not_announced_is_searched_too():
     begun = list[int]()
-    with searches_ahead([noted(0, begun)], lambda: False, Here()) as finder:
+    with searches_ahead([noted(0, begun)], lambda: False) as finder:
         assert finder.find(noted(7, begun), lambda: False) is None
     assert begun == [7]

@@ -49,6 +49,7 @@ ROOMS = (
         "tvm_spm.interrupt",
         "tvm_spm.jit",
         "tvm_spm.terminal",
+        "tvm_spm.threads",
         "tvm_spm.tile",
         "tvm_spm.transfer",
         "tvm_spm.units",

@@ -13,7 +13,7 @@ from tvm_spm.errors import WorkloadError
 from tvm_spm.jit import lean
 from tvm_spm.space.case import Case
 from tvm_spm.space.constraints_batch import RF, rules_of
-from tvm_spm.space.legality_batch import Limits, limits_of
+from tvm_spm.space.legality_batch import Limits, fits_spm, limits_of
 from tvm_spm.space.mapping_batch import NUM_DIMS
 from tvm_spm.workload import DIM_NAMES
 
@@ -107,6 +107,18 @@ def arrays_of(case: Case, energy_cap_pj: float) -> CaseArrays:
         outside=rules.outside,
         rf_double=int(rules.double[1]),
     )
+
+
+@lean
+def fitting_of(case: CaseArrays, tile: Ints) -> int:
+    """Bit ``b`` is set if an SPM tile fits when the operands with the bits ``b`` have two buffers."""
+    if fits_spm(case.limits, tile, ALL_DOUBLE):
+        return (1 << (ALL_DOUBLE + 1)) - 1
+    fitting = 0
+    for double in range(ALL_DOUBLE):
+        if fits_spm(case.limits, tile, double):
+            fitting |= 1 << double
+    return fitting
 
 
 @lean

@@ -25,27 +25,27 @@ class Ahead:
     """Does a few searches at once, as many as there are threads.
 
     A search depends on its question alone, so that the order in which they end changes nothing. Those after one begin
-    when that one is asked for.
+    when that one is asked for. What was not announced is searched here and now.
 
     Args:
         starts: In the order in which they will be asked for.
         pool: So many threads.
         num_threads: See above.
         should_stop: Asked in every search.
-        others: Finds all else.
     """
 
     def __init__(
-        self,
-        starts: Sequence[ExactStart],
-        pool: Executor,
-        num_threads: int,
-        should_stop: Callable[[], bool],
-        others: FindsStarts,
+        self, starts: Sequence[ExactStart], pool: Executor, num_threads: int, should_stop: Callable[[], bool]
     ) -> None:
         self._starts, self._pool, self._num_threads = list(starts), pool, num_threads
-        self._should_stop, self._others = should_stop, others
+        self._should_stop = should_stop
         self._begun: dict[ExactStart, Future[SearchResult | None]] = {}
+
+    def begin(self, first: int) -> None:
+        """Begin as many searches as there are threads, if they have not begun."""
+        for each in self._starts[first : first + self._num_threads]:
+            if each not in self._begun:
+                self._begun[each] = self._pool.submit(each.search, self._should_stop)
 
     def find(self, start: ExactStart, should_stop: Callable[[], bool]) -> SearchResult | None:
         """Wait for a search.
@@ -54,32 +54,29 @@ class Ahead:
             WorkloadError: A dim of the workload is unlike that of any convolution or matrix product.
         """
         if start not in self._starts:
-            return self._others.find(start, should_stop)
-        first = self._starts.index(start)
-        for each in self._starts[first : first + self._num_threads]:
-            if each not in self._begun:
-                self._begun[each] = self._pool.submit(each.search, self._should_stop)
+            return start.search(should_stop)
+        self.begin(self._starts.index(start))
         return self._begun[start].result()
 
 
 @contextmanager
 def searches_ahead(
-    starts: Sequence[ExactStart], should_stop: Callable[[], bool], others: FindsStarts
-) -> Iterator[FindsStarts]:
+    starts: Sequence[ExactStart], should_stop: Callable[[], bool], *, begins: bool = False
+) -> Iterator[Ahead]:
     """Search a few tasks at once, until the block ends.
 
     Args:
         starts: In the order in which they will be asked for.
         should_stop: Asked in every search.
-        others: Finds all else.
+        begins: Whether the first are known to be asked for, so that they begin before.
     """
-    if not starts:
-        yield others
-        return
     leaving, num_threads = threading.Event(), os.cpu_count() or 1
     with ThreadPoolExecutor(num_threads, thread_name_prefix="searches") as pool:
+        ahead = Ahead(starts, pool, num_threads, lambda: leaving.is_set() or should_stop())
         try:
-            yield Ahead(starts, pool, num_threads, lambda: leaving.is_set() or should_stop(), others)
+            if begins:
+                ahead.begin(0)
+            yield ahead
         finally:
             leaving.set()
             pool.shutdown(wait=False, cancel_futures=True)

@@ -17,7 +17,7 @@ from tvm_spm.objective import Objective
 from tvm_spm.result import SearchResult
 from tvm_spm.space.case import Case
 from tvm_spm.space.countable import is_countable
-from tvm_spm.tuning.ahead import searches_ahead
+from tvm_spm.tuning.ahead import FindsStarts, searches_ahead
 from tvm_spm.tuning.effort import shares_of, stake_of, trials_of
 from tvm_spm.tuning.exact_starts import Starts
 from tvm_spm.tuning.guided import Guide, GuidedTask, experience_of, search_together
@@ -113,24 +113,26 @@ def _one_by_one(
     extraction: Extraction, tasks: list[_Task], options: TunerOptions, run: Run
 ) -> tuple[list[SearchResult | SpmError], list[LeftOut], None]:
     """With the simulator, which the formula describes: each task gets the effort that it is worth."""
-    stakes = [stake_of(task.case.workload, task.count, task.case.arch) for task in tasks]
-    shares = shares_of(stakes, tasks[0].case.objective) if tasks else []
-    trials = trials_of(shares, options.trials, options.batch)
     found: dict[int, SearchResult | SpmError] = {}
     left_out: list[LeftOut] = []
-    share_left = 1.0
-    order = list(range(len(tasks)))
-    if not run.should_stop.is_endless:
-        order.sort(key=lambda at: -shares[at])
-    asked = [(tasks[at], replace(options, trials=trials[at])) for at in order]
-    starts = _search_beforehand(asked, run)
     # What is left of a time limit is shared as tasks end, so that one begins when the other has ended.
+    is_ahead = run.should_stop.is_endless and not run.workers.are_others
     ahead = [
-        start_of(task.case, options, run) for task, options in asked
-        if run.should_stop.is_endless and not run.workers.are_others
-        and is_countable(task.case.workload, task.case.arch)
+        start_of(task.case, options, run) for task in tasks
+        if is_ahead and options.trials > 1 and is_countable(task.case.workload, task.case.arch)
     ]  # fmt: skip
-    with searches_ahead(ahead, run.should_stop, starts) as finder:
+    # Without a log nothing is known, so that all are searched.
+    with searches_ahead(ahead, run.should_stop, begins=run.log is None) as finds_ahead:
+        stakes = [stake_of(task.case.workload, task.count, task.case.arch) for task in tasks]
+        shares = shares_of(stakes, tasks[0].case.objective) if tasks else []
+        trials = trials_of(shares, options.trials, options.batch)
+        share_left = 1.0
+        order = list(range(len(tasks)))
+        if not run.should_stop.is_endless:
+            order.sort(key=lambda at: -shares[at])
+        finder: FindsStarts = finds_ahead
+        if run.workers.are_others:
+            finder = _search_beforehand([(tasks[at], replace(options, trials=trials[at])) for at in order], run)
         for position, at in enumerate(order):
             task, num_asked = tasks[at], trials[at]
             run.progress.phase(f"{task.name} ({position + 1}/{len(tasks)})", total=num_asked, unit="trials")
@@ -155,7 +157,7 @@ def _search_beforehand(tasks: Sequence[tuple[_Task, TunerOptions]], run: Run) ->
     """What the exact searches of all tasks find, where there are workers for them; they get half of the time."""
     starts = [
         start_of(task.case, options, run) for task, options in tasks
-        if run.workers.are_others and will_search(task.case, options, _run_of(run, task))
+        if will_search(task.case, options, _run_of(run, task))
     ]  # fmt: skip
     if starts:
         run.progress.phase("exact searches", total=len(starts), unit="tasks")

@@ -91,21 +91,26 @@ def join(
     unrollings: Unrollings,
     floors: NDArray[np.void],
     arrays: NDArray[np.void],
+    least: Floats,
     limit: float,
     found: NDArray[np.void],
 ) -> tuple[int, int]:
     """Fill ``found`` with all classes of mappings below some SPM tiles with a bound below a limit.
 
+    Args:
+        case: What is searched.
+        tables: For the factors across cores.
+        unrollings: Those of the array tiles.
+        floors: The SPM tiles.
+        arrays: Array tiles, best bound first.
+        least: ``class_pj`` and ``class_cycles``, the least of all array tiles.
+        limit: Objective of a known mapping.
+        found: Filled.
+
     Returns:
         (how many, pairs of tiles judged), or -1 for the first if there is no room.
     """
     num, num_bounded, pair = 0, 0, make_pair()
-    least_pj, least_cycles = np.empty(NONE + 1, dtype=np.float64), np.empty(NONE + 1, dtype=np.float64)
-    least_pj[:], least_cycles[:] = np.inf, np.inf
-    for row in range(len(arrays)):
-        for kept in range(NONE + 1):
-            least_pj[kept] = min(least_pj[kept], arrays[row].class_pj[kept])
-            least_cycles[kept] = min(least_cycles[kept], arrays[row].class_cycles[kept])
     for index in range(len(floors)):
         floor = floors[index]
         if floor.bound >= limit:
@@ -124,7 +129,7 @@ def join(
             for place in range(num, num + added):
                 found[place].floor, found[place].pes = index, unrolling
             num += added
-        if not _may_be_better(case, floor, least_pj, least_cycles, 0.0, limit):
+        if not _may_be_better(case, floor, least[0], least[1], 0.0, limit):
             continue
         for row in range(len(arrays)):
             array = arrays[row]

@@ -12,7 +12,7 @@ from tvm_spm.space.mapping_batch import MappingBatch, concat
 from tvm_spm.space.mapspace import MapSpace, fingerprints
 
 NUM_PARENTS = 64
-NUM_CHILDREN = 2048
+NUM_CHILDREN = 512
 NUM_GENERATIONS = 60
 NUM_IDLE_GENERATIONS = 6
 """Generations without any progress before the search gives up."""

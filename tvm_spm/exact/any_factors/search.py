@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +23,7 @@ from tvm_spm.space.case import Case
 from tvm_spm.space.constraints_batch import ANY_BUFFERS, rules_of
 from tvm_spm.space.mapping_batch import MappingBatch
 from tvm_spm.space.repair import empty_batch
+from tvm_spm.threads import in_threads
 from tvm_spm.units import ceil_div
 
 CHUNK_FLOORS, CHUNK_PAIRS = 64, 1 << 20
@@ -48,8 +47,6 @@ CHUNKS_PER_BLOCK = 16
 
 NUM_GROUPS = 8
 """Groups of SPM tiles that bound an array tile."""
-
-Result = TypeVar("Result")
 
 
 class CoreSplit(NamedTuple):
@@ -159,12 +156,13 @@ class AnyFactorsSearch:
         arrays = self._list_arrays(place.tables, unrollings, around)
         if self.stops.is_late():
             return 0
+        least = np.stack([arrays[name].min(axis=0, initial=np.inf) for name in ("class_pj", "class_cycles")])
         size = max(1, min(CHUNK_FLOORS, CHUNK_PAIRS // max(1, len(arrays))))
         for at in range(0, len(place.floors), size):
             if self.stops.ends_step():
                 return at
             end = min(len(place.floors), at + size)
-            self._price(place, unrollings, self._join(place, unrollings, arrays, (at, end)))
+            self._price(place, unrollings, self._join(place, unrollings, (arrays, least), (at, end)))
             if self.stops.is_late():
                 return at
         return len(place.floors)
@@ -205,30 +203,37 @@ class AnyFactorsSearch:
                 first = left
             return np.concatenate(parts), num_bounded
 
-        found = _in_threads(part, range(0, num_all, size))
+        found = in_threads(part, range(0, num_all, size))
         self.stops.ends_work(sum(num_bounded for _, num_bounded in found) / BOUNDS_PER_STEP)
         arrays = np.concatenate([arrays for arrays, _ in found])
         return arrays[np.argsort(arrays["bound"], kind="stable")]
 
     def _join(
-        self, place: CoreSplit, unrollings: Unrollings, arrays: NDArray[np.void], chunk: tuple[int, int]
+        self, place: CoreSplit, unrollings: Unrollings, listed: tuple[NDArray[np.void], Floats], chunk: tuple[int, int]
     ) -> NDArray[np.void]:
-        """Classes of mappings that the bound leaves below the SPM tiles [first, end), best bound first."""
-        limit, (at, end) = self._limit(), chunk
+        """Classes of mappings that the bound leaves below the SPM tiles [first, end), best bound first.
+
+        Args:
+            place: Factors across cores, and the SPM tiles.
+            unrollings: Those of the array tiles.
+            listed: Array tiles, and the least that their classes need.
+            chunk: See above.
+        """
+        limit, (at, end), (arrays, least) = self._limit(), chunk, listed
         size = min(THREAD_FLOORS, ceil_div(end - at, 2 * (os.cpu_count() or 1)))
 
         def part(first: int) -> tuple[NDArray[np.void], int]:
             room, floors = 1 << 10, place.floors[first : min(end, first + size)]
             while True:
                 found = np.zeros(room, dtype=CANDIDATE_FIELDS)
-                num, num_bounded = join(self.arrays, place.tables, unrollings, floors, arrays, limit, found)
+                num, num_bounded = join(self.arrays, place.tables, unrollings, floors, arrays, least, limit, found)
                 if num >= 0:
                     found = found[:num].copy()
                     found["floor"] += first
                     return found, num_bounded
                 room *= 8
 
-        parts = _in_threads(part, range(at, end, size))
+        parts = in_threads(part, range(at, end, size))
         num_pairs = sum(num_bounded for _, num_bounded in parts)
         self.num_bounded += num_pairs
         self.stops.ends_work(num_pairs / PAIRS_PER_STEP)
@@ -251,14 +256,6 @@ class AnyFactorsSearch:
         """Let a mapping be the best of all."""
         if found is not None:
             self.best, self.value = found
-
-
-def _in_threads(part: Callable[[int], Result], starts: range) -> list[Result]:
-    """In order; without threads if there is a single part."""
-    if len(starts) == 1:
-        return [part(starts[0])]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(part, starts))
 
 
 def _groups_of(floors: NDArray[np.void]) -> Floats:

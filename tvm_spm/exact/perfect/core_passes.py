@@ -22,14 +22,25 @@ WEIGHT, FLAGS, BESIDE, BEHIND = 0, 1, 2, 3
 
 
 @lean
-def fill_runs(case: CaseArrays, d: int, first: int, extent: int, tile: int, starts: Ints) -> int:
-    """Cut the tiles of a dim into runs that are clipped alike, and accumulate alike; returns their number.
+def fill_runs(
+    case: CaseArrays, axes: tuple[int, int], d: int, part: tuple[int, int, int], accumulates: bool, starts: Ints
+) -> int:
+    """Cut the tiles of a dim into runs that some axes clip alike; returns their number.
 
     ``starts[r]`` is the first index of run ``r``, and the number of tiles ends the last one.
+
+    Args:
+        case: What is searched.
+        axes: First of the axes, and one behind the last.
+        d: The dim.
+        part: First index and extent of the loops, and the tile.
+        accumulates: Whether tiles must accumulate alike, too.
+        starts: Filled.
     """
-    workload, count = case.workload, extent // tile
+    workload, (first, extent, tile) = case.workload, part
+    count = extent // tile
     low, high = 0, count
-    for axis in range(len(case.is_clipped)):
+    for axis in range(axes[0], axes[1]):
         if case.is_clipped[axis]:
             for term in range(workload.term_start[axis], workload.term_start[axis + 1]):
                 if workload.term_dim[term] == d:
@@ -39,34 +50,24 @@ def fill_runs(case: CaseArrays, d: int, first: int, extent: int, tile: int, star
     while index < count:
         starts[num_runs] = index
         num_runs += 1
-        if low < index + 1 < high and not (index == 0 and workload.is_reduction[d]):
-            index = high
-        else:
-            index += 1
+        is_first = accumulates and index == 0 and workload.is_reduction[d]
+        index = high if low <= index < high and not is_first else index + 1
     starts[num_runs] = count
     return num_runs
 
 
 @kernel
-def tensor_cycles(
-    case: CaseArrays,
-    projection: int,
-    part_first: Ints,
-    part: Ints,
-    tile: Ints,
-    runs: Ints,
-    engine: int,
-) -> int:
-    """Cycles to move all tiles of a part of a tensor once: of a channel, or of the DMA engine if ``engine`` is 1."""
+def stores_cycles(case: CaseArrays, part_first: Ints, part: Ints, tile: Ints, runs: Ints, engine: int) -> int:
+    """Cycles to store all outputs of a part of the loops: of a channel, or of the DMA engine if ``engine`` is 1."""
     workload = case.workload
     num_runs, digit = np.ones(NUM_DIMS, dtype=np.int64), np.zeros(NUM_DIMS, dtype=np.int64)
-    first, is_needed = part_first.copy(), workload.is_relevant[projection].copy()
-    if projection == O:
-        for extra in range(3, len(workload.elem_bits)):
-            is_needed |= workload.is_relevant[extra]
+    first, is_needed = part_first.copy(), workload.is_relevant[O].copy()
+    for extra in range(3, len(workload.elem_bits)):
+        is_needed |= workload.is_relevant[extra]
+    axes = (workload.axis_start[O], len(case.is_clipped))
     for d in range(NUM_DIMS):
         if is_needed[d]:
-            num_runs[d] = fill_runs(case, d, part_first[d], part[d], tile[d], runs[d])
+            num_runs[d] = fill_runs(case, axes, d, (part_first[d], part[d], tile[d]), False, runs[d])
     total = 0
     while True:
         weight = 1
@@ -74,10 +75,7 @@ def tensor_cycles(
             if is_needed[d]:
                 first[d] = part_first[d] + runs[d, digit[d]] * tile[d]
                 weight *= runs[d, digit[d] + 1] - runs[d, digit[d]]
-        if projection == O:
-            total += weight * store_cycles(case, first, tile)[engine]
-        else:
-            total += weight * transfer_cycles(case, projection, workload.elem_bits[projection], first, tile)[0]
+        total += weight * store_cycles(case, first, tile)[engine]
         d = NUM_DIMS - 1
         while d >= 0:
             digit[d] += 1
@@ -226,7 +224,8 @@ def fill_table(
     core = CoreLoops(core_first, tile, count, order, positions, double)
     for loop in range(num_loops):
         d = order[loop]
-        num_runs[loop] = fill_runs(case, d, core_first[d], core_tile[d], tile[d], runs[loop])
+        part = (core_first[d], core_tile[d], tile[d])
+        num_runs[loop] = fill_runs(case, (0, len(case.is_clipped)), d, part, True, runs[loop])
         for operand in range(3):
             if workload.is_relevant[operand, d]:
                 positions[operand] = loop

@@ -6,19 +6,18 @@ and ``contended_cycles`` of the formula count for a core in the middle and for t
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cost_model.transfer import transfer
 from tvm_spm.exact.boxes import store_cycles, transfer_cycles
-from tvm_spm.exact.case_arrays import CaseArrays, I, Ints, O, W
-from tvm_spm.exact.perfect.core_passes import tensor_cycles
+from tvm_spm.exact.case_arrays import CaseArrays, I, Ints, O, W, fitting_of
+from tvm_spm.exact.perfect.axis_tables import AxisTables, loads_cycles, make_axis_tables, moved_total
+from tvm_spm.exact.perfect.core_passes import stores_cycles
 from tvm_spm.jit import entry, kernel, lean
 from tvm_spm.space.legality_batch import fits_spm
 from tvm_spm.space.mapping_batch import NUM_DIMS
-from tvm_spm.space.tensors import inside_elems
 
 KEEPS_I, KEEPS_W = 0, 1
 """Columns of the floors: orders whose innermost DRAM loops leave I, or W, in SPM. Every order is under one of them."""
@@ -73,43 +72,6 @@ class PerfectTile(Protocol):
     bound: float
 
 
-@kernel
-def moved_total(case: CaseArrays, projection: int, bits: int, tile: Ints) -> tuple[float, float]:
-    """(elements, unused bits of whole bursts) if every SPM tile of a projection, over all cores, moves once.
-
-    Exact: sums over tiles of ``transfer``, as a product over axes. A burst goes on from the innermost axis out as long
-    as tiles cover the axes, and ends on the first one of which a tile leaves out a part.
-    """
-    workload, burst_bits = case.workload, case.arch.burst_bits
-    first = np.zeros(NUM_DIMS, dtype=np.int64)
-    elems, moved, whole, inner = 1.0, 0.0, 1.0, 1
-    for axis in range(workload.axis_start[projection + 1] - 1, workload.axis_start[projection] - 1, -1):
-        low, high = workload.term_start[axis], workload.term_start[axis + 1]
-        extent, sum_inside, covering, ended = workload.axis_extent[axis], 0, 0, 0
-        first[:] = 0
-        while True:
-            inside = inside_elems(workload, axis, first, tile)
-            sum_inside += inside
-            if inside == extent:
-                covering += 1
-            else:
-                ended += transfer(inside * inner, 1, bits, burst_bits, 0.0, 1.0)[1]
-            term = high - 1
-            while term >= low:
-                d = workload.term_dim[term]
-                first[d] += tile[d]
-                if first[d] < workload.dims[d]:
-                    break
-                first[d] = 0
-                term -= 1
-            if term < low:
-                break
-        moved = moved * sum_inside + whole * ended
-        elems, whole, inner = elems * sum_inside, whole * covering, inner * extent
-    moved += whole * transfer(inner, 1, bits, burst_bits, 0.0, 1.0)[1]
-    return elems, moved - elems * bits
-
-
 @lean
 def order_repeats(case: CaseArrays, cores: Ints, counts: Ints, order: Ints, num_loops: int, operand: int) -> int:
     """How often each tile of an operand passes between DRAM and SPM."""
@@ -128,15 +90,46 @@ def order_repeats(case: CaseArrays, cores: Ints, counts: Ints, order: Ints, num_
     return repeats
 
 
+class CoreShare(NamedTuple):
+    """What one core does, for one choice of factors across cores.
+
+    Attributes:
+        tile: Extents of its loops.
+        middle: First indices of a core in the middle.
+        own: Of the tensors, as that core loads them.
+        all: As all cores load them.
+    """
+
+    tile: Ints
+    middle: Ints
+    own: AxisTables
+    all: AxisTables
+
+
 @kernel
-def fill_floor(case: CaseArrays, core_tile: Ints, runs: Ints, floor: PerfectTile) -> None:
-    """What all mappings with ``floor.cores`` and ``floor.spm`` have in common."""
+def _share_of(case: CaseArrays, cores: Ints, divisors: Ints, num_divisors: Ints, runs: Ints) -> CoreShare:
+    tile, middle = np.empty(NUM_DIMS, dtype=np.int64), np.empty(NUM_DIMS, dtype=np.int64)
+    for d in range(NUM_DIMS):
+        tile[d] = case.workload.dims[d] // cores[d]
+        # no other core bounds the time of all from below any better without looking at all
+        middle[d] = cores[d] // 2 * tile[d]
+    own = make_axis_tables(case, divisors, num_divisors, middle, tile, runs)
+    if cores.prod() <= case.arch.dram_channels:
+        return CoreShare(tile, middle, own, own)
+    first = np.zeros(NUM_DIMS, dtype=np.int64)
+    return CoreShare(tile, middle, own, make_axis_tables(case, divisors, num_divisors, first, case.workload.dims, runs))
+
+
+@kernel
+def fill_floor(case: CaseArrays, share: CoreShare, at: Ints, runs: Ints, floor: PerfectTile) -> None:
+    """What all mappings with ``floor.cores`` and ``floor.spm`` have in common; ``at`` are the indices of the tile."""
+    core_tile, own = share.tile, share.own
     workload, arch, words = case.workload, case.arch, case.words
     # a copy has the type of any array, so that what takes it is compiled once
     tile = floor.spm.copy()
     floor.num_cores, floor.num_passes = 1, 1
     any_reduction = False
-    core_first, last = np.empty(NUM_DIMS, dtype=np.int64), np.empty(NUM_DIMS, dtype=np.int64)
+    core_first, last = share.middle, np.empty(NUM_DIMS, dtype=np.int64)
     full = np.ones(3, dtype=np.int64)
     split = np.ones(3, dtype=np.int64)
     for d in range(NUM_DIMS):
@@ -149,29 +142,26 @@ def fill_floor(case: CaseArrays, core_tile: Ints, runs: Ints, floor: PerfectTile
             if not workload.is_relevant[operand, d]:
                 full[operand] *= floor.cores[d] * count
                 split[operand] *= floor.cores[d]
-        # a core in the middle: no other core bounds the time of all from below any better without looking at all
-        core_first[d] = floor.cores[d] // 2 * core_tile[d]
         last[d] = core_first[d] + core_tile[d] - tile[d]
     load_i = transfer_cycles(case, I, workload.elem_bits[I], core_first, tile)[0]
     load_w = transfer_cycles(case, W, workload.elem_bits[W], core_first, tile)[0]
     floor.first_cycles = arch.launch_cycles + load_i + load_w
     floor.last_cycles = store_cycles(case, last, tile)[1]
-    cycles_i = tensor_cycles(case, I, core_first, core_tile, tile, runs, 1)
-    cycles_w = tensor_cycles(case, W, core_first, core_tile, tile, runs, 1)
-    cycles_o = tensor_cycles(case, O, core_first, core_tile, tile, runs, 1)
+    cycles_i, cycles_w = loads_cycles(case, own, I, at), loads_cycles(case, own, W, at)
+    cycles_o = stores_cycles(case, core_first, core_tile, tile, runs, 1)
     unused_pj = arch.dram_access_pj / arch.word_bits
     for operand in range(2):
-        elems, unused = moved_total(case, operand, workload.elem_bits[operand], tile)
+        elems, unused = moved_total(case, own, operand, at)
         floor.elems_pj[operand] = elems * words[operand] * (arch.spm_access_pj + arch.dram_access_pj)
         floor.elems_pj[operand] += unused * unused_pj
-    elems, unused = moved_total(case, O, workload.out_bits, tile)
+    elems, unused = moved_total(case, own, O, at)
     floor.elems_pj[O] = elems * (words[O] * arch.spm_access_pj + words[3] * arch.dram_access_pj) + unused * unused_pj
     for extra in range(3, len(workload.elem_bits)):
         streams = 1
         for d in range(NUM_DIMS):
             if workload.is_relevant[O, d] and not workload.is_relevant[extra, d]:
                 streams *= workload.dims[d] // tile[d]
-        elems, unused = moved_total(case, extra, workload.elem_bits[extra], tile)
+        elems, unused = moved_total(case, own, extra, at)
         floor.elems_pj[O] += elems * streams * words[extra + 1] * arch.dram_access_pj + streams * unused * unused_pj
     floor.bound = np.inf
     for keeps in range(2):
@@ -186,17 +176,16 @@ def fill_floor(case: CaseArrays, core_tile: Ints, runs: Ints, floor: PerfectTile
             arch.launch_cycles + cycles_o + repeats_i // split[I] * cycles_i + repeats_w // split[W] * cycles_w
         )
     if floor.num_cores > arch.dram_channels:
-        _share_channels(case, core_tile, runs, floor)
+        _share_channels(case, share, at, runs, floor)
 
 
 @kernel
-def _share_channels(case: CaseArrays, core_tile: Ints, runs: Ints, floor: PerfectTile) -> None:
+def _share_channels(case: CaseArrays, share: CoreShare, digits: Ints, runs: Ints, floor: PerfectTile) -> None:
     """Raise the floors to what the channels need for all cores, and for the first tiles of all."""
-    workload, arch, tile = case.workload, case.arch, floor.spm.copy()
+    workload, arch, tile, core_tile = case.workload, case.arch, floor.spm.copy(), share.tile
     first = np.zeros(NUM_DIMS, dtype=np.int64)
-    cycles_i = tensor_cycles(case, I, first, workload.dims, tile, runs, 0)
-    cycles_w = tensor_cycles(case, W, first, workload.dims, tile, runs, 0)
-    cycles_o = tensor_cycles(case, O, first, workload.dims, tile, runs, 0)
+    cycles_i, cycles_w = loads_cycles(case, share.all, I, digits), loads_cycles(case, share.all, W, digits)
+    cycles_o = stores_cycles(case, first, workload.dims, tile, runs, 0)
     for keeps in range(2):
         held = cycles_o + floor.repeats[keeps, I] * cycles_i + floor.repeats[keeps, W] * cycles_w
         floor.dma[keeps] = max(floor.dma[keeps], arch.launch_cycles + -(-held // arch.dram_channels))
@@ -235,10 +224,9 @@ def list_tiles(
         floors: Room for the product of all divisors.
     """
     num, digit = 0, np.zeros(NUM_DIMS, dtype=np.int64)
-    tile, core_tile = np.empty(NUM_DIMS, dtype=np.int64), np.empty(NUM_DIMS, dtype=np.int64)
+    tile = np.empty(NUM_DIMS, dtype=np.int64)
     for choice in range(len(core_choices)):
-        for d in range(NUM_DIMS):
-            core_tile[d] = case.workload.dims[d] // core_choices[choice, d]
+        share = _share_of(case, core_choices[choice], divisors[choice], num_divisors[choice], runs)
         digit[:] = 0
         while True:
             for d in range(NUM_DIMS):
@@ -248,11 +236,8 @@ def list_tiles(
                 floor = floors[num]
                 floor.cores[:] = core_choices[choice]
                 floor.spm[:] = tile
-                floor.fitting = 0
-                for double in range(8):
-                    if fits_spm(case.limits, tile, double):
-                        floor.fitting |= 1 << double
-                fill_floor(case, core_tile, runs, floor)
+                floor.fitting = fitting_of(case, tile)
+                fill_floor(case, share, digit, runs, floor)
                 num += 1
             # a larger tile along the last dim does not fit either
             d = NUM_DIMS - 1

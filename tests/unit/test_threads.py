@@ -14,7 +14,7 @@ def test_results_are_in_order():
     assert in_threads(lambda part: part * part, range(50), 2) == [part * part for part in range(50)]
 
 
-@pytest.mark.parametrize("parts,num_threads", [(range(1), 2), (range(9), 1)], ids=["one part", "one thread"])
+@pytest.mark.parametrize(("parts", "num_threads"), [(range(1), 2), (range(9), 1)], ids=["one part", "one thread"])
 def test_one_thread_is_that_of_the_caller(parts: range, num_threads: int):
     assert set(in_threads(lambda part: threading.get_ident(), parts, num_threads)) == {threading.get_ident()}
 

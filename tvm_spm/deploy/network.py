@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from tvm_spm.deploy.groups import FusedNetwork
 from tvm_spm.deploy.verify import compare as verify
 from tvm_spm.deploy.verify import process
 from tvm_spm.deploy.verify.compare import NetworkCheck
+from tvm_spm.deploy.verify.messages import TaskRequest
 from tvm_spm.deploy.verify.outcome import Verification
 from tvm_spm.errors import ModelError, ScheduleError
 from tvm_spm.frontend.fuse import TVM_ERRORS, first_line
@@ -33,6 +35,10 @@ if TYPE_CHECKING:
 
     from tvm_spm.frontend import Extraction
     from tvm_spm.frontend.tir.nest import TirNest
+
+
+Asks = Callable[[TaskRequest], Verification]
+"""Has a task compared in some process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -106,7 +112,6 @@ def schedule_network(
                 module[name] = scheduled[index].mod["main"].with_attr("global_symbol", name)
     progress.phase("verify", total=len(scheduled) + 1, unit="checks")
     first_use = {index: name for name, index in reversed(extraction.functions)}
-    verifications: dict[int, Verification] = {}
 
     def verify_all(tuned: tvm.IRModule) -> Verification:
         try:
@@ -114,21 +119,21 @@ def schedule_network(
         except ModelError as error:
             return Verification.failed(f"the network cannot be compared: {error}")
 
+    def verify_one(index: int, asks: Asks) -> Verification:
+        rng = np.random.default_rng([check.seed, index])
+        func = extraction.mod[first_use[index]]
+        outcome = verify_function(func, scheduled[index].mod["main"], rng=rng, target=target, asks=asks)
+        progress.step(f"verify {extraction.graph.tasks[index].name}")
+        return outcome
+
     num_refused = len(refused)
-    with phase("verify"), _beside(partial(verify_all, module.clone())) as whole:
-        for index, schedule in scheduled.items():
-            rng = np.random.default_rng([check.seed, index])
-            func = extraction.mod[first_use[index]]
-            compared = verify_function(func, schedule.mod["main"], rng=rng, target=target)
-            if compared.passed:
-                verifications[index] = compared
-            else:
-                refused[index] = compared.refusal
-            progress.step(f"verify {extraction.graph.tasks[index].name}")
+    with phase("verify"):
+        verification, compared = _verify_beside(partial(verify_all, module.clone()), verify_one, list(scheduled), check)
+        verifications = {index: outcome for index, outcome in compared.items() if outcome.passed}
+        refused |= {index: outcome.refusal for index, outcome in compared.items() if not outcome.passed}
         for name, index in extraction.functions:
             if index in refused and name in fused.names_alone:
                 module[name] = extraction.mod[name]
-        verification = whole()
         if len(refused) > num_refused:
             # What was compared beside the tasks held code that is no longer in the network.
             verification = verify_all(module)
@@ -149,16 +154,49 @@ def schedule_network(
     )
 
 
-@contextmanager
-def _beside(work: Callable[[], Verification]) -> Iterator[Callable[[], Verification]]:
-    """Let a comparison run beside the caller, which gets what waits for its outcome."""
+def _verify_beside(
+    whole: Callable[[], Verification],
+    one: Callable[[int, Asks], Verification],
+    indices: Sequence[int],
+    check: NetworkCheck,
+) -> tuple[Verification, dict[int, Verification]]:
+    """Compare a network and its tasks in two processes; who is done with the network helps with the tasks.
+
+    Args:
+        whole: Compares the network.
+        one: Compares a task, and who is asked.
+        indices: The tasks.
+        check: Of the network.
+    """
+    left, found = deque(indices), dict[int, Verification]()
+
+    def compare_tasks(asks: Asks) -> None:
+        while (index := _next(left)) is not None:
+            found[index] = one(index, asks)
+
+    def compare_all() -> Verification:
+        outcome = whole()
+        compare_tasks(check.ask)
+        return outcome
+
     with ThreadPoolExecutor(1) as thread:
-        future = thread.submit(work)
+        future = thread.submit(compare_all)
         try:
-            yield future.result
+            compare_tasks(process.ask)
+            verification = future.result()
         finally:
+            left.clear()
             if not future.done():
                 process.stop()
+    return verification, {index: found[index] for index in indices}
+
+
+def _next(left: deque[int]) -> int | None:
+    """Taken off the front; None if somebody else took the last one."""
+    try:
+        return left.popleft()
+    except IndexError:
+        return None
 
 
 def verify_function(
@@ -167,10 +205,11 @@ def verify_function(
     *,
     rng: np.random.Generator,
     target: tvm.target.Target,
+    asks: Asks = process.ask,
 ) -> Verification:
     """Compare a function with its schedule; what cannot be compared has not passed."""
     try:
-        return verify.verify_task(func, scheduled, rng=rng, target=target)
+        return verify.verify_task(func, scheduled, rng=rng, target=target, asks=asks)
     except ModelError as error:
         return Verification.failed(str(error))
 

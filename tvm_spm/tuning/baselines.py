@@ -88,7 +88,7 @@ def baselines_of(case: Case, *, num_random: int, seed: int, should_stop: Callabl
 def compare_beside(
     works: Sequence[tuple[Workload, int]], arch: Arch, objective: Objective, seed: int, should_stop: Callable[[], bool]
 ) -> Iterator[Future[Compared]]:
-    """Find the baselines of all tasks of a network in a thread, since verification leaves this process idle.
+    """Find the baselines of all tasks of a network in a thread, beside what keeps one processor busy.
 
     Args:
         works: Each with the mappings that a random search of it prices.

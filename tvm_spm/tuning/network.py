@@ -159,29 +159,34 @@ def _tune_owned(mod: Model, arch: Arch, options: NetworkOptions, run: Run, endin
     is_fused = options.fusion and can_time and bool(extraction.graph.nodes)
     planned: Planned | None = None
     needed = parts_of_tune(measures=run.measurer is None, fuses=is_fused)
-    with ExitStack() as until_planned:
-        compilation = None if is_compiled(needed) else until_planned.enter_context(Compilation(needed))
-        if compilation is not None:
-            with clock.phase("compile"):
-                run.progress.phase(NOTICE, total=2, unit="parts")
-                compilation.finish_search(run.progress.step)
-        run.should_stop.keep()
-        with clock.phase("search"):
-            until = run.should_stop.share(TIME_PARTS) if is_fused else run.should_stop
-            tuned = tune_tasks(extraction, arch, options.objective, options.task, replace(run, should_stop=until))
-        if is_fused:
+    with ExitStack() as until_compared:
+        with ExitStack() as until_planned:
+            compilation = None if is_compiled(needed) else until_planned.enter_context(Compilation(needed))
             if compilation is not None:
+                with clock.phase("compile"):
+                    run.progress.phase(NOTICE, total=2, unit="parts")
+                    compilation.finish_search(run.progress.step)
+            run.should_stop.keep()
+            with clock.phase("search"):
+                until = run.should_stop.share(TIME_PARTS) if is_fused else run.should_stop
+                tuned = tune_tasks(extraction, arch, options.objective, options.task, replace(run, should_stop=until))
+            if is_fused and compilation is not None:
                 with clock.phase("compile"):
                     run.progress.phase("compiling what prices groups", total=1, unit="parts")
                     compilation.finish_groups(run.should_stop)
-            with clock.phase("fusion"):
-                planned = plan_groups(extraction, arch, options.objective, tuned.outcomes, run)
-            with clock.phase("side by side"):
-                planned = plan_beside(planned, extraction, arch, tuned.outcomes, run)
-    with ExitStack() as until_compared:
-        # Costs of another measurer are not those of the simulator.
-        comparison = _compare(extraction, arch, options, tuned, run) if run.measurer is None else None
-        comparing = None if comparison is None else until_compared.enter_context(comparison)
+            # Costs of another measurer are not those of the simulator.
+            comparison = _compare(extraction, arch, options, tuned, run) if run.measurer is None else None
+            comparing: Future[Compared] | None = None
+            # Beside fusion, which keeps one processor busy, but not at the cost of fusion's time.
+            if comparison is not None and run.should_stop.is_endless:
+                comparing = until_compared.enter_context(comparison)
+            if is_fused:
+                with clock.phase("fusion"):
+                    planned = plan_groups(extraction, arch, options.objective, tuned.outcomes, run)
+                with clock.phase("side by side"):
+                    planned = plan_beside(planned, extraction, arch, tuned.outcomes, run)
+        if comparison is not None and comparing is None:
+            comparing = until_compared.enter_context(comparison)
         with clock.phase("schedule"):
             fused = FusedNetwork.unfused(extraction) if planned is None else planned.fuse()
         network = schedule_network(
@@ -225,7 +230,7 @@ def _tune_owned(mod: Model, arch: Arch, options: NetworkOptions, run: Run, endin
 def _compare(
     extraction: Extraction, arch: Arch, options: NetworkOptions, tuned: Tuned, run: Run
 ) -> AbstractContextManager[Future[Compared]] | None:
-    """What the result is compared with, found beside verification; None if nobody asked for it."""
+    """What the result is compared with, found beside other work; None if nobody asked for it."""
     if not options.baselines:
         return None
     works = {

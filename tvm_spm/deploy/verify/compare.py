@@ -5,7 +5,7 @@ Generated code runs in a process of its own, so that a crash there is a failed v
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tvm
@@ -31,6 +31,7 @@ def verify_task(
     *,
     rng: np.random.Generator,
     target: str | tvm.target.Target | None = None,
+    asks: Callable[[TaskRequest], Verification] = ask,
 ) -> Verification:
     """Compare a scheduled function with the function it was made from, on random inputs.
 
@@ -39,6 +40,7 @@ def verify_task(
         scheduled_func: The same parameters; its schedule applied.
         rng: Draws the inputs.
         target: What the scheduled code is compiled for, an accelerator or the host; default the host.
+        asks: A process that runs code.
 
     Returns:
         The outcome; also where the scheduled code cannot be compiled or crashes.
@@ -53,7 +55,7 @@ def verify_task(
         func=tvm.ir.save_json(func), scheduled=tvm.ir.save_json(scheduled_func),
         seed=int(rng.integers(1 << 62)), arch=None if target is None else arch_of(target),
     )  # fmt: skip
-    return ask(request)
+    return asks(request)
 
 
 def verify_network(
@@ -130,6 +132,15 @@ class NetworkCheck:
                 return found
         self.end()
         return verify_network(self._reference, tuned, target=self._target, seed=self.seed)
+
+    def ask(self, request: TaskRequest) -> Verification:
+        """Compare a task, in the process that has compared the network and is free again.
+
+        Raises:
+            ModelError: What is asked for cannot be compared.
+        """
+        found = None if self._beforehand is None else self._beforehand.ask(request)
+        return ask(request) if found is None else found
 
     def end(self) -> None:
         """Nothing more will be asked."""

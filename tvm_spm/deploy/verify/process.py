@@ -120,11 +120,11 @@ class Beforehand:
     def _ask(self, request: ReferenceRequest) -> None:
         self._answer = self._child.verify(request)
 
-    def ask(self, request: NetworkRequest) -> Verification | None:
+    def ask(self, request: NetworkRequest | TaskRequest) -> Verification | None:
         """The outcome; None if that process has no answer, so that another one must be asked.
 
         Args:
-            request: Without a reference.
+            request: If about a network, without a reference. One thread asks at a time.
         """
         self._thread.join()
         answer = (

@@ -52,12 +52,14 @@ class GroupPrices:
         self._alone = alone
         self._should_stop = should_stop
         self._known = {way.group.layers: way for way in known}
-        self._keys: dict[tuple[int, ...], Hashable] = {}
+        self._numbers: dict[Hashable, int] = {}
+        """Of what tells groups apart, which takes long to hash."""
+        self._keys: dict[tuple[int, ...], int | None] = {}
         """By layers of groups; None for those that the array cannot run."""
-        self._hopes: dict[Hashable, GroupHope] = {}
-        self._refused: dict[tuple[Hashable, type], RefusedGroup] = {}
+        self._hopes: dict[int, GroupHope] = {}
+        self._refused: dict[tuple[int | None, type], RefusedGroup] = {}
         """By group and kind of mapping."""
-        self._unfinished: set[Hashable] = set()
+        self._unfinished: set[int | None] = set()
         """Groups that were not looked at."""
         groups = groups_of(graph, alone)
         self._shortened = groups.shortened
@@ -235,9 +237,9 @@ class GroupPrices:
         key = self._key(way.group), type(way.mapping)
         self._refused[key] = RefusedGroup(names=layer_names(way.group), kind=NOT_SCHEDULED, reason=reason)
 
-    def _key(self, group: Group) -> Hashable:
+    def _key(self, group: Group) -> int | None:
         try:
-            return group_key(group)
+            return self._numbers.setdefault(group_key(group), len(self._numbers))
         except MappingError:
             # Boxes cannot say what it reads.
             return None

@@ -127,6 +127,22 @@ class Builder:
             first += one[1]
         return self._vector(name, shape, tuple((f"d{i}", e) for i, e in enumerate(shape)), axes, tuple(reads), 1)
 
+    def shuffle(self, name: str, source: int, factor: int) -> int:
+        """Channels that become rows and columns."""
+        n, c, iy, ix = self.tensors[source].shape
+        shape = (n, c // factor**2, factor * iy, factor * ix)
+        axes = (
+            *(Axis(terms=((f"d{i}", 1),), extent=shape[i]) for i in range(2)),
+            *(Axis(terms=((f"d{i}_0", factor), (f"d{i}_1", 1)), extent=shape[i]) for i in (2, 3)),
+        )
+        channel = Axis(terms=(("d1", factor**2), ("d2_1", factor), ("d3_1", 1)), extent=c)
+        rows = (Axis(terms=((f"d{i}_0", 1),), extent=extent) for i, extent in ((2, iy), (3, ix)))
+        loops = (
+            ("d0", n), ("d1", shape[1]), ("d2_0", iy), ("d2_1", factor), ("d3_0", ix), ("d3_1", factor),
+        )  # fmt: skip
+        reads = (Read(tensor=source, role="vector", accesses=((axes[0], channel, *rows),)),)
+        return self._vector(name, shape, loops, axes, reads, 1)
+
     def _vector(
         self, name: str, shape: tuple[int, ...], loops: tuple[tuple[str, int], ...], axes: tuple[Axis, ...],
         reads: tuple[Read, ...], num_ops: int,
@@ -235,6 +251,18 @@ def skip(c: int = 3, size: int = 8) -> Group:
     b.concat("concat", wide, b.conv("up", b.tensor("y", (1, 2, size, size)), c, extras=(), taps=1), wide)
     b.elementwise("later", low)
     return b.group(4)
+
+
+def upsampled(c: int = 3, size: int = 5, factor: int = 2) -> Group:
+    """A transposed convolution as products for every residue, whose results are interleaved; beside a skip.
+
+    Rows move channels, too, where boxes keep less than could stay.
+    """
+    b = Builder()
+    x = b.tensor("x", (1, 2, size, size))
+    b.conv("conv", b.concat("concat", b.shuffle("shuffle", b.conv("up", x, c * factor**2), factor),
+           b.tensor("y", (1, 2, factor * size, factor * size))), c)  # fmt: skip
+    return b.group()
 
 
 def next_block(c: int = 4, size: int = 9) -> Group:

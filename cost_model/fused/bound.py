@@ -67,6 +67,7 @@ class Cuts(NamedTuple):
         kept: Per way to cut, 1 where overlap stays.
         cut: 1 if there is more than one tile or part.
         parts: Cores along the axis.
+        exact: 1 where boxes are products over axes; else a single class stands for the mean of all parts.
     """
 
     first: Ints
@@ -78,6 +79,7 @@ class Cuts(NamedTuple):
     kept: Ints
     cut: Ints
     parts: Ints
+    exact: Ints
 
 
 class Knowledge(NamedTuple):
@@ -85,17 +87,17 @@ class Knowledge(NamedTuple):
 
     Attributes:
         whole: One row: the group in one tile.
-        moves_k: Per layer, bits of the sink's axes that move its output channels; -1 if no tile needs all of them.
+        moves: ``(slots, 2)`` bits of the sink's axes that move boxes: cut exactly, see ``Cuts.exact``, and anyhow.
+        moves_k: ``(layers, 2)``, likewise, of output channels; -1 if no tile needs all of them.
         k_axis: ``(reads, axes)``, see ``NO_K``.
         sink_k_axis: Of the sink's output, the axis of its channels; -1 if it is not simply that loop.
-        is_separable: 1 if boxes are products over axes; else a class stands for the mean of all cores.
     """
 
     whole: Profile
+    moves: Ints
     moves_k: Ints
     k_axis: Ints
     sink_k_axis: int
-    is_separable: int
 
 
 class StageTable(NamedTuple):
@@ -171,21 +173,18 @@ def bound_rows(
         found: ``(rows, 3 * mappers + 2)``: per mapper cycles with one buffer, then with two, then pJ; then bytes with
             one buffer and with two.
     """
-    cut_of, k_tile, chunks = choices
-    core, walk = scratch
-    num_layers, num_mappers = len(flat.layer), known.energy.shape[1]
-    rank = flat.layer[num_layers - 1, RANK]
+    (cut_of, k_tile, chunks), (core, walk) = choices, scratch
+    num_layers, num_mappers, rank = len(flat.layer), known.energy.shape[1], flat.layer[-1, RANK]
     longest, begun, ended = np.zeros((2, num_mappers)), np.zeros(num_mappers), np.zeros(num_mappers)
     rounds = np.full(flat.shape.shape[1], 2, np.int64)
     for row in range(len(cut_of)):
-        cut, cores, places = cut_of[row], 1.0, 1
-        for axis in range(rank):
-            cores *= cuts.parts[cut[axis]]
-            places *= cuts.first[cut[axis] + 1] - cuts.first[cut[axis]]
+        cut, cores, places, is_exact = cut_of[row], 1.0, 1, _is_exact(cuts, cut_of[row])
+        for way in cut[:rank]:
+            cores *= cuts.parts[way]
+            places *= cuts.first[way + 1] - cuts.first[way]
         for layer in range(num_layers):
-            core.again[layer] = 1.0
-            if chunks[row, layer] > 1 and _is_whole(know, cuts, cut, layer):
-                core.again[layer] = chunks[row, layer]
+            is_whole = chunks[row, layer] > 1 and _is_whole(know, cuts, cut, layer)
+            core.again[layer] = chunks[row, layer] if is_whole else 1.0
         longest[:], begun[:], ended[:] = 0.0, np.inf, np.inf
         head, tail, channel, energy_pj = np.inf, np.inf, 0.0, 0.0
         for place in range(places):
@@ -214,8 +213,8 @@ def bound_rows(
         share = cores / rates.channels
         for m in range(num_mappers):
             least = channel / rates.channels
-            if know.is_separable == 1:
-                # the last core to load waits for the loads of all others, and likewise for their stores
+            if is_exact:
+                # the last core to load waits for the loads of all others, and so for their stores
                 least = max(least, share * head + begun[m], ended[m] + share * tail)
             found[row, m], found[row, num_mappers + m] = max(longest[0, m], least), max(longest[1, m], least)
             found[row, 2 * num_mappers + m] = energy_pj
@@ -226,8 +225,8 @@ def bound_rows(
         for axis in range(rank - 1, -1, -1):
             outermost = axis if cuts.kept[cut[axis]] == 1 else outermost
         for is_double in range(2):
-            held = peak_bytes(flat, walk, outermost, is_double, rounds, rates.bank_bytes)
-            found[row, 3 * num_mappers + is_double] = held
+            last = 3 * num_mappers + is_double
+            found[row, last] = peak_bytes(flat, walk, outermost, is_double, rounds, rates.bank_bytes)
 
 
 @lean
@@ -255,8 +254,8 @@ def _fill_core(
         chunked, is_weight = core.again[layer] > 1, flat.read[read, ROLE] == WEIGHT
         _add_loads(flat, know, cuts, (cut, read, chunked and is_weight), core)
         kind = NO_K
-        for axis in range(know.k_axis.shape[1]):
-            kind = max(kind, know.k_axis[read, axis])
+        for one in know.k_axis[read]:
+            kind = max(kind, one)
         if chunked and kind > NO_K:
             core.transfers[read] = max(2.0, core.transfers[read])
         if flat.read[read, ROLE] == INPUT:
@@ -286,7 +285,6 @@ def _fill_core(
         elif layer > 0 and chunked and is_weight and kind == PLAIN_K:
             sums[SERIAL] += cycles * (1.0 - -(-channels // chunks[layer]) / channels)
     for layer in range(num_layers):
-        core.busy[layer] = 0.0
         if key[layer] < 0:
             _add_array(flat, rates, layer, core)
     stores = core.written[sink] * rates.store
@@ -303,7 +301,7 @@ def _fill_core(
             last /= channels
     sums[TAIL], sums[TAIL_CHANNEL] = last * rates.store, last * rates.transfer[num_reads + sink]
     serial_stores = sums[TAIL]
-    if know.is_separable == 1:
+    if _is_exact(cuts, cut):
         # a tile leaves before the next one loads; of those that load nothing the next one may begin at once
         left_out = max(0.0, tiles - max(1.0, first_loads))
         serial_stores = max(serial_stores, stores - left_out * largest * rates.store)
@@ -325,12 +323,21 @@ def _add_array(flat: FlatGroup, rates: Rates, layer: int, core: ClassSums) -> No
 
 
 @lean
+def _is_exact(cuts: Cuts, cut: Ints) -> bool:
+    """Whether boxes are products over axes."""
+    for way in cut:
+        if cuts.exact[way] == 0:
+            return False
+    return True
+
+
+@lean
 def _is_whole(know: Knowledge, cuts: Cuts, cut: Ints, layer: int) -> bool:
     """Whether every tile computes all channels of a layer."""
-    if know.moves_k[layer] < 0:
+    if know.moves_k[layer, 0] < 0:
         return False
     for axis in range(len(cut)):
-        if know.moves_k[layer] >> axis & 1 and cuts.cut[cut[axis]] == 1:
+        if know.moves_k[layer, 1 - cuts.exact[cut[axis]]] >> axis & 1 and cuts.cut[cut[axis]] == 1:
             return False
     return True
 
@@ -345,13 +352,11 @@ def _add_loads(flat: FlatGroup, know: Knowledge, cuts: Cuts, at: tuple[Ints, int
     cut, read, is_streamed = at
     slot, layer = len(flat.layer) + read, flat.read[read, LAYER]
     loads, used = know.whole.moved[0, read], know.whole.used[0, read]
-    is_inside, moves, transfers = is_streamed, 0, 1.0
-    for axis in range(flat.shape.shape[1]):
-        moves |= flat.moves[slot, axis]
+    is_inside, transfers = is_streamed, 1.0
     for axis in range(len(cut) - 1, -1, -1):
         cls = core.cls[axis]
         moved, times = cuts.part.moved[cls, read], cuts.part.transfers[cls, read]
-        if moves >> axis & 1:
+        if know.moves[slot, 1 - cuts.exact[cut[axis]]] >> axis & 1:
             is_inside = is_inside or times > 1
         elif (is_streamed or cuts.kept[cut[axis]] == 0) and flat.read[read, PRODUCER] < 0 and is_inside:
             moved = max(moved, cuts.part.stages[cls, layer])

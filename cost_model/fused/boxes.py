@@ -53,6 +53,18 @@ def loop_ranges(flat: FlatGroup, layer: int, box: Ints, loops: Ints) -> None:
 
 
 @lean
+def is_partial(flat: FlatGroup, layer: int, loops: Ints) -> bool:
+    """Whether an inner one of loops that share an axis of the output is not whole."""
+    for axis in range(flat.layer[layer, RANK]):
+        row = flat.out_axes[layer, axis]
+        for place in range(1, row[NUM_TERMS]):
+            loop = row[TERMS + 2 * place]
+            if loops[loop, 0] > 0 or loops[loop, 1] < flat.loops[layer, loop]:
+                return True
+    return False
+
+
+@lean
 def axis_range(row: Ints, loops: Ints) -> tuple[int, int]:
     """Indices that an affine axis takes, padding included."""
     low = high = row[OFFSET]

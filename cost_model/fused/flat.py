@@ -123,11 +123,15 @@ def flatten(group: Group) -> FlatGroup:
                     raise MappingError(f"layer {layers[local].name}: reads {tensor.name} with a falling index")
                 _fill_axis(access[first_access, axis], affine, number[local])
             first_access += 1
-    layer_moves, read_moves = _moves(layer_rows, out_axes, read_rows, access, num_loops)
+    moves = _moves(layer_rows, out_axes, read_rows, access, num_loops)
     return FlatGroup(
-        layer_rows, read_rows, np.concatenate([shape, read_shape]), np.concatenate([layer_moves, read_moves]), loops,
-        out_axes, access,
+        layer_rows, read_rows, np.concatenate([shape, read_shape]), moves, loops, out_axes, access
     )  # fmt: skip
+
+
+def moves_of_outer_loops(flat: FlatGroup) -> Ints:
+    """``moves`` as long as the inner ones of loops that share an axis are whole (rows of a pixel shuffle, say)."""
+    return _moves(flat.layer, flat.out_axes, flat.read, flat.access, flat.loops.shape[1], most_terms=1)
 
 
 def _loop_numbers(layer: Layer) -> dict[str, int]:
@@ -142,8 +146,10 @@ def _fill_axis(row: Ints, axis: Axis, number: dict[str, int]) -> None:
         row[TERMS + 2 * place], row[TERMS + 2 * place + 1] = number[name], stride
 
 
-def _moves(layer: Ints, out_axes: Ints, read: Ints, access: Ints, num_loops: int) -> tuple[Ints, Ints]:
-    """Which axes of the sink's output move which axes of every tensor."""
+def _moves(
+    layer: Ints, out_axes: Ints, read: Ints, access: Ints, num_loops: int, most_terms: int = 1 << 10
+) -> Ints:  # fmt: skip
+    """Which axes of the sink's output move which axes of every slot, by way of so many loops of an axis at most."""
     rank = out_axes.shape[1]
     layer_moves = np.zeros((len(layer), rank), np.int64)
     read_moves = np.zeros((len(read), rank), np.int64)
@@ -151,7 +157,7 @@ def _moves(layer: Ints, out_axes: Ints, read: Ints, access: Ints, num_loops: int
     for local in range(len(layer) - 1, -1, -1):
         moved = np.zeros(num_loops, np.int64)
         for axis in range(layer[local, RANK]):
-            for term in range(out_axes[local, axis, NUM_TERMS]):
+            for term in range(min(most_terms, out_axes[local, axis, NUM_TERMS])):
                 moved[out_axes[local, axis, TERMS + 2 * term]] |= layer_moves[local, axis]
         for row in range(layer[local, FIRST_READ], layer[local, STOP_READ]):
             for place in range(read[row, FIRST_ACCESS], read[row, STOP_ACCESS]):
@@ -160,7 +166,7 @@ def _moves(layer: Ints, out_axes: Ints, read: Ints, access: Ints, num_loops: int
                         read_moves[row, axis] |= moved[access[place, axis, TERMS + 2 * term]]
             if read[row, PRODUCER] >= 0:
                 layer_moves[read[row, PRODUCER]] |= read_moves[row]
-    return layer_moves, read_moves
+    return np.concatenate([layer_moves, read_moves])
 
 
 def group_key(group: Group) -> tuple[object, ...]:

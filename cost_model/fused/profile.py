@@ -3,6 +3,9 @@
 Along every axis of the sink, boxes of all tensors follow from the tile's place on that axis alone, if no two axes of
 the sink move the same axis of a tensor. What a tile needs is then a product over axes, and so are sums over all tiles:
 walks that cut one axis and leave the others whole give the sums of every combination. ``bound`` multiplies them.
+
+Rows and columns of a pixel shuffle choose among the channels of what it reads: where tiles span all residues they
+choose all. A way to cut that leaves some out (``Profile.partial``) is not exact; see ``Cuts.exact``.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from cost_model.fused.flat import FlatGroup, Ints
 from cost_model.fused.probe import ALL_CHUNKS, clear_walk
 from cost_model.fused.state import (
     MOVED_ELEMS,
+    NUM_PARTIAL,
     NUM_SHAPES,
     NUM_STAGES,
     NUM_TRANSFERS,
@@ -48,6 +52,7 @@ class Profile(NamedTuple):
         extents: ``(rows, slots, axes)`` as ``state.Walk``.
         spans: ``(rows, slots, axes)``, lengths.
         fresh: ``(rows, slots, axes)``, ``Walk.moved``.
+        partial: ``(rows,)``, see ``state.NUM_PARTIAL``.
     """
 
     written: Floats
@@ -58,6 +63,7 @@ class Profile(NamedTuple):
     extents: Ints
     spans: Ints
     fresh: Ints
+    partial: Ints
 
 
 def empty_profile(flat: FlatGroup, num_rows: int) -> Profile:
@@ -65,7 +71,7 @@ def empty_profile(flat: FlatGroup, num_rows: int) -> Profile:
     layers, reads, slots = (num_rows, flat.num_layers), (num_rows, len(flat.read)), (num_rows, *flat.shape.shape)
     return Profile(
         np.zeros(layers), np.zeros(layers), np.zeros(reads), np.zeros(reads), np.zeros(reads),
-        np.zeros(slots, np.int64), np.zeros(slots, np.int64), np.zeros(slots, np.int64),
+        np.zeros(slots, np.int64), np.zeros(slots, np.int64), np.zeros(slots, np.int64), np.zeros(num_rows, np.int64),
     )  # fmt: skip
 
 
@@ -94,6 +100,7 @@ def profile_parts(
             parts.chunk[row], parts.tile[row], parts.kept[row], parts.k_tile[row], parts.double[row : row + 1]
         )
         walk_core(flat, machine, part, ALL_CHUNKS, walk, room)
+        found.partial[row] = walk.counters[NUM_PARTIAL]
         for shape in range(walk.counters[NUM_SHAPES]):
             if num_shapes < len(shapes):
                 shapes[num_shapes, PART] = row

@@ -30,10 +30,11 @@ elements in the boxes that stages read, transfers."""
 
 (
     NUM_STAGES, NUM_STAGE_LOADS, NUM_SHAPES, NUM_STORES, BUSY_CYCLES, CHANNEL_CYCLES, STORED_BYTES,
-    STORED_UNUSED_BITS, PEAK_BYTES, COUNTERS,
-) = range(10)  # fmt: skip
+    STORED_UNUSED_BITS, PEAK_BYTES, NUM_PARTIAL, COUNTERS,
+) = range(11)  # fmt: skip
 """Entries of ``counters``; the first three also say how much of the tables is filled; ``PEAK_BYTES`` is the
-most that is live at once, with the buffers the part has."""
+most that is live at once, with the buffers the part has; ``NUM_PARTIAL`` counts boxes that hold but a part of the inner
+ones of loops that share an axis."""
 
 
 class Walk(NamedTuple):

@@ -10,6 +10,7 @@ from cost_model.fused.boxes import (
     clear,
     copy,
     is_empty,
+    is_partial,
     is_same,
     loop_ranges,
     move,
@@ -50,6 +51,7 @@ from cost_model.fused.state import (
     MOVED_BYTES,
     MOVED_ELEMS,
     NUM_LOADS,
+    NUM_PARTIAL,
     NUM_SHAPES,
     NUM_STAGE_LOADS,
     NUM_STAGES,
@@ -151,6 +153,8 @@ def _find_needed(flat: FlatGroup, part: CorePart, tile: int, num_kept: int, walk
             new[layer, 0, 1] = new[layer, 0, 0]
             continue
         loop_ranges(flat, layer, new[layer], loops)
+        if is_partial(flat, layer, loops):
+            walk.counters[NUM_PARTIAL] += 1
         for read in range(flat.layer[layer, FIRST_READ], flat.layer[layer, STOP_READ]):
             if flat.read[read, PRODUCER] >= 0:
                 read_box(flat, read, loops, box)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cost_model.fused.flat import IS_MAC, K_LOOP, flatten
 from cost_model.fused.many import Choices
 from cost_model.fused.pricing import Pricer
-from tests.fused_cases import GROUPS, random_group_mapping
+from tests.fused_cases import GROUPS, random_group_mapping, upsampled
 from tests.group_proof_cases import check, draw_arch, draw_group
 from tvm_spm.arch import load_arch
 from tvm_spm.fusion.bounds import Bounds
@@ -98,6 +98,12 @@ def check_bounds(group: Group, rng: random.Random, num: int) -> None:
 @pytest.mark.parametrize("name", list(GROUPS))
 def test_nothing_costs_less_than_its_bound(name: str):
     check_bounds(GROUPS[name](), random.Random(name), 24)
+
+
+@pytest.mark.parametrize(("channels", "size", "factor"), [(3, 5, 2), (2, 4, 2), (1, 3, 3)])
+def test_nothing_costs_less_than_its_bound_where_pixels_are_shuffled(channels: int, size: int, factor: int):
+    for seed in range(8):
+        check_bounds(upsampled(channels, size, factor), random.Random(seed), 24)
 
 
 @settings(max_examples=25, deadline=None)

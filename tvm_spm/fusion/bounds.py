@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -30,6 +31,7 @@ from cost_model.fused.flat import (
     LEAVES,
     NUM_OPS,
     NUM_TERMS,
+    OFFSET,
     OUT_BITS,
     PRODUCER,
     RANK,
@@ -40,6 +42,7 @@ from cost_model.fused.flat import (
     WEIGHT,
     FlatGroup,
     Ints,
+    moves_of_outer_loops,
 )
 from cost_model.fused.inner_mapper import InnerMapper
 from cost_model.fused.pricing import tensor_prices
@@ -97,17 +100,18 @@ class Bounds:
     ) -> None:  # fmt: skip
         self._flat, self._arch, self._shape = flat, arch, group.sink_shape
         self._machine = machine_of(arch)
-        self.is_separable = _is_separable(flat)
-        """Whether boxes are products over axes; if not, each element is only known to be needed once."""
+        self._blurred, moves, self._can_be_exact = _blurred(flat)
         self.row_of = {cut: row for row, cut in enumerate(dict.fromkeys(cuts))}
         whole, _ = self._profile([tuple((0, extent, extent, 0) for extent in self._shape)])
+        two = moves, flat.moves
         self._know = Knowledge(
-            whole, _moves_k(flat, whole), _k_axes(flat), _sink_k_axis(flat), int(self.is_separable)
+            whole, np.stack([np.bitwise_or.reduce(one, axis=1) for one in two], axis=1),
+            np.stack([_moves_k(flat, one, whole) for one in two], axis=1), _k_axes(flat), _sink_k_axis(flat),
         )  # fmt: skip
         self._cuts, part, shapes = self._cuts_of(list(self.row_of))
         self._rates = _rates(group, flat, arch)
         self._scratch = empty_core(flat), empty_walk(flat, 1, 1)
-        self._stages = StageCosts(group, flat, mappers, self._cuts, part, shapes)
+        self._stages = StageCosts(group, flat._replace(moves=moves), mappers, self._cuts, part, shapes)
 
     @property
     def num_keys(self) -> int:
@@ -116,9 +120,10 @@ class Bounds:
 
     def decide(self, layer: int, cut: Ints, k_tile: Ints) -> Ints:
         """What is known about a layer whose channels are decided; -1 if nothing is."""
-        if not self.is_separable:
-            return np.full(len(cut), -1, np.int64)
-        return self._stages.find(layer, cut, k_tile)
+        found, exact = np.full(len(cut), -1, np.int64), self._cuts.exact[cut].all(axis=1)
+        if exact.any():
+            found[exact] = self._stages.find(layer, cut[exact], k_tile[exact])
+        return found
 
     def bound(self, cut: Ints, k_tile: Ints, chunks: Ints, key: Ints) -> Found:
         """What every row costs and holds at least.
@@ -135,11 +140,9 @@ class Bounds:
         choices = np.ascontiguousarray(cut), np.ascontiguousarray(k_tile), np.ascontiguousarray(chunks)
         bound_rows(self._flat, self._know, self._cuts, self._rates, choices, known, self._scratch, found)
         cycles = np.ceil(found[:, : 2 * mappers] * (1 - SLACK) - 1e-6) + self._arch.cores.launch_cycles
-        num_bytes = found[:, 3 * mappers :]
-        if not self.is_separable:
-            num_bytes[:] = 0.0
         return Found(
-            cycles.reshape(len(cut), 2, mappers), found[:, 2 * mappers : 3 * mappers] * (1 - SLACK), num_bytes
+            cycles.reshape(len(cut), 2, mappers), found[:, 2 * mappers : 3 * mappers] * (1 - SLACK),
+            found[:, 3 * mappers :],
         )  # fmt: skip
 
     def _profile(self, parts: list[Box]) -> tuple[Profile, Ints]:
@@ -186,11 +189,13 @@ class Bounds:
         ends = ends[:, :2] / ends[:, 2:]
         head = self._profile(fronts)[0].moved / np.where(moved == 0, 1.0, moved)
         every = Profile._make([*counts, *profile[5:]])
-        if not self.is_separable:
-            for column in every[:5]:
-                column[:] = 1.0 / np.repeat([count for _, count, _, _ in cuts], np.diff(first))[:, None]
-            for table in (*every[5:], head, ends, shapes):
-                table[:] = 0
+        exact = np.ones(len(cuts), np.int64)
+        if self._blurred.any():
+            for cut, (start, stop) in enumerate(pairwise(first)):
+                if not self._can_be_exact or every.partial[start:stop].any():
+                    exact[cut] = 0
+                    self._take_means((every, head, ends), (start, stop), cuts[cut][1])
+            shapes = shapes[np.repeat(exact, np.diff(first))[shapes[:, PART]] == 1]
         columns = [column.reshape(len(head), -1).astype(np.float64) for column in (*every, head, ends)]
         first_class, times, part = _classes(first, np.hstack(columns), every.written.sum(axis=1), shapes)
         return Cuts(
@@ -198,8 +203,23 @@ class Bounds:
             np.ascontiguousarray(ends[part, 0]), np.ascontiguousarray(ends[part, 1]),
             np.array([kept for _, _, _, kept in cuts], np.int64),
             np.array([int(tile < self._shape[axis]) for axis, _, tile, _ in cuts], np.int64),
-            np.array([count for _, count, _, _ in cuts], np.int64),
+            np.array([count for _, count, _, _ in cuts], np.int64), exact,
         ), part, shapes  # fmt: skip
+
+    def _take_means(self, tables: tuple[Profile, Floats, Floats], rows: tuple[int, int], count: int) -> None:
+        """Let a way to cut that is not exact have parts that all do as much as they do on average, at least."""
+        (every, head, ends), own, layers = tables, slice(*rows), self._flat.num_layers
+        of_layers, of_reads = self._blurred[:layers], self._blurred[layers:]
+        for column, blurred in (
+            (every.written, of_layers), (every.stages, of_layers), (every.moved, of_reads), (every.used, of_reads)
+        ):  # fmt: skip
+            column[own] = np.where(blurred, 1.0 / count, column[own].mean(axis=0))
+        every.transfers[own] = np.where(of_reads, 1.0 / count, every.transfers[own].min(axis=0))
+        for table in every[5:8]:
+            table[own] = np.where(self._blurred[:, None], 0, table[own].min(axis=0))
+        head[own] = np.where(of_reads, 0.0, head[own].min(axis=0))
+        ends[own, 0], ends[own, 1] = ends[own, 0].min(), ends[own, 1].max()
+        every.partial[own] = 1
 
 
 def _classes(first: list[int], table: Floats, work: Floats, shapes: Ints) -> tuple[Ints, Floats, Ints]:
@@ -227,24 +247,57 @@ def _classes(first: list[int], table: Floats, work: Floats, shapes: Ints) -> tup
     return np.array(first_class), np.array(times), np.array(chosen, np.int64)
 
 
-def _is_separable(flat: FlatGroup) -> bool:
-    """Whether no axis of a tensor moves with two axes of the sink, and no two axes of a tensor with the same one."""
-    for slot in range(len(flat.moves)):
+def _is_product(moves: Ints) -> NDArray[np.bool_]:
+    """Per slot, whether no axis moves with two axes of the sink, and no two axes with the same one."""
+    found = np.ones(len(moves), np.bool_)
+    for slot, axes in enumerate(moves.tolist()):
         seen = 0
-        for bits in flat.moves[slot].tolist():
-            if bits & (bits - 1) or bits & seen:
-                return False
+        for bits in axes:
+            found[slot] &= not (bits & (bits - 1) or bits & seen)
             seen |= bits
+    return found
+
+
+def _blurred(flat: FlatGroup) -> tuple[NDArray[np.bool_], Ints, bool]:
+    """Slots whose boxes are products over axes only where tiles are cut exactly, what moves slots there, and whether
+    tiles can be cut so at all.
+
+    Elsewhere, each element of a blurred slot is only known to be needed once. The boxes of all others are products
+    there, too, if boxes of the blurred are empty or not whatever residues they hold.
+    """
+    blurred = ~_is_product(flat.moves)
+    if not blurred.any():
+        return blurred, flat.moves, True
+    moves = moves_of_outer_loops(flat)
+    can_be_exact = bool(_is_product(moves).all())
+    if not (can_be_exact and all(_keeps_residues_together(flat, read) for read in range(len(flat.read)))):
+        blurred[:] = True
+    return blurred, moves, can_be_exact
+
+
+def _keeps_residues_together(flat: FlatGroup, read: int) -> bool:
+    """Whether, on every axis, a tensor holds all or none of what the inner ones of loops that share an axis choose."""
+    layer, slot = int(flat.read[read, LAYER]), flat.num_layers + read
+    inner = {
+        loop for row in flat.out_axes[layer].tolist() for loop in row[TERMS + 2 : TERMS + 2 * row[NUM_TERMS] : 2]
+    }  # fmt: skip
+    for place in range(int(flat.read[read, FIRST_ACCESS]), int(flat.read[read, STOP_ACCESS])):
+        for axis, row in enumerate(flat.access[place].tolist()):
+            terms = list(zip(row[TERMS : TERMS + 2 * row[NUM_TERMS] : 2], row[TERMS + 1 :: 2], strict=False))
+            reach = 1 + sum(stride * (int(flat.loops[layer, loop]) - 1) for loop, stride in terms if loop in inner)
+            steps = [stride for loop, stride in terms if loop not in inner]
+            if reach > max(1, math.gcd(*steps, row[OFFSET], int(flat.shape[slot, axis]))):
+                return False
     return True
 
 
-def _moves_k(flat: FlatGroup, whole: Profile) -> Ints:
+def _moves_k(flat: FlatGroup, moved: Ints, whole: Profile) -> Ints:
     moves = np.zeros(flat.num_layers, np.int64)
     for layer in range(flat.num_layers):
         for axis in range(int(flat.layer[layer, RANK])):
             row = flat.out_axes[layer, axis]
             if K_LOOP in row[TERMS : TERMS + 2 * row[NUM_TERMS] : 2]:
-                moves[layer] |= flat.moves[layer, axis]
+                moves[layer] |= moved[layer, axis]
                 if whole.extents[0, layer, axis] < flat.shape[layer, axis]:
                     moves[layer] = -1
                     break

@@ -37,7 +37,7 @@ from tvm_spm.workload import DIM_NAMES, Operand, Workload
 
 WIDER = 50
 PLAN_STEPS, WIDE_STEPS = 4_000, 40_000
-"""As a network of three layers gets, see ``tvm_spm.fusion.network.STEPS_OF_ONE_LAYER``."""
+"""The former is half of what a small network gets, see ``tvm_spm.fusion.network.FEWEST_STEPS``."""
 
 BATCH = 512
 MOST_STAGES = 4_096

@@ -86,7 +86,7 @@ def test_no_plan_is_below_its_bound(seed: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(GroupHope, "polish", lambda hope, point: None)
     for budget in (0, 3, 10_000):
         monkeypatch.setattr(network, "STEPS_PER_GROUP", budget)
-        monkeypatch.setattr(network, "STEPS_OF_ONE_LAYER", 0)
+        monkeypatch.setattr(network, "FEWEST_STEPS", 0)
         found = plan(whole, arch, objective, alone)
         assert found.lower_bound <= best * (1 + 1e-9)
         assert found.value >= best * (1 - 1e-9)

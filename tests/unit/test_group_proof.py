@@ -8,7 +8,7 @@ import math
 import pytest
 
 from cost_model.fused import group_cost
-from tests.fused_cases import Builder, conv_chain
+from tests.fused_cases import Builder, conv_chain, upsampled
 from tests.group_legality import broken_rule
 from tvm_spm.arch import load_arch
 from tvm_spm.fusion.group_space import even_sizes, splits
@@ -66,6 +66,27 @@ def test_a_stop_leaves_a_valid_bound():
         )
         assert some.lower_bound <= full.value * (1 + 1e-9)
         assert some.certified or some.limits == ("stopped",)
+
+
+def test_pixels_that_are_shuffled_have_bounds_by_axis():
+    # Rows and columns choose among channels, but tiles of two rows and two columns hold every residue.
+    group = upsampled(c=4, size=8)
+    proof = prove_group(group, load_arch("edge-256"), most_steps=3_000)
+    assert proof.certified
+
+
+def test_a_ceiling_ends_a_search_for_what_is_not_wanted():
+    arch = load_arch("quad-edge")
+    prover = GroupProver(CHAIN, arch, Objective.EDP.value_of, most_cuts=0)
+    prover.aim_at(Objective.EDP.value_of, ceiling=1e11)
+    assert prover.improve(1_000) == ()
+    # nothing was priced, as everything costs more than 1e11 by its bound
+    assert (prover.best, prover.num_priced) == (None, 0)
+    assert prover.lower_bound == prover.limit == 1e11
+    prover.aim_at(Objective.EDP.value_of, ceiling=1e12)
+    prover.start()
+    prover.improve(100_000)
+    assert prover.lower_bound == prover.value == prove_group(CHAIN, arch, most_cuts=0).lower_bound
 
 
 def test_where_nothing_fits():

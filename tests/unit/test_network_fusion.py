@@ -148,7 +148,7 @@ def test_a_plan_says_how_good_it_is(objective: str):
 
 def test_the_budget_grows_with_different_groups_not_with_layers(monkeypatch: pytest.MonkeyPatch):
     # Nine layers of one kind: eight groups of two of them, and so on, are one and the same group each.
-    monkeypatch.setattr(network, "STEPS_OF_ONE_LAYER", 0)
+    monkeypatch.setattr(network, "FEWEST_STEPS", 0)
     monkeypatch.setattr(network, "STEPS_PER_GROUP", 1)
     found = plan(conv_chain(*[16] * 10, size=28), alone(9))
     assert found.num_priced == 8
@@ -157,7 +157,7 @@ def test_the_budget_grows_with_different_groups_not_with_layers(monkeypatch: pyt
 
 
 def test_a_budget_of_mappings_is_in_the_result(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(network, "STEPS_OF_ONE_LAYER", 0)
+    monkeypatch.setattr(network, "FEWEST_STEPS", 0)
     monkeypatch.setattr(network, "STEPS_PER_GROUP", 0)
     chain = conv_chain(16, 16, 16, size=28)
     found = plan(chain, alone(2))

@@ -25,6 +25,9 @@ _SLACK = 1e-9
 FIRST_STEPS, MOST_STEPS = 64, 2_048
 """Of one turn: the first, and in the end; each turn takes twice as many as the one before."""
 
+MARGIN = 5e-2
+"""By how much more than the best known plan, as a share, groups are searched for: the rest of a plan changes."""
+
 _STEP, _MOST_TANGENTS = 0.05, 24
 """Between tangents of one hyperbola, of the logarithm of their slope; the corner between two is 0.02 % below it."""
 
@@ -47,6 +50,13 @@ class Around(NamedTuple):
     energy_pj: float
 
 
+class Wanted(NamedTuple):
+    """The rest of a plan, and the objective that all must stay below to be of interest; per run of a group."""
+
+    around: Around
+    value: float
+
+
 class GroupHope:
     """One group.
 
@@ -65,6 +75,9 @@ class GroupHope:
         """What was proved, by the rest of the plan; one entry for a sum."""
         self._around: Around | None = None
         """Of the search that is under way."""
+        self._searched: dict[Around, float] = {}
+        """Up to which objective what was proved is all there is to prove."""
+        self._is_started = False
         self._next_steps = FIRST_STEPS
         self._corners = self._find_corners()
         self._polished: set[Point] = set()
@@ -96,42 +109,50 @@ class GroupHope:
             self._mappings[point] = self._prover.mapping(point)
         return self._mappings[point]
 
-    def is_settled(self, around: Around) -> bool:
+    def is_settled(self, wanted: Wanted) -> bool:
         """Whether another turn would change nothing: a search with much the same rest of the plan proved all it can."""
         if self._objective != Objective.EDP:
             return self._is_done
         return any(
-            all(
+            value >= wanted.value
+            and all(
                 abs(new - old) <= LIKE_TOTALS * (new + least)
-                for new, old, least in zip(around, other, self._prover.corner, strict=True)
+                for new, old, least in zip(wanted.around, other, self._prover.corner, strict=True)
             )
-            for other in self._bounds if other != self._around or self._is_done
-        )  # fmt: skip
+            for other, value in self._searched.items()
+        )
 
     @property
     def _is_done(self) -> bool:
         """Whether the search under way has proved all it can."""
-        return self._around is not None and self._prover.lower_bound >= self._prover.value
+        return self._around is not None and self._prover.lower_bound >= self._prover.limit
 
-    def improve(self, around: Around, most_steps: int, should_stop: Callable[[], bool]) -> None:
+    def improve(self, wanted: Wanted, most_steps: int, should_stop: Callable[[], bool]) -> None:
         """Search on for one turn.
 
         Args:
-            around: The rest of the plan.
+            wanted: The rest of the plan, and what it is compared with.
             most_steps: At most, beside those around the best known mappings.
             should_stop: Asked between batches.
         """
-        if self._around is None:
-            self._around = around
-            self._prover.aim_at(self._aim(around))
-            self._prover.start()
-        if self._is_done and not self.is_settled(around):
-            self._around = around
-            self._prover.aim_at(self._aim(around))
-            self._prover.climb()
-        self._prover.improve(min(self._next_steps, most_steps), should_stop)
+        is_edp, prover = self._objective == Objective.EDP, self._prover
+        if self._around is None or (self._is_done and not self.is_settled(wanted)):
+            self._around = wanted.around
+            prover.aim_at(self._aim(wanted.around), wanted.value * (1 + MARGIN) if is_edp else math.inf)
+            if self._is_started:
+                prover.climb()
+        if not self._is_started:
+            # most groups are worth nothing, which bounds alone can say
+            if is_edp:
+                prover.improve(min(FIRST_STEPS, most_steps), should_stop)
+            if not self._is_done:
+                prover.start()
+                self._is_started = True
+        prover.improve(min(self._next_steps, most_steps), should_stop)
         self._next_steps = min(MOST_STEPS, 2 * self._next_steps)
-        self._bounds[self._around] = self._prover.lower_bound * (1 - 1e-12)
+        self._bounds[self._around] = prover.lower_bound * (1 - 1e-12)
+        if self._is_done:
+            self._searched[self._around] = wanted.value if prover.limit < prover.value else math.inf
         self._corners = self._find_corners()
 
     def become(self, other: GroupHope) -> None:
@@ -191,19 +212,19 @@ class GroupHope:
 
 
 def improve_all(
-    todo: Mapping[GroupHope, Around], most_steps: int, workers: Workers, should_stop: Callable[[], bool]
+    todo: Mapping[GroupHope, Wanted], most_steps: int, workers: Workers, should_stop: Callable[[], bool]
 ) -> None:
     """Search groups on for one turn each, at the same time where there are workers.
 
     Args:
-        todo: Groups, each with the rest of the plan.
+        todo: Groups, each with the rest of the plan and what that is compared with.
         most_steps: Of each.
         workers: Who searches; they send a whole search there and back, some megabytes.
         should_stop: Asked between batches here, and between groups of workers.
     """
     if not workers.are_others:
-        for hope, around in todo.items():
-            hope.improve(around, most_steps, should_stop)
+        for hope, wanted in todo.items():
+            hope.improve(wanted, most_steps, should_stop)
         return
     hopes = list(todo)
     jobs = [(hope, todo[hope], most_steps) for hope in hopes]
@@ -211,8 +232,8 @@ def improve_all(
         hopes[at].become(improved)
 
 
-def _improved(hope: GroupHope, around: Around, most_steps: int) -> GroupHope:
+def _improved(hope: GroupHope, wanted: Wanted, most_steps: int) -> GroupHope:
     """In a worker, or a thread beside others: the search itself stays as it is."""
     searched = copy.deepcopy(hope)
-    searched.improve(around, most_steps, lambda: False)
+    searched.improve(wanted, most_steps, lambda: False)
     return searched

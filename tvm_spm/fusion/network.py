@@ -9,7 +9,7 @@ from tvm_spm.arch import Arch
 from tvm_spm.errors import PlanError
 from tvm_spm.fusion.convex_groups import MAX_GROUP
 from tvm_spm.fusion.group_prices import GroupPrices, groups_of
-from tvm_spm.fusion.hopes import PARTS, Around, GroupHope, improve_all
+from tvm_spm.fusion.hopes import PARTS, Around, GroupHope, Wanted, improve_all
 from tvm_spm.fusion.network_plan import NOT_SCHEDULED, Alone, FusedGroup, NetworkPlan, RefusedGroup
 from tvm_spm.fusion.side_groups import groups_that_gain
 from tvm_spm.graph import LayerGraph
@@ -21,8 +21,8 @@ __all__ = [
     "plan_network",
 ]  # fmt: skip
 
-STEPS_PER_GROUP, STEPS_OF_ONE_LAYER = 40, 24_000
-"""Of the searches of groups, for each different group of a network; or, shared by its layers, for a small one."""
+STEPS_PER_GROUP, FEWEST_STEPS = 40, 8_000
+"""Of the searches of groups, for each different group of a network; and for a small one."""
 
 MOST_TURNS = 64
 """Plans that are made on the way to the last one."""
@@ -79,7 +79,7 @@ def plan_network(
     aim, run = Objective.of(objective), around or Surroundings()
     should_stop = run.should_stop
     prices = GroupPrices(graph, arch, aim, alone, known, should_stop=should_stop, report=run.report)
-    most_steps = max(STEPS_OF_ONE_LAYER // len(graph.layers), STEPS_PER_GROUP * prices.num_bounded)
+    most_steps = max(FEWEST_STEPS, STEPS_PER_GROUP * prices.num_bounded)
     prices.sample(prices.plan(prices.options, 1))
     turn, with_gaps = 0, not prices.has_gaps
     while True:
@@ -87,14 +87,17 @@ def plan_network(
         value = aim.value_of(float(plan.cycles), plan.energy_pj)
         least = aim.value_of(hoped.cycles / PARTS, hoped.energy_pj)
         hopes = {
-            group.option.choice: Around(
-                (hoped.cycles - group.option.cycles) / PARTS / prices.times(group),
-                (hoped.energy_pj - group.option.energy_pj) / prices.times(group),
+            group.option.choice: Wanted(
+                Around(
+                    (hoped.cycles - group.option.cycles) / PARTS / prices.times(group),
+                    (hoped.energy_pj - group.option.energy_pj) / prices.times(group),
+                ),
+                value / prices.times(group) ** 2,
             )
             for group in hoped.groups if isinstance(group.option.choice, GroupHope)
         }  # fmt: skip
         is_proved = least >= value * (1 - PROVED)
-        todo = {} if is_proved else {hope: rest for hope, rest in hopes.items() if not hope.is_settled(rest)}
+        todo = {} if is_proved else {hope: wanted for hope, wanted in hopes.items() if not hope.is_settled(wanted)}
         if todo and prices.num_steps < most_steps and turn < MOST_TURNS and not should_stop():
             each = -(-(most_steps - prices.num_steps) // len(todo))
             improve_all(todo, each, run.workers, should_stop)

@@ -128,9 +128,9 @@ class GroupProver:
         self._roots, self._root_bounds = self._bound_roots()
         self.aim_at(aim)
 
-    def aim_at(self, aim: Aim) -> None:
-        """Begin again with another aim; what was priced counts."""
-        self._aim, self._serial = aim, itertools.count()
+    def aim_at(self, aim: Aim, ceiling: float = math.inf) -> None:
+        """Begin again with another aim; what was priced counts, and what reaches the ceiling is not searched."""
+        self._aim, self._serial, self._ceiling = aim, itertools.count(), ceiling
         self._best = self._find_best()
         self._heap: list[tuple[float, int, int, int, _Block]] = []
         self._left_out, self._num_left_out = math.inf, 0
@@ -160,9 +160,14 @@ class GroupProver:
         return float(values[place]), self._front[place]
 
     @property
+    def limit(self) -> float:
+        """What is searched for has less: than the best so far, and than the ceiling."""
+        return min(self.value, self._ceiling)
+
+    @property
     def lower_bound(self) -> float:
         """No mapping of the space has less."""
-        return min(self.value, self._left_out, self._heap[0][0] if self._heap else math.inf)
+        return min(self.limit, self._left_out, self._heap[0][0] if self._heap else math.inf)
 
     @property
     def corner(self) -> tuple[float, float]:
@@ -212,7 +217,7 @@ class GroupProver:
         values[found.num_bytes > self._capacity_bytes] = math.inf
         value = values.min(axis=1)
         order = np.argsort(value, kind="stable")
-        order = order[value[order] < self.value]
+        order = order[value[order] < self.limit]
         if len(order):
             block = _Block(*state, rows.take(order), values[order], value[order])
             heapq.heappush(self._heap, (float(block.value[0]), -block.depth, next(self._serial), 0, block))
@@ -285,7 +290,7 @@ class GroupProver:
         """
         stop_steps = self.num_steps + most_steps
         stop_bounded = self.num_bounded + BOUNDED_PER_STEP * most_steps
-        while self._heap and self._heap[0][0] < self.value:
+        while self._heap and self._heap[0][0] < self.limit:
             if self.num_steps >= stop_steps:
                 return (f"{most_steps:,} steps were made",)
             if self.num_bounded >= stop_bounded:
@@ -293,7 +298,7 @@ class GroupProver:
             if should_stop():
                 return ("stopped",)
             self._step()
-        if self._left_out < self.value:
+        if self._left_out < self.limit:
             return (f"{self._num_left_out:,} mappings of more than {MOST_STAGES:,} stages per core were not priced",)
         return ()
 
@@ -301,9 +306,9 @@ class GroupProver:
         """Take the most promising parts of the space: decide one layer more, or price them."""
         _, _, _, cursor, block = heapq.heappop(self._heap)
         other = self._heap[0][0] if self._heap else math.inf
-        until = min(self.value, max(other, float(block.value[cursor]) * 1.001))
+        until = min(self.limit, max(other, float(block.value[cursor]) * 1.001))
         stop = max(cursor + 1, min(cursor + _BATCH, int(np.searchsorted(block.value, until))))
-        if stop < len(block.value) and block.value[stop] < self.value:
+        if stop < len(block.value) and block.value[stop] < self.limit:
             heapq.heappush(
                 self._heap, (float(block.value[stop]), -block.depth, next(self._serial), stop, block)
             )  # fmt: skip
@@ -321,7 +326,7 @@ class GroupProver:
             choices = []
             for place in range(stop - cursor):
                 candidate, values = self._candidate(rows.cut[place], rows.k_tile[place]), block.values[cursor + place]
-                choices += [(candidate, double) for double in (False, True) if values[int(double)] < self.value]
+                choices += [(candidate, double) for double in (False, True) if values[int(double)] < self.limit]
             self._try(choices, float(block.value[cursor]))
 
     def _decide(self, layer: int, rows: _Rows) -> _Rows:

@@ -8,13 +8,18 @@ for the bound, which no mapping of the space passes; neither where nothing fits.
 nothing in DRAM could save at most: all its cycles, as if the vector unit worked beside the array, and its reads and
 writes of DRAM and those of its readers, once each. "Ahead" is what loading weights while the step before runs could
 save, if there were room for both: per layer the cycles before the array starts, per group all that the array waits for
-transfers, but no longer than DRAM takes for what no other step makes, or for one filling of all scratchpads.
+transfers, but no longer than DRAM takes for what no other step makes, or for one filling of all scratchpads. "Means" is
+what means of channels could save that the vector unit adds up while the rows of their layer leave: the same plan and
+mappings, one operation more an element of that layer, its sums stored behind its last row, and no mean; of layers that
+are the last of their group. Sums of rows that lie on several cores would have to be added, which is not charged.
 
 Machines of 1 and 4 MiB are ``edge-256`` with that scratchpad and nothing else changed: larger memories take more energy
 per access, so that this flatters fusion. Expected time: an hour on two cores for all; ``--quick`` takes a minute.
 
     python benchmarks/between_layers.py [--quick] [--arch NAME ...] [--case NAME ...] [--steps N] [--csv FILE]
-                                        [--table groups norms ahead]
+                                        [--table groups norms ahead means]
+
+The case "squeeze-excite" needs ``PYTHONPATH=.``.
 """
 
 from __future__ import annotations
@@ -26,17 +31,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
+from kept_rows import read_rows, with_rows
 
+from cost_model.fused import group_cost
 from cost_model.simulator import SimulatorModel
 from tvm_spm import frontend
 from tvm_spm.arch import Arch, load_arch
-from tvm_spm.cost import Cost, dma_channels
+from tvm_spm.cost import dma_channels
+from tvm_spm.frontend.extract import Extraction
 from tvm_spm.frontend.models import dtype_of_word
 from tvm_spm.fusion.network import Alone, FusedGroup, NetworkPlan, plan_network
 from tvm_spm.fusion.proof import prove_group
 from tvm_spm.graph import GraphTensor, LayerGraph
-from tvm_spm.group import Group, refuse_group
+from tvm_spm.group import Group, GroupMapping, refuse_group
+from tvm_spm.mapping import Mapping
 from tvm_spm.objective import Objective
 from tvm_spm.report.breakdown import explain
 from tvm_spm.tuning.attention import attention_groups, plan_attention
@@ -44,16 +52,19 @@ from tvm_spm.tuning.options import TunerOptions
 from tvm_spm.tuning.run import Run
 from tvm_spm.tuning.tasks import tune_tasks
 from tvm_spm.units import bits_to_bytes
-from tvm_spm.workload import VectorWork
+from tvm_spm.workload import VectorWork, Workload
 
+SQUEEZE_EXCITE = "squeeze-excite"
 CASES: dict[str, tuple[str, dict[str, tuple[int, ...]] | None]] = {
     "ViT-Ti 197": ("vit_tiny_block", None),
     "BERT 128": ("bert_base_layer", None),
     "Llama decode 2,048": ("llama_layer_decode", None),
     "Llama prefill 512": ("llama_layer", None),
     "ResNet-18": ("resnet18", None),
+    "EfficientNet-B0": ("efficientnet_b0", None),
+    SQUEEZE_EXCITE: ("twelve blocks of ``squeeze_excite.py``, float32", None),
 }
-"""Built-in networks, and shapes that differ from theirs."""
+"""Built-in networks but for the last, and shapes that differ from theirs."""
 
 ARCHS = ("edge-256", "edge-256, 1 MiB", "edge-256, 4 MiB", "quad-edge", "mlu100-32")
 MARKS = ("norm", "silu", "gelu")
@@ -66,6 +77,9 @@ COLUMNS = {
     ],
     "norms": ["case", "arch", "cycles_of_norms", "energy_of_trips", "edp_falls_at_most"],
     "ahead": ["case", "arch", "cycles_apart", "cycles", "fused_with_marks", "array_waits", "ahead_at_most"],
+    "means": [
+        "case", "arch", "means", "of_cycles", "of_energy", "dram_bytes", "cycles_fall", "energy_falls", "edp_falls",
+    ],
 }  # fmt: skip
 
 
@@ -80,10 +94,19 @@ def machine(name: str) -> Arch:
     return replace(arch, name=f"{preset}-{mib}mib", levels=replace(arch.levels, SPM=larger))
 
 
-def planned(case: str, arch: Arch) -> tuple[NetworkPlan, dict[int, int]]:
-    """The plan of a network whose layers were tuned, and per task the cycles of its first loads."""
+def imported(case: str, arch: Arch) -> Extraction:
+    """A network, in numbers as wide as the machine's words."""
+    if case == SQUEEZE_EXCITE:
+        from squeeze_excite import LARGE, network  # noqa: PLC0415
+
+        return frontend.extract(frontend.load_model(network(LARGE, 224)))
     name, shapes = CASES[case]
-    extraction = frontend.extract(frontend.load_model(name, shapes=shapes, dtype=dtype_of_word(arch.word_bits)))
+    return frontend.extract(frontend.load_model(name, shapes=shapes, dtype=dtype_of_word(arch.word_bits)))
+
+
+def planned(case: str, arch: Arch) -> tuple[NetworkPlan, dict[int, tuple[Workload, Mapping]]]:
+    """The plan of a network whose layers were tuned, and their work and mappings by task."""
+    extraction = imported(case, arch)
     outcomes = tune_tasks(extraction, arch, Objective.EDP, EVERY_TASK, Run()).outcomes
     attention, _ = plan_attention(extraction.mod, arch, objective=Objective.EDP, should_stop=lambda: False)
     late = {var for each in attention for var in each.site.bindings[:2]}
@@ -97,15 +120,12 @@ def planned(case: str, arch: Arch) -> tuple[NetworkPlan, dict[int, int]]:
         num_cores = arch.cores.count if is_vector else outcomes[index].mapping.cores.product()
         alone.append(Alone(task=index, cost=cost, num_cores=num_cores, times=times))
     tasks = extraction.graph.tasks
-    first_loads = {
-        index: explain(tasks[index].work, arch, found.mapping).cycles_of("first load")
-        for index, found in outcomes.items()
-    }
+    mappings = {index: (tasks[index].work, found.mapping) for index, found in outcomes.items()}
     plan = plan_network(
         layers.graph, arch, "edp", alone, known=attention_groups(layers, arch, attention),
         why_not=lambda ways: [None] * len(ways),
     )  # fmt: skip
-    return plan, first_loads
+    return plan, mappings
 
 
 def apart(plan: NetworkPlan, layers: Iterable[int]) -> tuple[int, float]:
@@ -176,17 +196,78 @@ def norm_row(plan: NetworkPlan, arch: Arch) -> dict[str, object]:
     }  # fmt: skip
 
 
-def ahead_row(plan: NetworkPlan, first_loads: dict[int, int], arch: Arch) -> dict[str, object]:
+def is_mean(graph: LayerGraph, index: int) -> bool:
+    """Whether a layer is the mean, or the like, of each channel of one tensor."""
+    layer = graph.layers[index]
+    if layer.workload is not None or len(layer.reads) != 1 or not ("mean" in layer.name or "pool" in layer.name):
+        return False
+    read, written = (graph.tensors[tensor].shape[2:] for tensor in (layer.reads[0].tensor, layer.output))
+    return math.prod(written) == 1 < math.prod(read)
+
+
+def summed(
+    plan: NetworkPlan, index: int, way: FusedGroup | None, mappings: dict[int, tuple[Workload, Mapping]], arch: Arch
+) -> tuple[int, float]:
+    """Cycles and energy that one operation more an element adds to a layer, alone or as the last of a group."""
+    graph, layer, old = plan.graph, plan.graph.layers[index], plan.alone[index].cost
+    if way is None:
+        work, mapping = mappings[plan.alone[index].task]
+        more = replace(work.epilogue, num_ops_per_elem=work.epilogue.num_ops_per_elem + 1)
+        new = SimulatorModel().cost(replace(work, epilogue=more), arch, mapping)
+    else:
+        summing = replace(layer, num_ops_per_elem=layer.num_ops_per_elem + 1)
+        layers = (*graph.layers[:index], summing, *graph.layers[index + 1 :])
+        old, group = way.cost, Group(graph=replace(graph, layers=layers), layers=way.group.layers)
+        assert isinstance(way.mapping, GroupMapping)
+        new = group_cost(group, arch, way.mapping).cost
+    assert old is not None
+    return new.cycles - old.cycles, new.energy_pj - old.energy_pj
+
+
+def mean_row(plan: NetworkPlan, mappings: dict[int, tuple[Workload, Mapping]], arch: Arch) -> dict[str, object]:
+    """What means could save that are added up while the rows of their layer leave."""
+    graph, ways = plan.graph, {way.group.layers: way for way in plan.groups}
+    maker = {layer.output: index for index, layer in enumerate(graph.layers)}
+    unit_of = {layers[-1]: layers for layers in plan.units}
+    word_pj = (arch.levels.DRAM.access_pj + arch.levels.SPM.access_pj) / arch.word_bits
+    num_means = cycles = more_cycles = num_bytes = 0
+    energy_pj = more_pj = 0.0
+    for index, layer in enumerate(graph.layers):
+        cost, times = plan.alone[index].cost, plan.alone[index].times
+        source = maker.get(layer.reads[0].tensor, -1) if is_mean(graph, index) else -1
+        if cost is None or source not in unit_of or graph.layers[source].workload is None:
+            continue
+        added_cycles, added_pj = summed(plan, source, ways.get(unit_of[source]), mappings, arch)
+        sums_bytes = 4 * math.prod(graph.tensors[layer.output].shape)
+        stored_cycles = math.ceil(arch.burst_startup_cycles + sums_bytes / arch.dma_bytes_per_cycle)
+        num_means, num_bytes = num_means + times, num_bytes + sum(cost.dram_bytes) * times
+        cycles, energy_pj = cycles + cost.cycles * times, energy_pj + cost.energy_pj * times
+        more_cycles += (added_cycles + stored_cycles) * times
+        more_pj += (added_pj + 8 * sums_bytes * word_pj) * times
+    whole_cycles, whole_pj = plan.plan.cycles, plan.plan.energy_pj
+    shares = (cycles - more_cycles) / whole_cycles, (energy_pj - more_pj) / whole_pj
+    return {
+        "means": num_means, "of_cycles": cycles / whole_cycles, "of_energy": energy_pj / whole_pj,
+        "dram_bytes": num_bytes, "cycles_fall": shares[0], "energy_falls": shares[1],
+        "edp_falls": 1 - (1 - shares[0]) * (1 - shares[1]),
+    }  # fmt: skip
+
+
+def ahead_row(plan: NetworkPlan, mappings: dict[int, tuple[Workload, Mapping]], arch: Arch) -> dict[str, object]:
     """What weights that are loaded ahead could save."""
     graph, waits, ahead, marked = plan.graph, 0.0, 0.0, []
+    first_loads = {
+        task: explain(work, arch, mapping).cycles_of("first load") for task, (work, mapping) in mappings.items()
+    }
     rate = arch.dma_bytes_per_cycle * dma_channels(arch)
-    for layers, step in zip(plan.units, plan.plan.groups, strict=True):
-        choice, alone = step.option.choice, plan.alone[layers[0]]
-        cost: Cost | None = choice.cost if isinstance(choice, FusedGroup) else alone.cost
+    ways = {way.group.layers: way for way in plan.groups}
+    for layers in plan.units:
+        way, alone = ways.get(layers), plan.alone[layers[0]]
+        cost = alone.cost if way is None else way.cost
         if cost is None:
             continue
-        first_load = cost.dma_stall_cycles if isinstance(choice, FusedGroup) else first_loads.get(alone.task, 0)
-        if isinstance(choice, FusedGroup) and is_marked(graph, layers):
+        first_load = first_loads.get(alone.task, 0) if way is None else cost.dma_stall_cycles
+        if way is not None and is_marked(graph, layers):
             marked.append("-".join(map(str, layers)))
         read = {
             each.tensor: graph.tensors[each.tensor] for index in layers
@@ -217,26 +298,24 @@ def main() -> None:
         ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
     ).stdout.strip()
     archs, cases = (["edge-256"], ["ViT-Ti 197"]) if options.quick else (options.arch, options.case)
-    rows: list[dict[str, object]] = []
+    table = read_rows(options.csv)
     for case in cases:
         for name in archs:
             arch = machine(name)
-            plan, first_loads = planned(case, arch)
-            found: list[tuple[str, dict[str, object]]] = [("ahead", ahead_row(plan, first_loads, arch))]
+            plan, mappings = planned(case, arch)
+            found: list[tuple[str, dict[str, object]]] = [
+                ("ahead", ahead_row(plan, mappings, arch)), ("means", mean_row(plan, mappings, arch))
+            ]  # fmt: skip
             if any(is_marked(plan.graph, [index]) for index in range(len(plan.graph.layers))):
                 found += [("norms", norm_row(plan, arch))]
                 if "groups" in options.table:
                     found += [("groups", row) for row in group_rows(plan, arch, options.steps)]
             about = {"commit": commit, "case": case, "arch": name, "arch_sha256": arch.sha256()[:12]}
-            rows += [
-                {**about, "table": table, **row, "source": "simulated"}
-                for table, row in found
-                if table in options.table
-            ]
+            made = [
+                {**about, "table": kind, **row, "source": "simulated"} for kind, row in found if kind in options.table
+            ]  # fmt: skip
+            table = with_rows(options.csv, table, made, ["table", "case", "arch"])
             print(case, name, f"{plan.value:.4g}", plan.optimality, flush=True)
-            if options.csv:
-                pd.DataFrame(rows).to_csv(options.csv, index=False)
-    table = pd.DataFrame(rows)
     for kind, columns in COLUMNS.items():
         part = table[table["table"] == kind]
         if len(part):

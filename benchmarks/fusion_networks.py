@@ -19,13 +19,12 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import multiprocessing
 import subprocess
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pandas as pd
+from kept_rows import made_apart, read_rows, with_rows
 
 import tvm_spm
 from tvm_spm.arch import load_arch
@@ -99,17 +98,6 @@ def shown(table: pd.DataFrame) -> str:
     return found.to_string(index=False, float_format=lambda value: f"{value:.3f}")
 
 
-def with_row(path: Path | None, rows: pd.DataFrame, row: dict[str, object]) -> pd.DataFrame:
-    """The rows with a new one, which takes the place of an older one of its kind; written at once."""
-    new = pd.DataFrame([row])
-    if len(rows):
-        is_old = (rows[_KEY] == new[_KEY].iloc[0]).all(axis=1)
-        new = pd.concat([rows[~is_old], new], ignore_index=True)
-    if path is not None:
-        new.to_csv(path, index=False)
-    return new
-
-
 def main() -> None:
     """Tune, write the rows and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -128,12 +116,10 @@ def main() -> None:
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
     ).stdout.strip()
-    known = options.csv is not None and options.csv.exists()
-    rows = pd.read_csv(options.csv) if known else pd.DataFrame()
+    rows = read_rows(options.csv)
     for network, arch in [] if options.show else itertools.product(networks, archs):
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-            row = {"commit": commit, **process.submit(tune, network, arch, trials, dtype, options.plot).result()}
-        rows = with_row(options.csv, rows, row)
+        row = {"commit": commit, **made_apart(tune, network, arch, trials, dtype, options.plot)}
+        rows = with_rows(options.csv, rows, [row], _KEY)
         print(shown(pd.DataFrame([row])), flush=True)
     print(shown(rows))
     for who, what, headline in REPORTED:

@@ -18,15 +18,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import subprocess
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
+from kept_rows import made_apart, read_rows, with_rows
 
 import tvm_spm
 from cost_model.roofs import roof_of
@@ -62,6 +60,8 @@ SHOWN = {
     ],
 }  # fmt: skip
 """Columns of either table."""
+
+_KEY = ["table", "case", "arch"]
 
 
 def tune(case: str, arch: str, trials: int) -> dict[str, object]:
@@ -131,21 +131,15 @@ def main() -> None:
         ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
     ).stdout.strip()
     cases, archs = ([QUICK], ["edge-256"]) if options.quick else (options.case, options.arch)
-    rows: list[dict[str, object]] = [
-        {"commit": commit, "table": "rows", **row}
-        for arch in archs if "rows" in options.table for row in decode_rows(arch)
-    ]  # fmt: skip
+    table = read_rows(options.csv)
+    if "rows" in options.table:
+        made = [{"commit": commit, "table": "rows", **row} for arch in archs for row in decode_rows(arch)]
+        table = with_rows(options.csv, table, made, _KEY)
     for case in cases if "layers" in options.table else ():
         for arch in archs:
-            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-                found = process.submit(tune, case, arch, options.trials).result()
-            rows.append({"commit": commit, "table": "layers", **found})
+            found = made_apart(tune, case, arch, options.trials)
             print({key: found[key] for key in ("case", "arch", "edp_gain", "verified", "wall_s")}, flush=True)
-            if options.csv:
-                pd.DataFrame(rows).to_csv(options.csv, index=False)
-    table = pd.DataFrame(rows)
-    if options.csv:
-        table.to_csv(options.csv, index=False)
+            table = with_rows(options.csv, table, [{"commit": commit, "table": "layers", **found}], _KEY)
     for kind, columns in SHOWN.items():
         part = table[table["table"] == kind]
         if len(part):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -141,6 +143,35 @@ def test_an_executor_that_is_gone_is_an_error_that_keeps_what_came_back():
     pool.shutdown()
     with pytest.raises(WorkersLostError, match="after shutdown"):
         list(Workers(pool).in_order(jobs.square, numbers(2)))
+
+
+class _Odd:
+    """An executor that somebody wrote, which gives something else than a future."""
+
+    def __init__(self, given: Callable[..., object]) -> None:
+        self.submit = given
+
+
+async def _later(*_job: object) -> int:
+    return 1
+
+
+@pytest.mark.parametrize(
+    ("gives", "message"),
+    [
+        (lambda *_job: None, r"submit gave None, no concurrent\.futures\.Future; pass a concurrent"),
+        (lambda function, *job: function(*job), r"submit gave Timed\(.*, value=0\) \(tvm_spm.*, no concurrent"),
+        (
+            lambda *_job: asyncio.Future(loop=asyncio.new_event_loop()),
+            r"submit gave <Future pending> \(_asyncio.Future\), no concurrent",
+        ),
+        (_later, r"submit gave <coroutine .*, no concurrent"),
+        (lambda job: None, "submit takes no function and arguments .*; pass a concurrent"),
+    ],
+)
+def test_an_executor_that_gives_no_futures_is_named(gives: Callable[..., object], message: str):
+    with pytest.raises(WorkersError, match=f"^executor = <.*_Odd object .*test_workers._Odd\\): its {message}"):
+        list(Workers(_Odd(gives)).in_order(jobs.square, numbers(2)))
 
 
 def test_a_stop_waits_for_the_first_answer_alone(processes: ProcessWorkers, tmp_path: Path):

@@ -7,6 +7,7 @@ their arguments alone; then results are those of one job after the other.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import time
@@ -24,8 +25,9 @@ from concurrent.futures import (
 from functools import partial
 from typing import Generic, NamedTuple, TypeVar
 
+from tvm_spm.units import shown
 from tvm_spm.workers.calls import Timed, call, call_packed, pack, timed
-from tvm_spm.workers.errors import WorkerDiedError, WorkersLostError
+from tvm_spm.workers.errors import WorkerDiedError, WorkersError, WorkersLostError
 from tvm_spm.workers.processes import ProcessWorkers
 
 T = TypeVar("T")
@@ -43,6 +45,10 @@ POLL_S = 0.1
 
 REMEMBERED = 64
 """Answers of which the longest says what is usual."""
+
+_EXPECTED = (
+    "pass a concurrent.futures.Executor, such as ProcessPoolExecutor(), or get_executor() of a Dask client, or None"
+)
 
 _DASK = "distributed"
 """The package of a cluster's executor."""
@@ -113,7 +119,7 @@ class Workers:
         Raises:
             WorkersLostError: The executor takes no more work, or its workers are gone.
             WorkerDiedError: So many workers died with one job.
-            WorkersError: A job cannot be sent to another process.
+            WorkersError: A job cannot be sent to another process, or the executor gives no futures.
         """
         if self._executor is None:
             for position, job in enumerate(jobs):
@@ -140,8 +146,30 @@ class Workers:
         if isinstance(executor, ProcessWorkers) and waits:
             submit = executor.submit_waiting
         if isinstance(executor, ProcessPoolExecutor) or type(executor).__module__.partition(".")[0] == _DASK:
-            return submit(call_packed, pack(function, job))
-        return submit(call, function, job)
+            packed = pack(function, job)
+            return _given(executor, lambda: submit(call_packed, packed))
+        return _given(executor, lambda: submit(call, function, job))
+
+
+def _given(executor: Executor, submit: Callable[[], Future[Timed | bytes]]) -> Future[Timed | bytes]:
+    """What an executor gives for a job: executors are written by others, too."""
+    try:
+        future: object = submit()
+    except TypeError as error:
+        raise WorkersError(
+            f"executor = {_named(executor)}: its submit takes no function and arguments ({error}); {_EXPECTED}"
+        ) from error
+    if isinstance(future, Future):
+        return future
+    if inspect.iscoroutine(future):
+        future.close()
+    raise WorkersError(
+        f"executor = {_named(executor)}: its submit gave {_named(future)}, no concurrent.futures.Future; {_EXPECTED}"
+    )
+
+
+def _named(value: object) -> str:
+    return "None" if value is None else f"{shown(value)} ({type(value).__module__}.{type(value).__qualname__})"
 
 
 class _Raised(NamedTuple):

@@ -113,12 +113,13 @@ OF_ONNX = {
     "ReduceL2": {"axes": [3]}, "ReduceSumSquare": {"axes": [1]}, "ReduceLogSumExp": {"axes": [3]},
     "ReduceLogSum": {"axes": [2, 3]}, "LpNormalization": {"axis": 3}, "GlobalLpPool": {},
     "LpPool": {"kernel_shape": [8, 8]}, "InstanceNormalization": {}, "LRN": {"size": 3, "alpha": 0.5},
-    "MeanVarianceNormalization": {"axes": [0, 3]},
+    "MeanVarianceNormalization": {"axes": [0, 3]}, "default": {},
 }  # fmt: skip
 
 
 def onnx_model(operator: str, dtype: int, channels: dict[str, NDArray[np.floating]]) -> onnx.ModelProto:
-    node = helper.make_node(operator, ["x", *channels], ["y"], **OF_ONNX[operator])
+    name = "MeanVarianceNormalization" if operator == "default" else operator
+    node = helper.make_node(name, ["x", *channels], ["y"], **OF_ONNX[operator])
     graph = helper.make_graph(
         [node], "half", [helper.make_tensor_value_info("x", dtype, SHAPE)],
         [helper.make_tensor_value_info("y", dtype, None)],

@@ -14,7 +14,10 @@ from tvm_spm.frontend.onnx.host import HostNodes, value_of
 from tvm_spm.frontend.onnx.writer import opset_of
 
 _ALWAYS = ("Attention",)
-"""TVM's importer computes something else, or does not know what these leave out."""
+"""TVM's importer does not know what this leaves out."""
+
+_STATED = "MeanVarianceNormalization"
+"""Is converted as it is, but ONNX's inference writes it out, and fails on an attribute that is left out."""
 
 _LARGEST_BODY_BYTES = 2**40
 """Of the tensors in a body; those of the model are counted before."""
@@ -29,6 +32,11 @@ def expand_functions(model: onnx.ModelProto, taken: Collection[str]) -> onnx.Mod
     """
     found = onnx.inliner.inline_local_functions(model) if model.functions else model
     opset, copied, done = opset_of(model), False, set[str]()
+    if any(node.op_type == _STATED and not node.domain for node in found.graph.node):
+        found, copied = _copy(found), True
+        for node in found.graph.node:
+            if node.op_type == _STATED and not node.domain:
+                _set_defaults(node, opset)
     while True:
         named = {node.op_type for node in found.graph.node if not node.domain} - done
         lacking = (named - set(taken)) | named.intersection(_ALWAYS)
@@ -36,14 +44,18 @@ def expand_functions(model: onnx.ModelProto, taken: Collection[str]) -> onnx.Mod
         if not chosen:
             return found
         if not copied:
-            whole = onnx.ModelProto()
-            whole.CopyFrom(found)
-            found, copied = whole, True
+            found, copied = _copy(found), True
         for node in found.graph.node:
             if ("", node.op_type) in chosen:
                 _set_defaults(node, opset)
         found = _inlined(found, chosen)
         done.update(name for _, name in chosen)
+
+
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    whole = onnx.ModelProto()
+    whole.CopyFrom(model)
+    return whole
 
 
 def has_body(name: str, opset: int) -> bool:

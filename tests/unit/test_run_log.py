@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -18,6 +20,7 @@ from tests import faults
 from tests.worker_jobs import Mortal
 from tvm_spm.arch import load_arch
 from tvm_spm.errors import WorkdirError
+from tvm_spm.interrupt import StopRequest
 from tvm_spm.objective import Objective
 from tvm_spm.result import SearchResult
 from tvm_spm.space.case import Case
@@ -47,6 +50,7 @@ def tune(
     model: str = "net",
     trials: int = 12,
     executor: Executor | None = None,
+    should_stop: StopRequest | None = None,
 ) -> SearchResult:
     start = RunStart(
         model=model, model_sha256=model, objective=objective, seed=seed, measurer=identity_of(measurer),
@@ -54,7 +58,10 @@ def tune(
     )  # fmt: skip
     case = Case(workload=LAYER, arch=ARCH, objective=Objective.of(objective))
     with own(workdir):
-        run = Run(seed=seed, log=RunLog(workdir, ARCH, start), measurer=measurer, workers=Workers(executor))
+        run = Run(
+            seed=seed, log=RunLog(workdir, ARCH, start), measurer=measurer, workers=Workers(executor),
+            should_stop=should_stop or StopRequest(),
+        )  # fmt: skip
         return tune_workload(case, replace(OPTIONS, trials=trials), run)
 
 
@@ -74,6 +81,41 @@ def test_the_same_run_again_measures_and_writes_nothing(tmp_path: Path):
     assert again == first
     assert again.num_evaluated == 12
     assert log_of(tmp_path) == before
+
+
+@dataclass
+class _Stopped(StopRequest):
+    """Asks to stop as soon as so many measurements have begun; every third one fails."""
+
+    after: int
+    name: str = "board"
+    identity: str = "board 1"
+    num_begun: int = 0
+
+    @property
+    def interrupted(self) -> bool:
+        return self.num_begun >= self.after
+
+    @property
+    def is_late(self) -> bool:
+        return False
+
+    def measure(self, requests: Sequence[MeasureRequest]) -> list[Measurement]:
+        self.num_begun += len(requests)
+        time.sleep(0.001 * (self.num_begun % 3))
+        if self.num_begun % 3 == 0:
+            raise MeasureError("a board is busy")
+        return [Measurement(cycles=1000 + len(request.mapping.line())) for request in requests]
+
+
+@pytest.mark.parametrize("num_workers", [0, 3])
+@pytest.mark.parametrize("after", [1, 2, 3, 5, 6, 7, 11])
+def test_a_run_that_is_stopped_counts_what_its_log_holds(tmp_path: Path, after: int, num_workers: int):
+    stop = _Stopped(after)
+    with ThreadPoolExecutor(num_workers) if num_workers else nullcontext() as executor:
+        found = tune(tmp_path, measurer=stop, executor=executor, should_stop=stop)
+    assert stop.interrupted
+    assert found.num_evaluated == num_lines(tmp_path) <= 12
 
 
 def test_a_larger_budget_goes_on_where_the_smaller_ended(tmp_path: Path):

@@ -106,7 +106,7 @@ def search(
     objective: str = "edp",
     model: str = "analytical",
     searcher: str | MakeSearcher = "exact",
-    factors: str = "any",
+    factors: str | None = None,
     perfect: bool | None = None,
     constraints: Constraints = ANYTHING,
     energy_cap_pj: float | None = None,
@@ -129,9 +129,10 @@ def search(
             ``dmazerunner`` is the published model of Dave et al., searched over its own tilings.
         searcher: ``exact``, ``evolutionary`` or ``random``, or a class of your own as in ``tvm_spm.searchers``; with
             the model ``dmazerunner`` only ``exact``, or ``dmazerunner-pruned`` for the authors' own pruned search.
-        factors: ``any``, with the smallest tiles for their numbers of iterations; or, only for ``exact`` with
+        factors: ``any`` (if None), with the smallest tiles for their numbers of iterations; or, only for ``exact`` with
             ``analytical``, ``perfect``: those that divide, a smaller space that is searched faster.
         perfect: An earlier way to give ``factors``, which scripts still use: True for ``perfect``, False for ``any``.
+            Where both are given, they must say the same.
         constraints: What every mapping must keep to; see ``tvm_spm.space.constraints``.
         energy_cap_pj: Only for ``exact`` with ``analytical``: no mapping may need more energy.
         trials: Mappings priced by ``model``, but for ``exact`` with ``analytical``, which prices what it must; default
@@ -143,19 +144,25 @@ def search(
 
     Raises:
         NoMappingError: Nothing is legal; the text counts the reasons.
-        SpmError: Unknown objective, model or searcher.
+        SpmError: Unknown objective, model or searcher, or arguments that contradict each other.
     """
     check_type("workload", workload, Workload, "a Workload")
     minimised = objective_of(objective)
     check_choice("model", model, (*_MODELS, MODEL_NAME))
     if model == MODEL_NAME or not callable(searcher):
         check_choice("searcher", searcher, PUBLISHED_SEARCHERS if model == MODEL_NAME else (EXACT.name, *SEARCHERS))
-    check_choice("factors", factors, FACTORS)
-    if factors == "perfect" and (model, searcher) != ("analytical", "exact"):
-        raise SpmError("factors = 'perfect': only for searcher 'exact' with model 'analytical'")
-    if perfect is None:
-        perfect = factors == "perfect"
-    check_flag("perfect", perfect)
+    if factors is not None:
+        check_choice("factors", factors, FACTORS)
+    if perfect is not None:
+        check_flag("perfect", perfect)
+        if factors is not None and perfect != (factors == "perfect"):
+            raise SpmError(
+                f"factors = {factors!r} and perfect = {perfect}: they contradict each other; give only factors"
+            )
+    given = "perfect = True" if perfect else f"factors = {factors!r}"
+    perfect = bool(perfect) or factors == "perfect"
+    if perfect and (model, searcher) != ("analytical", "exact"):
+        raise SpmError(f"{given}: only for searcher 'exact' with model 'analytical'")
     check_flag("progress", progress)
     check_type("constraints", constraints, Constraints, "Constraints, such as Constraints.parse(['SPM.K=32'])")
     _check_budget(trials, time_limit_s, seed)

@@ -101,6 +101,16 @@ SEARCH = {
         {"factors": "perfect", "searcher": "random"},
         "factors = 'perfect': only for searcher 'exact' with model 'analytical'",
     ),
+    "perfect flag": (
+        {"perfect": True, "model": "simulator"},
+        "perfect = True: only for searcher 'exact' with model 'analytical'",
+    ),
+    "perfect and not": (
+        {"factors": "perfect", "perfect": False},
+        "factors = 'perfect' and perfect = False: they contradict each other; give only factors",
+    ),
+    "any and perfect": ({"factors": "any", "perfect": True}, "factors = 'any' and perfect = True: they contradict"),
+    "no flag": ({"perfect": "yes"}, "perfect = 'yes': must be"),
     "cap NaN": ({"energy_cap_pj": math.nan}, "energy_cap_pj = nan: must be a number of pJ > 0"),
     "cap 0": ({"energy_cap_pj": 0}, "energy_cap_pj = 0: must be a number of pJ > 0"),
     "searcher": ({"searcher": "exat"}, "unknown searcher 'exat': did you mean 'exact'?"),

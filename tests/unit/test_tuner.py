@@ -56,6 +56,7 @@ ODD = tvm_spm.Workload.conv2d(K=23, C=17, OY=7, OX=5, FY=3, FX=3)
 def test_any_factors_are_searched_unless_asked_otherwise():
     found, perfect = tvm_spm.search(ODD, "edge-256"), tvm_spm.search(ODD, "edge-256", factors="perfect")
     assert tvm_spm.search(ODD, "edge-256", perfect=True) == perfect  # as scripts wrote it before
+    assert tvm_spm.search(ODD, "edge-256", perfect=True, factors="perfect") == perfect
     assert found.certified
     assert perfect.certified
     assert "with any factors" in found.space

@@ -107,7 +107,12 @@ def test_table_json_and_plan_name_them(tmp_path: Path, capsys: pytest.CaptureFix
     assert alone + sum(steps.values()) == result.cost.cycles
     assert sum(group.energy_pj for group in saved) == pytest.approx(result.cost.energy_pj)
     assert sum(len(group.layers) for group in saved) == sum(task.task.count for task in result.tasks)
-    data = json.loads((tmp_path / "result.json").read_text())["side_by_side"]
+    saved = json.loads((tmp_path / "result.json").read_text())
+    data, serial = saved["side_by_side"], saved["plan"]
+    assert serial["order"] == "one after the other"
+    assert serial["value"] == pytest.approx(data["serial_value"])
+    assert data["value"] == pytest.approx(data["cycles"] * data["energy_pj"])
+    assert data["value"] < data["serial_value"]
     assert data["cycles"] == result.cost.cycles < data["serial_cycles"]
     assert len(data["steps"][0]["sides"]) == len(plan.together[0].sides)
     print_result(result)

@@ -186,5 +186,11 @@ def test_pages_leave_the_formula_as_a_bound():
 
 
 def test_a_gap_is_rounded_up_and_only_a_proof_is_called_one():
-    texts = [str(LeastValue(value=1.0, gap=gap, space="X")) for gap in (0.0, 1e-9, 0.031, 0.0311, 2.5)]
-    assert texts == ["proved", "within 0.1 %", "within 3.1 %", "within 3.2 %", "within 250.0 %"]
+    texts = [
+        str(LeastValue(value=1.0, gap=gap, space="X")) for gap in (0.0, 1e-9, 0.031, 0.0311, 0.9999, 1.0, 1.4, 2.51)
+    ]
+    # Above 100 % as a factor: 140 % more is 2.4 times as much.
+    assert texts == [
+        "proved", "within 0.1 %", "within 3.1 %", "within 3.2 %", "within 100.0 %", "within 2.0x", "within 2.4x",
+        "within 3.6x",
+    ]  # fmt: skip

@@ -10,7 +10,8 @@ from cost_model.roofs import roof_of, roofs
 from tests.unit.test_result_text import COST
 from tvm_spm.arch import Cores, load_arch
 from tvm_spm.report.roofs import roof_columns, roof_text, roofs_text
-from tvm_spm.workload import Epilogue, Workload
+from tvm_spm.tuning.parts import TaskResult
+from tvm_spm.workload import Epilogue, Task, Workload
 
 EDGE = load_arch("edge-256")
 """16x16 PEs, DMA 26.67 B/cycle, 32 elements/cycle on each network, port 64 B/cycle, 16 vector operations/cycle."""
@@ -67,6 +68,14 @@ def test_texts_and_columns():
         "DRAM                  629,914        10.4%    90.0%",
         "NoC W                 524,288        12.5%    74.9%",
     ]
+
+
+def test_a_measurement_above_the_roof_is_called_so():
+    """A board may be faster than its file; a share above 100 % reads as a fault of the table."""
+    task = Task(name="row", work=ROW)
+    for cycles, text in ((629_914, "100.0% DRAM"), (629_913, "above DRAM"), (100, "above DRAM")):
+        found = TaskResult(task=task, mapping=None, cost=replace(COST, cycles=cycles), default_cost=None)
+        assert (found.of_roof_text(EDGE), found.is_above_roof(EDGE)) == (text, cycles < 629_914)
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,8 @@ class NetworkPlan:
         """In a few words."""
         if self.gap == 0:
             return f"proved to be the best of its space, {self.space}"
-        return f"within {100 * self.gap:.2g} % of the best of its space, {self.space} ({'; '.join(self.limits)})"
+        near = f"within {100 * self.gap:.3g} % of the best of" if self.lower_bound > 0 else "no bound is known of"
+        return f"{near} its space, {self.space} ({'; '.join(self.limits)})"
 
     @property
     def space(self) -> str:

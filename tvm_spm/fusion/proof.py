@@ -57,7 +57,7 @@ class GroupProof:
     def __str__(self) -> str:
         state = "certified"
         if not self.certified:
-            state = f"within {100 * self.gap:.2g} % of the best; {'; '.join(self.limits)}"
+            state = f"within {100 * self.gap:.3g} % of the best; {'; '.join(self.limits)}"
         found = "nothing fits" if self.mapping is None else f"{self.value:.6g}"
         return f"{found}, {state}; {self.num_priced:,} priced, {self.num_bounded:,} bounded; space: {self.space}"
 

@@ -17,10 +17,14 @@ from tvm_spm.objective import Objective
 from tvm_spm.stream.errors import StreamError
 from tvm_spm.stream.export import ExportedLayer, write_export
 from tvm_spm.tuning.saved_run import SavedGroup, best_trials, load_plan, load_source
+from tvm_spm.units import shown
 from tvm_spm.workload import TaskGraph, Workload
 
 if TYPE_CHECKING:
     import tvm
+
+    from tvm_spm.stream.encode import LayerStreams
+    from tvm_spm.tuning.result import TuningResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +137,35 @@ def export_workdir(
             )
         )  # fmt: skip
     return export_tasks(extraction.mod, arch, tasks, directory)
+
+
+def mapped_tasks(result: TuningResult) -> dict[str, MappedTask]:
+    """The tasks of a result that run on the array, by name."""
+    found, plan = {}, result.plan_groups()
+    for index, task in enumerate(result.graph.tasks):
+        mapping = next((each.mapping for each in result.tasks if each.task == task), None)
+        if mapping is not None and isinstance(task.work, Workload):
+            functions = functions_of(result.graph, index)
+            found[task.name] = MappedTask(
+                name=task.name, workload=task.work, mapping=mapping, functions=functions,
+                groups=groups_of(plan, functions),
+            )  # fmt: skip
+    return found
+
+
+def program_of(result: TuningResult, task: str) -> LayerStreams:
+    """What every core executes for one task of a result, run alone.
+
+    Raises:
+        SpmError: No such task, or it runs on the vector unit.
+        StreamError: Instructions cannot express its mapping or what follows its sum.
+    """
+    mapped = mapped_tasks(result)
+    if task not in mapped:
+        if task in {each.task.name for each in result.tasks}:
+            raise SpmError(f"task {task!r} runs on the vector unit and has no stream; {', '.join(mapped)} have")
+        raise SpmError(f"unknown task {shown(task)}: {did_you_mean(str(task), mapped)}")
+    return streams_of(result.reference[mapped[task].functions[0]], result.arch, mapped[task].mapping)
 
 
 def functions_of(graph: TaskGraph, task: int) -> tuple[str, ...]:

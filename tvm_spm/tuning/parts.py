@@ -65,7 +65,11 @@ class LeastValue:
 
     def __str__(self) -> str:
         # rounded up, as it is an upper bound
-        return "proved" if self.gap == 0 else f"within {math.ceil(self.gap * 1000 - 1e-9) / 10:.1f} %"
+        if self.gap == 0:
+            return "proved"
+        if self.gap >= 1:
+            return f"within {math.ceil(self.gap * 10 - 1e-9) / 10 + 1:.1f}x"
+        return f"within {math.ceil(self.gap * 1000 - 1e-9) / 10:.1f} %"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,9 +107,19 @@ class TaskResult:
         return {"roof": None, "roof_cycles": None, "of_roof": None}
 
     def of_roof_text(self, arch: Arch) -> str:
-        """How near the cycles come to that roof, and whose it is; empty for vector work."""
+        """How near the cycles come to that roof, and whose it is; empty for vector work.
+
+        A measurer may be faster than the numbers of a file allow.
+        """
         found = self.roof_columns(arch)
-        return "" if found["roof"] is None else f"{found['of_roof']:.1%} {found['roof']}"
+        if found["roof"] is None:
+            return ""
+        return f"above {found['roof']}" if self.is_above_roof(arch) else f"{found['of_roof']:.1%} {found['roof']}"
+
+    def is_above_roof(self, arch: Arch) -> bool:
+        """Whether it took fewer cycles than the numbers of the accelerator allow."""
+        share = self.roof_columns(arch)["of_roof"]
+        return isinstance(share, float) and share > 1
 
     @property
     def verified(self) -> bool | None:

@@ -86,8 +86,10 @@ def side_by_side_data(plan: SidePlan, together: Sequence[TogetherResult], object
     """For JSON: what runs side by side, and what that gives."""
     return {
         "steps": [_step_data(step, objective) for step in together],
+        "value": objective.value_of(plan.cycles, plan.energy_pj),
         "cycles": plan.cycles,
         "energy_pj": plan.energy_pj,
+        "serial_value": objective.value_of(plan.serial_cycles, plan.serial_energy_pj),
         "serial_cycles": plan.serial_cycles,
         "serial_energy_pj": plan.serial_energy_pj,
         "sets_timed": plan.num_sets,

@@ -17,7 +17,7 @@ from tvm_spm.tuning.parts import NO_WAITS, GroupResult, LeftOut, TaskResult, Tog
 from tvm_spm.tuning.plan_data import HOST, drawn_units, saved_plan, side_by_side_data
 from tvm_spm.tuning.saved_run import SavedGroup, save_plan
 from tvm_spm.units import finite, ratio, shown
-from tvm_spm.workload import HostCall, TaskGraph, Workload
+from tvm_spm.workload import HostCall, TaskGraph
 
 BASELINES = {
     "dataflow": "the best of the dataflows OS, WS, RS and MC",
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tvm_spm.fusion.network import NetworkPlan
     from tvm_spm.fusion.sides import SidePlan
     from tvm_spm.stream.encode import LayerStreams
-    from tvm_spm.tuning.export import Exported, MappedTask
+    from tvm_spm.tuning.export import Exported
 
 
 FITTED_FILE = "fitted.toml"
@@ -107,6 +107,11 @@ class TuningResult:
     def host_calls(self) -> tuple[HostCall, ...]:
         """Calls left on the host, with the reason."""
         return self.graph.host_calls
+
+    @property
+    def machine(self) -> Arch:
+        """The accelerator with the numbers that were fitted to measurements, if there are any."""
+        return self.arch if self.fitted is None else self.fitted.arch
 
     @property
     def not_modelled(self) -> tuple[str, ...]:
@@ -196,7 +201,7 @@ class TuningResult:
                 "cycles": result.cost.cycles,
                 "utilization": result.cost.utilization,
                 "bound_by": result.cost.bound_by,
-                **result.roof_columns(self.arch),
+                **result.roof_columns(self.machine),
                 "energy_pj": result.cost.energy_pj,
                 "edp_pj_cycles": result.cost.edp_pj_cycles,
                 "optimal": "" if result.bound is None else str(result.bound),
@@ -295,6 +300,8 @@ class TuningResult:
             }
             found["plan"] = {
                 "objective": self.plan.plan.objective,
+                # What runs side by side, and what that gives, is told apart below.
+                "order": "one after the other",
                 "value": self.plan.value,
                 "lower_bound": self.plan.lower_bound,
                 "gap": self.plan.gap,
@@ -332,15 +339,9 @@ class TuningResult:
             SpmError: No such task, or it runs on the vector unit.
             StreamError: Instructions cannot express its mapping or what follows its sum; names the field and its bound.
         """
-        from tvm_spm.deploy.programs import streams_of
+        from tvm_spm.tuning.export import program_of
 
-        mapped = self._mapped_tasks()
-        if task not in mapped:
-            known = {result.task.name for result in self.tasks}
-            if task in known:
-                raise SpmError(f"task {task!r} runs on the vector unit and has no stream; {', '.join(mapped)} have")
-            raise SpmError(f"unknown task {shown(task)}: {did_you_mean(str(task), mapped)}")
-        return streams_of(self.reference[mapped[task].functions[0]], self.arch, mapped[task].mapping)
+        return program_of(self, task)
 
     def export(self, directory: str | Path) -> Exported:
         """Write the streams of all tasks with their constants, memory map, C header and manual into a directory.
@@ -349,23 +350,9 @@ class TuningResult:
             NoMappingError: Not one task has streams.
             WorkdirError: The directory cannot be written.
         """
-        from tvm_spm.tuning.export import export_tasks
+        from tvm_spm.tuning.export import export_tasks, mapped_tasks
 
-        return export_tasks(self.reference, self.arch, list(self._mapped_tasks().values()), Path(directory))
-
-    def _mapped_tasks(self) -> dict[str, MappedTask]:
-        from tvm_spm.tuning.export import MappedTask, functions_of, groups_of
-
-        found, plan = {}, self.plan_groups()
-        for index, task in enumerate(self.graph.tasks):
-            mapping = next((result.mapping for result in self.tasks if result.task == task), None)
-            if mapping is not None and isinstance(task.work, Workload):
-                functions = functions_of(self.graph, index)
-                found[task.name] = MappedTask(
-                    name=task.name, workload=task.work, mapping=mapping, functions=functions,
-                    groups=groups_of(plan, functions),
-                )  # fmt: skip
-        return found
+        return export_tasks(self.reference, self.arch, list(mapped_tasks(self).values()), Path(directory))
 
     def draw(self, path: str | Path) -> None:
         """Draw the layers, their groups and their cores into an ``.svg`` or ``.png`` file.

@@ -68,7 +68,7 @@ def print_result(result: TuningResult) -> None:
                 f"{task.cost.cycles:,}",
                 f"{task.cost.utilization:.0%}",
                 task.cost.bound_by,
-                task.of_roof_text(result.arch),
+                task.of_roof_text(result.machine),
                 "-" if task.bound is None else str(task.bound),
                 format_energy(task.cost.energy_pj),
                 f"{task.cost.edp_pj_cycles:.3g}",
@@ -99,6 +99,13 @@ def print_result(result: TuningResult) -> None:
         ]
     if result.fitted is not None:
         lines += [str(result.fitted)]
+    above = [task for task in result.tasks if task.is_above_roof(result.machine)]
+    if above:
+        whose = "that were fitted" if result.fitted is not None and result.fitted.numbers else f"of {result.arch.name}"
+        lines.append(
+            f"of roof: {len(above)} of {len(result.tasks)} tasks took fewer cycles than the numbers {whose} allow; the "
+            "machine has others"
+        )
     if result.chosen_dtype is not None:
         words = f"as wide as a word of {result.arch.name} ({result.arch.word_bits} bits)"
         lines.insert(0, f"numbers: {result.chosen_dtype}, {words}; --dtype takes others")

@@ -154,39 +154,8 @@ def _tune_owned(mod: Model, arch: Arch, options: NetworkOptions, run: Run, endin
     check = NetworkCheck(extraction.mod, target=target_of(arch), seed=run.seed)
     ending.callback(check.end)
     verify_process.start_early(2)
-    # A measurer cannot time groups, and nobody their waits for rows of DRAM; costs of different kinds do not compare.
-    can_time = run.measurer is None and arch.levels.DRAM.pages is None
-    is_fused = options.fusion and can_time and bool(extraction.graph.nodes)
-    planned: Planned | None = None
-    needed = parts_of_tune(measures=run.measurer is None, fuses=is_fused)
     with ExitStack() as until_compared:
-        with ExitStack() as until_planned:
-            compilation = None if is_compiled(needed) else until_planned.enter_context(Compilation(needed))
-            if compilation is not None:
-                with clock.phase("compile"):
-                    run.progress.phase(NOTICE, total=2, unit="parts")
-                    compilation.finish_search(run.progress.step)
-            run.should_stop.keep()
-            with clock.phase("search"):
-                until = run.should_stop.share(TIME_PARTS) if is_fused else run.should_stop
-                tuned = tune_tasks(extraction, arch, options.objective, options.task, replace(run, should_stop=until))
-            if is_fused and compilation is not None:
-                with clock.phase("compile"):
-                    run.progress.phase("compiling what prices groups", total=1, unit="parts")
-                    compilation.finish_groups(run.should_stop)
-            # Costs of another measurer are not those of the simulator.
-            comparison = _compare(extraction, arch, options, tuned, run) if run.measurer is None else None
-            comparing: Future[Compared] | None = None
-            # Beside fusion, which keeps one processor busy, but not at the cost of fusion's time.
-            if comparison is not None and run.should_stop.is_endless:
-                comparing = until_compared.enter_context(comparison)
-            if is_fused:
-                with clock.phase("fusion"):
-                    planned = plan_groups(extraction, arch, options.objective, tuned.outcomes, run)
-                with clock.phase("side by side"):
-                    planned = plan_beside(planned, extraction, arch, tuned.outcomes, run)
-        if comparison is not None and comparing is None:
-            comparing = until_compared.enter_context(comparison)
+        tuned, planned, comparing = _search(extraction, arch, options, run, clock, until_compared)
         with clock.phase("schedule"):
             fused = FusedNetwork.unfused(extraction) if planned is None else planned.fuse()
         network = schedule_network(
@@ -225,6 +194,45 @@ def _tune_owned(mod: Model, arch: Arch, options: NetworkOptions, run: Run, endin
     if options.workdir is not None:
         result.save(options.workdir)
     return result
+
+
+def _search(
+    extraction: Extraction, arch: Arch, options: NetworkOptions, run: Run, clock: Clock, until_compared: ExitStack
+) -> tuple[Tuned, Planned | None, Future[Compared] | None]:
+    """Mappings, the plan of groups, and what they will be compared with; None for what nobody wants."""
+    # A measurer cannot time groups, and nobody their waits for rows of DRAM; costs of different kinds do not compare.
+    can_time = run.measurer is None and arch.levels.DRAM.pages is None
+    is_fused = options.fusion and can_time and bool(extraction.graph.nodes)
+    needed = parts_of_tune(measures=run.measurer is None, fuses=is_fused)
+    planned: Planned | None = None
+    comparing: Future[Compared] | None = None
+    with ExitStack() as until_planned:
+        compilation = None if is_compiled(needed) else until_planned.enter_context(Compilation(needed))
+        if compilation is not None:
+            with clock.phase("compile"):
+                run.progress.phase(NOTICE, total=2, unit="parts")
+                compilation.finish_search(run.progress.step)
+        run.should_stop.keep()
+        with clock.phase("search"):
+            until = run.should_stop.share(TIME_PARTS) if is_fused else run.should_stop
+            tuned = tune_tasks(extraction, arch, options.objective, options.task, replace(run, should_stop=until))
+        if is_fused and compilation is not None:
+            with clock.phase("compile"):
+                run.progress.phase("compiling what prices groups", total=1, unit="parts")
+                compilation.finish_groups(run.should_stop)
+        # Costs of another measurer are not those of the simulator.
+        comparison = _compare(extraction, arch, options, tuned, run) if run.measurer is None else None
+        # Beside fusion, which keeps one processor busy, but not at the cost of fusion's time.
+        if comparison is not None and run.should_stop.is_endless:
+            comparing = until_compared.enter_context(comparison)
+        if is_fused:
+            with clock.phase("fusion"):
+                planned = plan_groups(extraction, arch, options.objective, tuned.outcomes, run)
+            with clock.phase("side by side"):
+                planned = plan_beside(planned, extraction, arch, tuned.outcomes, run)
+    if comparison is not None and comparing is None:
+        comparing = until_compared.enter_context(comparison)
+    return tuned, planned, comparing
 
 
 def _compare(

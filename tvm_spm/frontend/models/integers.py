@@ -13,21 +13,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import tvm
 from tvm import relax, te
 
-from tvm_spm.frontend.inputs import DEVIATIONS
 from tvm_spm.frontend.models import integer_vectors as vectors
 from tvm_spm.frontend.models.curves import deviation_behind, gelu, sigmoid, silu
+from tvm_spm.frontend.models.integer_values import LARGEST, IntegerValue
 from tvm_spm.frontend.relay.operators.convolution import conv_attrs, convolve_transposed
 from tvm_spm.frontend.relay.operators.quantised_layers import convolve_integers, multiply_integers
 from tvm_spm.frontend.relay.operators.registry import Attrs
 from tvm_spm.frontend.relay.tensors import Builder, Tensor
-
-_LARGEST = 127
 
 _MAX_CONSTANT_BYTES = 2**30
 
@@ -50,37 +48,6 @@ _HIDES = -1e3
 
 _RECTIFIED = 0.7
 """Deviation behind a ReLU and its kind; of the root of the mean square, which is what counts here."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Value:
-    """A tensor that stands for ``expr * scale``.
-
-    Attributes:
-        expr: int8, int32 sums, or float32; a tuple of such ones.
-        scale: What an integer step is worth.
-        deviation: Of the numbers that it stands for.
-        largest: None of them is larger, whatever the deviation.
-        mask: What is added before the softmax that reads it.
-        layer: Which layer's function makes it, so far, counted from 1; 0 for none.
-    """
-
-    expr: relax.Expr
-    scale: float = 1.0
-    deviation: float = 1.0
-    largest: float = math.inf
-    mask: relax.Expr | None = None
-    layer: int = 0
-
-    @property
-    def dtype(self) -> str:
-        """Of the elements."""
-        return str(self.expr.ty.dtype)
-
-    @property
-    def step(self) -> float:
-        """Scale of it as int8."""
-        return 2.0 ** round(math.log2(min(DEVIATIONS * self.deviation, self.largest) / _LARGEST))
 
 
 def as_integers(mod: tvm.IRModule) -> tvm.IRModule:
@@ -109,7 +76,7 @@ class _Writer:
         for binding in self._bindings:
             for var in relax.analysis.free_vars(binding.value):
                 self._readers.setdefault(var, []).append(binding)
-        self._values: dict[relax.Var, _Value] = {}
+        self._values: dict[relax.Var, IntegerValue] = {}
         self._num_layers = 0
 
     def written(self) -> tvm.IRModule:
@@ -119,7 +86,7 @@ class _Writer:
         for index, param in enumerate(self._main.params):
             dtype = "int8" if index < num_inputs else self._dtype_of(param)
             made = relax.Var(param.name, relax.TensorType(param.ty.shape, dtype))
-            value = _Value(expr=made)
+            value = IntegerValue(expr=made)
             self._values[param] = replace(value, scale=value.step) if dtype == "int8" else value
             params.append(made)
         with self._bb.function("main", params, attrs={"num_input": num_inputs}):
@@ -145,7 +112,7 @@ class _Writer:
             return "float32"
         return "int32" if wide < 2 and readers <= {"relax.add", "relax.reshape"} else "int8"
 
-    def _stored(self, var: relax.Var, value: _Value) -> _Value:
+    def _stored(self, var: relax.Var, value: IntegerValue) -> IntegerValue:
         """A result as int8, unless the layer that makes it goes on with it, or it leaves the network."""
         readers = self._readers.get(var, [])
         if not isinstance(value.expr.ty, relax.TensorType) or value.mask is not None or value.dtype == "int8":
@@ -159,16 +126,16 @@ class _Writer:
         )
         return value if goes_on else replace(self._integers(value), layer=0)
 
-    def _written(self, expr: relax.Expr) -> _Value:
+    def _written(self, expr: relax.Expr) -> IntegerValue:
         if isinstance(expr, relax.Var):
             return self._values[expr]
         if isinstance(expr, tvm.ir.GenericConst):
-            return _Value(expr=expr, deviation=_root_mean_square(expr))
+            return IntegerValue.constant(expr)
         if isinstance(expr, relax.TupleGetItem):
             whole = self._values[expr.tuple_value]
             return replace(whole, expr=self._bb.emit(relax.TupleGetItem(whole.expr, expr.index)))
         if isinstance(expr, relax.Tuple):
-            return _Value(expr=relax.Tuple([self._output(field) for field in expr.fields]))
+            return IntegerValue(expr=relax.Tuple([self._output(field) for field in expr.fields]))
         name = _operator(expr)
         if name in _LAYERS:
             return self._layer(expr, name)
@@ -180,18 +147,18 @@ class _Writer:
 
     # Layers
 
-    def _layer(self, call: relax.Call, name: str) -> _Value:
+    def _layer(self, call: relax.Call, name: str) -> IntegerValue:
         left, right = (self._integers(self._values[arg]) for arg in call.args[:2])
         terms = _terms(call, name)
         if self._is_weight(call.args[1]):
             right = replace(right, scale=right.scale / math.sqrt(terms), deviation=1 / math.sqrt(terms))
         if name == "relax.matmul":
-            sums = multiply_integers(self._b, _tensor(left), _tensor(right), self._zeros())
+            sums = multiply_integers(self._b, left.tensor, right.tensor, self._zeros())
         else:
-            sums = self._convolved(call, name, _tensor(left), _tensor(right))
+            sums = self._convolved(call, name, left.tensor, right.tensor)
         deviation = left.deviation * right.deviation * math.sqrt(terms)
         scale, self._num_layers = left.scale * right.scale, self._num_layers + 1
-        return _Value(expr=self._b.expr(sums), scale=scale, deviation=deviation, layer=self._num_layers)
+        return IntegerValue(expr=self._b.expr(sums), scale=scale, deviation=deviation, layer=self._num_layers)
 
     def _convolved(self, call: relax.Call, name: str, data: Tensor, kernel: Tensor) -> Tensor:
         given = {key: tuple(int(each) for each in call.attrs[key]) for key in ("strides", "padding", "dilation")}
@@ -217,7 +184,7 @@ class _Writer:
 
     # Element-wise work
 
-    def _add(self, call: relax.Call) -> _Value:
+    def _add(self, call: relax.Call) -> IntegerValue:
         left, right = (self._values[arg] for arg in call.args)
         if right.dtype == "int32" and self._is_weight(call.args[1]) and left.dtype == "int32":
             return replace(left, expr=self._emit(relax.op.add(left.expr, right.expr)))
@@ -227,7 +194,7 @@ class _Writer:
             self._combined("add", left, right, vectors.add), deviation=math.hypot(left.deviation, right.deviation)
         )
 
-    def multiply(self, call: relax.Call) -> _Value:
+    def multiply(self, call: relax.Call) -> IntegerValue:
         """A scale is one of the sums; two tensors are multiplied as numbers."""
         left, right = (self._values[arg] for arg in call.args)
         if isinstance(right.expr, tvm.ir.GenericConst) and not right.expr.ty.ndim:
@@ -237,8 +204,12 @@ class _Writer:
         return replace(found, deviation=left.deviation * min(right.deviation, right.largest))
 
     def _combined(
-        self, name: str, left: _Value, right: _Value, compute: Callable[[vectors.Scaled, vectors.Scaled], te.Tensor]
-    ) -> _Value:
+        self,
+        name: str,
+        left: IntegerValue,
+        right: IntegerValue,
+        compute: Callable[[vectors.Scaled, vectors.Scaled], te.Tensor],
+    ) -> IntegerValue:
         """Two tensors; int8 is read as such, not widened before.
 
         ``FuseOps`` takes it to the layer whose numbers are written first: of two layers to the first one, and what the
@@ -246,51 +217,55 @@ class _Writer:
         """
         if left.layer and right.layer:
             first, second = sorted((left, right), key=lambda value: value.layer)
-            kept = _Value(expr=self._numbers(first), layer=first.layer)
+            kept = IntegerValue(expr=self._numbers(first), layer=first.layer)
             moved = replace(self._integers(second), layer=0)
             left, right = (kept, moved) if first is left else (moved, kept)
-        operands = [value if value.dtype == "int8" else _Value(expr=self._numbers(value)) for value in (left, right)]
+        operands = [
+            value if value.dtype == "int8" else IntegerValue(expr=self._numbers(value)) for value in (left, right)
+        ]
 
         def both(one: te.Tensor, other: te.Tensor) -> te.Tensor:
             return compute((one, operands[0].scale), (other, operands[1].scale))
 
         expr = self._bb.emit_te(both, *(value.expr for value in operands), primfunc_name_hint=name)
-        return _Value(expr=expr, layer=max(left.layer, right.layer))
+        return IntegerValue(expr=expr, layer=max(left.layer, right.layer))
 
-    def relu(self, call: relax.Call) -> _Value:
+    def relu(self, call: relax.Call) -> IntegerValue:
         """Of sums, since a scale is positive."""
         value = self._values[call.args[0]]
         return replace(value, expr=self._emit(relax.op.nn.relu(value.expr)), deviation=value.deviation * _RECTIFIED)
 
-    def clip(self, call: relax.Call) -> _Value:
+    def clip(self, call: relax.Call) -> IntegerValue:
         """Between two numbers."""
         value = self._values[call.args[0]]
         low, high = (float(arg.value.value if hasattr(arg.value, "value") else arg.value) for arg in call.args[1:])
         made, largest = self._emit(relax.op.clip(self._numbers(value), low, high)), max(abs(low), abs(high))
         deviation = min(value.deviation * _RECTIFIED, largest)
-        return _Value(expr=made, deviation=deviation, largest=largest, layer=value.layer)
+        return IntegerValue(expr=made, deviation=deviation, largest=largest, layer=value.layer)
 
-    def gated(self, call: relax.Call) -> _Value:
+    def gated(self, call: relax.Call) -> IntegerValue:
         """A smooth ReLU: about half of small numbers is left."""
         value = self._values[call.args[0]]
         made = self._emit(relax.Call(call.op, [self._numbers(value)], call.attrs))
         curve = silu if call.op.name == "relax.nn.silu" else gelu
-        return _Value(expr=made, deviation=deviation_behind(curve, value.deviation), layer=value.layer)
+        return IntegerValue(expr=made, deviation=deviation_behind(curve, value.deviation), layer=value.layer)
 
-    def saturating(self, call: relax.Call) -> _Value:
+    def saturating(self, call: relax.Call) -> IntegerValue:
         """Never above 1."""
         value = self._values[call.args[0]]
         made = self._emit(relax.Call(call.op, [self._numbers(value)], call.attrs))
         curve = sigmoid if call.op.name == "relax.sigmoid" else math.tanh
-        return _Value(expr=made, deviation=deviation_behind(curve, value.deviation), largest=1.0, layer=value.layer)
+        return IntegerValue(
+            expr=made, deviation=deviation_behind(curve, value.deviation), largest=1.0, layer=value.layer
+        )
 
     # Whatever else reads int8
 
-    def _moved(self, call: relax.Call) -> _Value:
+    def _moved(self, call: relax.Call) -> IntegerValue:
         value = self._values[call.args[0]]
         return replace(value, expr=self._emit(relax.Call(call.op, [value.expr, *call.args[1:]], call.attrs)))
 
-    def concat(self, call: relax.Call) -> _Value:
+    def concat(self, call: relax.Call) -> IntegerValue:
         """All parts in the coarsest of their scales."""
         parts = [self._integers(self._values[field]) for field in call.args[0].fields]
         widest = max(parts, key=lambda part: part.scale)
@@ -299,7 +274,7 @@ class _Writer:
         deviation = max(part.deviation for part in parts)
         return replace(widest, expr=made, deviation=deviation)
 
-    def mean(self, call: relax.Call) -> _Value:
+    def mean(self, call: relax.Call) -> IntegerValue:
         """Over positions; numbers behind a ReLU do not cancel."""
         value = self._integers(self._values[call.args[0]])
         axes, keeps = [int(axis) for axis in call.attrs.axis], bool(call.attrs.keepdims)
@@ -308,36 +283,41 @@ class _Writer:
             lambda data: vectors.mean(data, axes, keepdims=keeps),
         )  # fmt: skip
 
-    def softmax(self, call: relax.Call) -> _Value:
+    def softmax(self, call: relax.Call) -> IntegerValue:
         """Shares of a row; none is taken to be above 16 times their mean."""
         value = self._integers(self._values[call.args[0]])
         share = 1 / int(value.expr.ty.shape.values[-1])
         mask = [] if value.mask is None else [value.mask]
-        made = _Value(expr=value.expr, deviation=2 * share, largest=min(1.0, 16 * share))
+        made = IntegerValue(expr=value.expr, deviation=2 * share, largest=min(1.0, 16 * share))
         return self._vector("softmax", value, mask, made, vectors.softmax)
 
-    def layer_norm(self, call: relax.Call) -> _Value:
+    def layer_norm(self, call: relax.Call) -> IntegerValue:
         """Deviation 1."""
         value = self._integers(self._values[call.args[0]])
         vector = [self._values[arg].expr for arg in call.args[1:]]
         axes, epsilon = [int(axis) for axis in call.attrs.axes], float(call.attrs.epsilon)
         return self._vector(
-            "layer_norm", value, vector, _Value(expr=value.expr),
+            "layer_norm", value, vector, IntegerValue(expr=value.expr),
             lambda data, gamma, beta: vectors.layer_norm(data, gamma, beta, axes, epsilon),
         )  # fmt: skip
 
-    def rms_norm(self, call: relax.Call) -> _Value:
+    def rms_norm(self, call: relax.Call) -> IntegerValue:
         """Deviation 1."""
         value, weight = self._integers(self._values[call.args[0]]), self._values[call.args[1]].expr
         axes, epsilon = [int(axis) for axis in call.attrs.axes], float(call.attrs.epsilon)
         return self._vector(
-            "rms_norm", value, [weight], _Value(expr=value.expr),
+            "rms_norm", value, [weight], IntegerValue(expr=value.expr),
             lambda data, gamma: vectors.rms_norm(data, gamma, axes, epsilon),
         )  # fmt: skip
 
     def _vector(
-        self, name: str, value: _Value, others: Sequence[relax.Expr], made: _Value, compute: Callable[..., te.Tensor]
-    ) -> _Value:
+        self,
+        name: str,
+        value: IntegerValue,
+        others: Sequence[relax.Expr],
+        made: IntegerValue,
+        compute: Callable[..., te.Tensor],
+    ) -> IntegerValue:
         """One function that reads int8, computes in float32 and writes int8."""
 
         def whole(data: te.Tensor, *rest: te.Tensor) -> te.Tensor:
@@ -348,21 +328,21 @@ class _Writer:
 
     # Integers and numbers
 
-    def _numbers(self, value: _Value) -> relax.Expr:
+    def _numbers(self, value: IntegerValue) -> relax.Expr:
         """As float32."""
         expr = value.expr
         if value.dtype != "float32":
             expr = self._emit(relax.op.astype(expr, "float32"))
         return expr if value.scale == 1.0 else self._emit(relax.op.multiply(expr, _scalar(value.scale)))
 
-    def _integers(self, value: _Value) -> _Value:
+    def _integers(self, value: IntegerValue) -> IntegerValue:
         """As int8."""
         return value if value.dtype == "int8" else self._rounded(value, value.step)
 
-    def _rounded(self, value: _Value, step: float) -> _Value:
+    def _rounded(self, value: IntegerValue, step: float) -> IntegerValue:
         """As int8 of a scale: one product, halves to even, and what does not fit becomes the nearest that does."""
         numbers = self._numbers(replace(value, scale=value.scale / step))
-        whole = self._emit(relax.op.clip(self._emit(relax.op.round(numbers)), -_LARGEST - 1, _LARGEST))
+        whole = self._emit(relax.op.clip(self._emit(relax.op.round(numbers)), -LARGEST - 1, LARGEST))
         return replace(value, expr=self._emit(relax.op.astype(whole, "int8")), scale=step)
 
     def _emit(self, expr: relax.Expr) -> relax.Var:
@@ -372,17 +352,13 @@ class _Writer:
 _RESULT = "result"
 """Stands for the operator where the network ends."""
 
-_OTHERS: dict[str, Callable[[_Writer, relax.Call], _Value]] = {
+_OTHERS: dict[str, Callable[[_Writer, relax.Call], IntegerValue]] = {
     "relax.clip": _Writer.clip, "relax.concat": _Writer.concat, "relax.mean": _Writer.mean,
     "relax.multiply": _Writer.multiply, "relax.nn.gelu": _Writer.gated, "relax.nn.layer_norm": _Writer.layer_norm,
     "relax.nn.relu": _Writer.relu, "relax.nn.rms_norm": _Writer.rms_norm, "relax.nn.silu": _Writer.gated,
     "relax.nn.softmax": _Writer.softmax,
     "relax.sigmoid": _Writer.saturating, "relax.tanh": _Writer.saturating,
 }  # fmt: skip
-
-
-def _root_mean_square(const: relax.Constant) -> float:
-    return math.sqrt(float(np.square(const.value.numpy().astype("float64")).mean()))
 
 
 def _operator(expr: relax.Expr) -> str:
@@ -400,10 +376,6 @@ def _terms(call: relax.Call, name: str) -> int:
         return math.prod(shape[1:])
     strides = [int(each) for each in call.attrs.strides]
     return max(1, shape[0] * math.prod(shape[2:]) // math.prod(strides))
-
-
-def _tensor(value: _Value) -> Tensor:
-    return Tensor(shape=tuple(int(extent) for extent in value.expr.ty.shape.values), dtype=value.dtype, expr=value.expr)
 
 
 def _scalar(value: float) -> relax.Expr:

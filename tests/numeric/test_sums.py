@@ -106,6 +106,30 @@ def test_loops_that_the_author_wrote_stay():
     assert "float32" not in str(func)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_every_function_of_a_number_is_compiled(dtype: str):
+    """LLVM has some in float32 and float64 only."""
+    functions = {
+        "acos": np.arccos, "asin": np.arcsin, "asinh": np.arcsinh, "atan": np.arctan, "atanh": np.arctanh,
+        "cos": np.cos, "cosh": np.cosh, "exp": np.exp, "log": np.log, "sin": np.sin, "sinh": np.sinh, "tan": np.tan,
+        "tanh": np.tanh, "sqrt": np.sqrt, "acosh": lambda x: np.arccosh(x + 1),
+    }  # fmt: skip
+
+    def all_of(x: relax.Expr) -> relax.Expr:
+        one = relax.const(1, dtype)
+        return relax.Tuple([getattr(op, name)(op.add(x, one) if name == "acosh" else x) for name in functions])
+
+    kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype
+    data = np.full(SHAPE, 0.5, kind)
+    data[0, 0, 0, :4] = np.array([0.25, 0.375, 0.75, 0.875], kind)
+    made = run(build(extract(network(all_of, dtype)).mod, "edge-256"), [data])
+    for (name, exact), got in zip(functions.items(), made, strict=True):
+        assert str(got.dtype) == dtype
+        wanted = exact(data.astype("float64"))
+        # the function in float16 where there is one, whose own error is up to an ulp
+        np.testing.assert_allclose(got.astype("float64"), wanted, rtol=2 * LARGEST_ERROR[dtype], err_msg=name)
+
+
 OF_ONNX = {
     "GlobalAveragePool": {}, "AveragePool": {"kernel_shape": [64, 32], "strides": [64, 32]},
     "ReduceMean": {"axes": [2, 3]}, "ReduceSum": {"keepdims": 0}, "Softmax": {"axis": 3}, "LogSoftmax": {"axis": 2},
@@ -160,3 +184,23 @@ def test_a_vector_over_its_length(order: int):
     assert not found.graph.host_calls
     lengths = np.array([[7], [1], [4]]) if order == 1 else np.array([[5], [1], [math.sqrt(6)]])
     np.testing.assert_allclose(run(build(found.mod, "edge-256"), [data])[0], data / lengths, rtol=2.0**-22)
+
+
+@pytest.mark.parametrize(
+    "operator", ["L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare"]
+)
+@pytest.mark.parametrize("axes", [[], None])
+def test_a_reduction_over_no_axis_still_has_its_function(operator: str, axes: list[int] | None):
+    """ONNX: no axis stands for none if the node says so, and what happens before and after the sum happens."""
+    data = np.array([[3, -4, 0.5], [0.25, -1, 2]], "float32")
+    if operator == "LogSum":
+        data = np.abs(data)
+    given = [] if axes is None else [numpy_helper.from_array(np.array(axes, np.int64), "axes")]
+    node = helper.make_node(f"Reduce{operator}", ["x", *(each.name for each in given)], ["y"], noop_with_empty_axes=1)
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 3]) for name in "xy"]
+    graph = helper.make_graph([node], "none", values[:1], values[1:], given)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (wanted,) = session.run(None, {"x": data})
+    (got,) = run(build(extract(load_model(model)).mod, "edge-256"), [data])
+    np.testing.assert_allclose(got, wanted, rtol=2.0**-22)

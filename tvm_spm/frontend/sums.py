@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 import tvm
+import tvm_ffi
 from tvm import s_tir, tirx
 
 from tvm_spm.attention import sum_dtype
@@ -17,12 +18,15 @@ from tvm_spm.frontend.tir.nest import TirNest, read_nest
 from tvm_spm.lowering.blocks import sequence, with_loop_body
 from tvm_spm.lowering.root_block import has_root_block
 
+_NEVER_SHORT = ("acos", "acosh", "asin", "asinh", "atan", "cosh", "sinh")
+"""Functions of a number."""
+
 _Wide = Mapping[tvm.ir.Var, tvm.ir.Var]
 """By tensor, what holds its elements in float32 instead."""
 
 
 def sum_in_float32(given: Sequence[str]) -> tvm.transform.Pass:
-    """``sum_wide`` of all functions; with what each is fused is known before, and stays.
+    """``sum_wide`` of all functions, and those of a float that LLVM has in no 16 bits; what each is fused with stays.
 
     Args:
         given: Functions that stay as they are, since their author wrote their loops.
@@ -32,10 +36,24 @@ def sum_in_float32(given: Sequence[str]) -> tvm.transform.Pass:
     def widen(mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
         for var, func in mod.functions_items():
             if isinstance(func, tirx.PrimFunc) and str(var.name_hint) not in given:
-                mod.update_func(var, sum_wide(func))
+                mod.update_func(var, _with_known_calls(sum_wide(func)))
         return mod
 
     return widen
+
+
+def _with_known_calls(func: tirx.PrimFunc) -> tirx.PrimFunc:
+    """A function in which what TVM cannot compile for floats of 16 bits is called with wider ones."""
+
+    def widened(call: tvm.ir.Call) -> tvm.ir.Expr:
+        name = str(getattr(call.op, "name", "")).rpartition(".")[2]
+        if name not in _NEVER_SHORT or not _is_short(call):
+            return call
+        wide = sum_dtype(_dtype(call))
+        return tvm.ir.Call(call.op, [arg.astype(wide) for arg in call.args], ret_ty=wide).astype(_dtype(call))
+
+    body = tvm_ffi.structural_map(func.body, (tvm.ir.Call, widened), order="post")
+    return func if body.same_as(func.body) else func.with_body(body)
 
 
 def sum_wide(func: tirx.PrimFunc) -> tirx.PrimFunc:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tvm import relax
+from tvm.ir.expr import GenericConst
 
 from tvm_spm.attention import sum_dtype
 from tvm_spm.frontend.relay.tensors import Builder, Tensor
@@ -14,6 +15,12 @@ _AT_ONCE = (
     "GlobalLpPool", "LRN", "LpPool", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare",
 )  # fmt: skip
 """Operators that the importer makes of several, between which squares and sums would be rounded to 16 bits."""
+
+_OF_ONE: dict[str, Callable[[relax.Expr], relax.Expr]] = {
+    "ReduceL1": relax.op.abs, "ReduceL2": relax.op.abs, "ReduceLogSum": relax.op.log,
+    "ReduceSumSquare": lambda x: relax.op.multiply(x, x),
+}  # fmt: skip
+"""What these make of a single number."""
 
 _LEAST_DEVIATION = 1e-9
 """Is added to a deviation, by ONNX's definition of ``MeanVarianceNormalization``."""
@@ -28,6 +35,16 @@ def widened(operator: str, inputs: Sequence[Any]) -> dict[int, relax.Expr]:
         if each is not None and str(each.ty.dtype) != sum_dtype(str(each.ty.dtype))
     }  # fmt: skip
     return {at: relax.op.astype(each, sum_dtype(str(each.ty.dtype))) for at, each in floats.items()}
+
+
+def unreduced(b: Builder, operator: str, inputs: Sequence[Any], attributes: Mapping[str, Any]) -> Tensor | None:
+    """What is left of a reduction over no axis, if no axis stands for none of them; TVM leaves nothing."""
+    each = _OF_ONE.get(operator)
+    axes = inputs[1] if len(inputs) > 1 else None
+    is_empty = axes is None or (isinstance(axes, GenericConst) and axes.value.numpy().size == 0)
+    if each is None or not attributes.get("noop_with_empty_axes", 0) or not is_empty:
+        return None
+    return b.emit(each(inputs[0]))
 
 
 def instance_norm(b: Builder, inputs: list[Tensor | None], attributes: Mapping[str, Any]) -> Tensor:

@@ -24,7 +24,7 @@ from tvm_spm.frontend.onnx.host import HostNodes, host_nodes
 from tvm_spm.frontend.onnx.ignored import refuse_computed, refuse_ignored
 from tvm_spm.frontend.onnx.limited import clip, largest, least
 from tvm_spm.frontend.onnx.limits import refuse_small
-from tvm_spm.frontend.onnx.norms import instance_norm, lp_norm, mean_variance_norm, widened
+from tvm_spm.frontend.onnx.norms import instance_norm, lp_norm, mean_variance_norm, unreduced, widened
 from tvm_spm.frontend.onnx.packed import CONVOLUTION, INTEGER_CONVOLUTION, INTEGER_PRODUCT, PRODUCT
 from tvm_spm.frontend.onnx.packed_layers import (
     packed_conv,
@@ -200,6 +200,9 @@ class OnnxImporter(ONNXGraphImporter):
         refuse_ignored(op_name, inputs, attrs, opset)
         if op_name == "Range" and self._host_nodes.nodes[attrs["tvm_custom"]["name"]].output[0] not in self._results:
             refuse_computed(op_name, inputs, (0, 1, 2), opset)  # TVM's fusion reads a length before it is computed
+        kept = unreduced(Builder(MAX_CONSTANT_BYTES, block_builder=self.bb), op_name, inputs, attrs)
+        if kept is not None:
+            return kept.expr
         wide = widened(op_name, inputs)
         if wide:
             rounded = str(inputs[min(wide)].ty.dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_operators
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx_operators import FOLDED, HOST, NATIVE, REFUSED, WRONG
@@ -139,3 +140,31 @@ def test_an_input_that_is_no_tensor_is_named():
         ModelError, match=r"input 's' is a sequence, no tensor, which node 'join' .* reads; cut the model"
     ):
         load_model(model)
+
+
+@pytest.mark.parametrize(
+    ("shape", "more"),
+    [
+        ((2, 2, 6, 6), {"kernel_shape": [2, 2]}),
+        ((1, 3, 6, 5), {"kernel_shape": [3, 2], "pads": [1, 1, 1, 0]}),
+        ((2, 1, 7, 7), {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1}),
+        ((1, 2, 5, 7), {"kernel_shape": [3, 2], "dilations": [1, 2], "storage_order": 1}),
+        ((1, 2, 6, 6), {"kernel_shape": [3, 3], "strides": [2, 1], "auto_pad": "SAME_UPPER"}),
+        ((1, 2, 9), {"kernel_shape": [3]}),
+        ((1, 2, 4, 4, 4), {"kernel_shape": [2, 2, 2]}),
+    ],
+)
+def test_where_the_largest_of_a_window_lies(shape, more):
+    """The first of several; ONNX's own reference is wrong where windows move by one element."""
+    kinds = [("x", TensorProto.FLOAT, shape), ("y", TensorProto.FLOAT, None), ("i", TensorProto.INT64, None)]
+    data, *results = [helper.make_tensor_value_info(*each) for each in kinds]
+    graph = helper.make_graph([helper.make_node("MaxPool", ["x"], ["y", "i"], **more)], "largest", [data], results)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    x = np.random.default_rng(0).integers(0, 9, shape).astype("float32")
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    extraction = extract(load_model(model))
+    assert not extraction.graph.host_calls
+    for got, wanted in zip(
+        runtime.run(runtime.build(extraction.mod, "edge-256"), [x]), session.run(None, {"x": x}), strict=True
+    ):
+        np.testing.assert_array_equal(got, wanted)

@@ -22,6 +22,7 @@ from tvm_spm.frontend.onnx.bodies import body_of
 from tvm_spm.frontend.onnx.bodies import expand_functions as expand_bodies
 from tvm_spm.frontend.onnx.host import HostNodes, host_nodes
 from tvm_spm.frontend.onnx.ignored import refuse_computed, refuse_ignored
+from tvm_spm.frontend.onnx.indices import indices_of_largest
 from tvm_spm.frontend.onnx.limited import clip, largest, least
 from tvm_spm.frontend.onnx.limits import refuse_small
 from tvm_spm.frontend.onnx.norms import instance_norm, lp_norm, mean_variance_norm, unreduced, widened
@@ -210,6 +211,9 @@ class OnnxImporter(ONNXGraphImporter):
         found = super()._convert_operator(op_name, inputs, attrs, opset)
         if wide:
             found = relax.op.astype(self.bb.emit(found), rounded)
+        if op_name == "MaxPool" and attrs["tvm_custom"]["num_outputs"] == 2:
+            largest = self.bb.emit(found)
+            return relax.Tuple([largest, self.bb.emit(indices_of_largest(self.bb, inputs[0], largest, attrs))])
         fields = found.ty.fields if isinstance(found.ty, relax.TupleType) else [found]
         if len(fields) < attrs["tvm_custom"]["num_outputs"]:
             raise NotImplementedError(f"operator {op_name}: only its first {len(fields)} outputs are imported")

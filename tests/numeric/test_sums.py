@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tvm import relax, tirx
 
 from tvm_spm.deploy.runtime import build, run
+from tvm_spm.errors import ModelError
 from tvm_spm.frontend import extract
 from tvm_spm.frontend.load import load_model
 
@@ -204,3 +205,22 @@ def test_a_reduction_over_no_axis_still_has_its_function(operator: str, axes: li
     (wanted,) = session.run(None, {"x": data})
     (got,) = run(build(extract(load_model(model)).mod, "edge-256"), [data])
     np.testing.assert_allclose(got, wanted, rtol=2.0**-22)
+
+
+@pytest.mark.parametrize(
+    ("operator", "attributes", "text"),
+    [
+        ("LpNormalization", {"p": 3}, "attribute p = 3: must be 1 or 2"),
+        ("LpNormalization", {"axis": 5}, "axis 5 of a tensor with 3 axes"),
+        ("InstanceNormalization", {}, "scale has shape [3]: must be [2], one number for each channel"),
+    ],
+)
+def test_a_norm_that_does_not_fit_is_named(operator: str, attributes: dict[str, int], text: str):
+    given = [numpy_helper.from_array(np.ones(3, "float32"), name) for name in "sb"]
+    names = ["x", "s", "b"] if operator[0] == "I" else ["x"]
+    node = helper.make_node(operator, names, ["y"], **attributes)
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 2, 4]) for name in "xy"]
+    graph = helper.make_graph([node], "odd", values[:1], values[1:], given)
+    with pytest.raises(ModelError) as caught:
+        load_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+    assert str(caught.value) == f"odd: cannot import: node {operator + '_0'!r} (operator {operator}): {text}"

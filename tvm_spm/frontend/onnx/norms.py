@@ -9,6 +9,7 @@ from tvm import relax
 from tvm.ir.expr import GenericConst
 
 from tvm_spm.attention import sum_dtype
+from tvm_spm.errors import ModelError
 from tvm_spm.frontend.relay.tensors import Builder, Tensor
 
 _AT_ONCE = (
@@ -53,6 +54,11 @@ def instance_norm(b: Builder, inputs: list[Tensor | None], attributes: Mapping[s
     assert data is not None
     assert scale is not None
     assert shift is not None
+    for name, each in (("scale", scale), ("B", shift)):
+        if each.shape != data.shape[1:2]:
+            raise ModelError(
+                f"{name} has shape {list(each.shape)}: must be {list(data.shape[1:2])}, one number for each channel"
+            )
     epsilon = float(attributes.get("epsilon", 1e-5))
     axes = list(range(2, data.rank))
     return b.emit(
@@ -73,8 +79,11 @@ def mean_variance_norm(b: Builder, inputs: list[Tensor | None], attributes: Mapp
 
 def lp_norm(b: Builder, inputs: list[Tensor | None], attributes: Mapping[str, Any]) -> Tensor:
     """A tensor over the sum of its magnitudes, or the root of its squares, along one axis; 0 where that is 0."""
+    assert inputs[0] is not None
+    order, axis = int(attributes.get("p", 2)), inputs[0].axis(int(attributes.get("axis", -1)))
+    if order not in (1, 2):
+        raise ModelError(f"attribute p = {order}: must be 1 or 2")
     x, dtype = _wide(b, inputs[0])
-    order, axis = int(attributes.get("p", 2)), int(attributes.get("axis", -1))
     if order == 1:
         length = relax.op.sum(relax.op.abs(x), axis, keepdims=True)
     else:

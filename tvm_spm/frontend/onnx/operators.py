@@ -337,6 +337,8 @@ _NEVER_ON_HOST = (
     "ConvTranspose",
     "Gemm",
     "If",
+    "InstanceNormalization",
+    "LpNormalization",
     "MatMul",
     "Reshape",
     PRODUCT,

@@ -297,9 +297,7 @@ def tune(
         SpmError: A wrong argument, an unreadable model or accelerator, a work directory of another accelerator, or no
             legal mapping for any task.
     """
-    from tvm_spm.frontend import check_model
-    from tvm_spm.lowering.target import arch_of
-    from tvm_spm.tuning.network import NetworkOptions, tune_network
+    from tvm_spm.deploy.verify import process as verify_process
 
     minimised = objective_of(objective)
     _check_budget(trials, time_limit_s, seed)
@@ -314,6 +312,12 @@ def tune(
     check_values(values)
     if max_memory_bytes is not None:
         check_bytes("max_memory_bytes", max_memory_bytes)
+    # The process that will run code imports TVM beside this one, which takes both of them seconds.
+    verify_process.start_early()
+    from tvm_spm.frontend import check_model
+    from tvm_spm.lowering.target import arch_of
+    from tvm_spm.tuning.network import NetworkOptions, tune_network
+
     check_model(mod)
     options = NetworkOptions(
         objective=minimised,

@@ -132,8 +132,6 @@ def _tune_owned(mod: Model, arch: Arch, options: NetworkOptions, run: Run, endin
     clock = Clock()
     is_open = options.dtype is None and isinstance(mod, (str, Path)) and str(mod) in models()
     chosen_dtype = dtype_of_word(arch.word_bits) if is_open else None
-    # Its imports take seconds, which pass beside the search.
-    verify_process.start_early()
     with clock.phase("import"):
         extraction = frontend.extract(
             frontend.load_model(

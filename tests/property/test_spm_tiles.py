@@ -13,7 +13,8 @@ from cost_model.transfer import box_transfer
 from tests.analytical_cases import draw_workload
 from tests.exact_cases import draw_machine
 from tvm_spm.arch import Arch
-from tvm_spm.exact.any_factors.floors import FLOOR_FIELDS, list_floors
+from tvm_spm.exact.any_factors.floor_list import list_floors
+from tvm_spm.exact.any_factors.floors import FLOOR_FIELDS
 from tvm_spm.exact.any_factors.tables import make_tables
 from tvm_spm.exact.case_arrays import CaseArrays, arrays_of
 from tvm_spm.exact.perfect.spm_tiles import PERFECT_TILE_FIELDS, list_tiles

@@ -99,7 +99,9 @@ def tune_workload(
         pool.refresh(guide, path.measured()[0], rng, generations=options.generations, population=options.population)
         # Chosen as if the whole batch fitted, so that a larger budget later goes on where this one ends.
         best = math.log(max(path.best_value(), LEAST_VALUE))
-        chosen, _ = pool.choose(best, path.trials, options.batch, rng, explores=guide.residual is not None)
+        chosen, _ = pool.choose(
+            best, path.trials, options.batch, rng, explores=guide.residual is not None, repeats=True
+        )
         if not chosen:
             break
         before = path.best_value()

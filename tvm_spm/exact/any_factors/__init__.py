@@ -1,6 +1,6 @@
 """The certified best mapping with any factors: the smallest tile for each number of iterations.
 
-``search`` is the entry. ``floors`` bounds SPM tiles, ``arrays`` and ``array_list`` array tiles, ``pairs`` one of
-each (a ``pair``), ``pair_order`` with all loops in order, ``join`` lists the mappings that the bounds leave; ``tables``
-holds what every cut of one dim comes to, ``ports`` how long tiles take to cross.
+``search`` is the entry. ``floors`` and ``floor_list`` bound SPM tiles, ``arrays`` and ``array_list`` array tiles,
+``pairs`` one of each (a ``pair``), ``pair_order`` with all loops in order, ``join`` lists the mappings that the bounds
+leave; ``tables`` holds what every cut of one dim comes to, ``ports`` how long tiles take to cross.
 """

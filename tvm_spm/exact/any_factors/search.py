@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from cost_model.bounds import lower_bound
 from tvm_spm.exact.any_factors.array_list import ARRAY_TILE_FIELDS, Unrollings, list_arrays
-from tvm_spm.exact.any_factors.floors import FLOOR_FIELDS, list_floors
+from tvm_spm.exact.any_factors.floor_list import list_floors
+from tvm_spm.exact.any_factors.floors import FLOOR_FIELDS
 from tvm_spm.exact.any_factors.join import CANDIDATE_FIELDS, join, list_mappings
 from tvm_spm.exact.any_factors.prices import ROWS_PER_STEP, FormulaPrices, MappingPrices
 from tvm_spm.exact.any_factors.tables import CoreTables, make_tables

@@ -108,7 +108,14 @@ class Pool:
         return self._batch.take(new), gains
 
     def choose(
-        self, best: float, tried: Collection[Mapping], number: int, rng: Generator, *, explores: bool
+        self,
+        best: float,
+        tried: Collection[Mapping],
+        number: int,
+        rng: Generator,
+        *,
+        explores: bool,
+        repeats: bool = False,
     ) -> tuple[list[Mapping], float]:
         """Mappings to measure next, those first that promise most, and what the first one promises.
 
@@ -118,6 +125,8 @@ class Pool:
             number: How many; fewer if there are no more.
             rng: Draws those of which nothing is promised.
             explores: Whether any are drawn.
+            repeats: Whether all are measured that promise the same: measurements cost little, and see more than what
+                promises.
         """
         batch, gains = self.gains(best, tried)
         order = np.argsort(-gains, kind="stable")
@@ -129,7 +138,7 @@ class Pool:
                 break
             # what cannot be told from a mapping that is chosen teaches nothing more
             promise = round(float(gains[row]), ALIKE)
-            if promise in promised:
+            if promise in promised and not repeats:
                 continue
             promised.add(promise)
             pick = left.pop() if explores and len(chosen) % EXPLORED == EXPLORED - 1 else row

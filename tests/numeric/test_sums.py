@@ -174,6 +174,36 @@ def test_networks_of_float16_are_rounded_once(operator: str):
     np.testing.assert_allclose(got.astype("float64"), wanted, rtol=2.0**-11, atol=least)
 
 
+@pytest.mark.parametrize("operator", ["GlobalLpPool", "LRN", "LpPool", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp"])
+@pytest.mark.parametrize("reader", ["GlobalAveragePool", "InstanceNormalization", "ReduceSumSquare"])
+def test_what_is_rounded_once_is_read_by_any_operator(operator: str, reader: str):
+    """By one that TVM's importer converts, one that is converted here, and one that is widened itself."""
+    rng = np.random.default_rng(2)
+    data, channel = rng.uniform(1, 2, (2, 1, 6, 8)).astype("float16"), np.ones(1, "float16")
+    attributes = {"LRN": {"size": 1}, "LpPool": {"kernel_shape": [2, 2]}, "ReduceL2": {"axes": [2]}}.get(operator, {})
+    given = ["s", "b"] if reader == "InstanceNormalization" else []
+
+    def model(dtype: int) -> onnx.ModelProto:
+        nodes = [
+            helper.make_node(operator, ["x"], ["r"], **attributes), helper.make_node(reader, ["r", *given], ["y"])
+        ]  # fmt: skip
+        values = [helper.make_tensor_value_info(*each) for each in (("x", dtype, data.shape), ("y", dtype, None))]
+        channels = [
+            numpy_helper.from_array(channel.astype(helper.tensor_dtype_to_np_dtype(dtype)), name) for name in given
+        ]  # fmt: skip
+        graph = helper.make_graph(nodes, "read", values[:1], values[1:], channels)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+
+    session = onnxruntime.InferenceSession(
+        model(TensorProto.FLOAT).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    (wanted,) = session.run(None, {"x": data.astype("float32")})
+    (got,) = run(build(extract(load_model(model(TensorProto.FLOAT16))).mod, "edge-256"), [data])
+    assert got.dtype == np.float16
+    if reader != "InstanceNormalization":  # which magnifies what the first rounding took
+        np.testing.assert_allclose(got.astype("float64"), wanted, rtol=2.0**-9)
+
+
 @pytest.mark.parametrize("order", [1, 2])
 def test_a_vector_over_its_length(order: int):
     """Where it has none, that is 0; magnitudes are summed, and not numbers."""

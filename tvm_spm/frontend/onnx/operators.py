@@ -210,7 +210,7 @@ class OnnxImporter(ONNXGraphImporter):
             inputs = input_list([self.bb.emit(wide[at]) if at in wide else each for at, each in enumerate(inputs)])
         found = super()._convert_operator(op_name, inputs, attrs, opset)
         if wide:
-            found = relax.op.astype(self.bb.emit(found), rounded)
+            found = self.bb.normalize(relax.op.astype(self.bb.emit(found), rounded))
         if op_name == "MaxPool" and attrs["tvm_custom"]["num_outputs"] == 2:
             largest = self.bb.emit(found)
             return relax.Tuple([largest, self.bb.emit(indices_of_largest(self.bb, inputs[0], largest, attrs))])

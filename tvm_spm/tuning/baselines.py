@@ -74,7 +74,7 @@ def baselines_of(case: Case, *, num_random: int, seed: int, should_stop: Callabl
         None if it had to stop before all was known.
     """
     name, cost = _best_dataflow(case, should_stop)
-    random_cost = None if should_stop() else _random_search(case, num_random, seed)
+    random_cost = _random_search(case, num_random, seed, should_stop)
     if random_cost is None or should_stop():
         return None
     # A layer that none of the four can run at all is at least not slower than the median draw.
@@ -169,11 +169,13 @@ def _floor(case: Case, short: str) -> float:
     return case.objective.value_of(max(float(cycles), latency), energy_pj)
 
 
-def _random_search(case: Case, num_mappings: int, seed: int) -> Cost | None:
-    """The median of some random searches, the best of each measured; None if nothing legal is drawn."""
+def _random_search(case: Case, num_mappings: int, seed: int, should_stop: Callable[[], bool]) -> Cost | None:
+    """The median of some random searches, the best of each measured; None if nothing is drawn, or it must stop."""
     number = int.from_bytes(hashlib.sha256(key_of(case.workload).encode()).digest()[:4], "big")
     space, bests = space_of(case), []
     for repetition in range(SEEDS):
+        if should_stop():
+            return None
         searcher = RandomSearcher(space, rng=np.random.default_rng([seed, number, repetition]))
         batch = searcher.ask(num_mappings)
         order = np.argsort(_price(case, batch), kind="stable")[: _NUM_SIMULATED if is_estimated(case) else 1]

@@ -12,7 +12,9 @@ from tvm_spm.space.mapping_batch import MappingBatch, concat
 from tvm_spm.space.mapspace import MapSpace, fingerprints
 
 NUM_PARENTS = 64
-NUM_CHILDREN = 512
+NUM_CHILDREN, CHILDREN_PER_STEP = 512, 2048
+"""Of a generation, and so many as take as long to make and price as a step of the search."""
+
 NUM_GENERATIONS = 60
 NUM_IDLE_GENERATIONS = 6
 """Generations without any progress before the search gives up."""
@@ -36,7 +38,7 @@ def improve(case: Case, start: MappingBatch, energy_cap_pj: float, stops: Stops)
     values = objectives(evaluate_batch(workload, arch, parents))
     num_evaluated, num_idle = 1, 0
     for _ in range(NUM_GENERATIONS):
-        if stops.ends_step() or num_idle == NUM_IDLE_GENERATIONS:
+        if stops.ends_work(NUM_CHILDREN / CHILDREN_PER_STEP) or num_idle == NUM_IDLE_GENERATIONS:
             break
         children = space.mutate(parents.take(rng.integers(0, parents.num_mappings, NUM_CHILDREN)), rng)
         children = children.take(space.check(children) == 0)

@@ -77,21 +77,13 @@ def make_axis_tables(
         for axis in range(workload.axis_start[projection + 1] - 1, workload.axis_start[projection] - 1, -1):
             end = axis_start[axis + 1] if axis + 1 < num_axes else num_rows
             for row in range(axis_start[axis], end):
-                rest = row - axis_start[axis]
-                for term in range(workload.term_start[axis + 1] - 1, workload.term_start[axis] - 1, -1):
-                    d = workload.term_dim[term]
-                    tile[d] = divisors[d, rest % num_tiles[d]]
-                    rest //= num_tiles[d]
+                _set_tile(case, axis, row - axis_start[axis], divisors, num_tiles, tile)
                 _sum_tiles(case, axis, tile, (inner, bits), sums[row])
             inner *= workload.axis_extent[axis]
     for axis in range(num_axes):
         end = axis_start[axis + 1] if axis + 1 < num_axes else num_rows
         for row in range(axis_start[axis], end):
-            rest = row - axis_start[axis]
-            for term in range(workload.term_start[axis + 1] - 1, workload.term_start[axis] - 1, -1):
-                d = workload.term_dim[term]
-                tile[d] = divisors[d, rest % num_tiles[d]]
-                rest //= num_tiles[d]
+            _set_tile(case, axis, row - axis_start[axis], divisors, num_tiles, tile)
             part_start[row] = num_parts
             most = num_parts + workload.axis_extent[axis] + 1
             if most > len(parts):
@@ -99,6 +91,15 @@ def make_axis_tables(
             num_parts += _fill_parts(case, axis, tile, (part_first, part), runs, parts[num_parts:])
     part_start[num_rows] = num_parts
     return AxisTables(axis_start, num_tiles.copy(), sums, part_start, parts)
+
+
+@lean
+def _set_tile(case: CaseArrays, axis: int, number: int, divisors: Ints, num_tiles: Ints, tile: Ints) -> None:
+    """Let a tile be the one of an axis's dims that has a number, as ``row_of`` counts."""
+    for term in range(case.workload.term_start[axis + 1] - 1, case.workload.term_start[axis] - 1, -1):
+        d = case.workload.term_dim[term]
+        tile[d] = divisors[d, number % num_tiles[d]]
+        number //= num_tiles[d]
 
 
 @kernel

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from tvm_spm import interrupt
+from tvm_spm import garbage, interrupt
 
 
 def main() -> None:
     """Run the command line; see ``tvm_spm.cli.main``."""
     interrupt.own_process()
+    garbage.collect_seldom()
     from tvm_spm.cli import main as run
 
     run()

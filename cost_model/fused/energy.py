@@ -139,9 +139,13 @@ def tensor_energy(
     Args:
         flat: The group.
         arch: The accelerator.
-        written: Per layer elements of its output; where that leaves, all of them go to DRAM.
+        written: Per layer elements of its output; where that leaves, all of them go to DRAM. Rows of it, here and
+            below, are cases of their own.
         moved: Per read elements from DRAM.
         used: Per read elements in the boxes of stages.
+
+    Returns:
+        ``PARTS`` numbers, a row per case if several are given.
     """
     layer, read, sink = flat.layer, flat.read, flat.num_layers - 1
     is_mac, reader = layer[:, IS_MAC] == 1, read[:, LAYER]
@@ -151,14 +155,16 @@ def tensor_energy(
     by_vector = (read[:, ROLE] == VECTOR) | (read[:, ROLE] == EXTRA)
     has_epilogue = is_mac & (layer[:, NUM_OPS] > 0)
     has_epilogue[sink] = False
-    spm = float(np.sum(moved * read_words * ~is_streamed) + np.sum(used * read_words * (by_vector & ~is_streamed)))
-    spm += float(np.sum(written * (out_words + sum_words) * has_epilogue) + np.sum(written * out_words * ~is_mac))
+    spm = np.sum(moved * read_words * ~is_streamed, axis=-1)
+    spm = spm + np.sum(used * read_words * (by_vector & ~is_streamed), axis=-1)
+    spm += np.sum(written * (out_words + sum_words) * has_epilogue, axis=-1)
+    spm += np.sum(written * out_words * ~is_mac, axis=-1)
     stored = written * layer[:, LEAVES]
     # what streams out of the sink passes the vector unit on its way
-    spm += float(np.sum(stored[:sink] * out_words[:sink]) + stored[sink] * sum_words[sink])
-    parts = np.zeros(PARTS)
-    parts[SPM] = spm * arch.levels.SPM.access_pj
-    moved_words = float(np.sum(moved * read_words) + np.sum(stored * out_words))
-    parts[DRAM] = moved_words * arch.levels.DRAM.access_pj
-    parts[VECTOR_UNIT] = float(np.sum(written * layer[:, NUM_OPS])) * arch.vector.op_pj
+    spm += np.sum(stored[..., :sink] * out_words[:sink], axis=-1) + stored[..., sink] * sum_words[sink]
+    parts = np.zeros((*written.shape[:-1], PARTS))
+    parts[..., SPM] = spm * arch.levels.SPM.access_pj
+    moved_words = np.sum(moved * read_words, axis=-1) + np.sum(stored * out_words, axis=-1)
+    parts[..., DRAM] = moved_words * arch.levels.DRAM.access_pj
+    parts[..., VECTOR_UNIT] = np.sum(written * layer[:, NUM_OPS], axis=-1) * arch.vector.op_pj
     return parts

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cost_model.fused.energy import PARTS, tensor_energy
+from cost_model.fused.energy import tensor_energy
 from cost_model.fused.flat import FlatGroup, Ints
 from cost_model.fused.inner_mapper import InnerMapper, Shape
 from cost_model.fused.many import (
@@ -149,16 +149,10 @@ class Pricer:
 def tensor_prices(flat: FlatGroup, arch: Arch) -> Floats:
     """What an entry of ``Survey.totals`` costs in pJ: ``energy.tensor_energy`` of one element at a time."""
     layers, reads = flat.num_layers, len(flat.read)
-    prices = np.zeros(layers + 2 * reads + 1)
-    nothing, none = np.zeros(layers), np.zeros(reads)
-    for place in range(len(prices) - 1):
-        one = np.zeros(len(prices))
-        one[place] = 1.0
-        parts = tensor_energy(
-            flat, arch, nothing + one[:layers], none + one[layers : layers + reads],
-            none + one[layers + reads : layers + 2 * reads],
-        )  # fmt: skip
-        assert len(parts) == PARTS
-        prices[place] = parts.sum()
+    ones = np.eye(layers + 2 * reads)
+    prices = np.zeros(len(ones) + 1)
+    prices[:-1] = tensor_energy(
+        flat, arch, ones[:, :layers], ones[:, layers : layers + reads], ones[:, layers + reads :]
+    ).sum(axis=1)  # fmt: skip
     prices[-1] = arch.levels.DRAM.access_pj / arch.word_bits
     return prices

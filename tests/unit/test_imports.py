@@ -46,6 +46,7 @@ ROOMS = (
     ("tvm_spm.objective", "tvm_spm.pages", "tvm_spm.workers"),
     (
         "tvm_spm.errors",
+        "tvm_spm.garbage",
         "tvm_spm.interrupt",
         "tvm_spm.jit",
         "tvm_spm.terminal",

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 from typing import IO
 
-from tvm_spm import interrupt
+from tvm_spm import garbage, interrupt
 
 _LENGTH = struct.Struct("<Q")
 
@@ -99,6 +99,7 @@ def pipes_of_child(parent: int) -> tuple[IO[bytes], IO[bytes]]:
     Args:
         parent: Process id of the one that asks.
     """
+    garbage.collect_seldom()
     questions, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     # What libraries print must not end up between the answers.
     os.dup2(2, 1)

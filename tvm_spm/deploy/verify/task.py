@@ -19,7 +19,7 @@ from tvm_spm.lowering.processor import compiled_for
 from tvm_spm.lowering.target import HOST, PIPELINE
 from tvm_spm.workload import REDUCTION_DIMS, dtype_bits
 
-REFERENCE = tvm.target.Target("llvm")
+REFERENCE = tvm.target.Target(HOST)
 ROUNDINGS_PER_OP = 4
 """Per operation behind a sum: compilers may contract, and library functions may err, differently."""
 

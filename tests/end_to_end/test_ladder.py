@@ -19,6 +19,7 @@ from schedules.group.code import schedule_group
 from tests.numeric.plain import prim_func
 from tvm_spm.deploy import groups as fused_network
 from tvm_spm.deploy import network as scheduled_network
+from tvm_spm.deploy import task_checks
 from tvm_spm.deploy.verify import process as verify_process
 from tvm_spm.deploy.verify.compare import Verification, verify_task
 from tvm_spm.workload import Workload
@@ -164,14 +165,14 @@ def test_a_group_without_right_code_runs_as_single_layers(monkeypatch, broken, r
 
 
 def test_a_layer_without_right_code_stays_on_the_host(monkeypatch, tmp_path):
-    make = scheduled_network.make_schedule
+    make = task_checks.make_schedule
 
     def with_wrong_code(func, nest, mapping):
         made = make(func, nest, mapping)
         made.mod.update_func(made.mod.get_global_var("main"), wrong(made.mod["main"]))
         return made
 
-    monkeypatch.setattr(scheduled_network, "make_schedule", with_wrong_code)
+    monkeypatch.setattr(task_checks, "make_schedule", with_wrong_code)
     result = tuned(chain(), fusion=False, workdir=tmp_path)
     assert result.verified
     # Both products are the same task but for the activation.

@@ -82,7 +82,8 @@ INSIDE = {
         ("agreement", "attention", "exact_starts", "measurer", "options", "parts", "trial_log"), ("log_lines",),
     ),
     "tvm_spm.deploy": (
-        ("programs", "side_by_side"), ("network",), ("groups",), ("verify",), ("database", "grouping", "runtime"),
+        ("network", "programs", "side_by_side"), ("groups", "task_checks"), ("task_code", "verify"),
+        ("database", "grouping", "runtime"),
     ),
     "tvm_spm.fusion": (
         ("network", "side_by_side"), ("side_groups",), ("group_prices", "side_ways"), ("hopes", "planner", "proof"),

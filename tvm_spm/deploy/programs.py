@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from tvm_spm.arch import Arch
-from tvm_spm.deploy.network import make_schedule
+from tvm_spm.deploy.task_code import make_schedule
 from tvm_spm.frontend.calls import ENTRY, CalledFunction, called_functions, function_calls
 from tvm_spm.frontend.inputs import num_inputs, random_inputs
 from tvm_spm.frontend.tir.blocks import loads_of, read_blocks

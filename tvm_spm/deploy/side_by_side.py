@@ -12,7 +12,7 @@ from tvm import relax
 
 from tvm_spm.deploy.grouping import ordered_bindings
 from tvm_spm.deploy.groups import FusedNetwork, GroupScheduler
-from tvm_spm.deploy.network import make_schedule
+from tvm_spm.deploy.task_code import make_schedule
 from tvm_spm.deploy.verify.outcome import Verification
 from tvm_spm.errors import ScheduleError
 from tvm_spm.frontend.calls import ENTRY

@@ -14,7 +14,7 @@ from cost_model.simulator import SimulatorModel
 from tvm_spm import frontend
 from tvm_spm.arch import Arch
 from tvm_spm.deploy.groups import FusedNetwork, GroupScheduler
-from tvm_spm.deploy.network import verify_function
+from tvm_spm.deploy.task_checks import TaskChecks, verify_function
 from tvm_spm.deploy.verify.outcome import Verification
 from tvm_spm.fusion.network import Alone, NetworkPlan, Surroundings, groups_of, plan_network
 from tvm_spm.lowering.target import target_of
@@ -60,7 +60,12 @@ class Planned:
 
 
 def plan_groups(
-    extraction: Extraction, arch: Arch, objective: Objective, outcomes: dict[int, SearchResult], run: Run
+    extraction: Extraction,
+    arch: Arch,
+    objective: Objective,
+    outcomes: dict[int, SearchResult],
+    checks: TaskChecks,
+    run: Run,
 ) -> Planned:
     """Cut a network into groups by the tuned costs of its layers and the costs of groups.
 
@@ -69,6 +74,7 @@ def plan_groups(
         arch: The accelerator.
         objective: Of the whole network.
         outcomes: Per index of a task that can be mapped, how it runs alone.
+        checks: Of these; code of groups is compared between them.
         run: Its seed, its progress and its request to stop count.
     """
     run.progress.phase("fusion", total=1, unit="groups")
@@ -82,7 +88,7 @@ def plan_groups(
 
     def verify_group(plain: tvm.tirx.PrimFunc, scheduled: tvm.tirx.PrimFunc) -> Verification:
         rng = np.random.default_rng([run.seed, next(numbers)])
-        return verify_function(plain, scheduled, rng=rng, target=target)
+        return verify_function(plain, scheduled, rng=rng, target=target, asks=checks.ask)
 
     scheduler = GroupScheduler(extraction, layers, sites, verify_group)
     alone = _alone(extraction, layers, arch, outcomes)

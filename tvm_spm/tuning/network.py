@@ -22,6 +22,7 @@ from tvm_spm.arch import Arch
 from tvm_spm.deploy import database
 from tvm_spm.deploy.groups import FusedNetwork
 from tvm_spm.deploy.network import ScheduledNetwork, schedule_network
+from tvm_spm.deploy.task_checks import TaskChecks
 from tvm_spm.deploy.verify import process as verify_process
 from tvm_spm.deploy.verify.compare import NetworkCheck
 from tvm_spm.frontend.models import dtype_of_word, models
@@ -153,12 +154,13 @@ def _tune_owned(mod: Model, arch: Arch, options: NetworkOptions, run: Run, endin
     ending.callback(check.end)
     verify_process.start_early(2)
     with ExitStack() as until_compared:
-        tuned, planned, comparing = _search(extraction, arch, options, run, clock, until_compared)
+        searched = _search(extraction, arch, options, run, clock, check, until_compared)
+        tuned, planned, comparing = searched.tuned, searched.planned, searched.comparing
         with clock.phase("schedule"):
             fused = FusedNetwork.unfused(extraction) if planned is None else planned.fuse()
         network = schedule_network(
-            extraction, arch, tuned.outcomes, fused,
-            check=check, workdir=options.workdir, phase=clock.phase, progress=run.progress,
+            extraction, arch, tuned.outcomes, searched.checks, fused,
+            workdir=options.workdir, phase=clock.phase, progress=run.progress,
         )  # fmt: skip
         compared = None
         if comparing is not None:
@@ -194,10 +196,33 @@ def _tune_owned(mod: Model, arch: Arch, options: NetworkOptions, run: Run, endin
     return result
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Searched:
+    """What a search gives.
+
+    Attributes:
+        tuned: Mappings of tasks.
+        checks: Of their code; begun or not.
+        planned: The plan of groups; None if nobody wants one.
+        comparing: What they will be compared with; None if nobody wants it.
+    """
+
+    tuned: Tuned
+    checks: TaskChecks
+    planned: Planned | None
+    comparing: Future[Compared] | None
+
+
 def _search(
-    extraction: Extraction, arch: Arch, options: NetworkOptions, run: Run, clock: Clock, until_compared: ExitStack
-) -> tuple[Tuned, Planned | None, Future[Compared] | None]:
-    """Mappings, the plan of groups, and what they will be compared with; None for what nobody wants."""
+    extraction: Extraction,
+    arch: Arch,
+    options: NetworkOptions,
+    run: Run,
+    clock: Clock,
+    check: NetworkCheck,
+    until_compared: ExitStack,
+) -> _Searched:
+    """Mappings, the plan of groups, and what they will be compared with."""
     # A measurer cannot time groups, and nobody their waits for rows of DRAM; costs of different kinds do not compare.
     can_time = run.measurer is None and arch.levels.DRAM.pages is None
     is_fused = options.fusion and can_time and bool(extraction.graph.nodes)
@@ -218,27 +243,26 @@ def _search(
             with clock.phase("compile"):
                 run.progress.phase("compiling what prices groups", total=1, unit="parts")
                 compilation.finish_groups(run.should_stop)
-        # Costs of another measurer are not those of the simulator.
-        comparison = _compare(extraction, arch, options, tuned, run) if run.measurer is None else None
+        checks = until_compared.enter_context(TaskChecks(extraction, arch, tuned.outcomes, check))
         # Beside fusion, which keeps one processor busy, but not at the cost of fusion's time.
-        if comparison is not None and run.should_stop.is_endless:
-            comparing = until_compared.enter_context(comparison)
+        if run.should_stop.is_endless:
+            checks.begin()
         if is_fused:
             with clock.phase("fusion"):
-                planned = plan_groups(extraction, arch, options.objective, tuned.outcomes, run)
+                planned = plan_groups(extraction, arch, options.objective, tuned.outcomes, checks, run)
             with clock.phase("side by side"):
                 planned = plan_beside(planned, extraction, arch, tuned.outcomes, run)
-    if comparison is not None and comparing is None:
-        comparing = until_compared.enter_context(comparison)
-    return tuned, planned, comparing
+    # Costs of another measurer are not those of the simulator.
+    if options.baselines and run.measurer is None:
+        # Beside the comparison of the network, which keeps one processor busy.
+        comparing = until_compared.enter_context(_compare(extraction, arch, options, tuned, run))
+    return _Searched(tuned=tuned, checks=checks, planned=planned, comparing=comparing)
 
 
 def _compare(
     extraction: Extraction, arch: Arch, options: NetworkOptions, tuned: Tuned, run: Run
-) -> AbstractContextManager[Future[Compared]] | None:
-    """What the result is compared with, found beside other work; None if nobody asked for it."""
-    if not options.baselines:
-        return None
+) -> AbstractContextManager[Future[Compared]]:
+    """What the result is compared with, found beside other work."""
     works = {
         task.work: max(options.task.trials, tuned.outcomes[index].num_evaluated)
         for index, task in enumerate(extraction.graph.tasks)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from cost_model.calibration import FittedArch
 from tvm_spm.arch import Arch
-from tvm_spm.deploy.network import make_schedule
+from tvm_spm.deploy.task_code import make_schedule
 from tvm_spm.errors import NoMappingError, SpmError, WorkloadError
 from tvm_spm.mapping import Mapping
 from tvm_spm.objective import Objective

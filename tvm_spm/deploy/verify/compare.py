@@ -117,6 +117,11 @@ class NetworkCheck:
         self._num_constants = len(self._constants.arrays)
         self._beforehand: Beforehand | None = ask_beforehand(request)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether it is known what the network computes, so that a question is answered at once."""
+        return self._beforehand is not None and self._beforehand.is_ready
+
     def check(self, tuned: tvm.IRModule) -> Verification:
         """The outcome for a tuned module; may be asked again.
 
@@ -134,7 +139,7 @@ class NetworkCheck:
         return verify_network(self._reference, tuned, target=self._target, seed=self.seed)
 
     def ask(self, request: TaskRequest) -> Verification:
-        """Compare a task, in the process that has compared the network and is free again.
+        """Compare a task, in the process that compares the network; one thread asks at a time.
 
         Raises:
             ModelError: What is asked for cannot be compared.

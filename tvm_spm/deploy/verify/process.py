@@ -120,6 +120,11 @@ class Beforehand:
     def _ask(self, request: ReferenceRequest) -> None:
         self._answer = self._child.verify(request)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether it waits to be asked."""
+        return isinstance(self._answer, ReferenceKept) and not self._thread.is_alive()
+
     def ask(self, request: NetworkRequest | TaskRequest) -> Verification | None:
         """The outcome; None if that process has no answer, so that another one must be asked.
 

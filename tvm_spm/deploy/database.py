@@ -33,9 +33,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Content:
-    """Both files: workloads in order with their lines, and per record the position of its workload."""
+    """Both files: workloads in order with their hashes and lines, and per record the position of its workload."""
 
     workloads: list[meta_schedule.database.Workload]
+    hashes: list[str]
     lines: list[bytes]
     records: list[tuple[int, meta_schedule.database.TuningRecord]]
 
@@ -126,17 +127,19 @@ def apply(mod: tvm.IRModule, directory: str | Path, target: str | Path | Arch | 
 
 def _read(directory: Path) -> _Content:
     """Everything readable; a line that is damaged is left out, and so are the records of a damaged workload."""
-    content = _Content(workloads=[], lines=[], records=[])
+    content = _Content(workloads=[], hashes=[], lines=[], records=[])
     positions: dict[int, int] = {}
     damaged = 0
     for number, line in enumerate(_lines(directory / WORKLOAD_FILE)):
         try:
-            workload = meta_schedule.database.Workload.from_json(json.loads(line))
+            fields = json.loads(line)
+            workload = meta_schedule.database.Workload.from_json(fields)
         except (RuntimeError, ValueError, TypeError):
             damaged += 1
             continue
         positions[number] = len(content.workloads)
         content.workloads.append(workload)
+        content.hashes.append(str(fields[0]))
         content.lines.append(line + b"\n")
     for line in _lines(directory / RECORD_FILE):
         try:
@@ -174,10 +177,11 @@ def _position(content: _Content, mod: tvm.IRModule) -> int:
     """Of the workload of a module, which is added if there is none."""
     new = meta_schedule.database.Workload(mod)
     fields = new.as_json()
-    for at, known in enumerate(content.workloads):
-        if known.as_json()[0] == fields[0] and tvm_ffi.structural_equal(known.mod, mod):
+    for at, (known, known_hash) in enumerate(zip(content.workloads, content.hashes, strict=True)):
+        if known_hash == str(fields[0]) and tvm_ffi.structural_equal(known.mod, mod):
             return at
     content.workloads.append(new)
+    content.hashes.append(str(fields[0]))
     content.lines.append(_line(fields))
     return len(content.workloads) - 1
 

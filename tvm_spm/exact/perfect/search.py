@@ -35,6 +35,9 @@ from tvm_spm.space.constraints_batch import ANY_BUFFERS, CORES, DRAM, SPM, rules
 from tvm_spm.space.mapping_batch import NUM_DIMS, encode
 from tvm_spm.workload import DIM_NAMES, REDUCTION_DIMS
 
+ARRAYS = 1 << 18
+"""Array tiles for which there is room at first: rows that nobody writes take no memory."""
+
 CHUNK_TILES = 8
 """SPM tiles between two looks at the clock."""
 
@@ -199,7 +202,7 @@ class PerfectSearch:
         least_pj, limit = float(self.single_pj.min()), self.value
         unrolled, prices = Unrolled(self.pairs, self.hops, fewest_pes), ArrayLimits(self.single_pj, least_pj, limit)
         room = ArrayRoom(
-            np.zeros(1 << 14, dtype=ARRAY_FIELDS), np.zeros(1 << 14, dtype=np.int64),
+            np.zeros(ARRAYS, dtype=ARRAY_FIELDS), np.zeros(ARRAYS, dtype=np.int64),
             np.full(len(self.single_pj), -1, dtype=np.int64), np.zeros(2 + NUM_DIMS, dtype=np.int64),
         )  # fmt: skip
         while not list_arrays(self.arrays, unrolled, self.shapes, prices, room):

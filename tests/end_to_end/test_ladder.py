@@ -18,7 +18,6 @@ import tvm_spm
 from schedules.group.code import schedule_group
 from tests.numeric.plain import prim_func
 from tvm_spm.deploy import groups as fused_network
-from tvm_spm.deploy import network as scheduled_network
 from tvm_spm.deploy import task_checks
 from tvm_spm.deploy.verify import process as verify_process
 from tvm_spm.deploy.verify.compare import Verification, verify_task
@@ -183,7 +182,7 @@ def test_a_layer_without_right_code_stays_on_the_host(monkeypatch, tmp_path):
 
 def test_a_network_that_differs_is_reported_and_kept(monkeypatch, tmp_path):
     failed = Verification(passed=False, max_abs_error=1.0, tolerance=0.5, layer="fused_matmul_relu")
-    monkeypatch.setattr(scheduled_network.NetworkCheck, "check", lambda *_: failed)
+    monkeypatch.setattr(task_checks.NetworkCheck, "check", lambda *_: failed)
     result = tuned(chain(), workdir=tmp_path)
     assert result.verified is False
     saved = json.loads((tmp_path / "result.json").read_text())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import tvm_spm
 from cost_model.simulator import simulate_batch
 from tests.end_to_end.test_cli import two_layers
 from tvm_spm.arch import Arch, load_arch
+from tvm_spm.tuning.exact_starts import ExactStart
 from tvm_spm.tuning.measurer import MeasureError, Measurement, MeasureRequest
 from tvm_spm.tuning.text import print_result
 
@@ -44,6 +46,15 @@ class Board:
             return [Measurement(cycles=self.always)]
         (cost,) = simulate_batch(requests[0].workload, self.built, [requests[0].mapping])
         return [Measurement(cycles=cost.cycles, energy_pj=self.energy_pj)]
+
+
+class Uneven(Board):
+    """Takes up to a third longer, as no number of the file explains, so that every fit finds other ones."""
+
+    def measure(self, requests: Sequence[MeasureRequest]) -> list[Measurement]:
+        (answer,) = super().measure(requests)
+        share = zlib.crc32(self.asked[-1].encode()) % 100 / 300
+        return [replace(answer, cycles=round(answer.cycles * (1 + share)))]
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +113,21 @@ def test_a_stopped_run_continues_where_it_was(model, tmp_path):
     found = tvm_spm.tune(model, DECLARED, trials=TRIALS, workdir=tmp_path, measurer=second)
     assert [*first.asked, *second.asked] == whole.asked
     assert [task.mapping for task in found.tasks] == [task.mapping for task in wanted.tasks]
+
+
+def test_a_machine_that_is_fitted_anew_is_searched_anew(model, monkeypatch):
+    searched, search = [], ExactStart.search
+
+    def noted(self, *args):
+        searched.append(self.case.arch)
+        return search(self, *args)
+
+    monkeypatch.setattr(ExactStart, "search", noted)
+    result = tvm_spm.tune(model, DECLARED, trials=40, measurer=Uneven())
+    # as declared, as fitted to the first answers, and as fitted to twice as many
+    assert len(dict.fromkeys(searched)) >= 3
+    assert searched[0] == DECLARED
+    assert result.verified
 
 
 def test_missing_answers_cost_trials_only(model):

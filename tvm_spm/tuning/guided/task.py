@@ -95,11 +95,15 @@ class GuidedTask:
         found = [ExactStart(case=case, most_steps=most_steps, perfect=False, is_simulated=waits)]
         return [*found, ExactStart(case=case, most_steps=most_steps, perfect=True)] if waits else found
 
+    def add_starts(self, found: Sequence[Mapping]) -> None:
+        """Mappings that candidates evolve from."""
+        self._starts += [mapping for mapping in found if mapping not in self._starts]
+
     def best_start(self, guide: Guide, found: Sequence[Mapping]) -> list[Mapping]:
         """Of what exact searches found, what is expected to be best; candidates evolve from the others too."""
         if not found:
             return []
-        self._starts += [mapping for mapping in found if mapping not in self._starts]
+        self.add_starts(found)
         return [found[int(np.argmin(guide.expect(self.case, encode(found)).mean))]]
 
     def probes(self, number: int) -> list[Mapping]:

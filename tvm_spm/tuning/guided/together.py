@@ -18,7 +18,7 @@ from tvm_spm.tuning.run import Run
 from tvm_spm.tuning.screen import is_estimated
 from tvm_spm.tuning.search_path import measure_together
 
-SEARCH_VERSION = 4
+SEARCH_VERSION = 5
 """Raised when the same settings come to try other mappings."""
 
 PROBES = 3
@@ -68,7 +68,8 @@ def search_together(
             failed[places[at]] = error
             del alive[places[at]]
 
-    def search(guide: Guide, places: Sequence[int]) -> None:
+    def found_for(guide: Guide, places: Sequence[int]) -> dict[int, list[Choice]]:
+        """What exact searches find on the machine as it is known."""
         left = [at for at in places if tasks[at].path.num_trials < options.trials]
         starts = [(at, start) for at in left for start in tasks[at].starts(guide)]
         known = Starts([start for _, start in starts], run.workers, run.should_stop)
@@ -77,6 +78,10 @@ def search_together(
             found = known.find(start, run.should_stop)
             if found is not None:
                 mappings[at].append(found.mapping)
+        return mappings
+
+    def search(guide: Guide, places: Sequence[int]) -> None:
+        mappings = found_for(guide, places)
         measure({at: tasks[at].best_start(guide, each) for at, each in mappings.items()})
 
     guide = replace(guide, rehearses=any(is_estimated(task.case) for task in tasks))
@@ -101,7 +106,11 @@ def search_together(
             break
         number += 1
         if calibrates and sum(task.path.num_trials for task in alive.values()) >= 2 * num_fitted:
+            before = guide.arch
             guide = guide.calibrated([task.answers() for task in alive.values()])
+            if guide.arch != before:
+                for at, each in found_for(guide, list(alive)).items():
+                    tasks[at].add_starts(each)
             num_fitted = sum(task.path.num_trials for task in alive.values())
         if learns:
             guide = guide.taught([task.answers() for task in alive.values()], run.seed)

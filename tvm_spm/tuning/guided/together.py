@@ -27,10 +27,10 @@ PROBES = 3
 STEP = 4
 """Mappings of a task that are measured before anything is learned anew."""
 
-ENOUGH = 1e-3
+ENOUGH = 5e-4
 """A run ends when the next measurement of every task together is expected to gain less of the network's objective,"""
 
-ENOUGH_OF_TASK = 2e-3
+ENOUGH_OF_TASK = 1e-3
 """and that of no task more than this of its own."""
 
 MOST_SHARE = 4

@@ -231,6 +231,27 @@ def test_what_is_behind_a_step_that_is_not_needed_does_not_run():
     np.testing.assert_array_equal(same[0], whole[0])
 
 
+def test_a_function_of_the_network_is_not_compiled_again():
+    mod = relax.transform.LegalizeOps()(products("float32", "float32"))
+    compiled: list[tvm.IRModule] = []
+
+    def compile_module(part: tvm.IRModule) -> tvm.runtime.Executable:
+        compiled.append(part)
+        return tvm.compile(part, "llvm")
+
+    network = NetworkRun(mod, compile_module, lambda part: relax.build(part, "llvm"))
+    func = next(func for func in mod.functions.values() if isinstance(func, tirx.PrimFunc))
+    code = network.compiled(func.without_attr("global_symbol").with_attr("global_symbol", "another_name"))
+    assert code is not None
+    assert len(compiled) == 1
+    inputs, out = [np.full(tuple(map(int, param.shape)), 2, "float32") for param in func.params[:-1]], func.params[-1]
+    made = tvm.runtime.tensor(np.zeros(tuple(map(int, out.shape)), "float32"))
+    code(*map(tvm.runtime.tensor, inputs), made)
+    np.testing.assert_array_equal(made.numpy(), inputs[0] @ inputs[1])
+    # the same name is not enough
+    assert network.compiled(starting_at(1.0)(func)) is None
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32", "bfloat16"])
 def test_layers_that_keep_numbers_whole_must_be_equal(dtype: str):
     mod = products(dtype, dtype)

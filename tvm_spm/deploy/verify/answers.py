@@ -26,7 +26,7 @@ class Responder:
         """The outcome of a comparison, or why there can be none."""
         try:
             if isinstance(request, TaskRequest):
-                return _task(request)
+                return self._task(request)
             if isinstance(request, NetworkRequest):
                 return self._network(request)
             self._reference = _expected(request)
@@ -36,6 +36,15 @@ class Responder:
         except (*TVM_ERRORS, MemoryError) as error:
             return Verification.failed(f"the code cannot be compared: {first_line(error)}")
 
+    def _task(self, request: TaskRequest) -> Verification:
+        target = None if request.arch is None else register_arch(request.arch)
+        func, scheduled = (tvm.ir.load_json(text) for text in (request.func, request.scheduled))
+        network = None if self._reference is None else self._reference.network
+        # What the network that is known was made of need not be compiled again.
+        known = None if network is None else network.compiled(func)
+        rng = np.random.default_rng(request.seed)
+        return run_task(func, scheduled, rng=rng, target=target, reference=known)
+
     def _network(self, request: NetworkRequest) -> Verification:
         tuned = compile_tuned(tvm.ir.load_json(request.tuned), register_arch(request.arch))
         if isinstance(tuned, Verification):
@@ -43,12 +52,6 @@ class Responder:
         reference = self._reference if request.reference is None else _expected(request.reference)
         assert reference is not None
         return check_network(reference, tuned)
-
-
-def _task(request: TaskRequest) -> Verification:
-    target = None if request.arch is None else register_arch(request.arch)
-    func, scheduled = (tvm.ir.load_json(text) for text in (request.func, request.scheduled))
-    return run_task(func, scheduled, rng=np.random.default_rng(request.seed), target=target)
 
 
 def _expected(request: ReferenceRequest) -> Reference:

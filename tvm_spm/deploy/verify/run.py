@@ -96,6 +96,7 @@ class NetworkRun:
         }
         self._compiled = compile_module(tvm.IRModule(self._functions)) if self._functions else None
         self._callable: dict[str, Callable[..., None]] = {}
+        self._by_hash: dict[int, str] = {}
         self._others: dict[relax.Var, tuple[relax.VMExecutable, list[relax.Var]]] = {}
         self._roots = {param: frozenset([param]) for param in self._main.params}
         self._kinds: dict[relax.Var, list[tuple[tuple[int, ...], np.dtype[np.generic]]]] = {}
@@ -118,6 +119,15 @@ class NetworkRun:
     def params(self) -> list[relax.Var]:
         """Of ``main``."""
         return list(self._main.params)
+
+    def compiled(self, func: tirx.PrimFunc) -> Callable[..., None] | None:
+        """The compiled code of a function of the network, whatever its name; None if this is none."""
+        if not self._by_hash:
+            for name, known in self._functions.items():
+                self._by_hash.setdefault(tvm_ffi.structural_hash(_unnamed(known)), name)
+        name = self._by_hash.get(tvm_ffi.structural_hash(_unnamed(func)), "")
+        is_known = bool(name) and tvm_ffi.structural_equal(_unnamed(self._functions[name]), _unnamed(func))
+        return self._function(name) if is_known else None
 
     def __call__(
         self, inputs: Sequence[Array], visit: Visit, given: Mapping[relax.Var, list[Array]] = _NOTHING
@@ -255,6 +265,10 @@ class NetworkRun:
             self._others[bound.origin] = self._build(mod), free
         executable, free = self._others[bound.origin]
         return run(executable, [np.asarray(_value(var, known, bound.scope)) for var in free])
+
+
+def _unnamed(func: tirx.PrimFunc) -> tirx.PrimFunc:
+    return func.without_attr("global_symbol")
 
 
 def _always(step: Step) -> bool:

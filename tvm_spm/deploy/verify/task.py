@@ -30,10 +30,26 @@ DEVIATIONS = 8
 """Standard deviations that a sum of independent terms never leaves."""
 
 
+Code = Callable[..., None]
+"""A compiled function, called with all its tensors in order."""
+
+
 def run_task(
-    func: tirx.PrimFunc, scheduled_func: tirx.PrimFunc, *, rng: np.random.Generator, target: tvm.target.Target | None
+    func: tirx.PrimFunc,
+    scheduled_func: tirx.PrimFunc,
+    *,
+    rng: np.random.Generator,
+    target: tvm.target.Target | None,
+    reference: Code | None = None,
 ) -> Verification:
     """What ``verify.verify_task`` says, in this process.
+
+    Args:
+        func: Not scheduled.
+        scheduled_func: Scheduled.
+        rng: Draws the inputs.
+        target: What the scheduled code is compiled for; the host if None.
+        reference: ``func`` as compiled for the host; compiled here if None.
 
     Raises:
         ModelError: ``func`` is not made of simple blocks, so its output cannot be told from its inputs.
@@ -42,8 +58,9 @@ def run_task(
     if isinstance(blocks, str):
         raise ModelError(f"function cannot be verified: {blocks}")
     num_terms = num_terms_of(nest)
-    module = _module(schedule_for_host(func))
-    reference = tvm.compile(module, target=compiled_for(REFERENCE, module))
+    if reference is None:
+        module = _module(schedule_for_host(func))
+        reference = tvm.compile(module, target=compiled_for(REFERENCE, module))["main"]
     try:
         module = _module(scheduled_func)
         goal = compiled_for(target or tvm.target.Target(HOST), module)
@@ -54,7 +71,7 @@ def run_task(
         [_draw(func, blocks, nest, rng, of_bytes=bound) for bound in _bounds_of_bytes(nest)],
         lambda drawn: _call(reference, func, blocks, drawn),
     )
-    actual = _call(tuned, func, blocks, inputs)
+    actual = _call(tuned["main"], func, blocks, inputs)
     if isinstance(nest, Unsupported):
         roundings = 0 if all(map(is_exact, expected)) else _roundings_of_layers(blocks)
     else:
@@ -68,7 +85,7 @@ def _module(func: tirx.PrimFunc) -> tvm.IRModule:
 
 
 def _call(
-    compiled: tvm.runtime.Executable,
+    compiled: Code,
     func: tirx.PrimFunc,
     blocks: Sequence[Block],
     inputs: dict[int, tvm.runtime.Tensor],
@@ -85,7 +102,7 @@ def _call(
         args.append(results[-1])
     if not results:
         raise ModelError(f"function with blocks {[block.name for block in blocks]} writes no parameter")
-    compiled["main"](*args)
+    compiled(*args)
     return [result.numpy() for result in results]
 
 

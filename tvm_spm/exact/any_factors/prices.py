@@ -9,11 +9,11 @@ import numpy as np
 
 from cost_model.analytical.model import BatchCost, bound_batch, evaluate_batch
 from cost_model.simulator import simulate_batch
+from tvm_spm.exact.any_factors.waiting import Waiting
 from tvm_spm.exact.case_arrays import TOLERANCE, Floats
 from tvm_spm.exact.stops import REQUEST, TIME, Stops
 from tvm_spm.space.case import Case
-from tvm_spm.space.mapping_batch import MappingBatch, concat, decode
-from tvm_spm.space.repair import empty_batch
+from tvm_spm.space.mapping_batch import MappingBatch, decode
 
 ROWS_PER_STEP = 1 << 12
 """Mappings of a batch, priced in a step."""
@@ -91,14 +91,13 @@ class SimulatedPrices:
 
     def __init__(self, case: Case, energy_cap_pj: float) -> None:
         self._case, self._cap_pj = case, energy_cap_pj
-        self._waiting, self._bounds, self._energy_pj = empty_batch(0), np.zeros(0), np.zeros(0)
-        self._least_dropped = math.inf
+        self._waiting = Waiting(MOST_WAITING)
         self.num_evaluated = 0
 
     @property
     def least_left(self) -> float:
         """See ``MappingPrices``."""
-        return min(self._least_dropped, float(self._bounds.min(initial=math.inf)))
+        return min(self._waiting.least_dropped, float(self._waiting.bounds.min(initial=math.inf)))
 
     def best_of(self, rows: MappingBatch, limit: float, stops: Stops) -> Found | None:
         """See ``MappingPrices``."""
@@ -111,46 +110,34 @@ class SimulatedPrices:
         found = _least(rows, np.where(is_exact, bounds, np.inf), limit)
         kept = np.flatnonzero(~is_exact & (bounds < (limit if found is None else found[1])))
         kept = kept[np.argsort(bounds[kept], kind="stable")]
-        self._wait(rows.take(kept), bounds[kept], cost.energy_pj[kept])
+        self._waiting.add(rows.take(kept), bounds[kept], cost.energy_pj[kept])
         return self._simulate(found, limit, stops, most=SIMULATED_AT_ONCE)
 
     def finish(self, limit: float, stops: Stops) -> Found | None:
         """See ``MappingPrices``."""
         found = self._simulate(None, limit, stops, most=SIMULATED_LAST)
-        while len(self._bounds) and not stops.is_late():
+        while len(self._waiting.bounds) and not stops.is_late():
             found = self._simulate(found, limit, stops, most=SIMULATED_AT_ONCE)
         return found
-
-    def _wait(self, rows: MappingBatch, bounds: Floats, energy_pj: Floats) -> None:
-        """Let mappings wait, in order of their bounds."""
-        bounds = np.concatenate([self._bounds, bounds])
-        order = np.argsort(bounds, kind="stable")
-        if len(order) > MOST_WAITING:
-            self._least_dropped = min(self._least_dropped, float(bounds[order[MOST_WAITING]]))
-            order = order[:MOST_WAITING]
-        self._waiting, self._bounds = concat([self._waiting, rows]).take(order), bounds[order]
-        self._energy_pj = np.concatenate([self._energy_pj, energy_pj])[order]
 
     def _simulate(self, found: Found | None, limit: float, stops: Stops, *, most: int) -> Found | None:
         """The better of a mapping and the best of a few that wait; those that cannot be better wait no longer."""
         workload, arch = self._case.workload, self._case.arch
         best = limit if found is None else found[1]
-        num = min(most, int(np.searchsorted(self._bounds, best * (1.0 - TOLERANCE))))
+        num = min(most, int(np.searchsorted(self._waiting.bounds, best * (1.0 - TOLERANCE))))
         if stops.struck in (TIME, REQUEST):
             # not before there is a mapping
             num = min(num, 0 if math.isfinite(best) else 1)
         if num > 0:
-            rows = self._waiting.take(slice(0, num))
+            rows = self._waiting.first(num)
             costs = simulate_batch(workload, arch, [decode(rows, row) for row in range(num)])
             cycles = np.array([cost.cycles for cost in costs])
-            values = _values(self._case, BatchCost(cycles, self._energy_pj[:num]), self._cap_pj)
+            values = _values(self._case, BatchCost(cycles, self._waiting.energy_pj[:num]), self._cap_pj)
             self.num_evaluated += num
             stops.ends_work(float(_num_passes(self._case, rows).sum()) / PASSES_PER_STEP)
             better = _least(rows, values, best)
             found, best = (found, best) if better is None else (better, better[1])
-        end = int(np.searchsorted(self._bounds, best * (1.0 - TOLERANCE)))
-        self._waiting, self._bounds = self._waiting.take(slice(num, max(num, end))), self._bounds[num : max(num, end)]
-        self._energy_pj = self._energy_pj[num : max(num, end)]
+        self._waiting.leave(num, best * (1.0 - TOLERANCE))
         return found
 
 

@@ -16,8 +16,8 @@ from tests.analytical_cases import draw_case, draw_mapping
 from tests.exact_cases import draw_machine, draw_small
 from tests.mapspace_cases import satisfies
 from tests.property.test_constraints import clauses_of
-from tvm_spm.arch import Arch
-from tvm_spm.errors import NoMappingError
+from tvm_spm.arch import Arch, load_arch
+from tvm_spm.errors import NoMappingError, SpmError
 from tvm_spm.exact import exact_search
 from tvm_spm.objective import Objective
 from tvm_spm.space.case import Case
@@ -84,3 +84,28 @@ def test_the_optimum_is_that_of_simulating_every_mapping(seed: int):
             assert some.lower_bound <= least * (1 + 1e-9)
             assert some.value >= least * (1 - 1e-9)
             assert some.certified or some.ended_by == f"a budget of {steps:,} steps"
+
+
+@settings(deadline=None, max_examples=6)
+@given(seeds)
+def test_where_pages_of_dram_are_open_it_is_that_of_simulating_every_mapping_too(seed: int):
+    workload, shared = draw_shared(seed, most_mappings=1000)
+    dram = replace(shared.levels.DRAM, pages=load_arch("edge-256-ddr4").levels.DRAM.pages)
+    arch = replace(shared, levels=replace(shared.levels, DRAM=dram))
+    mappings = list(MapSpace(workload=workload, arch=arch).enumerate())
+    if not mappings:
+        return
+    costs = simulate_batch(workload, arch, mappings)
+    for objective in Objective:
+        least = min(cost.objective(objective) for cost in costs)
+        found = exact_search(Case(workload=workload, arch=arch, objective=objective), perfect=False, is_simulated=True)
+        assert found.value >= least * (1 - 1e-9)
+        assert found.lower_bound <= least * (1 + 1e-9)
+        assert not found.certified or found.value == pytest.approx(least, rel=1e-9)
+        assert found.cost == simulate_batch(workload, arch, [found.mapping])[0]
+
+
+def test_perfect_factors_are_not_searched_under_the_simulator():
+    case = Case(workload=Workload.matmul(m=2, n=2, k=2), arch=load_arch("edge-256"))
+    with pytest.raises(SpmError, match="is_simulated = True, perfect = True"):
+        exact_search(case, is_simulated=True)

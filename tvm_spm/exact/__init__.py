@@ -16,6 +16,6 @@ slower ones. ``benchmarks/bench_exact.py`` prints the seconds of both on their o
 case, boxes and transfers, orders, buffers, and when to stop.
 """
 
-from tvm_spm.exact.search import exact_search, shares_channels
+from tvm_spm.exact.search import exact_search, is_estimated, shares_channels
 
-__all__ = ["exact_search", "shares_channels"]
+__all__ = ["exact_search", "is_estimated", "shares_channels"]

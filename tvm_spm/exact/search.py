@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from cost_model.analytical.model import AnalyticalModel
 from cost_model.simulator import SimulatorModel
-from tvm_spm.errors import NoMappingError
+from tvm_spm.errors import NoMappingError, SpmError
 from tvm_spm.exact.any_factors.prices import FormulaPrices, Found, MappingPrices, SimulatedPrices
 from tvm_spm.exact.any_factors.relaxed import improve
 from tvm_spm.exact.any_factors.search import AnyFactorsSearch
@@ -56,7 +56,8 @@ def exact_search(
         perfect: Only factors that divide. Otherwise any factors across cores and PEs, and all tiles that are the
             smallest for their number of iterations (the points of ``MapSpace(perfect=False)``).
         is_simulated: Only with any factors: mappings and the certificate are those of the simulator. That makes a
-            difference where cores share channels of DRAM, whose waits the analytical model only estimates.
+            difference where cores share channels of DRAM, whose waits the analytical model only estimates, and
+            where pages of DRAM are open, whose misses it leaves out.
         energy_cap_pj: No mapping may need more energy.
         time_limit_s: Stop after this wall time with the best so far; the first few SPM tiles are always tried.
         most_steps: Stop after so many steps of the search with the best so far, the same on each run and machine.
@@ -66,7 +67,10 @@ def exact_search(
     Raises:
         NoMappingError: No mapping of the space fits, or none stays below the cap; names constraints that conflict.
         WorkloadError: A dim of the workload is unlike that of any convolution or matrix product.
+        SpmError: ``is_simulated`` with perfect factors.
     """
+    if is_simulated and perfect:
+        raise SpmError("is_simulated = True, perfect = True: only a search of any factors asks the simulator")
     stops = Stops(time_limit_s, most_steps, should_stop, report)
     cap_pj = math.inf if energy_cap_pj is None else energy_cap_pj
     start = PerfectSearch(case, cap_pj, stops if perfect else _start_stops(case, stops, time_limit_s, most_steps))
@@ -75,7 +79,7 @@ def exact_search(
     num_evaluated, num_bounded = int(start.best.num_evaluated[0]), int(start.best.num_bounded[0])
     if not perfect:
         prices: MappingPrices = (
-            SimulatedPrices(case, cap_pj) if is_simulated and shares_channels(case) else FormulaPrices(case, cap_pj)
+            SimulatedPrices(case, cap_pj) if is_simulated and is_estimated(case) else FormulaPrices(case, cap_pj)
         )
         found: Found | None = None
         if best is not None:
@@ -115,6 +119,11 @@ def _start_stops(case: Case, stops: Stops, time_limit_s: float | None, most_step
     # the more cores, the longer is a step of that search
     share = START_SHARE * case.arch.cores.count
     return Stops(most_s, None if most_steps is None else most_steps // share, stops.is_late)
+
+
+def is_estimated(case: Case) -> bool:
+    """Whether the formula only estimates cycles that the simulator counts: of cores that wait, of pages that open."""
+    return shares_channels(case) or case.arch.levels.DRAM.pages is not None
 
 
 def shares_channels(case: Case) -> bool:

@@ -19,7 +19,7 @@ from cost_model.simulator import simulate_batch
 from tvm_spm.arch import Arch
 from tvm_spm.cost import Cost
 from tvm_spm.errors import NoMappingError
-from tvm_spm.exact import exact_search
+from tvm_spm.exact import exact_search, is_estimated
 from tvm_spm.mapping import Mapping
 from tvm_spm.objective import Objective
 from tvm_spm.searchers.evolutionary import EvolutionarySearcher
@@ -29,7 +29,7 @@ from tvm_spm.space.constraints import DATAFLOWS, SHORT_NAMES, dataflow
 from tvm_spm.space.mapping_batch import MappingBatch, decode, encode
 from tvm_spm.tuning.parts import Baselines
 from tvm_spm.tuning.run import Run
-from tvm_spm.tuning.screen import climb, estimate, is_estimated, space_of
+from tvm_spm.tuning.screen import climb, estimate, space_of
 from tvm_spm.tuning.task_memory import key_of
 from tvm_spm.units import ceil_div
 from tvm_spm.workload import Workload

@@ -12,7 +12,6 @@ from cost_model.analytical.model import AnalyticalModel, evaluate_batch
 from cost_model.bounds import lower_bound
 from cost_model.learned import Estimate
 from tvm_spm.cost import Cost
-from tvm_spm.exact import shares_channels
 from tvm_spm.mapping import Mapping
 from tvm_spm.result import SearchResult
 from tvm_spm.searchers import MakeSearcher, Searcher
@@ -93,11 +92,6 @@ def estimate(case: Case, batch: MappingBatch) -> Estimate:
     """Cycles and energy of a batch by the analytical model."""
     cost = evaluate_batch(case.workload, case.arch, batch)
     return Estimate(cycles=cost.cycles.astype(np.float64), energy_pj=cost.energy_pj)
-
-
-def is_estimated(case: Case) -> bool:
-    """Whether the formula only estimates cycles that the simulator counts: of cores that wait, of pages that open."""
-    return shares_channels(case) or case.arch.levels.DRAM.pages is not None
 
 
 def unproved(case: Case, mapping: Mapping, cost: Cost) -> SearchResult:

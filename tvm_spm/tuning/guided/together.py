@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 
+from tvm_spm.exact import is_estimated
 from tvm_spm.mapping import Mapping as Choice
 from tvm_spm.objective import Objective
 from tvm_spm.tuning.exact_starts import Starts
@@ -15,7 +16,6 @@ from tvm_spm.tuning.guided.task import GuidedTask
 from tvm_spm.tuning.measuring import NoMeasurementError
 from tvm_spm.tuning.options import TunerOptions
 from tvm_spm.tuning.run import Run
-from tvm_spm.tuning.screen import is_estimated
 from tvm_spm.tuning.search_path import measure_together
 
 SEARCH_VERSION = 5

@@ -86,12 +86,12 @@ def run_together(owners: Ints, layers: LayerRuns, groups: GroupRuns, launch_cycl
         build_nest(layers.problems[layer], layers.batch, layer, layers.nests[layer])
         layers.odometers[layer].fold = 1
         ledgers.append(
-            open_ledger(layers.problems[layer], layers.nests[layer], layers.odometers[layer : layer + 1])
+            open_ledger(layers.problems[layer], layers.nests[layer], layers.odometers[layer : layer + 1], True)
         )  # fmt: skip
     for number in range(num_cores):
         layer, group, place = owners[number, LAYER], owners[number, GROUP], owners[number, PLACE]
         if layer >= 0:
-            place_core(layers.problems[layer], layers.nests[layer], place, layers.cores[number])
+            place_core(layers.problems[layer], layers.nests[layer], ledgers[layer], place, layers.cores[number])
             advance(layers.problems[layer], layers.nests[layer], layers.cores[number], ledgers[layer], log)
             time = layers.cores[number].clock
         else:

@@ -7,7 +7,7 @@ from cost_model.problem import O, Problem
 from cost_model.simulator.ledger import BUSY_CYCLES, Ledger
 from cost_model.simulator.log import FIRST_LOAD, LAST_STORE, MOST_EVENTS, Log
 from cost_model.simulator.notes import note_pass, note_row, note_transfer
-from cost_model.simulator.passes import load, look_at, store, work
+from cost_model.simulator.passes import ITS_LOADS, ITS_STORE, ITS_WORK, look_at
 from cost_model.simulator.state import (
     CHANNEL_CYCLES,
     ENGINE_CYCLES,
@@ -35,10 +35,7 @@ def advance(problem: Problem, nest: Nest, core: Core, ledger: Ledger, log: Log) 
             if running >= 0:
                 _step(nest, core)
             core.passes_left -= 1
-            look_at(problem, nest, core, ledger)
-            load(problem, nest, core, ledger)
-            work(problem, nest, core, ledger, log)
-            store(problem, nest, core, ledger)
+            look_at(problem, nest, core, ledger, log, ITS_LOADS | ITS_WORK | ITS_STORE)
             if log.at[MOST_EVENTS] > 0:
                 note_row(nest, core, log)
         else:
@@ -99,6 +96,7 @@ def _step(nest: Nest, core: Core) -> None:
         core.loop_index[loop] = 0
         loop -= 1
     core.loop_index[loop] += 1
+    core.stale = min(core.stale, loop)
 
 
 @small

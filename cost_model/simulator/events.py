@@ -11,7 +11,7 @@ from cost_model.nest import Nest, build_nest
 from cost_model.problem import Ints, Problem
 from cost_model.simulator.banks import Banks, wait_for_rows
 from cost_model.simulator.core import advance, serve
-from cost_model.simulator.heap import sift_down
+from cost_model.simulator.heap import bits_of, sift_down
 from cost_model.simulator.ledger import TOTAL_FIELDS, Ledger, open_ledger
 from cost_model.simulator.log import MOST_EVENTS, Log, should_stop
 from cost_model.simulator.pe_array import PASS_FIELDS
@@ -64,9 +64,8 @@ def _run_cores(
     rhythm = listen(problem, nest, cores[: len(cores) if listens else 0])
     memory, open_rows = banks.memory[0], banks.open_rows
     open_rows[:] = -1
-    num_cores, num_channels, bits = len(cores), problem.dram_channels, 0
-    while 1 << bits < num_channels:
-        bits += 1
+    num_cores, num_channels = len(cores), problem.dram_channels
+    core_bits, bits = bits_of(num_cores), bits_of(num_channels)
     # a time and whose it is, as one number: of equal times the one with the lowest number comes first
     free = np.empty(num_channels, dtype=np.int64)
     waiting = np.empty(num_cores, dtype=np.int64)
@@ -75,9 +74,9 @@ def _run_cores(
     for number in range(num_cores):
         waiting[number] = number
     while waiting[0] != NO_REQUEST:
-        if listens:
-            keep_time(nest, cores, rhythm, free, waiting, bits)
-        time, number = waiting[0] // num_cores, waiting[0] % num_cores
+        if listens and cores[0].pass_number != rhythm.walked[0]:
+            keep_time(nest, cores, rhythm, free, waiting, waiting[0] >> core_bits, bits)
+        time, number = waiting[0] >> core_bits, waiting[0] & (1 << core_bits) - 1
         core = cores[number]
         if core.num_served < core.num_queued:
             if should_stop(log, time, problem.launch_cycles):
@@ -90,7 +89,7 @@ def _run_cores(
         is_waiting = advance(problem, nest, core, ledger, log)
         if core.clock < time:
             raise RuntimeError("a core went back in time")
-        waiting[0] = core.clock * num_cores + number if is_waiting else NO_REQUEST
+        waiting[0] = core.clock << core_bits | number if is_waiting else NO_REQUEST
         sift_down(waiting, num_cores)
 
 
@@ -110,15 +109,16 @@ def simulate_rows(problems: NDArray[np.void], batch: MappingBatch, fold: bool, r
     for row in range(len(room.results)):
         result = room.results[row]
         build_nest(problem, batch, row, nest)
-        ledger = open_ledger(problem, nest, room.odometers)
         num_cores = nest.num_cores
-        cores = room.cores[:num_cores]
-        for number in range(num_cores):
-            place_core(problem, nest, number, cores[number])
-        room.rows_met[row] = 0
         # what a transfer waits for rows depends on all before it: no two passes are alike
         is_alike = room.banks.memory[0].banks == 0
-        if fold and is_alike and num_cores <= problem.dram_channels and log.at[MOST_EVENTS] == 0:
+        is_counted = fold and is_alike and num_cores <= problem.dram_channels and log.at[MOST_EVENTS] == 0
+        ledger = open_ledger(problem, nest, room.odometers, not is_counted)
+        cores = room.cores[:num_cores]
+        for number in range(num_cores):
+            place_core(problem, nest, ledger, number, cores[number])
+        room.rows_met[row] = 0
+        if is_counted:
             for number in range(num_cores):
                 run_undisturbed(problem, nest, cores[number], ledger, log)
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from tvm_spm.jit import lean
+from tvm_spm.jit import lean, small
 
 
 @lean
@@ -21,6 +21,15 @@ def sift_down(heap: NDArray[np.int64], size: int) -> None:
         heap[at] = heap[child]
         at = child
     heap[at] = item
+
+
+@small
+def bits_of(count: int) -> int:
+    """Bits that hold any number below ``count``."""
+    bits = 0
+    while 1 << bits < count:
+        bits += 1
+    return bits
 
 
 @lean

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from cost_model.nest import HELD, SHARE, Nest
 from cost_model.problem import Ints, Problem
+from cost_model.simulator.boxes import Boxes, open_boxes
 from cost_model.simulator.pe_array import PASS_FIELDS
 from cost_model.simulator.state import FIRST_EXTRA
 from tvm_spm.jit import kernel
@@ -32,6 +33,7 @@ class Ledger(NamedTuple):
         totals: What was moved, ``TOTAL_FIELDS`` numbers.
         extra_elems: Elements moved per extra.
         odometers: One record of ``ODOMETER_FIELDS``, room for the loops of a pass.
+        boxes: What is known of moving them.
     """
 
     kind_stride: Ints
@@ -40,17 +42,26 @@ class Ledger(NamedTuple):
     totals: Ints
     extra_elems: Ints
     odometers: NDArray[np.void]
+    boxes: Boxes
 
 
 @kernel
-def open_ledger(problem: Problem, nest: Nest, odometers: NDArray[np.void]) -> Ledger:
-    """An empty ledger: per dim, SPM tiles are full, the last of a full chunk, or the last of the last chunk."""
-    kind_stride = np.zeros(NUM_DIMS, dtype=np.int64)
+def open_ledger(problem: Problem, nest: Nest, odometers: NDArray[np.void], remember: bool) -> Ledger:
+    """An empty ledger: per dim, SPM tiles are full, the last of a full chunk, or the last of the last chunk.
+
+    Args:
+        problem: Numbers of the workload and the accelerator.
+        nest: The mapping.
+        odometers: One record.
+        remember: Whether passes are walked, so that it pays to remember what boxes take to move.
+    """
+    kind_stride, num_sizes = np.zeros(NUM_DIMS, dtype=np.int64), np.empty(NUM_DIMS, dtype=np.int64)
     num_kinds = EDGE_FLAGS
     for d in range(NUM_DIMS):
         kind_stride[d] = num_kinds
         last_chunk = problem.dims[d] - (nest.cores[d] - 1) * nest.tile[SHARE, d]
-        num_kinds *= 1 + (nest.tile[SHARE, d] % nest.tile[HELD, d] != 0) + (last_chunk % nest.tile[HELD, d] != 0)
+        num_sizes[d] = 1 + (nest.tile[SHARE, d] % nest.tile[HELD, d] != 0) + (last_chunk % nest.tile[HELD, d] != 0)
+        num_kinds *= num_sizes[d]
     return Ledger(
         kind_stride,
         np.empty((num_kinds, PASS_FIELDS), dtype=np.int64),
@@ -58,4 +69,5 @@ def open_ledger(problem: Problem, nest: Nest, odometers: NDArray[np.void]) -> Le
         np.zeros(TOTAL_FIELDS, dtype=np.int64),
         np.zeros(problem.num_projections - FIRST_EXTRA, dtype=np.int64),
         odometers,
+        open_boxes(problem, nest, num_sizes, remember),
     )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 
-from cost_model.nest import CORE, HELD, PE, Nest
+from cost_model.nest import CORE, PE, Nest
 from cost_model.problem import O, Problem
-from cost_model.simulator.dma import move
+from cost_model.simulator.boxes import move_box
 from cost_model.simulator.ledger import DRAM_BYTES, FINAL_ELEMS, MOVED, UNUSED_BITS, Ledger
 from cost_model.simulator.log import BETWEEN, SPILL, STORE, Log
 from cost_model.simulator.pe_array import MAC_CYCLES, O_LEAVES, PASS_CYCLES, READS_O, pass_record
+from cost_model.simulator.placement import put_tile
 from cost_model.simulator.state import (
     CHANNEL_CYCLES,
     ENGINE_CYCLES,
@@ -24,51 +25,56 @@ from cost_model.simulator.state import (
     Core,
 )
 from tvm_spm.jit import lean, small
-from tvm_spm.space.mapping_batch import NUM_DIMS
+
+ITS_LOADS, ITS_WORK, ITS_STORE = 1, 2, 4
+"""What is worked out of a pass: its loads, the array's cycles, its store."""
 
 
 @lean
-def look_at(problem: Problem, nest: Nest, core: Core, ledger: Ledger) -> None:
-    """Let a core look at the pass at its loop index: the tile and the state of the loops."""
+def look_at(problem: Problem, nest: Nest, core: Core, ledger: Ledger, log: Log, parts: int) -> None:
+    """Let a core look at the pass at its loop index, and work out ``parts`` of it."""
+    _find(problem, nest, core, ledger)
+    if parts & ITS_LOADS:
+        _load(problem, nest, core, ledger)
+    if parts & ITS_WORK:
+        _work(problem, nest, core, ledger, log)
+    if parts & ITS_STORE:
+        _store(problem, nest, core, ledger)
+
+
+@small
+def _find(problem: Problem, nest: Nest, core: Core, ledger: Ledger) -> None:
+    """Find the tile and the state of the loops."""
+    for loop in range(core.stale, nest.num_loops[0]):
+        put_tile(nest, core, ledger, nest.loop_dim[0, loop], core.loop_index[loop])
+    core.stale = nest.num_loops[0]
     core.moved = core.moves = -1
     core.is_first_sum = core.is_last_sum = 1
-    core.size_kind = 0
-    for d in range(NUM_DIMS):
-        core.first[d] = core.chunk_first[d]
-        core.tile[d] = min(nest.tile[HELD, d], core.chunk[d])
-        if core.chunk[d] < nest.tile[HELD, d]:
-            core.size_kind += ledger.kind_stride[d] * core.edge_kind[d]
-    index = core.loop_index
     for loop in range(nest.num_loops[0]):
-        d = nest.loop_dim[0, loop]
-        if index[loop] > 0:
+        d, index = nest.loop_dim[0, loop], core.loop_index[loop]
+        if index > 0:
             core.moved = loop
-            core.first[d] += index[loop] * nest.tile[HELD, d]
             if problem.is_reduction[d]:
                 core.is_first_sum = 0
-            if index[loop] == core.loop_count[loop] - 1:
-                core.tile[d] = core.chunk[d] - index[loop] * nest.tile[HELD, d]
-                core.size_kind += ledger.kind_stride[d] * core.edge_kind[d]
-        if index[loop] < core.loop_count[loop] - 1:
+        if index < core.loop_count[loop] - 1:
             core.moves = loop
             if problem.is_reduction[d]:
                 core.is_last_sum = 0
 
 
-@lean
-def load(problem: Problem, nest: Nest, core: Core, ledger: Ledger) -> None:
+@small
+def _load(problem: Problem, nest: Nest, core: Core, ledger: Ledger) -> None:
     """Prepare the loads before the pass looked at."""
     core.after_note = BETWEEN
     for operand in range(3):
         transfer = core.transfer[operand]
         transfer[ENGINE_CYCLES] = 0
         if core.moved <= nest.position[CORE, operand] and (operand != O or core.is_first_sum == 0):
-            elem_bits = problem.elem_bits[operand]
-            cycles, elems, moved_bits = move(problem, operand, elem_bits, core.first, core.tile)
+            cycles, elems, moved_bits = move_box(problem, core, ledger.boxes, operand)
             transfer[CHANNEL_CYCLES] = transfer[ENGINE_CYCLES] = cycles
             transfer[NUM_BYTES], transfer[OF_PASS] = (moved_bits + 7) >> 3, core.pass_number
             ledger.totals[MOVED + operand] += core.repeats * elems
-            _count_bits(ledger, operand, core.repeats, elems * elem_bits, moved_bits)
+            _count_bits(ledger, operand, core.repeats, elems * problem.elem_bits[operand], moved_bits)
 
 
 @small
@@ -78,8 +84,8 @@ def _count_bits(ledger: Ledger, column: int, repeats: int, elem_bits: int, moved
     ledger.totals[UNUSED_BITS + column] += repeats * (moved_bits - elem_bits)
 
 
-@lean
-def work(problem: Problem, nest: Nest, core: Core, ledger: Ledger, log: Log) -> None:
+@small
+def _work(problem: Problem, nest: Nest, core: Core, ledger: Ledger, log: Log) -> None:
     """Set the array's cycles of the pass looked at."""
     flags, outside, num_dram_loops = 0, nest.position, nest.num_loops[0]
     for operand in range(3):
@@ -100,8 +106,8 @@ def work(problem: Problem, nest: Nest, core: Core, ledger: Ledger, log: Log) -> 
     core.sum_mac_cycles += core.repeats * ledger.records[kind, MAC_CYCLES]
 
 
-@lean
-def store(problem: Problem, nest: Nest, core: Core, ledger: Ledger) -> None:
+@small
+def _store(problem: Problem, nest: Nest, core: Core, ledger: Ledger) -> None:
     """Prepare the store after the pass looked at.
 
     A finished tile passes the vector unit on its way, once its extras have streamed in, so that the slower of store and
@@ -113,7 +119,9 @@ def store(problem: Problem, nest: Nest, core: Core, ledger: Ledger) -> None:
         return
     totals = ledger.totals
     elem_bits = problem.out_bits if core.is_last_sum else problem.elem_bits[O]
-    cycles, elems, moved_bits = move(problem, O, elem_bits, core.first, core.tile)
+    cycles, elems, moved_bits = move_box(
+        problem, core, ledger.boxes, problem.num_projections if core.is_last_sum else O
+    )
     _count_bits(ledger, O, core.repeats, elems * elem_bits, moved_bits)
     transfer[CHANNEL_CYCLES] = transfer[ENGINE_CYCLES] = cycles
     transfer[NUM_BYTES], transfer[OF_PASS] = (moved_bits + 7) >> 3, core.pass_number
@@ -123,12 +131,11 @@ def store(problem: Problem, nest: Nest, core: Core, ledger: Ledger) -> None:
         return
     totals[FINAL_ELEMS] += core.repeats * elems
     for projection in range(FIRST_EXTRA, problem.num_projections):
-        elem_bits = problem.elem_bits[projection]
-        more, streamed, moved_bits = move(problem, projection, elem_bits, core.first, core.tile)
+        more, streamed, moved_bits = move_box(problem, core, ledger.boxes, projection)
         transfer[CHANNEL_CYCLES] += more
         transfer[NUM_BYTES] += (moved_bits + 7) >> 3
         ledger.extra_elems[projection - FIRST_EXTRA] += core.repeats * streamed
-        _count_bits(ledger, FIRST_EXTRA, core.repeats, streamed * elem_bits, moved_bits)
+        _count_bits(ledger, FIRST_EXTRA, core.repeats, streamed * problem.elem_bits[projection], moved_bits)
     extras_cycles = transfer[CHANNEL_CYCLES] - cycles
     vector_cycles = int(math.ceil(elems * problem.num_ops_per_elem / problem.vector_ops_per_cycle))
     transfer[KIND], transfer[VECTOR_START], transfer[VECTOR_CYCLES] = STORE, extras_cycles, vector_cycles

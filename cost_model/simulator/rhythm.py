@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cost_model.nest import Nest
 from cost_model.problem import Ints, Problem
+from cost_model.simulator.heap import bits_of
 from cost_model.simulator.state import (
     CHANNEL_CYCLES,
     ENGINE_CYCLES,
@@ -28,8 +29,10 @@ from cost_model.simulator.undisturbed import alike
 from tvm_spm.jit import kernel, lean, small
 from tvm_spm.space.mapping_batch import NUM_DIMS
 
-_CORE_FIELDS = 7 + NUM_DIMS + MAX_QUEUED + 2 * (STORES + NUM_STORES)
-"""Numbers that tell where a core stands relative to the first one."""
+_LOOPS, _QUEUE = 8, 8 + NUM_DIMS
+_TRANSFERS = _QUEUE + MAX_QUEUED
+_CORE_FIELDS = _TRANSFERS + 2 * (STORES + NUM_STORES)
+"""Numbers that tell where a core stands relative to the first one, and where parts of them begin."""
 
 _WORTH = 3
 """Iterations ahead, below which nobody listens for a rhythm."""
@@ -47,13 +50,13 @@ class Rhythm(NamedTuple):
         known: Per DRAM loop, where cores and channels stood when the first core last came to a new iteration.
         began: Per DRAM loop, the first core's clock and pass then; -1 for nothing known.
         walked: Pass of the first core, the loop whose rhythm is walked a last time or -1, and iterations to leave out.
-        now: Room for where cores and channels stand.
+        frees: Room for when channels are free.
     """
 
     known: Ints
     began: Ints
     walked: Ints
-    now: Ints
+    frees: Ints
 
 
 @kernel
@@ -64,26 +67,28 @@ def listen(problem: Problem, nest: Nest, cores: NDArray[np.void]) -> Rhythm:
         core = cores[number]
         for loop in range(num_loops):
             core.like_first[loop], core.like_last[loop] = alike(problem, nest, core, loop)
-    walked, now = np.zeros(3, dtype=np.int64), np.empty(size, dtype=np.int64)
+    walked, frees = np.zeros(3, dtype=np.int64), np.empty(problem.dram_channels, dtype=np.int64)
     walked[0], walked[1] = -1, _NOBODY
-    return Rhythm(np.empty((num_loops, size), dtype=np.int64), np.full((num_loops, 2), -1, dtype=np.int64), walked, now)
+    began = np.full((num_loops, 2), -1, dtype=np.int64)
+    return Rhythm(np.empty((num_loops, size), dtype=np.int64), began, walked, frees)
 
 
 @lean
-def keep_time(nest: Nest, cores: NDArray[np.void], rhythm: Rhythm, free: Ints, waiting: Ints, bits: int) -> None:
-    """Look whether the first core has come to a new iteration, and leave out what repeats.
+def keep_time(
+    nest: Nest, cores: NDArray[np.void], rhythm: Rhythm, free: Ints, waiting: Ints, time: int, bits: int
+) -> None:
+    """Once the first core has come to a new pass: if it begins an iteration, leave out what repeats.
 
     Args:
         nest: The mapping.
         cores: Between two requests.
         rhythm: What is remembered.
         free: Heap of when channels are free, shifted by ``bits``.
-        waiting: Heap of requests, times ``len(cores)``.
+        waiting: Heap of requests, shifted by ``bits_of(len(cores))``.
+        time: Of the next request.
         bits: Of the number of a channel.
     """
     first, walked = cores[0], rhythm.walked
-    if first.pass_number == walked[0]:
-        return
     walked[0], loop = first.pass_number, first.moved
     if loop < 0:
         return
@@ -92,24 +97,21 @@ def keep_time(nest: Nest, cores: NDArray[np.void], rhythm: Rhythm, free: Ints, w
         rhythm.began[inner, 0] = -1
     if walked[1] != _NOBODY:
         if loop <= walked[1]:
-            _stand(nest, cores, loop, rhythm.now, free, waiting[0] // len(cores), bits)
-            if loop < walked[1] or not _are_equal(rhythm.known[loop], rhythm.now):
+            is_again = _stand_again(nest, cores, loop, rhythm, free, time, bits)
+            if loop < walked[1] or not is_again:
                 raise RuntimeError("a rhythm broke off")
             _leave_out(cores, rhythm, free, waiting, bits)
         return
     if first.like_last[loop] - first.loop_index[loop] < _WORTH:
         return
-    _stand(nest, cores, loop, rhythm.now, free, waiting[0] // len(cores), bits)
-    known = rhythm.known[loop]
-    if rhythm.began[loop, 0] >= 0 and _are_equal(known, rhythm.now):
+    is_again = _stand_again(nest, cores, loop, rhythm, free, time, bits)
+    if is_again and rhythm.began[loop, 0] >= 0:
         beats = _beats(cores, loop)
         if beats > 0:
             walked[1], walked[2] = loop, beats
             for number in range(len(cores)):
                 cores[number].repeats = beats + 1
     rhythm.began[loop, 0], rhythm.began[loop, 1] = first.clock, first.pass_number
-    for at in range(len(known)):
-        known[at] = rhythm.now[at]
 
 
 @small
@@ -131,50 +133,62 @@ def _is_running(core: Core) -> bool:
     return core.slots_left > 0 or core.num_served < core.num_queued
 
 
-@small
-def _are_equal(one: Ints, other: Ints) -> bool:
-    for at in range(len(one)):
-        if one[at] != other[at]:
-            return False
-    return True
-
-
 @lean
-def _stand(nest: Nest, cores: NDArray[np.void], loop: int, state: Ints, free: Ints, time: int, bits: int) -> None:
-    """Write where all cores and channels stand, relative to the first core and to its iteration of a loop."""
-    first, at = cores[0], 0
+def _stand_again(
+    nest: Nest, cores: NDArray[np.void], loop: int, rhythm: Rhythm, free: Ints, time: int, bits: int
+) -> bool:
+    """Write where all cores and channels stand, relative to the first core and to its iteration of a loop.
+
+    Returns:
+        Whether that is as it was one iteration before, if it was written then.
+    """
+    first, known, at, changed = cores[0], rhythm.known[loop], 0, 0
     for number in range(len(cores)):
         core = cores[number]
-        if not _is_running(core):
-            for column in range(_CORE_FIELDS):
-                state[at + column] = -1
-            at += _CORE_FIELDS
-            continue
-        state[at], state[at + 1] = core.clock - first.clock, max(0, core.pass_end - core.clock)
-        state[at + 2], state[at + 3], state[at + 4] = core.num_beside, core.num_queued, core.num_served
-        state[at + 5], state[at + 6] = core.pass_number - first.pass_number, core.pass_cycles
-        at += 7
-        for each in range(NUM_DIMS):
-            index = core.loop_index[each] if each < nest.num_loops[0] else 0
-            state[at + each] = index - first.loop_index[loop] if each == loop else index
-        at += NUM_DIMS
-        for place in range(MAX_QUEUED):
-            row = core.queue[place] if core.num_served <= place < core.num_queued else 0
-            state[at + place] = STORES + (row - STORES - core.pass_number & NUM_STORES - 1) if row >= STORES else row
-        at += MAX_QUEUED
-        for row in range(STORES + NUM_STORES):
-            place = STORES + (row - STORES + core.pass_number & NUM_STORES - 1) if row >= STORES else row
-            engine_cycles = core.transfer[place, ENGINE_CYCLES]
-            state[at] = engine_cycles
-            state[at + 1] = core.transfer[place, CHANNEL_CYCLES] if engine_cycles > 0 else 0
-            at += 2
+        is_running = _is_running(core)
+        changed |= _replace(known, at, is_running)
+        if is_running:
+            changed |= _replace(known, at + 1, core.clock - first.clock)
+            changed |= _replace(known, at + 2, max(0, core.pass_end - core.clock))
+            changed |= _replace(known, at + 3, core.num_beside)
+            changed |= _replace(known, at + 4, core.num_queued)
+            changed |= _replace(known, at + 5, core.num_served)
+            changed |= _replace(known, at + 6, core.pass_number - first.pass_number)
+            changed |= _replace(known, at + 7, core.pass_cycles)
+            for each in range(nest.num_loops[0]):
+                since = first.loop_index[loop] if each == loop else 0
+                changed |= _replace(known, at + _LOOPS + each, core.loop_index[each] - since)
+            for place in range(core.num_served, core.num_queued):
+                row = core.queue[place]
+                since = STORES + (row - STORES - core.pass_number & NUM_STORES - 1) if row >= STORES else row
+                changed |= _replace(known, at + _QUEUE + place, since)
+            # the oldest store has been served
+            for row in range(STORES + NUM_STORES - 1):
+                place = STORES + (core.pass_number - (row - STORES) & NUM_STORES - 1) if row >= STORES else row
+                engine_cycles = core.transfer[place, ENGINE_CYCLES]
+                channel_cycles = core.transfer[place, CHANNEL_CYCLES] if engine_cycles > 0 else 0
+                changed |= _replace(known, at + _TRANSFERS + 2 * row, engine_cycles)
+                changed |= _replace(known, at + _TRANSFERS + 2 * row + 1, channel_cycles)
+        at += _CORE_FIELDS
     # nobody asks earlier than ``time``: which channel is free since when before that makes no difference
+    frees = rhythm.frees
     for channel in range(len(free)):
-        item, place = max(free[channel] >> bits, time) - first.clock, at + channel
-        while place > at and state[place - 1] > item:
-            state[place] = state[place - 1]
+        item, place = max(free[channel] >> bits, time) - first.clock, channel
+        while place > 0 and frees[place - 1] > item:
+            frees[place] = frees[place - 1]
             place -= 1
-        state[place] = item
+        frees[place] = item
+    for channel in range(len(free)):
+        changed |= _replace(known, at + channel, frees[channel])
+    return changed == 0
+
+
+@small
+def _replace(known: Ints, at: int, number: int) -> int:
+    """Write a number, and return 0 if it was there before."""
+    was = known[at]
+    known[at] = number
+    return was ^ number
 
 
 @lean
@@ -193,11 +207,12 @@ def _leave_out(cores: NDArray[np.void], rhythm: Rhythm, free: Ints, waiting: Int
             core.passes_left -= passes
             core.slots_left -= passes
             core.loop_index[loop] += beats
+            core.stale = min(core.stale, loop)
             for _ in range(passes & NUM_STORES - 1):
                 _turn_stores(core)
     for place in range(len(waiting)):
         if waiting[place] != NO_REQUEST:
-            waiting[place] += cycles * len(cores)
+            waiting[place] += cycles << bits_of(len(cores))
     for channel in range(len(free)):
         free[channel] += cycles << bits
     rhythm.walked[0], rhythm.walked[1] = first.pass_number, _NOBODY

@@ -75,6 +75,7 @@ class Core(Protocol):
         is_first_sum: No reduction loop has moved yet: there are no partial sums to read.
         is_last_sum: All reduction loops are at their last index: the outputs are finished.
         size_kind: Which tiles are smaller than a full one, as a multiple of ``EDGE_FLAGS``.
+        stale: Outermost DRAM loop whose index is not the one that ``tile`` stands for.
         edges: What happens before and after the pass last worked on, bits as in ``pe_array``.
         clock: When the last thing finished.
         pass_end: When the pass of this slot finishes.
@@ -93,6 +94,9 @@ class Core(Protocol):
         chunk_first: First loop index of the core's share, per dim.
         chunk: Its elements, per dim.
         edge_kind: Per dim, which of the sizes of a smaller last tile occurs here, 0 for none.
+        size: Per dim, which of its sizes the tile looked at has, 0 for a full one.
+        first_tile: Per dim, SPM tiles of all cores before the core's first one.
+        box: Per dim, the number of the tile looked at, see ``boxes``.
         loop_index: Per DRAM loop.
         loop_count: Per DRAM loop.
         like_first: Per DRAM loop, the first of its iterations that are alike, see ``undisturbed``.
@@ -110,6 +114,7 @@ class Core(Protocol):
     is_first_sum: int
     is_last_sum: int
     size_kind: int
+    stale: int
     edges: int
     clock: int
     pass_end: int
@@ -128,6 +133,9 @@ class Core(Protocol):
     chunk_first: Ints
     chunk: Ints
     edge_kind: Ints
+    size: Ints
+    first_tile: Ints
+    box: Ints
     loop_index: Ints
     loop_count: Ints
     like_first: Ints
@@ -139,6 +147,7 @@ class Core(Protocol):
 
 CORE_FIELDS = record(Core, {
     "first": NUM_DIMS, "tile": NUM_DIMS, "chunk_first": NUM_DIMS, "chunk": NUM_DIMS, "edge_kind": NUM_DIMS,
+    "size": NUM_DIMS, "first_tile": NUM_DIMS, "box": NUM_DIMS,
     "loop_index": NUM_DIMS, "loop_count": NUM_DIMS, "like_first": NUM_DIMS, "like_last": NUM_DIMS,
     "slot_index": NUM_DIMS, "transfer": (STORES + NUM_STORES, TRANSFER_FIELDS), "queue": MAX_QUEUED,
 })  # fmt: skip

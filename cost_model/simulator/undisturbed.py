@@ -12,7 +12,7 @@ from cost_model.simulator.core import forget, queue_slot, serve
 from cost_model.simulator.ledger import Ledger
 from cost_model.simulator.log import Log
 from cost_model.simulator.notes import note_pass
-from cost_model.simulator.passes import load, look_at, store, work
+from cost_model.simulator.passes import ITS_LOADS, ITS_STORE, ITS_WORK, look_at
 from cost_model.simulator.state import Core
 from tvm_spm.jit import lean, small
 
@@ -25,8 +25,7 @@ def run_undisturbed(problem: Problem, nest: Nest, core: Core, ledger: Ledger, lo
         like_first[loop], like_last[loop] = alike(problem, nest, core, loop)
         index[loop] = 0
 
-    look_at(problem, nest, core, ledger)
-    load(problem, nest, core, ledger)
+    look_at(problem, nest, core, ledger, log, ITS_LOADS)
     queue_slot(nest, core, -1)
     _run_slot(core, ledger, log)
     is_last = False
@@ -36,22 +35,18 @@ def run_undisturbed(problem: Problem, nest: Nest, core: Core, ledger: Ledger, lo
         forget(core)
         if nest.double[CORE, O] and _go_to(core, index, num_loops, -1):
             core.repeats = 0
-            look_at(problem, nest, core, ledger)
-            store(problem, nest, core, ledger)
+            look_at(problem, nest, core, ledger, log, ITS_STORE)
         core.pass_number = core.repeats = 1
         for loop in range(num_loops):
             if index[loop] == like_first[loop]:
                 core.repeats *= like_last[loop] - like_first[loop] + 1
         _go_to(core, index, num_loops, 0)
-        look_at(problem, nest, core, ledger)
-        work(problem, nest, core, ledger, log)
-        store(problem, nest, core, ledger)
+        look_at(problem, nest, core, ledger, log, ITS_WORK | ITS_STORE)
         if len(log.account) > 0:
             note_pass(problem, nest, core, ledger, log)
         is_last = not _go_to(core, index, num_loops, 1)
         if not is_last:
-            look_at(problem, nest, core, ledger)
-            load(problem, nest, core, ledger)
+            look_at(problem, nest, core, ledger, log, ITS_LOADS)
         queue_slot(nest, core, 1)
         _run_slot(core, ledger, log)
         loop = num_loops - 1
@@ -81,6 +76,7 @@ def _run_slot(core: Core, ledger: Ledger, log: Log) -> None:
 @small
 def _go_to(core: Core, index: Ints, num_loops: int, offset: int) -> bool:
     """Let a core look ``offset`` passes (-1, 0 or 1) beyond ``index``; False if no such pass exists."""
+    core.stale = 0
     for loop in range(num_loops):
         core.loop_index[loop] = index[loop]
     if offset == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import replace
 
@@ -16,7 +17,7 @@ from tests.simulator_reference import energy_pj, simulate
 from tvm_spm.arch import Arch, Cores
 from tvm_spm.cost import Cost
 from tvm_spm.mapping import Mapping
-from tvm_spm.workload import Workload
+from tvm_spm.workload import DIM_NAMES, Epilogue, Workload
 
 seeds = st.integers(min_value=0, max_value=2**32 - 1)
 few_cores = st.sampled_from([(1, 1), (2, 1), (3, 1), (4, 1), (4, 2), (3, 4)])
@@ -50,6 +51,35 @@ def test_folding_changes_nothing(seed: int, shape: tuple[int, int]):
     arch = random_arch(rng, num_cores=shape[0], num_channels=shape[1])
     mappings = [random_mapping(rng, workload, arch, perfect=i % 2 == 0) for i in range(4)]
     assert simulate_batch(workload, arch, mappings) == simulate_batch(workload, arch, mappings, fold=False)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=seeds, shape=st.sampled_from([(2, 1), (3, 1), (4, 1), (4, 2)]))
+def test_boxes_that_come_again_are_moved_as_a_literal_walk_moves_them(seed: int, shape: tuple[int, int]):
+    """Many small tiles, of which some stick out into padding on each side and the last ones are smaller."""
+    rng = random.Random(seed)
+    work = Workload.conv2d(
+        K=rng.randint(1, 3), C=rng.randint(1, 2), OY=rng.randint(5, 12), OX=rng.randint(3, 6), FY=3,
+        FX=rng.choice([1, 3]), padding=rng.choice([1, 2]), stride=rng.choice([1, 1, 2]), dilation=rng.choice([1, 1, 2]),
+        out_dtype=rng.choice([None, "int32"]),
+    )  # fmt: skip
+    if rng.random() < 0.5:
+        work = replace(work, epilogue=Epilogue(num_ops_per_elem=3, extras=(work.final_projection(),)), out_dtype="int8")
+    arch = random_arch(rng, num_cores=shape[0], num_channels=shape[1])
+    drawn = [random_mapping(rng, work, arch) for _ in range(30)]
+    few = [mapping for mapping in drawn if 60 <= num_passes(work, mapping) <= 600]
+    for mapping in few[:1]:
+        cost, walk = run(work, arch, mapping), simulate(work, arch, mapping)
+        assert (cost.cycles, cost.dma_busy_cycles) == (walk.cycles, walk.dma_busy_cycles)
+        assert cost.dram_bytes == tuple(walk.dram_bytes)
+        assert cost.dram_unused_bytes == walk.unused_bits // 8
+
+
+def num_passes(workload: Workload, mapping: Mapping) -> int:
+    """Of all cores together, at most."""
+    shares = (-(-workload.dims[d] // mapping.cores[d]) for d in DIM_NAMES)
+    tiles = (-(-share // mapping.spm[d]) for d, share in zip(DIM_NAMES, shares, strict=True))
+    return mapping.cores.product() * math.prod(tiles)
 
 
 @settings(max_examples=60, deadline=None)

@@ -63,7 +63,9 @@ def open_boxes(problem: Problem, nest: Nest, num_sizes: Ints, remember: bool) ->
     stride = np.empty((num_tensors, NUM_DIMS + 1), dtype=np.int64)
     for d in range(NUM_DIMS):
         end = ends[d]
-        end[_LOW] = end[_BEHIND] = 0
+        end[_LOW] = end[_HIGH] = end[_BEHIND] = 0
+        if not remember:
+            continue
         if problem.clip_low[d] > 0:
             end[_LOW] = _tile_of(nest, d, min(problem.clip_low[d], problem.dims[d]) - 1) + 1
         end[_HIGH] = _tile_of(nest, d, problem.dims[d] - 1) + 1

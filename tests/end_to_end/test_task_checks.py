@@ -108,6 +108,12 @@ def test_a_task_goes_to_the_process_of_the_network_when_that_is_free(network, mo
         for is_ready in (False, True):
             monkeypatch.setattr(NetworkCheck, "is_ready", property(lambda self, is_ready=is_ready: is_ready))
             checks.ask(None)
-        with checks._at_network:
-            checks.ask(None)
+        is_asked, may_end = threading.Event(), threading.Event()
+        monkeypatch.setattr(NetworkCheck, "check", lambda self, module: is_asked.set() or may_end.wait(60) and RIGHT)
+        whole = threading.Thread(target=checks.compare_network, args=(network[0].mod,))
+        whole.start()
+        assert is_asked.wait(60)
+        checks.ask(None)
+        may_end.set()
+        whole.join()
     assert asked == ["another", "the network's", "another"]

@@ -30,7 +30,7 @@ from cost_model.vector import vector_cost
 from tvm_spm.arch import Arch
 from tvm_spm.cost import Cost, Energy, dma_channels
 from tvm_spm.mapping import Mapping
-from tvm_spm.space.mapping_batch import encode
+from tvm_spm.space.mapping_batch import MappingBatch, encode
 from tvm_spm.threads import in_threads, num_threads_of
 from tvm_spm.workload import REDUCTION_DIMS, Operand, VectorWork, Workload
 
@@ -123,14 +123,20 @@ def simulate_batch(
     Returns:
         Costs in the order of ``mappings``.
     """
-    room = _run(workload, arch, mappings, num_threads=num_threads, fold=fold)
+    room = _run(workload, arch, encode(mappings), num_threads=num_threads, fold=fold)
     return [_cost(workload, arch, mapping, room, row) for row, mapping in enumerate(mappings)]
+
+
+def simulate_cycles(workload: Workload, arch: Arch, batch: MappingBatch) -> Ints:
+    """Cycles of many legal mappings of one workload, one per row: what ``simulate_batch`` says, and nothing else."""
+    return _run(workload, arch, batch, num_threads=None, fold=True).results[:, CYCLES]
 
 
 def account(workload: Workload, arch: Arch, mapping: Mapping, *, fold: bool = True) -> Account:
     """Simulate a legal mapping and count what its cycles and its energy go into; ``fold`` as for ``simulate_batch``."""
-    room, log = _room(workload, arch, [mapping]), new_log(mapping.cores.product())
-    simulate_rows(problem_of(workload, arch), encode([mapping]), fold, room, log)
+    batch, log = encode([mapping]), new_log(mapping.cores.product())
+    room = _room(workload, arch, batch)
+    simulate_rows(problem_of(workload, arch), batch, fold, room, log)
     cost, counts = _cost(workload, arch, mapping, room, 0), _counts(room, 0)
     return Account(cost=cost, counts=counts, last_core=int(room.results[0, LAST_CORE]), notes=log.account)
 
@@ -147,7 +153,7 @@ def record(workload: Workload, arch: Arch, mapping: Mapping, *, most_events: int
     batch, problem, num_cores = encode([mapping]), problem_of(workload, arch), mapping.cores.product()
     room_for = min(2 * most_events + _SPARE_EVENTS, _FIRST_EVENTS)
     while True:
-        room, log = _room(workload, arch, [mapping]), new_log(num_cores, most_events=most_events, room=room_for)
+        room, log = _room(workload, arch, batch), new_log(num_cores, most_events=most_events, room=room_for)
         simulate_rows(problem, batch, True, room, log)
         num_events, num_passes = int(log.at[NUM_EVENTS]), int(log.at[NUM_PASSES])
         if max(num_events, num_passes) <= room_for:
@@ -157,38 +163,37 @@ def record(workload: Workload, arch: Arch, mapping: Mapping, *, most_events: int
         room_for = max(num_events, num_passes)
 
 
-def _run(
-    workload: Workload, arch: Arch, mappings: Sequence[Mapping], *, num_threads: int | None, fold: bool
-) -> RunRoom:
+def _run(workload: Workload, arch: Arch, batch: MappingBatch, *, num_threads: int | None, fold: bool) -> RunRoom:
     """Results of the engine and elements per extra, one row per mapping."""
-    batch, problem, log = encode(mappings), problem_of(workload, arch), new_log()
-    room = _room(workload, arch, mappings)
+    problem, log, num = problem_of(workload, arch), new_log(), batch.num_mappings
+    room = _room(workload, arch, batch)
 
     def run(rows: slice) -> None:
-        own = _room(workload, arch, mappings[rows])._replace(
+        part = batch.take(rows)
+        own = _room(workload, arch, part)._replace(
             results=room.results[rows], extra_elems=room.extra_elems[rows], rows_met=room.rows_met[rows]
         )
-        simulate_rows(problem, batch.take(rows), fold, own, log)
+        simulate_rows(problem, part, fold, own, log)
 
-    threads = min(num_threads_of(num_threads), len(mappings) // _ROWS_PER_THREAD)
+    threads = min(num_threads_of(num_threads), num // _ROWS_PER_THREAD)
     if threads > 1:
-        parts = [slice(i, i + _ROWS_PER_THREAD) for i in range(0, len(mappings), _ROWS_PER_THREAD)]
+        parts = [slice(i, i + _ROWS_PER_THREAD) for i in range(0, num, _ROWS_PER_THREAD)]
         in_threads(run, parts, num_threads)
-    elif mappings:
+    elif num:
         run(slice(None))
     return room
 
 
-def _room(workload: Workload, arch: Arch, mappings: Sequence[Mapping]) -> RunRoom:
-    most_cores = max((mapping.cores.product() for mapping in mappings), default=1)
+def _room(workload: Workload, arch: Arch, batch: MappingBatch) -> RunRoom:
+    most_cores = int(batch.cores.prod(axis=1).max(initial=1))
     return RunRoom(
         nests=np.zeros(1, dtype=NEST_FIELDS),
         odometers=np.zeros(1, dtype=ODOMETER_FIELDS),
         cores=np.zeros(most_cores, dtype=CORE_FIELDS),
-        results=np.zeros((len(mappings), RESULT_FIELDS), dtype=np.int64),
-        extra_elems=np.zeros((len(mappings), len(workload.epilogue.extras)), dtype=np.int64),
+        results=np.zeros((batch.num_mappings, RESULT_FIELDS), dtype=np.int64),
+        extra_elems=np.zeros((batch.num_mappings, len(workload.epilogue.extras)), dtype=np.int64),
         banks=banks_of(workload, arch),
-        rows_met=np.zeros((len(mappings), 2), dtype=np.int64),
+        rows_met=np.zeros((batch.num_mappings, 2), dtype=np.int64),
     )
 
 

@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cost_model.roofs import roofs
-from cost_model.simulator import simulate_batch
+from cost_model.simulator import simulate_batch, simulate_cycles
 from tests.simulator_cases import random_arch, random_case, random_mapping, random_workload
 from tests.simulator_reference import energy_pj, simulate
 from tvm_spm.arch import Arch, Cores
 from tvm_spm.cost import Cost
 from tvm_spm.mapping import Mapping
+from tvm_spm.space.mapping_batch import encode
 from tvm_spm.workload import DIM_NAMES, Epilogue, Workload
 
 seeds = st.integers(min_value=0, max_value=2**32 - 1)
@@ -51,6 +52,17 @@ def test_folding_changes_nothing(seed: int, shape: tuple[int, int]):
     arch = random_arch(rng, num_cores=shape[0], num_channels=shape[1])
     mappings = [random_mapping(rng, workload, arch, perfect=i % 2 == 0) for i in range(4)]
     assert simulate_batch(workload, arch, mappings) == simulate_batch(workload, arch, mappings, fold=False)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=seeds, shape=few_cores, number=st.sampled_from([0, 1, 7, 40]))
+def test_cycles_alone_are_those_of_the_costs(seed: int, shape: tuple[int, int], number: int):
+    rng = random.Random(seed)
+    workload = random_workload(rng, small=True)
+    arch = random_arch(rng, num_cores=shape[0], num_channels=shape[1])
+    mappings = [random_mapping(rng, workload, arch, perfect=i % 2 == 0) for i in range(number)]
+    costs = simulate_batch(workload, arch, mappings)
+    assert simulate_cycles(workload, arch, encode(mappings)).tolist() == [cost.cycles for cost in costs]
 
 
 @settings(max_examples=60, deadline=None)

@@ -8,12 +8,12 @@ from typing import Protocol
 import numpy as np
 
 from cost_model.analytical.model import BatchCost, bound_batch, evaluate_batch
-from cost_model.simulator import simulate_batch
+from cost_model.simulator import simulate_cycles
 from tvm_spm.exact.any_factors.waiting import Waiting
 from tvm_spm.exact.case_arrays import TOLERANCE, Floats
 from tvm_spm.exact.stops import REQUEST, TIME, Stops
 from tvm_spm.space.case import Case
-from tvm_spm.space.mapping_batch import MappingBatch, decode
+from tvm_spm.space.mapping_batch import MappingBatch
 
 ROWS_PER_STEP = 1 << 12
 """Mappings of a batch, priced in a step."""
@@ -130,8 +130,7 @@ class SimulatedPrices:
             num = min(num, 0 if math.isfinite(best) else 1)
         if num > 0:
             rows = self._waiting.first(num)
-            costs = simulate_batch(workload, arch, [decode(rows, row) for row in range(num)])
-            cycles = np.array([cost.cycles for cost in costs])
+            cycles = simulate_cycles(workload, arch, rows)
             values = _values(self._case, BatchCost(cycles, self._waiting.energy_pj[:num]), self._cap_pj)
             self.num_evaluated += num
             stops.ends_work(float(_num_passes(self._case, rows).sum()) / PASSES_PER_STEP)

@@ -13,11 +13,11 @@ from cost_model.analytical.model import evaluate_batch
 from cost_model.calibration import FittedArch, Measured, fit_arch
 from cost_model.learned import Estimate
 from cost_model.learned.residual import LearnedResidual, Lesson, fit_residual
-from cost_model.simulator import simulate_batch
+from cost_model.simulator import simulate_cycles
 from tvm_spm.arch import Arch
 from tvm_spm.objective import Objective
 from tvm_spm.space.case import Case
-from tvm_spm.space.mapping_batch import MappingBatch, decode, encode
+from tvm_spm.space.mapping_batch import MappingBatch, encode
 from tvm_spm.trial import Trial
 from tvm_spm.tuning.search_path import SearchPath
 from tvm_spm.workload import Workload
@@ -179,8 +179,7 @@ class Guide:
         found = self.screen(workload, batch)
         if not self.rehearses or batch.num_mappings == 0:
             return found
-        costs = simulate_batch(workload, self.arch, [decode(batch, row) for row in range(batch.num_mappings)])
-        return found._replace(cycles=np.array([cost.cycles for cost in costs], dtype=np.float64))
+        return found._replace(cycles=simulate_cycles(workload, self.arch, batch).astype(np.float64))
 
     def expect(self, case: Case, batch: MappingBatch, *, screens: bool = False) -> Expected:
         """What is expected of mappings of a task. Energy is what the formula counts.

@@ -100,6 +100,29 @@ def test_what_is_left_at_the_end_is_not_compared(network, monkeypatch):
     assert list(checks.outcomes()) == [0]
 
 
+def test_what_is_asked_at_the_same_time_takes_turns(network, monkeypatch):
+    at_once, most, lock = [0], [0], threading.Lock()
+
+    def ask(request):
+        with lock:
+            at_once[0] += 1
+            most[0] = max(most[0], at_once[0])
+        threading.Event().wait(0.05)
+        with lock:
+            at_once[0] -= 1
+        return RIGHT
+
+    monkeypatch.setattr(process, "ask", ask)
+    monkeypatch.setattr(NetworkCheck, "is_ready", property(lambda self: False))
+    with checks_of(network) as checks:
+        askers = [threading.Thread(target=checks.ask, args=(None,)) for _ in range(3)]
+        for asker in askers:
+            asker.start()
+        for asker in askers:
+            asker.join()
+    assert most == [1]
+
+
 def test_a_task_goes_to_the_process_of_the_network_when_that_is_free(network, monkeypatch):
     asked = []
     monkeypatch.setattr(process, "ask", lambda request: asked.append("another") or RIGHT)

@@ -231,7 +231,7 @@ def test_what_is_behind_a_step_that_is_not_needed_does_not_run():
     np.testing.assert_array_equal(same[0], whole[0])
 
 
-def test_a_function_of_the_network_is_not_compiled_again():
+def test_a_function_of_the_network_is_not_compiled_again(monkeypatch: pytest.MonkeyPatch):
     mod = relax.transform.LegalizeOps()(products("float32", "float32"))
     compiled: list[tvm.IRModule] = []
 
@@ -248,7 +248,10 @@ def test_a_function_of_the_network_is_not_compiled_again():
     made = tvm.runtime.tensor(np.zeros(tuple(map(int, out.shape)), "float32"))
     code(*map(tvm.runtime.tensor, inputs), made)
     np.testing.assert_array_equal(made.numpy(), inputs[0] @ inputs[1])
-    # the same name is not enough
+    # neither the same name nor the same hash is enough
+    assert network.compiled(starting_at(1.0)(func)) is None
+    monkeypatch.setattr(tvm_ffi, "structural_hash", lambda node: 0)
+    network = NetworkRun(mod, compile_module, lambda part: relax.build(part, "llvm"))
     assert network.compiled(starting_at(1.0)(func)) is None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 import uuid
 from collections.abc import Hashable, Iterator
@@ -89,6 +90,9 @@ class NetworkOptions:
     time_limit_s: float | None = None
 
 
+_IMPORTS = threading.Lock()
+"""TVM's builders of modules keep their state for the whole process: two threads would read each other's."""
+
 TIME_PARTS = 2
 """A time limit is cut in so many equal parts: one for the mappings of layers; what that leaves is for fusion."""
 
@@ -133,7 +137,7 @@ def _tune_owned(mod: Model, arch: Arch, options: NetworkOptions, run: Run, endin
     clock = Clock()
     is_open = options.dtype is None and isinstance(mod, (str, Path)) and str(mod) in models()
     chosen_dtype = dtype_of_word(arch.word_bits) if is_open else None
-    with clock.phase("import"):
+    with clock.phase("import"), _IMPORTS:
         extraction = frontend.extract(
             frontend.load_model(
                 mod,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,7 +64,8 @@ class Waiting:
             self._rows = concat([self._rows, empty_batch(more)])
             self._free = np.concatenate([self._free, np.arange(room, room + more)])
         places, self._free = self._free[: rows.num_mappings], self._free[rows.num_mappings :]
-        for column, new in zip(self._rows, rows, strict=True):
+        columns: tuple[NDArray[Any], ...] = self._rows
+        for column, new in zip(columns, rows, strict=True):
             column[places] = new
         return places
 

@@ -1,4 +1,4 @@
-"""One mapping tried, as a value and as plain data."""
+"""One mapping tried, of a task or of layers that run as one, as a value and as plain data."""
 
 from __future__ import annotations
 
@@ -72,6 +72,62 @@ class Trial:
 
     def __str__(self) -> str:
         return f"trial {self.index} of {self.task}: {self.cost or self.rejection or self.failure}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupTrial:
+    """One mapping of layers that run as one, measured by a user's measurer.
+
+    Attributes:
+        group: Key of the group, as ``tvm_spm.tuning.group_trials.key_of_group``.
+        names: Of the layers for which it was tried.
+        mapping: As text.
+        measurer: Who measured it, with version or settings.
+        cost: The measurement.
+        failure: Why the measurement failed; an empty text if it did not.
+    """
+
+    group: str
+    names: tuple[str, ...]
+    mapping: str
+    measurer: str
+    cost: Cost | None = None
+    failure: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.cost is None) != bool(self.failure):
+            raise ValueError("a trial of a group has either a cost or a failure")
+
+
+def group_trial_to_json(trial: GroupTrial) -> dict[str, Any]:
+    """A trial of a group as plain data."""
+    return {
+        "group": trial.group,
+        "names": list(trial.names),
+        "mapping": trial.mapping,
+        "measurer": trial.measurer,
+        "cost": None if trial.cost is None else asdict(trial.cost),
+        "failure": trial.failure,
+    }
+
+
+def group_trial_from_json(found: StringMapping[str, Any]) -> GroupTrial:
+    """What ``group_trial_to_json`` was given.
+
+    Raises:
+        ValueError: A field is missing, or holds what no trial has; names it.
+    """
+    names: list[Any] = _field(found, "names", list)
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError("field 'names': must be a list of texts")
+    return GroupTrial(
+        group=text(found, "group"),
+        names=tuple(names),
+        mapping=text(found, "mapping"),
+        measurer=text(found, "measurer"),
+        cost=None if _present(found, "cost") is None else cost_from_json(found["cost"]),
+        failure=text(found, "failure"),
+    )
 
 
 def trial_to_json(trial: Trial) -> dict[str, Any]:

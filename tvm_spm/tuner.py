@@ -267,13 +267,13 @@ def tune(
             example ``tvm_spm.workers.ProcessWorkers(4)``, whose processes may be killed, a pool of
             ``concurrent.futures``, or ``get_executor()`` of a Dask client. Results do not depend on it.
         measurer: Says how long a mapping takes, for example RTL simulation or a board; the simulator if None. What
-            fails costs one trial.
+            fails costs one trial. With a method ``measure_groups`` it also times layers that run as one.
         store: Where answers of a ``measurer`` are kept for all networks: the path of a file, or ``none``. By default
             what ``TVM_SPM_STORE`` says, or a file in the user's cache. Answers to equal layers are not asked again, and
             what all of them teach about the accelerator is known from the start.
         fusion: Whether several layers may run as one, tile by tile, where the plan of the whole network gains by it;
-            not with a ``measurer``, which cannot time groups. Element-wise layers are fused with the layer before them
-            in any case.
+            with a ``measurer`` only if it times groups. Element-wise layers are fused with the layer before them in
+            any case.
         baselines: Whether to find what results are compared with besides the default mapping: the best of four prior
             dataflows and random search, a few seconds of work beside verification; not with a ``measurer``.
         shapes: Shapes of inputs whose dims the model leaves open.

@@ -77,9 +77,10 @@ INSIDE = {
         ("network", "rtl", "text"), ("groups", "result", "tasks"),
         ("effort", "export", "plan_data", "side_by_side", "task", "waits", "warm_up"),
         ("baselines", "guided"),
-        ("ahead", "screen", "search_path"), ("run",), ("run_log",), ("measuring", "saved_run", "store"),
-        ("task_memory",),
-        ("agreement", "attention", "exact_starts", "measurer", "options", "parts", "trial_log"), ("log_lines",),
+        ("ahead", "group_trials", "screen", "search_path"), ("run",), ("run_log",), ("measuring", "saved_run", "store"),
+        ("group_memory", "task_memory"),
+        ("agreement", "attention", "exact_starts", "measurer", "options", "parts", "trial_log"),
+        ("log_lines", "requests"),
     ),
     "tvm_spm.deploy": (
         ("network", "programs", "side_by_side"), ("groups", "task_checks"), ("task_code", "verify"),
@@ -87,7 +88,7 @@ INSIDE = {
     ),
     "tvm_spm.fusion": (
         ("network", "side_by_side"), ("side_groups",), ("group_prices", "side_ways"), ("hopes", "planner", "proof"),
-        ("hull", "prover"),
+        ("hull", "measured"), ("prover",),
         ("group_space", "search", "sides", "sweep"), ("bounds", "network_plan", "probe", "table", "timing"),
         ("candidates", "convex_groups", "down_sets", "plan", "probe_bounds", "serial_orders"),
     ),

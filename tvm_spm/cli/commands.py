@@ -10,6 +10,7 @@ import os
 import shlex
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -87,6 +88,9 @@ def tune(
     measure_timeout: Annotated[
         float | None, typer.Option(help="Seconds until --measure-command counts as failed.", show_default="600")
     ] = None,
+    measure_groups: Annotated[
+        bool, typer.Option("--measure-groups", help="Let --measure-command say how long layers take that run as one.")
+    ] = False,
     workers: WorkersOption = None,
     dask: DaskOption = None,
     store: Annotated[
@@ -125,6 +129,8 @@ def tune(
         raise SpmError(f"--measurer {measurer.value} and --measure-command: give one of them")
     if measure_command is None and measure_timeout is not None:
         raise SpmError(f"--measure-timeout {measure_timeout:g}: only with --measure-command")
+    if measure_command is None and measure_groups:
+        raise SpmError("--measure-groups: only with --measure-command")
     if plot is not None:
         if not fusion:
             raise SpmError("--plot draws the layers that run as one; leave out --no-fusion")
@@ -141,7 +147,7 @@ def tune(
             workdir=workdir,
             measurer=_measurer(measurer, target)
             if measure_command is None
-            else _command(measure_command, measure_timeout),
+            else _command(measure_command, measure_timeout, times_groups=measure_groups),
             store=store,
             executor=executor,
             fusion=fusion,
@@ -163,7 +169,7 @@ def tune(
         raise typer.Exit(1)
 
 
-def _command(text: str, timeout_s: float | None) -> Measurer:
+def _command(text: str, timeout_s: float | None, *, times_groups: bool) -> Measurer:
     """The measurer of a command line.
 
     Raises:
@@ -175,11 +181,12 @@ def _command(text: str, timeout_s: float | None) -> Measurer:
         raise SpmError(f"--measure-command {shown(text)}: {error}") from None
     if not command:
         raise SpmError("--measure-command: must name a program")
+    made = CommandMeasurer(name="command", command=command, times_groups=times_groups)
     if timeout_s is None:
-        return CommandMeasurer(name="command", command=command)
+        return made
     if not timeout_s > 0:
         raise SpmError(f"--measure-timeout {timeout_s:g}: must be > 0")
-    return CommandMeasurer(name="command", command=command, timeout_s=timeout_s)
+    return replace(made, timeout_s=timeout_s)
 
 
 def _measurer(who: MeasuredBy, target: str) -> Measurer | None:

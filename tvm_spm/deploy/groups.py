@@ -13,7 +13,7 @@ from cost_model.fused import group_key
 from schedules.attention.code import attention_func
 from schedules.group.code import schedule_group
 from schedules.group.program import check_group
-from tvm_spm.attention import AttentionMapping
+from tvm_spm.attention import Attention, AttentionMapping
 from tvm_spm.deploy.grouping import GroupedModule, group_calls
 from tvm_spm.deploy.verify.outcome import Verification
 from tvm_spm.errors import ModelError, ScheduleError
@@ -118,6 +118,17 @@ class GroupScheduler:
             module=module, verifications=tuple(verifications),
             names_alone=frozenset(names & {name for name, _ in self._extraction.functions}),
         )  # fmt: skip
+
+    def program(self, way: FusedGroup) -> str | None:
+        """The scheduled code of a group of the last plan as text; None where there is none."""
+        groups, _, made = self._last
+        scheduled = made[groups.index(way)].scheduled if way in groups else ""
+        return None if isinstance(scheduled, str) else str(scheduled.script())
+
+    def attention(self, way: FusedGroup) -> Attention | None:
+        """What a group computes that is mapped as an attention; None for any other."""
+        is_attention = isinstance(way.mapping, AttentionMapping)
+        return self._sites[self._layers.bindings[way.group.sink]].work if is_attention else None
 
     def _why_not_this(self, made: _Made) -> str | None:
         if isinstance(made.scheduled, str):

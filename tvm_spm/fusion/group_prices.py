@@ -7,9 +7,12 @@ from dataclasses import replace
 
 from cost_model.fused import group_key
 from tvm_spm.arch import Arch
+from tvm_spm.attention import AttentionMapping
+from tvm_spm.cost import Cost
 from tvm_spm.errors import MappingError
 from tvm_spm.fusion.convex_groups import MAX_GROUP, MOST_ENDING, ConvexGroups, convex_groups
 from tvm_spm.fusion.hopes import PARTS, GroupHope
+from tvm_spm.fusion.measured import MeasuredGroups, Way
 from tvm_spm.fusion.network_plan import NOT_SCHEDULED, Alone, FusedGroup, RefusedGroup, layer_names
 from tvm_spm.fusion.plan import FusionPlan, GroupOption, PlannedGroup
 from tvm_spm.fusion.planner import OptionsOf, plan_groups
@@ -43,6 +46,7 @@ class GroupPrices:
         alone: Sequence[Alone],
         known: Sequence[FusedGroup],
         *,
+        ratios: Sequence[float] = (),
         should_stop: Callable[[], bool],
         report: Callable[[], None],
     ) -> None:
@@ -52,6 +56,7 @@ class GroupPrices:
         self._alone = alone
         self._should_stop = should_stop
         self._known = {way.group.layers: way for way in known}
+        self.measured = MeasuredGroups(ratios)
         self._numbers: dict[Hashable, int] = {}
         """Of what tells groups apart, which takes long to hash."""
         self._keys: dict[tuple[int, ...], int | None] = {}
@@ -159,17 +164,30 @@ class GroupPrices:
             # A layer without a mapping stays on the host and costs the accelerator nothing.
             cycles, energy_pj = (cost.cycles * times, cost.energy_pj * times) if cost else (0, 0.0)
             return [GroupOption(cycles=cycles, energy_pj=energy_pj)]
-        found = []
+        found, place, measured = list[GroupOption](), self._place(layers), self.measured
+        costs, is_closed = measured.costs(place), measured.is_closed(place)
         hope = self._hope(layers)
         if hope is not None:
+            priced = [
+                (measured.expected(point.cycles), point.energy_pj, point)
+                for point in hope.points if not (is_closed or measured.knows(place, point))
+            ]  # fmt: skip
+            priced += [
+                (cost.cycles, cost.energy_pj, way) for way, cost in costs.items() if isinstance(way, Point)
+            ]  # fmt: skip
             found = [
-                GroupOption(cycles=point.cycles * times, energy_pj=point.energy_pj * times, choice=point)
-                for point in hope.points
+                GroupOption(cycles=cycles * times, energy_pj=energy_pj * times, choice=point)
+                for cycles, energy_pj, point in priced
             ]
         known = self._known.get(layers)
-        if known is not None and (self._keys[layers], type(known.mapping)) not in self._refused:
-            found.append(replace(known, times=times).option)
-        return found
+        if known is None or (self._keys[layers], type(known.mapping)) in self._refused:
+            return found
+        known = replace(known, times=times)
+        if isinstance(known.mapping, AttentionMapping) and measured.knows(place, known.mapping):
+            cost = costs.get(known.mapping)
+            return found if cost is None else [*found, replace(known, cost=cost).option]
+        option = known.option
+        return found if is_closed else [*found, replace(option, cycles=measured.expected(option.cycles))]
 
     def hopes(self, first: int, stop: int) -> list[GroupOption]:
         """As ``options`` but in ``PARTS`` of a cycle, and corners of what is possible; their ``choice`` is a hope."""
@@ -180,13 +198,31 @@ class GroupPrices:
             found.append(GroupOption(cycles=0, energy_pj=0.0, choice=None))
         if hope is not None:
             found += [
-                GroupOption(cycles=cycles * times, energy_pj=pj * times, choice=hope) for cycles, pj in hope.corners
+                GroupOption(cycles=self.measured.expected(cycles) * times, energy_pj=pj * times, choice=hope)
+                for cycles, pj in hope.corners
             ]
         return found
 
     def times(self, planned: PlannedGroup) -> int:
         """How often a group runs."""
         return self._alone[self.layers(planned)[0]].times
+
+    def is_open(self, planned: PlannedGroup) -> bool:
+        """Whether a group of several layers runs in a way that nobody measured."""
+        way = _way_of(planned.option)
+        return way is not None and not self.measured.knows(self._place(self.layers(planned)), way)
+
+    def answer(self, planned: PlannedGroup, cost: Cost | None) -> None:
+        """What a measurement says of a group that is open; None if it failed."""
+        way, layers = _way_of(planned.option), self.layers(planned)
+        if way is not None:
+            expected = way.cycles if isinstance(way, Point) else self._known[layers].cost.cycles
+            self.measured.add(self._place(layers), way, cost, expected)
+
+    def _place(self, layers: tuple[int, ...]) -> Hashable:
+        """Equal for equal groups."""
+        key = self._keys.get(layers)
+        return layers if key is None else key
 
     def _hope(self, layers: tuple[int, ...]) -> GroupHope | None:
         key = self._keys.get(layers)
@@ -200,7 +236,9 @@ class GroupPrices:
         if hope is None or not isinstance(option.choice, Point):
             return None
         group = Group(graph=self._graph, layers=layers)
-        return replace(FusedGroup.of(group, *hope.mapping(option.choice)), times=self._alone[layers[0]].times)
+        way = replace(FusedGroup.of(group, *hope.mapping(option.choice)), times=self._alone[layers[0]].times)
+        measured = self.measured.costs(self._place(layers)).get(option.choice)
+        return way if measured is None else replace(way, cost=measured)
 
     def sample(self, plan: FusionPlan) -> None:
         """Price a few mappings of all groups of up to ``SAMPLED_LAYERS`` that may be better than their layers alone.
@@ -217,7 +255,10 @@ class GroupPrices:
             cycles = plan.cycles - sum(one.cycles for one in apart)
             energy_pj = plan.energy_pj - sum(one.energy_pj for one in apart)
             if any(
-                self._objective.value_of(cycles + times * corner / PARTS, energy_pj + times * corner_pj) < value
+                self._objective.value_of(
+                    cycles + times * self.measured.expected(corner) / PARTS, energy_pj + times * corner_pj
+                )
+                < value
                 for corner, corner_pj in hope.corners
             ):
                 sampled.add(hope)
@@ -243,6 +284,13 @@ class GroupPrices:
         except MappingError:
             # Boxes cannot say what it reads.
             return None
+
+
+def _way_of(option: GroupOption) -> Way | None:
+    """How several layers run as one; None for one layer."""
+    if isinstance(option.choice, FusedGroup) and isinstance(option.choice.mapping, AttentionMapping):
+        return option.choice.mapping
+    return option.choice if isinstance(option.choice, Point) else None
 
 
 def _is_interval(layers: tuple[int, ...]) -> bool:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tvm_spm.arch import Arch
+from tvm_spm.cost import Cost
 from tvm_spm.errors import PlanError
 from tvm_spm.fusion.convex_groups import MAX_GROUP
 from tvm_spm.fusion.group_prices import GroupPrices, groups_of
 from tvm_spm.fusion.hopes import PARTS, Around, GroupHope, Wanted, improve_all
-from tvm_spm.fusion.network_plan import NOT_SCHEDULED, Alone, FusedGroup, NetworkPlan, RefusedGroup
+from tvm_spm.fusion.network_plan import ENOUGH, NOT_SCHEDULED, Alone, FusedGroup, NetworkPlan, RefusedGroup, layer_names
+from tvm_spm.fusion.plan import PlannedGroup
 from tvm_spm.fusion.side_groups import groups_that_gain
 from tvm_spm.graph import LayerGraph
 from tvm_spm.objective import Objective
@@ -39,11 +41,18 @@ class Surroundings:
         should_stop: Once true, no further group is looked at or searched.
         report: Called once for each of ``groups_of``.
         workers: Search groups.
+        measure: Asked how long groups take, if the prices of the searches are only expected: per group a cost, why
+            there is none, or None if there was no time. Plans are made of measured groups then.
+        most_measured: So many groups are measured at most.
+        ratios: Measured cycles of layers over those expected of them.
     """
 
     should_stop: Callable[[], bool] = lambda: False
     report: Callable[[], None] = lambda: None
     workers: Workers = field(default_factory=Workers)
+    measure: Callable[[Sequence[FusedGroup]], Sequence[Cost | str | None]] | None = None
+    most_measured: int = 0
+    ratios: tuple[float, ...] = ()
 
 
 def plan_network(
@@ -61,7 +70,8 @@ def plan_network(
     Every group has known ways to run, and a region that none leaves. The best plan of the known ways and the best that
     the regions allow close in on each other: the groups in which the latter hopes for more are searched further, until
     the two meet, or as many steps were made as ``STEPS_PER_GROUP`` says. A group that cannot be scheduled is
-    refused, and so are equal ones.
+    refused, and so are equal ones. Where groups can be measured, those of the best plan are, and a new plan is made of
+    what was measured and what is expected of others, until nothing more is expected of these.
 
     Args:
         graph: The layers; convex sets of them are the groups.
@@ -78,7 +88,7 @@ def plan_network(
     _check_order(graph)
     aim, run = Objective.of(objective), around or Surroundings()
     should_stop = run.should_stop
-    prices = GroupPrices(graph, arch, aim, alone, known, should_stop=should_stop, report=run.report)
+    prices = GroupPrices(graph, arch, aim, alone, known, ratios=run.ratios, should_stop=should_stop, report=run.report)
     most_steps = max(FEWEST_STEPS, STEPS_PER_GROUP * prices.num_bounded)
     prices.sample(prices.plan(prices.options, 1))
     turn, with_gaps = 0, not prices.has_gaps
@@ -97,7 +107,8 @@ def plan_network(
             for group in hoped.groups if isinstance(group.option.choice, GroupHope)
         }  # fmt: skip
         is_proved = least >= value * (1 - PROVED)
-        todo = {} if is_proved else {hope: wanted for hope, wanted in hopes.items() if not hope.is_settled(wanted)}
+        is_done = is_proved or prices.measured.is_all
+        todo = {} if is_done else {hope: wanted for hope, wanted in hopes.items() if not hope.is_settled(wanted)}
         if todo and prices.num_steps < most_steps and turn < MOST_TURNS and not should_stop():
             each = -(-(most_steps - prices.num_steps) // len(todo))
             improve_all(todo, each, run.workers, should_stop)
@@ -107,7 +118,7 @@ def plan_network(
             # intervals come first, lest the hopes of many other groups keep them from being searched
             turn, with_gaps, most_steps = 0, True, most_steps + most_steps // 2
             continue
-        if not should_stop() and any([prices.polish(planned) for planned in plan.groups]):
+        if not (prices.measured.is_all or should_stop()) and any([prices.polish(each) for each in plan.groups]):
             continue
         units = tuple(prices.layers(planned) for planned in plan.groups)
         made = [prices.way(layers, each.option) for layers, each in zip(units, plan.groups, strict=True)]
@@ -117,16 +128,29 @@ def plan_network(
             if reason is not None:
                 prices.refuse(found, reason)
                 turn = 0
-        if all(reason is None for reason in reasons):
-            return NetworkPlan(
-                graph=graph, alone=tuple(alone), groups=tuple(ways), plan=plan, units=units,
-                refused=prices.refused, shortened=prices.shortened,
-                num_priced=prices.num_bounded, num_unpriced=prices.num_unbounded,
-                num_unrefined=len(todo) if should_stop() else 0,
-                lower_bound=value if is_proved else min(value, least),
-                limits=() if is_proved else _limits(prices, len(todo), most_steps, should_stop()),
-                candidates=() if arch.cores.count == 1 else groups_that_gain(prices, plan),
-            )  # fmt: skip
+        if any(reason is not None for reason in reasons):
+            continue
+        grouped = [planned for planned, way in zip(plan.groups, made, strict=True) if way is not None]
+        if _measure(prices, aim, value, list(zip(grouped, ways, strict=True)), run):
+            turn = 0
+            continue
+        is_simulated = run.measure is None
+        final = NetworkPlan(
+            graph=graph, alone=tuple(alone), groups=tuple(ways), plan=plan, units=units,
+            refused=prices.refused, shortened=prices.shortened,
+            num_priced=prices.num_bounded, num_unpriced=prices.num_unbounded,
+            num_unrefined=len(todo) if should_stop() else 0,
+            lower_bound=value if is_proved else min(value, least),
+            limits=() if is_proved else _limits(prices, len(todo), most_steps, should_stop()),
+            candidates=groups_that_gain(prices, plan) if is_simulated and arch.cores.count > 1 else (),
+        )  # fmt: skip
+        if is_simulated:
+            return final
+        # what is only expected of other groups proves nothing
+        return replace(
+            final, lower_bound=0.0, num_measured=len(prices.measured), limits=prices.measured.limits,
+            failed_measurements=tuple(prices.measured.failures),
+        )  # fmt: skip
 
 
 def _check_order(graph: LayerGraph) -> None:
@@ -140,6 +164,36 @@ def _check_order(graph: LayerGraph) -> None:
                     f"{graph.layers[late].name}, and {late} >= {index}: layers must come after those that they read, "
                     f"and without a cycle there is such an order"
                 )
+
+
+def _measure(
+    prices: GroupPrices, aim: Objective, value: float, planned: Sequence[tuple[PlannedGroup, FusedGroup]],
+    run: Surroundings,
+) -> bool:  # fmt: skip
+    """Have the groups of a plan measured that were not; whether there may be another plan now."""
+    new = [(each, way) for each, way in planned if prices.is_open(each)]
+    if not new or run.measure is None:
+        return False
+    prices.measured.is_all = True
+    best = prices.plan(prices.options)
+    if value >= aim.value_of(float(best.cycles), best.energy_pj) * (1 - ENOUGH):
+        return True
+    left = run.most_measured - len(prices.measured)
+    if run.should_stop() or left <= 0:
+        prices.measured.limits = ("stopped" if run.should_stop() else f"{run.most_measured:,} may be measured",)
+        return True
+    prices.measured.is_all = False
+    asked = new[:left]
+    answers = run.measure([way for _, way in asked])
+    if all(answer is None for answer in answers):
+        prices.measured.is_all, prices.measured.limits = True, ("stopped",)
+    for (each, way), answer in zip(asked, answers, strict=True):
+        if isinstance(answer, str):
+            prices.measured.failures.append((layer_names(way.group), answer))
+        if answer is not None:
+            prices.answer(each, None if isinstance(answer, str) else answer)
+    prices.measured.learn()
+    return True
 
 
 def _limits(prices: GroupPrices, num_open: int, most_steps: int, is_stopped: bool) -> tuple[str, ...]:

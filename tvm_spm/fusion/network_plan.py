@@ -15,6 +15,9 @@ from tvm_spm.group import Group, GroupMapping
 from tvm_spm.objective import Objective
 from tvm_spm.report.plan_picture import DrawnGroup
 
+ENOUGH = 5e-4
+"""Less gain over the best plan of measured groups than this, as a share, is no reason to measure others."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alone:
@@ -36,7 +39,7 @@ class FusedGroup:
     Attributes:
         group: The layers.
         mapping: Tile by tile of the last output, or by chunks of keys with an online softmax.
-        cost: By the simulator.
+        cost: By the simulator, or measured.
         spm_bytes: Most that one core holds at a time.
         recompute_share: Multiply-accumulates done more than once, as a share of those needed.
         times: How often the layers run in the network.
@@ -121,11 +124,14 @@ class NetworkPlan:
         num_priced: Different groups that were looked at.
         num_unpriced: Different groups that were not, as there was no time.
         num_unrefined: Groups that may still be better and were not searched further, as there was no time.
+        num_measured: Mappings of groups that were measured; None where all prices are those of the simulator.
+        failed_measurements: Layers of groups whose measurement failed, each with the reason.
         lower_bound: No plan of the space has less of the objective: convex sets of layers as groups, in any order in
             which they can run, layers alone as they are given, groups in the mappings of ``fusion.group_space`` or as
             known beforehand; without what ``shortened`` says.
         shortened: What of that space was left out, and why; empty if nothing.
-        limits: What ended the search before the plan was proved; empty if nothing.
+        limits: What ended the search before the plan was proved, or before all groups were measured of which some gain
+            is expected; empty if nothing.
         candidates: Groups that gain by themselves, each with the ways that are worth most, see ``side_groups``.
     """
 
@@ -138,6 +144,8 @@ class NetworkPlan:
     num_priced: int = 0
     num_unpriced: int = 0
     num_unrefined: int = 0
+    num_measured: int | None = None
+    failed_measurements: tuple[tuple[tuple[str, ...], str], ...] = ()
     lower_bound: float = 0.0
     shortened: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
@@ -156,6 +164,10 @@ class NetworkPlan:
     @property
     def optimality(self) -> str:
         """In a few words."""
+        if self.num_measured is not None:
+            mappings = f"{self.num_measured:,} measured mapping{'' if self.num_measured == 1 else 's'} of groups"
+            rest = "; ".join(self.limits) or f"of others no gain above {100 * ENOUGH:g} % is expected"
+            return f"the best of layers alone and {mappings}; {rest}; its space is {self.space}"
         if self.gap == 0:
             return f"proved to be the best of its space, {self.space}"
         near = f"within {100 * self.gap:.3g} % of the best of" if self.lower_bound > 0 else "no bound is known of"

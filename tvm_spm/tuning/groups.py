@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -16,15 +16,18 @@ from tvm_spm.arch import Arch
 from tvm_spm.deploy.groups import FusedNetwork, GroupScheduler
 from tvm_spm.deploy.task_checks import TaskChecks, verify_function
 from tvm_spm.deploy.verify.outcome import Verification
-from tvm_spm.fusion.network import Alone, NetworkPlan, Surroundings, groups_of, plan_network
+from tvm_spm.fusion.network import Alone, FusedGroup, NetworkPlan, Surroundings, groups_of, plan_network
 from tvm_spm.lowering.target import target_of
 from tvm_spm.objective import Objective
 from tvm_spm.result import SearchResult
 from tvm_spm.tuning.attention import attention_groups, plan_attention
+from tvm_spm.tuning.group_trials import GroupTrials
+from tvm_spm.tuning.measuring import Answer
 from tvm_spm.tuning.parts import LeftOut
+from tvm_spm.tuning.requests import GroupRequest
 from tvm_spm.tuning.run import Run
 from tvm_spm.tuning.side_by_side import PlannedSides, plan_sides
-from tvm_spm.workload import VectorWork
+from tvm_spm.workload import VectorWork, Workload
 
 if TYPE_CHECKING:
     import tvm
@@ -66,6 +69,9 @@ def plan_groups(
     outcomes: dict[int, SearchResult],
     checks: TaskChecks,
     run: Run,
+    *,
+    machine: Arch,
+    most_measured: int,
 ) -> Planned:
     """Cut a network into groups by the tuned costs of its layers and the costs of groups.
 
@@ -75,11 +81,14 @@ def plan_groups(
         objective: Of the whole network.
         outcomes: Per index of a task that can be mapped, how it runs alone.
         checks: Of these; code of groups is compared between them.
-        run: Its seed, its progress and its request to stop count.
+        run: Its seed, its progress and its request to stop count, and its measurer, if it has one: then groups are
+            expected to cost what they do on ``machine``, and those of the plan are measured.
+        machine: The accelerator as it is known: with fitted numbers, or as declared.
+        most_measured: So many groups are measured at most.
     """
     run.progress.phase("fusion", total=1, unit="groups")
     attention, num_skipped = plan_attention(
-        extraction.mod, arch, objective=objective, should_stop=run.should_stop
+        extraction.mod, machine, objective=objective, should_stop=run.should_stop
     )  # fmt: skip
     sites = [planned.site for planned in attention]
     # Scores and probabilities right before what reads them, so that the three calls of an attention are neighbours.
@@ -91,15 +100,28 @@ def plan_groups(
         return verify_function(plain, scheduled, rng=rng, target=target, asks=checks.ask)
 
     scheduler = GroupScheduler(extraction, layers, sites, verify_group)
-    alone = _alone(extraction, layers, arch, outcomes)
+    alone = _alone(extraction, layers, machine, outcomes)
+    trials = None if run.measurer is None else GroupTrials(run, run.measurer)
+
+    def measure(ways: Sequence[FusedGroup]) -> list[Answer | None]:
+        requests = [
+            GroupRequest(
+                group=way.group, arch=arch, mapping=way.mapping, expected=way.cost,
+                attention=scheduler.attention(way), program=scheduler.program(way),
+            )
+            for way in ways
+        ]  # fmt: skip
+        return [] if trials is None else trials.measure(requests)
+
     num_groups = len(groups_of(layers.graph, alone).layers)
     run.progress.phase("price groups of layers", total=max(1, num_groups), unit="groups")
     plan = plan_network(
-        layers.graph, arch, objective, alone,
-        known=attention_groups(layers, arch, attention), why_not=scheduler.why_not,
+        layers.graph, machine, objective, alone,
+        known=attention_groups(layers, machine, attention), why_not=scheduler.why_not,
         around=Surroundings(
             should_stop=run.should_stop, report=partial(run.progress.step, "price groups of layers"),
-            workers=run.workers,
+            workers=run.workers, measure=None if trials is None else measure, most_measured=most_measured,
+            ratios=() if trials is None else _ratios(extraction, outcomes, machine),
         ),
     )  # fmt: skip
     counts = (
@@ -124,6 +146,16 @@ def plan_beside(
         should_stop=run.should_stop,
     )  # fmt: skip
     return replace(planned, sides=sides)
+
+
+def _ratios(extraction: Extraction, outcomes: dict[int, SearchResult], machine: Arch) -> tuple[float, ...]:
+    """Measured cycles of tuned layers over what the simulator of the machine, as it is known, says."""
+    simulator = SimulatorModel()
+    works = {index: extraction.graph.tasks[index].work for index in outcomes}
+    return tuple(
+        outcomes[index].cost.cycles / simulator.cost(work, machine, outcomes[index].mapping).cycles
+        for index, work in works.items() if isinstance(work, Workload)
+    )  # fmt: skip
 
 
 def _alone(extraction: Extraction, layers: NetworkLayers, arch: Arch, outcomes: dict[int, SearchResult]) -> list[Alone]:

@@ -14,7 +14,17 @@ from pydantic import TypeAdapter
 
 from tvm_spm.arch import Arch
 from tvm_spm.errors import MappingError, SpmError, WorkdirError
-from tvm_spm.trial import Trial, text, trial_from_json, trial_from_json_1, trial_to_json, whole
+from tvm_spm.trial import (
+    GroupTrial,
+    Trial,
+    group_trial_from_json,
+    group_trial_to_json,
+    text,
+    trial_from_json,
+    trial_from_json_1,
+    trial_to_json,
+    whole,
+)
 from tvm_spm.workload import Workload
 
 FORMAT_VERSION = 2
@@ -88,6 +98,10 @@ class SearchEnd:
     space: str = ""
 
 
+Line = Trial | GroupTrial | RunStart | SearchEnd
+"""What a log holds after its header."""
+
+
 class LaterFormatError(Exception):
     """A line that only a later version can read."""
 
@@ -98,7 +112,7 @@ class LaterFormatError(Exception):
         )
 
 
-def line_of(content: LogHeader | Trial | RunStart | SearchEnd) -> bytes:
+def line_of(content: LogHeader | Line) -> bytes:
     """A line of the log, its checksum first."""
     body = json.dumps(_to_json(content), separators=(",", ":"), allow_nan=False).encode()
     return b'{"crc":"%08x",%s\n' % (zlib.crc32(body), body[1:])
@@ -167,7 +181,7 @@ def _arch_from_json(found: object) -> Arch | None:
         return None
 
 
-def read_line(line: bytes, file_version: int) -> Trial | RunStart | SearchEnd:
+def read_line(line: bytes, file_version: int) -> Line:
     """One line after the first.
 
     Raises:
@@ -185,6 +199,8 @@ def read_line(line: bytes, file_version: int) -> Trial | RunStart | SearchEnd:
     kind = text(content, "kind")
     if kind == "trial":
         return trial_from_json(content)
+    if kind == "group":
+        return group_trial_from_json(content)
     if kind == "run":
         return _run_from_json(content)
     if kind == "search":
@@ -192,13 +208,15 @@ def read_line(line: bytes, file_version: int) -> Trial | RunStart | SearchEnd:
     raise ValueError(f"unknown kind {kind!r}")
 
 
-def _to_json(line: LogHeader | Trial | RunStart | SearchEnd) -> dict[str, Any]:
+def _to_json(line: LogHeader | Line) -> dict[str, Any]:
     if isinstance(line, LogHeader):
         arch = None if line.arch is None else asdict(line.arch)
         return {"kind": "log", "format": FORMAT_VERSION, "arch_name": line.arch_name, "arch_sha256": line.arch_sha256,
                 "arch": arch}  # fmt: skip
     if isinstance(line, Trial):
         return {"kind": "trial", **trial_to_json(line)}
+    if isinstance(line, GroupTrial):
+        return {"kind": "group", **group_trial_to_json(line)}
     if isinstance(line, SearchEnd):
         return {"kind": "search", **asdict(line), "rejected": dict(line.rejected)}
     tasks = [{"name": name, "key": key, "workload": asdict(workload)} for name, key, workload in line.tasks]

@@ -13,6 +13,15 @@ The command reads one JSON object from its standard input,
 
 and prints one JSON object as the last line of its standard output: ``{"cycles": 1234}``, with ``"energy_pj"`` if it
 knows. ``tvm_spm.mapping.Mapping.parse`` reads the mapping, ``tvm.script.from_source`` the program.
+
+Layers run as one only if somebody says how long that takes: a method ``measure_groups``, which is given mappings of
+groups (``GroupRequest``), or ``CommandMeasurer(times_groups=True)``, whose command then reads objects of the kind
+``group`` or ``attention``, too:
+
+    {"arch": {...}, "kind": "group", "layers": [{"name": "conv2d", "kind": "conv2d", "workload": "conv2d K=...", ...},
+     {"name": "relu", "kind": "vector"}], "mapping": "cores: ...", "program": "# from tvm.script import ..."}
+
+``tvm_spm.group.GroupMapping.parse`` reads the mapping of a group.
 """
 
 from __future__ import annotations
@@ -33,10 +42,17 @@ from cost_model.simulator import simulate_batch
 from tvm_spm.arch import Arch, load_arch
 from tvm_spm.cost import Cost, Energy
 from tvm_spm.errors import SpmError
+from tvm_spm.group import GroupMapping
 from tvm_spm.interrupt import add_child, forget_child
 from tvm_spm.mapping import Mapping
 from tvm_spm.space import legality
-from tvm_spm.workload import Operand, Workload
+from tvm_spm.tuning.requests import GroupRequest, MeasureRequest, Request, request_to_json, shown_mapping
+from tvm_spm.workload import Workload
+
+__all__ = [
+    "CommandMeasurer", "GroupRequest", "MeasureError", "MeasureRequest", "Measurement", "Measurer",
+    "SimulatorMeasurer", "cost_of", "costs_of", "identity_of", "measure", "times_groups",
+]  # fmt: skip
 
 SIMULATOR_VERSION = 2
 """Raised when the simulator comes to say other numbers; trials of an earlier one are kept, but measured again."""
@@ -53,23 +69,6 @@ MOST_ENERGY_PJ = 1e100
 
 class MeasureError(SpmError):
     """A measurement failed; the text says how."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MeasureRequest:
-    """One mapping to measure.
-
-    Attributes:
-        workload: What runs.
-        arch: Where.
-        mapping: How; legal.
-        program: The scheduled TIR PrimFunc as TVMScript text, for who runs code; None if there is none.
-    """
-
-    workload: Workload
-    arch: Arch
-    mapping: Mapping
-    program: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +111,9 @@ class Measurer(Protocol):
 
     What it promises: one answer per request, in their order; the same answer for the same request as far as the
     hardware allows; requests are not changed; no answer is made up: what fails raises ``MeasureError``.
+
+    A second method, ``measure_groups(requests: Sequence[GroupRequest]) -> list[Measurement]``, promises the same of
+    layers that run as one. Without it every layer runs alone.
     """
 
     @property
@@ -160,6 +162,11 @@ class SimulatorMeasurer:
             found += [Measurement(cycles=cost.cycles, energy_pj=cost.energy_pj, cost=cost) for cost in costs]
         return found
 
+    def measure_groups(self, requests: Sequence[GroupRequest]) -> list[Measurement]:
+        """Simulate groups, one after the other."""
+        costs = [_simulated_group(request) for request in requests]
+        return [Measurement(cycles=cost.cycles, energy_pj=cost.energy_pj, cost=cost) for cost in costs]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommandMeasurer:
@@ -169,11 +176,13 @@ class CommandMeasurer:
         name: Named in logs.
         command: Program and arguments; started once per mapping, without a shell.
         timeout_s: Give up on a measurement after so long.
+        times_groups: Whether the command also reads objects of groups.
     """
 
     name: str
     command: tuple[str, ...]
     timeout_s: float = 600.0
+    times_groups: bool = False
 
     @property
     def batch_size(self) -> int:
@@ -198,7 +207,11 @@ class CommandMeasurer:
         """
         return [self._measure(request) for request in requests]
 
-    def _measure(self, request: MeasureRequest) -> Measurement:
+    def measure_groups(self, requests: Sequence[GroupRequest]) -> list[Measurement]:
+        """As ``measure``."""
+        return [self._measure(request) for request in requests]
+
+    def _measure(self, request: Request) -> Measurement:
         shown = " ".join(self.command)
         try:
             for _ in range(MOST_KILLS):
@@ -208,7 +221,7 @@ class CommandMeasurer:
                     break
         except subprocess.TimeoutExpired:
             raise MeasureError(
-                f"{shown}: no answer after {self.timeout_s:g} s for {request.mapping.line()}; "
+                f"{shown}: no answer after {self.timeout_s:g} s for {shown_mapping(request)}; "
                 "raise timeout_s, or --measure-timeout"
             ) from None
         except OSError as error:
@@ -277,13 +290,23 @@ def measure(workload: Workload, arch: Arch | str | Path, mappings: Sequence[Mapp
     return costs_of([MeasureRequest(workload=workload, arch=accelerator, mapping=each) for each in mappings], measurer)
 
 
-def costs_of(requests: Sequence[MeasureRequest], measurer: Measurer) -> list[Cost]:
-    """Costs of legal mappings, in the order of the requests.
+def times_groups(measurer: Measurer | None) -> bool:
+    """Whether a measurer says how long groups take; None is the simulator."""
+    if measurer is None:
+        return True
+    return callable(getattr(measurer, "measure_groups", None)) and bool(getattr(measurer, "times_groups", True))
+
+
+def costs_of(requests: Sequence[Request], measurer: Measurer) -> list[Cost]:
+    """Costs of legal mappings, all of layers or all of groups, in the order of the requests.
 
     Raises:
         MeasureError: A measurement failed.
     """
-    measurements = measurer.measure(requests)
+    if requests and isinstance(requests[0], GroupRequest):
+        measurements = getattr(measurer, "measure_groups")(requests)  # noqa: B009 (not every measurer has it)
+    else:
+        measurements = measurer.measure([each for each in requests if isinstance(each, MeasureRequest)])
     _check_answers(measurements, measurer.name)
     if len(measurements) != len(requests):
         raise MeasureError(f"{measurer.name}: {len(measurements)} answers to {len(requests)} requests")
@@ -303,16 +326,19 @@ def _check_answers(measurements: object, name: str) -> None:
             )
 
 
-def cost_of(request: MeasureRequest, measurement: Measurement, name: str) -> Cost:
+def cost_of(request: Request, measurement: Measurement, name: str) -> Cost:
     """A measurement as a cost.
 
-    What was not measured comes from the analytical model, which counts what a mapping asks for: bytes, energy by part
-    (scaled to the measured energy, if there is one), and the cycles of launch and MACs; all other measured cycles count
-    as stalls of the DMA.
+    What was not measured comes from the analytical model, for groups from what was expected, which count what a mapping
+    asks for: bytes, energy by part (scaled to the measured energy, if there is one), and the cycles of launch and MACs;
+    all other measured cycles count as stalls of the DMA.
     """
     if measurement.cost is not None:
         return measurement.cost
-    model = AnalyticalModel().cost(request.workload, request.arch, request.mapping)
+    if isinstance(request, GroupRequest):
+        model = request.expected
+    else:
+        model = AnalyticalModel().cost(request.workload, request.arch, request.mapping)
     cycles, energy = measurement.cycles, model.energy
     if measurement.energy_pj is not None:
         energy = _scaled(energy, measurement.energy_pj)
@@ -331,19 +357,16 @@ def cost_of(request: MeasureRequest, measurement: Measurement, name: str) -> Cos
     )
 
 
-def request_to_json(request: MeasureRequest) -> dict[str, object]:
-    """What a ``CommandMeasurer``'s command reads."""
-    workload, arch = request.workload, request.arch
-    types = {operand.name: workload.projection(operand).dtype for operand in Operand}
-    return {
-        "arch": {"name": arch.name, "sha256": arch.sha256(), "numbers": dict(arch.numbers())},
-        "workload": str(workload),
-        "kind": workload.kind,
-        "dims": {field.name: workload.dims[field.name] for field in fields(workload.dims)},
-        "dtypes": {**types, "out": workload.out_dtype},
-        "mapping": request.mapping.line(),
-        "program": request.program,
-    }
+def _simulated_group(request: GroupRequest) -> Cost:
+    """By the simulator of groups, which searches of layers do not load."""
+    from cost_model.attention.model import attention_cost
+    from cost_model.fused.cost import group_cost
+
+    if isinstance(request.mapping, GroupMapping):
+        return group_cost(request.group, request.arch, request.mapping).cost
+    if request.attention is None:
+        raise MeasureError(f"{' > '.join(request.names)}: mapped as an attention, of which nothing is known")
+    return attention_cost(request.attention, request.arch, request.mapping)
 
 
 def _scaled(energy: Energy, total_pj: float) -> Energy:

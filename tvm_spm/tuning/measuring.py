@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from tvm_spm.cost import Cost
-from tvm_spm.tuning.measurer import MeasureError, Measurer, MeasureRequest, costs_of
+from tvm_spm.tuning.measurer import MeasureError, Measurer, costs_of
+from tvm_spm.tuning.requests import Request
 from tvm_spm.workers import Workers
 
 Answer = Cost | str
@@ -17,7 +18,7 @@ class NoMeasurementError(MeasureError):
 
 
 def measure_in_order(
-    requests: Sequence[MeasureRequest],
+    requests: Sequence[Request],
     measurer: Measurer,
     workers: Workers,
     should_stop: Callable[[], bool] = lambda: False,
@@ -25,7 +26,7 @@ def measure_in_order(
     """Measure mappings, and give what is back as soon as it is.
 
     Args:
-        requests: What to measure.
+        requests: What to measure: all mappings of layers, or all of groups.
         measurer: Who measures. With an attribute ``batch_size`` it is asked for at most so many at once; with a true
             attribute ``waits`` it only waits for another process, so that threads do for workers.
         workers: Who runs the measurer, one measurement per job if they are others.
@@ -56,7 +57,7 @@ def measure_in_order(
                 return
 
 
-def _measure_batch(requests: Sequence[MeasureRequest], measurer: Measurer) -> Iterator[Sequence[Answer]]:
+def _measure_batch(requests: Sequence[Request], measurer: Measurer) -> Iterator[Sequence[Answer]]:
     """All at once; one by one if that fails, because the error does not say which of them it was."""
     try:
         answers = costs_of(requests, measurer)
@@ -71,7 +72,7 @@ def _measure_batch(requests: Sequence[MeasureRequest], measurer: Measurer) -> It
         yield [_measure_one(request, measurer)]
 
 
-def _measure_one(request: MeasureRequest, measurer: Measurer) -> Answer:
+def _measure_one(request: Request, measurer: Measurer) -> Answer:
     """In a worker: a failure is data, so that it comes back like everything else."""
     try:
         return costs_of([request], measurer)[0]

@@ -33,7 +33,7 @@ from tvm_spm.result import SearchResult
 from tvm_spm.tuning.baselines import Compared, compare_beside
 from tvm_spm.tuning.groups import Planned, plan_beside, plan_groups
 from tvm_spm.tuning.log_lines import RunStart
-from tvm_spm.tuning.measurer import identity_of
+from tvm_spm.tuning.measurer import identity_of, times_groups
 from tvm_spm.tuning.options import TunerOptions
 from tvm_spm.tuning.parts import Baselines, GroupResult, LeastValue, LeftOut, TaskResult, total_cost
 from tvm_spm.tuning.result import TuningResult
@@ -176,7 +176,9 @@ def _tune_owned(mod: Model, arch: Arch, options: NetworkOptions, run: Run, endin
     if compared is not None and len(compared.found) < compared.num_asked:
         left_out += (LeftOut(what="baselines", num_done=len(compared.found), num_asked=compared.num_asked),)
     result = TuningResult(
-        tasks=_task_results(extraction, arch, tuned.outcomes, network, compared, is_simulated=run.measurer is None),
+        tasks=_task_results(
+            extraction, tuned.machine(arch), tuned.outcomes, network, compared, is_simulated=run.measurer is None
+        ),
         groups=() if planned is None else _group_results(planned, arch, network),
         together=() if planned is None or sides is None else together_results(sides, planned.plan, arch, fused),
         arch=arch,
@@ -227,10 +229,10 @@ def _search(
     until_compared: ExitStack,
 ) -> _Searched:
     """Mappings, the plan of groups, and what they will be compared with."""
-    # A measurer cannot time groups, and nobody their waits for rows of DRAM; costs of different kinds do not compare.
-    can_time = run.measurer is None and arch.levels.DRAM.pages is None
+    # Nobody times waits of groups for rows of DRAM; costs of different kinds do not compare.
+    can_time = times_groups(run.measurer) and arch.levels.DRAM.pages is None
     is_fused = options.fusion and can_time and bool(extraction.graph.nodes)
-    needed = parts_of_tune(measures=run.measurer is None, fuses=is_fused)
+    needed = parts_of_tune(measures=run.measurer is None or is_fused, fuses=is_fused)
     planned: Planned | None = None
     comparing: Future[Compared] | None = None
     with ExitStack() as until_planned:
@@ -253,9 +255,14 @@ def _search(
             checks.begin()
         if is_fused:
             with clock.phase("fusion"):
-                planned = plan_groups(extraction, arch, options.objective, tuned.outcomes, checks, run)
-            with clock.phase("side by side"):
-                planned = plan_beside(planned, extraction, arch, tuned.outcomes, run)
+                planned = plan_groups(
+                    extraction, arch, options.objective, tuned.outcomes, checks, run, machine=tuned.machine(arch),
+                    most_measured=options.task.trials * len(tuned.outcomes),
+                )  # fmt: skip
+            # A measurer is asked for one layer or group at a time.
+            if run.measurer is None:
+                with clock.phase("side by side"):
+                    planned = plan_beside(planned, extraction, arch, tuned.outcomes, run)
     # Costs of another measurer are not those of the simulator.
     if options.baselines and run.measurer is None:
         # Beside the comparison of the network, which keeps one processor busy.

@@ -160,7 +160,7 @@ class GroupResult:
         mapping: How the group runs: tile by tile of the last output, or as attention with an online softmax.
         tile: What one core works on at a time: a tile of the output, or of the scores.
         overlap: What happens to the overlap of neighbouring tiles, or how the softmax is computed.
-        cost: By the simulator.
+        cost: By the simulator, or by the measurer of the run.
         alone_cost: Of the same layers, each tuned and run alone.
         spm_bytes: Most that one core holds at a time.
         recompute_share: Multiply-accumulates done more than once, as a share of those needed.

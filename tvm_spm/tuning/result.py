@@ -307,6 +307,7 @@ class TuningResult:
                 "gap": self.plan.gap,
                 "space": self.plan.space,
                 "limits": list(self.plan.limits),
+                "num_measured": self.plan.num_measured,
             }
         if self.side_plan is not None:
             found["side_by_side"] = side_by_side_data(self.side_plan, self.together, self.objective)

@@ -7,6 +7,7 @@ from functools import partial
 
 from tvm_spm.interrupt import StopRequest
 from tvm_spm.progress import ProgressBar
+from tvm_spm.tuning.group_memory import GroupMemory
 from tvm_spm.tuning.measurer import Measurer, identity_of
 from tvm_spm.tuning.run_log import RunLog
 from tvm_spm.tuning.store import Store
@@ -49,4 +50,11 @@ class Run:
             memory = TaskMemory(Origin(task=key_of(workload), measurer=identity_of(self.measurer), seed=self.seed))
         if self.store is not None:
             memory.lend(self.store.answers(workload), partial(self.store.keep, workload))
+        return memory
+
+    def group_memory(self) -> GroupMemory:
+        """What is known of groups."""
+        memory = GroupMemory(identity_of(self.measurer)) if self.log is None else self.log.group_memory()
+        if self.store is not None:
+            memory.lend(self.store.group_answers, self.store.keep_groups)
         return memory

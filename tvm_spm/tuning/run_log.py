@@ -18,6 +18,7 @@ from tvm_spm.space import legality
 from tvm_spm.space.mapping_batch import encode
 from tvm_spm.trial import Trial
 from tvm_spm.tuning.agreement import DisagreementError, check_agreement
+from tvm_spm.tuning.group_memory import GroupMemory
 from tvm_spm.tuning.log_lines import LogHeader, RunStart
 from tvm_spm.tuning.measurer import identity_of
 from tvm_spm.tuning.saved_run import LOG_NAME
@@ -101,6 +102,11 @@ class RunLog:
             num_logged=len(trials),
             append=self._log.append,
         )  # fmt: skip
+
+    def group_memory(self) -> GroupMemory:
+        """What is known of groups by this run's measurer; it keeps what is added."""
+        known = (trial for trial in self._log.content.groups if trial.measurer == self._run.measurer)
+        return GroupMemory(self._run.measurer, known=known, append=self._log.append)
 
     def _is_sound(self, workload: Workload, trial: Trial) -> bool:
         """Whether a logged trial may be used: a legal mapping, and no contradiction between simulator and model."""

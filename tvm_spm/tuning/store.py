@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 from tvm_spm.arch import Arch
 from tvm_spm.errors import SpmError, WorkdirError
 from tvm_spm.space import legality
-from tvm_spm.trial import Trial, trial_from_json, trial_to_json
+from tvm_spm.trial import GroupTrial, Trial, group_trial_from_json, group_trial_to_json, trial_from_json, trial_to_json
 from tvm_spm.tuning.task_memory import key_of
 from tvm_spm.workload import Workload
 
@@ -38,6 +38,12 @@ _TABLES = (
     "create table answers (arch text not null, measurer text not null, key text not null, mapping text not null, "
     "origin text not null, trial text not null, primary key (arch, measurer, key, mapping))",
 )
+
+_GROUPS = (
+    "create table if not exists group_answers (arch text not null, measurer text not null, key text not null, "
+    "mapping text not null, trial text not null, primary key (arch, measurer, key, mapping))"
+)
+"""Of layers that run as one; made where it is missing, since programs from before there were any do not look."""
 
 
 class StoreError(WorkdirError):
@@ -78,6 +84,7 @@ class Store:
                     f"{path}: version {version} of the store, this program reads {STORE_VERSION}; give another --store "
                     f"or --store {NO_STORE}"
                 )
+            tables.execute(_GROUPS)
 
     def answers(self, workload: Workload) -> list[Trial]:
         """What is known of one workload, by anybody."""
@@ -115,6 +122,30 @@ class Store:
                     for trial in trials if trial.cost is not None
                 ],
             )  # fmt: skip
+
+    def group_answers(self, key: str) -> list[GroupTrial]:
+        """What is known of one group, by anybody."""
+        rows = self._rows("select trial from group_answers where arch = ? and measurer = ? and key = ?", key)
+        found = []
+        for (text,) in rows:
+            try:
+                found.append(group_trial_from_json(json.loads(text)))
+            except (ValueError, TypeError, AttributeError) as error:
+                raise self._damaged(text) from error
+        return found
+
+    def keep_groups(self, trials: Sequence[GroupTrial]) -> None:
+        """Keep answers with a cost; of several to one mapping the first stays.
+
+        Raises:
+            StoreError: The file cannot be written.
+        """
+        rows = [
+            (self._machine, self._measurer, trial.group, trial.mapping, json.dumps(group_trial_to_json(trial)))
+            for trial in trials if trial.cost is not None
+        ]  # fmt: skip
+        with self._open() as tables:
+            tables.executemany("insert or ignore into group_answers values (?, ?, ?, ?, ?)", rows)
 
     def _trial(self, text: str) -> Trial:
         try:

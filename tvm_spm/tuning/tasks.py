@@ -49,6 +49,10 @@ class Tuned:
     left_out: tuple[LeftOut, ...]
     fitted: FittedArch | None = None
 
+    def machine(self, declared: Arch) -> Arch:
+        """The accelerator as it is known: with fitted numbers, if there are any."""
+        return declared if self.fitted is None else self.fitted.arch
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Task:

@@ -131,6 +131,10 @@ def print_result(result: TuningResult) -> None:
         for task in result.tasks
         if task.failures
     ]
+    if result.plan is not None:
+        lines += [
+            f"failed measurements: {' > '.join(names)}: {reason}" for names, reason in result.plan.failed_measurements
+        ]
     for (name, reason), times in Counter((call.name, call.reason) for call in result.host_calls).items():
         lines.append(f"left on the host: {name}{f' ({times} of them)' if times > 1 else ''}: {reason}")
     lines += [f"not modelled: {each}" for each in result.not_modelled]

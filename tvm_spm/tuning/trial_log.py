@@ -1,8 +1,10 @@
 """The append-only log of a work directory: JSON lines, each with a checksum.
 
-Format 2 holds lines of four kinds: the ``log`` line first (format and accelerator), a ``run`` line per different run
-(model, objective, seed, measurer and its tasks), ``trial`` lines, and a ``search`` line where the search of a task
-ended by itself. Lines of format 1, which had no checksums, are read wherever they stand; what is added is format 2.
+Format 2 holds lines of five kinds: the ``log`` line first (format and accelerator), a ``run`` line per different run
+(model, objective, seed, measurer and its tasks), ``trial`` lines, a ``search`` line where the search of a task
+ended by itself, and ``group`` lines, one for each measured mapping of layers that run as one, which programs from
+before there were any leave as they stand. Lines of format 1, which had no checksums, are read wherever they stand; what
+is added is format 2.
 """
 
 from __future__ import annotations
@@ -12,9 +14,10 @@ from pathlib import Path
 
 from tvm_spm import durable
 from tvm_spm.errors import SpmError, WorkdirError
-from tvm_spm.trial import Trial
+from tvm_spm.trial import GroupTrial, Trial
 from tvm_spm.tuning.log_lines import (
     LaterFormatError,
+    Line,
     LogHeader,
     RunStart,
     SearchEnd,
@@ -34,6 +37,7 @@ class LogContent:
         header: Of the file; None if it is missing or empty.
         runs: Different runs, in order.
         trials: All readable trials, in order.
+        groups: All readable trials of groups, in order.
         searches: Searches that ended, in order.
         damaged: Lines that cannot be read, by number, with the reason.
         num_bytes: Length without an incomplete last line.
@@ -44,6 +48,7 @@ class LogContent:
     header: LogHeader | None = None
     runs: tuple[RunStart, ...] = ()
     trials: tuple[Trial, ...] = ()
+    groups: tuple[GroupTrial, ...] = ()
     searches: tuple[SearchEnd, ...] = ()
     damaged: tuple[tuple[int, str], ...] = ()
     num_bytes: int = 0
@@ -78,7 +83,7 @@ class TrialLog:
         """A sentence about an incomplete last line, and one about damaged lines."""
         return log_warnings(self.path, self._content)
 
-    def append(self, *lines: Trial | RunStart | SearchEnd) -> None:
+    def append(self, *lines: Line) -> None:
         """Add lines; all of them with one write.
 
         Raises:
@@ -143,6 +148,7 @@ def read_log(path: Path, header: LogHeader | None = None) -> LogContent:
         _check_arch(path, found, header)
     runs: list[RunStart] = []
     trials: list[Trial] = []
+    groups: list[GroupTrial] = []
     searches: list[SearchEnd] = []
     damaged: list[tuple[int, str]] = []
     num_lost_bytes = 0
@@ -162,13 +168,15 @@ def read_log(path: Path, header: LogHeader | None = None) -> LogContent:
             continue
         if isinstance(read, Trial):
             trials.append(read)
+        elif isinstance(read, GroupTrial):
+            groups.append(read)
         elif isinstance(read, RunStart):
             runs.append(read)
         else:
             searches.append(read)
     return LogContent(
-        header=found, runs=tuple(runs), trials=tuple(trials), searches=tuple(searches), damaged=tuple(damaged),
-        num_bytes=len(data) - num_lost_bytes, num_lost_bytes=num_lost_bytes,
+        header=found, runs=tuple(runs), trials=tuple(trials), groups=tuple(groups), searches=tuple(searches),
+        damaged=tuple(damaged), num_bytes=len(data) - num_lost_bytes, num_lost_bytes=num_lost_bytes,
         ends_line=not lines[-1] or num_lost_bytes > 0,
     )  # fmt: skip
 

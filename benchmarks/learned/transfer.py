@@ -11,9 +11,10 @@ Source: ours. Layers of three networks (ResNet-18, MobileNet-V2, BERT) on three 
 - ``machines``: the ratios of measured to formula that all networks showed on the two other machines are, as lessons for
   the residual; numbers of those machines are not, since they belong to them
 
-Per row: calls of a layer until its best is within 2 and 1 % of the best known (of all runs, and of evolution on the
-machine itself with 6,000 calls), and until 90 % of what is to be gained over the default mapping is (of the logarithm):
-median and mean over layers and seeds, where never counts as 32; and calls made. Expected time: ten minutes a machine on
+Per row: calls a layer until 90 % of what a network gains over its default mappings is gained (of the sum of the
+logarithms of its layers): mean over networks and seeds; calls of a layer until its best is within 2 and 1 % of the best
+known (of all runs, and of evolution on the machine itself with 6,000 calls), and until 90 % of its own gain is there,
+which may be hardly anything: median and mean over layers and seeds; never counts as 32; and calls made. Expected time: ten minutes a machine on
 a quiet core; a run that is stopped goes on where it was.
 
     python benchmarks/learned/transfer.py [--machines M ...] [--ways W ...] [--seeds N] [--output DIR]
@@ -186,6 +187,17 @@ def calls_until(values: Sequence[float], goal: float) -> int:
     return next(reached, max(BUDGET, len(values)))
 
 
+def calls_of_network(lines: Sequence[Sequence[float]]) -> int:
+    """Calls a layer until 90 % of the gain is there; the budget if it never is.
+
+    Args:
+        lines: Per layer the logarithm of values over the best known, in the order of calls.
+    """
+    goal = 0.1 * sum(line[0] for line in lines)
+    reached = (calls for calls in range(1, BUDGET) if sum(min(line[:calls]) for line in lines) <= goal)
+    return next(reached, BUDGET)
+
+
 class Kept:
     """What was searched so far, in a folder, so that a benchmark that is stopped goes on where it was."""
 
@@ -253,7 +265,10 @@ def main() -> None:
     options = parser.parse_args()
     kept = Kept(options.output)
     rows: list[tuple[object, ...]] = []
-    print("machine | way | to 90 % of the gain: median, mean | to 2 % | to 1 % | reach 2 % | calls | s", flush=True)
+    print(
+        "machine | way | to 90 % of the gain of networks: mean | of layers: median, mean | to 2 % | to 1 % | reach 2 % |"
+        " calls | s", flush=True,
+    )  # fmt: skip
     for name in options.machines:
         lines: dict[str, list[tuple[list[float], str, int, int]]] = {}
         seconds: dict[str, float] = {}
@@ -270,11 +285,16 @@ def main() -> None:
         }  # fmt: skip
         for way, each in lines.items():
             goals = [(line, best[network, at]) for line, network, at, _ in each]
+            networks: dict[tuple[str, int], list[list[float]]] = {}
+            for line, network, at, seed in each:
+                goal = best[network, at]
+                networks.setdefault((network, seed), []).append([math.log(value / goal) for value in line])
+            whole = [calls_of_network(lines) for lines in networks.values()]
             # The first call is the default mapping.
             gained = [calls_until(line, line[0] * (goal / line[0]) ** 0.9) for line, goal in goals]
             near = {share: [calls_until(line, goal * (1 + share)) for line, goal in goals] for share in (0.02, 0.01)}
             print(
-                name, way,
+                name, way, f"{statistics.mean(whole):.1f}",
                 *(f"{statistics.median(one):g}, {statistics.mean(one):.1f}" for one in (gained, *near.values())),
                 f"{sum(min(line) <= 1.02 * goal for line, goal in goals)} of {len(goals)}",
                 f"{statistics.mean(len(line) for line, _ in goals):.1f}", f"{seconds[way]:.0f}",

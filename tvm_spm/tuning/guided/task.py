@@ -106,6 +106,12 @@ class GuidedTask:
         self.add_starts(found)
         return [found[int(np.argmin(guide.expect(self.case, encode(found)).mean))]]
 
+    def by_promise(self, guide: Guide, mappings: Sequence[Mapping]) -> list[Mapping]:
+        """Those of which most is expected first, each once."""
+        found = list(dict.fromkeys(mappings))
+        order = np.argsort(guide.expect(self.case, encode(found)).mean, kind="stable") if len(found) > 1 else range(1)
+        return [found[at] for at in order][: len(found)]
+
     def probes(self, number: int) -> list[Mapping]:
         """A few mappings that are bound by different things, for a fit."""
         rng = np.random.default_rng([self._run.seed, 0])

@@ -18,7 +18,7 @@ from tvm_spm.tuning.options import TunerOptions
 from tvm_spm.tuning.run import Run
 from tvm_spm.tuning.search_path import measure_together
 
-SEARCH_VERSION = 5
+SEARCH_VERSION = 6
 """Raised when the same settings come to try other mappings."""
 
 PROBES = 3
@@ -80,23 +80,28 @@ def search_together(
                 mappings[at].append(found.mapping)
         return mappings
 
-    def search(guide: Guide, places: Sequence[int]) -> None:
-        mappings = found_for(guide, places)
-        measure({at: tasks[at].best_start(guide, each) for at, each in mappings.items()})
+    def search(guides: Sequence[Guide], places: Sequence[int]) -> None:
+        """Measure a start by each guide, in the order of what the first one expects of them."""
+        chosen: dict[int, list[Choice]] = {}
+        for guide in guides:
+            for at, each in found_for(guide, places).items():
+                chosen.setdefault(at, []).extend(tasks[at].best_start(guide, each))
+        measure({at: tasks[at].by_promise(guides[0], each) for at, each in chosen.items()})
 
     guide = replace(guide, rehearses=any(is_estimated(task.case) for task in tasks))
     if calibrates and guide.before:
         guide = guide.calibrated([])
+        guide = guide.taught([], run.seed) if learns else guide
     measure({at: [task.default] for at, task in alive.items()})
     # what was fitted to other workloads alone may be worse for these than what the file says
-    for believed in [guide, replace(guide, fitted=None)] if guide.is_doubtful else [guide]:
-        search(believed, list(alive))
+    others = [replace(guide, is_declined=not guide.is_declined, residual=None)] if guide.is_doubtful else []
+    search([guide, *others], list(alive))
     if calibrates:
         if not guide.before and options.trials > PROBES + 2 and not run.should_stop():
             measure({at: task.probes(PROBES) for at, task in alive.items()})
         guide = guide.calibrated([task.answers() for task in alive.values()])
         if not run.should_stop():
-            search(guide, [at for at, task in alive.items() if guide.arch != task.case.arch])
+            search([guide], [at for at, task in alive.items() if guide.arch != task.case.arch])
         guide = guide.calibrated([task.answers() for task in alive.values()])
     num_fitted = sum(task.path.num_trials for task in alive.values())
     number, budget = 0, options.trials * len(tasks)

@@ -1,15 +1,17 @@
-"""What measured layers are worth for fused groups: ``python benchmarks/learned/groups.py [--seeds N]``.
+"""What a measurer that times groups is worth: ``python benchmarks/learned/groups.py [--seeds N]``.
 
-Source: ours. A measurer times layers, not groups; but what a machine's numbers are, layers tell. Groups of layers like
-those of ResNet-18, ResNet-50 and MobileNet-V2, on machines whose numbers are not what their file says: ``parameters``
-(one core) and ``quad-other`` (four cores that share a channel). The layers of a group alone are calibrated with by
-``tune``'s own search, few calls each; ``fitted.toml`` is read back as a user would; the group is searched on it. The
-true machine then runs the front of the search, best by expectation first: its cycles are those of the fused walk with
-true numbers.
+Source: ours. Groups of layers like those of ResNet-18, ResNet-50 and MobileNet-V2 as small networks, on machines whose
+numbers are not what their file says: ``parameters`` (one core), ``quad-other`` (four cores that share a channel). The
+layers are tuned by ``tune``'s own search, few calls each; then the network is planned, each layer alone as measured:
 
-Per row: how far the EDP of the first choice, and of the best of the front, is above the best known on the true machine
-(of all methods, and of the search on its own numbers), the share of its cycles by which the first choice was expected
-wrongly, and calls: of layers and of groups. ``declared`` believes the file. Median and largest over seeds.
+- ``declared``: groups are expected to cost what the file says
+- ``fitted``: what the fitted numbers say
+- ``measured``: as fitted, and the groups of the plan are measured, until none promises more, as ``tune`` does with a
+  measurer that times groups
+
+The machine's cycles of a group are those of the fused walk with its true numbers. Per row: how far the EDP of the plan
+on the true machine is above the best known (of all methods and seeds, and of the plan on the true numbers), median and
+largest over seeds; calls for layers, and for groups, in the median.
 """
 
 from __future__ import annotations
@@ -17,7 +19,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -26,12 +27,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from cost_model.fused.cost import group_cost
+from cost_model.simulator import SimulatorModel
 from learned.machines import OtherNumbers, machines
 from learned.methods import BlackBox
 from tests.fused_cases import Builder
-from tvm_spm.arch import Arch, load_arch
-from tvm_spm.fusion.search import group_search
-from tvm_spm.group import Group
+from tvm_spm.arch import Arch
+from tvm_spm.cost import Cost
+from tvm_spm.fusion.network import Alone, FusedGroup, Surroundings, plan_network
+from tvm_spm.group import Group, GroupMapping
 from tvm_spm.objective import Objective
 from tvm_spm.space.case import Case
 from tvm_spm.tuning.guided import Guide, GuidedTask, search_together
@@ -74,57 +77,84 @@ GROUPS = {
 
 
 class Row(NamedTuple):
-    """How one method does on a group: ratios to the best known EDP, a share of cycles, calls."""
+    """One plan: its EDP on the true machine, and calls."""
 
-    first: float
-    best: float
-    wrong: float
+    value: float
     layer_calls: int
     group_calls: int
 
 
-def fitted_by_layers(machine: OtherNumbers, group: Group, seed: int) -> tuple[Arch, int]:
-    """The accelerator as measurements of the layers show it, and how many those were."""
+class Tuned(NamedTuple):
+    """Layers as they were tuned: how each runs alone, the machine as measurements show it, and calls."""
+
+    alone: list[Alone]
+    arch: Arch
+    ratios: tuple[float, ...]
+    calls: int
+
+
+def tuned(machine: OtherNumbers, group: Group, seed: int) -> Tuned:
+    """The layers of a group, measured on the machine."""
     run, options = Run(seed=seed, measurer=BlackBox(machine)), TunerOptions(trials=BUDGET)
-    works = dict.fromkeys(group.graph.layers[at].workload for at in group.layers)
-    cases = [Case(workload=work, arch=machine.declared, objective=Objective.of(OBJECTIVE)) for work in works if work]
+    layers = [group.graph.layers[at] for at in group.layers]
+    works = list(dict.fromkeys(layer.workload for layer in layers if layer.workload is not None))
+    cases = [Case(workload=work, arch=machine.declared, objective=Objective.of(OBJECTIVE)) for work in works]
     tasks = [GuidedTask(case, options, run, proposer=EXACT, program_of=None) for case in cases]
     guide, _ = search_together(tasks, Guide(declared=machine.declared), options, run, calibrates=True)
-    calls = sum(task.path.num_trials for task in tasks)
-    if guide.fitted is None:
-        return machine.declared, calls
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "fitted.toml"
-        path.write_text(guide.fitted.toml())
-        return load_arch(str(path)), calls
+    arch = machine.declared if guide.fitted is None else guide.fitted.arch
+    best = {work: task.result() for work, task in zip(works, tasks, strict=True)}
+    simulator = SimulatorModel()
+    return Tuned(
+        alone=[
+            Alone(task=at, cost=best[layer.workload].cost, num_cores=best[layer.workload].mapping.cores.product())
+            for at, layer in enumerate(layers) if layer.workload is not None
+        ],
+        arch=arch,
+        ratios=tuple(
+            found.cost.cycles / simulator.cost(work, arch, found.mapping).cycles for work, found in best.items()
+        ),
+        calls=sum(task.path.num_trials for task in tasks),
+    )  # fmt: skip
 
 
-def on_true(machine: OtherNumbers, group: Group, believed: Arch) -> tuple[list[float], float]:
-    """EDP on the true machine of what is found on the believed one, in the order of belief; and the first's error."""
-    found = sorted(group_search(group, believed).options, key=lambda pair: pair[1].cost.objective(OBJECTIVE))
-    costs = [group_cost(group, machine.true, mapping).cost for mapping, _ in found]
-    return [cost.objective(OBJECTIVE) for cost in costs], found[0][1].cost.cycles / costs[0].cycles - 1
+def planned(machine: OtherNumbers, group: Group, layers: Tuned, believed: Arch, *, measures: bool) -> Row:
+    """A plan, on the true machine."""
+    calls = 0
+
+    def measure(ways: Sequence[FusedGroup]) -> list[Cost]:
+        nonlocal calls
+        calls += len(ways)
+        return [true_cost(machine, way) for way in ways]
+
+    found = plan_network(
+        group.graph, believed, OBJECTIVE, layers.alone, why_not=lambda ways: [None] * len(ways),
+        around=Surroundings(
+            measure=measure if measures else None, most_measured=BUDGET * len(layers.alone),
+            ratios=layers.ratios if measures else (),
+        ),
+    )  # fmt: skip
+    ways = {way.group.layers: true_cost(machine, way) for way in found.groups}
+    costs = [ways.get(unit) or found.alone[unit[0]].cost for unit in found.units]
+    known = [cost for cost in costs if cost is not None]
+    value = Objective.EDP.value_of(sum(cost.cycles for cost in known), sum(cost.energy_pj for cost in known))
+    return Row(value, layers.calls, calls)
+
+
+def true_cost(machine: OtherNumbers, way: FusedGroup) -> Cost:
+    """Of a group on the machine."""
+    assert isinstance(way.mapping, GroupMapping)
+    return group_cost(way.group, machine.true, way.mapping).cost
 
 
 def measured(machine: OtherNumbers, group: Group, num_seeds: int) -> dict[str, list[Row]]:
-    """Rows of each method; one of them needs no seed."""
-    true, _ = on_true(machine, group, machine.true)
-    found = {"declared": [(*on_true(machine, group, machine.declared), 0)], "fitted by layers": []}
+    """Rows of each method, and of the true numbers."""
+    found: dict[str, list[Row]] = {}
     for seed in range(num_seeds):
-        arch, calls = fitted_by_layers(machine, group, seed)
-        found["fitted by layers"].append((*on_true(machine, group, arch), calls))
-    known = min(true + [min(values) for rows in found.values() for values, *_ in rows])
-    return {
-        method: [
-            Row(values[0] / known, min(values) / known, wrong, calls, len(values)) for values, wrong, calls in rows
-        ]
-        for method, rows in found.items()
-    }
-
-
-def shown(values: Sequence[float]) -> str:
-    """Median and largest, in percent."""
-    return f"{100 * statistics.median(values):.1f}, {100 * max(values, key=abs):.1f}"
+        layers = tuned(machine, group, seed)
+        for method, arch in (("declared", machine.declared), ("fitted", layers.arch), ("true", machine.true)):
+            found.setdefault(method, []).append(planned(machine, group, layers, arch, measures=False))
+        found.setdefault("measured", []).append(planned(machine, group, layers, layers.arch, measures=True))
+    return found
 
 
 def main() -> None:
@@ -132,16 +162,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
     options = parser.parse_args()
-    print("machine | group | method | first choice % | best of front % | expected wrongly by % | layer, group calls")
+    print("machine | group | method | EDP above the best known, %: median, most | layer, group calls")
     for name in ("parameters", "quad-other"):
         machine = machines()[name]
         assert isinstance(machine, OtherNumbers)
         for what, make in GROUPS.items():
-            for method, rows in measured(machine, make(), options.seeds).items():
+            rows = measured(machine, make(), options.seeds)
+            best = min(row.value for each in rows.values() for row in each)
+            for method in ("declared", "fitted", "measured"):
+                above = [100 * (row.value / best - 1) for row in rows[method]]
+                calls = (statistics.median(row[at] for row in rows[method]) for at in (1, 2))
                 print(
-                    name, what, method, shown([row.first - 1 for row in rows]), shown([row.best - 1 for row in rows]),
-                    shown([row.wrong for row in rows]),
-                    f"{statistics.median(row.layer_calls for row in rows):g}, {rows[0].group_calls}",
+                    name, what, method, f"{statistics.median(above):.1f}, {max(above):.1f}",
+                    ", ".join(f"{each:g}" for each in calls),
                     sep=" | ", flush=True,
                 )  # fmt: skip
 

@@ -14,8 +14,8 @@ Source: ours. Layers of three networks (ResNet-18, MobileNet-V2, BERT) on three 
 Per row: calls a layer until 90 % of what a network gains over its default mappings is gained (of the sum of the
 logarithms of its layers): mean over networks and seeds; calls of a layer until its best is within 2 and 1 % of the best
 known (of all runs, and of evolution on the machine itself with 6,000 calls), and until 90 % of its own gain is there,
-which may be hardly anything: median and mean over layers and seeds; never counts as 32; and calls made. Expected time: ten minutes a machine on
-a quiet core; a run that is stopped goes on where it was.
+which may be hardly anything: median and mean over layers and seeds; never counts as 32; and calls made. Expected time:
+ten minutes a machine on a quiet core; a run that is stopped goes on where it was.
 
     python benchmarks/learned/transfer.py [--machines M ...] [--ways W ...] [--seeds N] [--output DIR]
 """
@@ -266,8 +266,8 @@ def main() -> None:
     kept = Kept(options.output)
     rows: list[tuple[object, ...]] = []
     print(
-        "machine | way | to 90 % of the gain of networks: mean | of layers: median, mean | to 2 % | to 1 % | reach 2 % |"
-        " calls | s", flush=True,
+        "machine | way | to 90 % of the gain of networks: mean | of layers: median, mean | to 2 % | to 1 % | "
+        "reach 2 % | calls | s", flush=True,
     )  # fmt: skip
     for name in options.machines:
         lines: dict[str, list[tuple[list[float], str, int, int]]] = {}

@@ -86,7 +86,8 @@ def search_together(
         for guide in guides:
             for at, each in found_for(guide, places).items():
                 chosen.setdefault(at, []).extend(tasks[at].best_start(guide, each))
-        measure({at: tasks[at].by_promise(guides[0], each) for at, each in chosen.items()})
+        ordered = {at: tasks[at].by_promise(guides[0], each) for at, each in chosen.items()}
+        measure({at: each[: options.trials - tasks[at].path.num_trials] for at, each in ordered.items()})
 
     guide = replace(guide, rehearses=any(is_estimated(task.case) for task in tasks))
     if calibrates and guide.before:

@@ -95,6 +95,10 @@ PROBLEM_FIELDS = record(Problem, {
 })  # fmt: skip
 
 
+_NUMBERS = [name for name in PROBLEM_FIELDS.fields or () if name in (*ArchArrays._fields, "pipeline_cycles")]
+"""Fields that are numbers of the machine."""
+
+
 @lru_cache(maxsize=32)
 def problem_of(workload: Workload, arch: Arch) -> NDArray[np.void]:
     """The record, as an array of one.
@@ -102,10 +106,21 @@ def problem_of(workload: Workload, arch: Arch) -> NDArray[np.void]:
     Raises:
         WorkloadError: More extras than a record has room for.
     """
+    problem = _problem_of_tensors(workload, arch.word_bits).copy()
+    machine = ArchArrays.of(arch)
+    values = {**machine._asdict(), "pipeline_cycles": machine.mac_stages - 1}
+    for name in _NUMBERS:
+        problem[name][0] = values[name]
+    return problem
+
+
+@lru_cache(maxsize=256)
+def _problem_of_tensors(workload: Workload, word_bits: int) -> NDArray[np.void]:
+    """The record without the numbers of a machine, which a fit of these changes all the time; not to be written to."""
     room = MAX_PROJECTIONS - 3
     if len(workload.epilogue.extras) > room:
         raise WorkloadError(f"epilogue: {len(workload.epilogue.extras)} extras: must be <= {room}")
-    tensors, machine = WorkloadArrays.of(workload), ArchArrays.of(arch)
+    tensors = WorkloadArrays.of(workload)
     axes = _axes(workload)
     problem = np.zeros(1, dtype=PROBLEM_FIELDS)
     limits = [_clip_limits(workload, name) for name in DIM_NAMES]
@@ -114,14 +129,13 @@ def problem_of(workload: Workload, arch: Arch) -> NDArray[np.void]:
         "clip_end": [end for _, end in limits],
         "num_projections": len(tensors.elem_bits),
         "relevant": [sum(1 << d for d in range(NUM_DIMS) if row[d]) for row in tensors.is_relevant],
-        "words": tensors.elem_bits / machine.word_bits,
-        "out_words": tensors.out_bits / machine.word_bits,
+        "words": tensors.elem_bits / word_bits,
+        "out_words": tensors.out_bits / word_bits,
         "out_elems": workload.O.tensor_elems(),
         "axis_kind": [_axis_kind(workload, axis) for axis in axes],
-        "pipeline_cycles": machine.mac_stages - 1,
     }
-    values = {**tensors._asdict(), **machine._asdict(), **derived}
-    for name in PROBLEM_FIELDS.fields or ():
+    values = {**tensors._asdict(), **derived}
+    for name in (PROBLEM_FIELDS.fields or {}).keys() - set(_NUMBERS):
         field, value = problem[name], values[name]
         if field.ndim == 1:
             field[0] = value

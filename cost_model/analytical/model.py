@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -166,25 +167,42 @@ def _in_threads(
     return result
 
 
-def _scratch(workload: Workload, arch: Arch) -> Scratch:
-    """Room for any mapping of a workload."""
+class _Room(NamedTuple):
+    """How much scratch the mappings of a workload need at most: numbers of runs, kinds and tiles along one dim, of
+    combined tiles of an axis, and of all kinds and all states."""
+
+    runs: int
+    tiles: int
+    codes: int
+    states: int
+
+
+@lru_cache(maxsize=256)
+def _room(workload: Workload, num_cores: int) -> _Room:
     cut = [num_cut_indices(workload, name) for name in DIM_NAMES]
     # the rest in one run, and its first and last index and the edge tile apart
     num_runs = [min(extent, indices + 4) for extent, indices in zip(workload.dims, cut, strict=True)]
     num_kinds = [min(extent, indices + 2) for extent, indices in zip(workload.dims, cut, strict=True)]
-    num_tiles = [indices + 2 * min(arch.cores.count, e) + 2 for indices, e in zip(cut, workload.dims, strict=True)]
+    num_tiles = [indices + 2 * min(num_cores, e) + 2 for indices, e in zip(cut, workload.dims, strict=True)]
     combined = max(
         math.prod(num_tiles[DIM_NAMES.index(name)] for name, _ in axis.terms)
         for projection in (workload.I, workload.W, workload.O, *workload.epilogue.extras)
         for axis in projection.axes
     )
-    codes = math.prod(num_kinds)
+    return _Room(
+        runs=max(num_runs), tiles=max(8, combined, *num_tiles), codes=math.prod(num_kinds), states=math.prod(num_runs)
+    )
+
+
+def _scratch(workload: Workload, arch: Arch) -> Scratch:
+    """Room for any mapping of a workload."""
+    room = _room(workload, arch.cores.count)
     return Scratch(
-        runs=np.zeros((4, NUM_DIMS, max(num_runs)), dtype=np.int64),
-        spans=np.zeros((2, codes), dtype=np.int64),
-        boxes=np.zeros((3, codes), dtype=np.int64),
-        transfers=np.zeros((6, codes), dtype=np.int64),
-        states=np.zeros((math.prod(num_runs), 7), dtype=np.int64),
+        runs=np.zeros((4, NUM_DIMS, room.runs), dtype=np.int64),
+        spans=np.zeros((2, room.codes), dtype=np.int64),
+        boxes=np.zeros((3, room.codes), dtype=np.int64),
+        transfers=np.zeros((6, room.codes), dtype=np.int64),
+        states=np.zeros((room.states, 7), dtype=np.int64),
         places=np.zeros((6, NUM_DIMS), dtype=np.int64),
         counts=np.zeros(NUM_COUNTS, dtype=np.int64),
         parts_pj=np.zeros(NUM_PARTS),
@@ -195,7 +213,7 @@ def _scratch(workload: Workload, arch: Arch) -> Scratch:
         ending=np.zeros((MAX_KINDS, 2), dtype=np.int64),
         starting=np.zeros((MAX_KINDS, 2), dtype=np.int64),
         moved_elems=np.zeros(4, dtype=np.int64),
-        tiles=np.zeros((3, 3, max(8, combined, *num_tiles)), dtype=np.int64),
+        tiles=np.zeros((3, 3, room.tiles), dtype=np.int64),
     )
 
 

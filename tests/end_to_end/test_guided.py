@@ -97,6 +97,14 @@ def test_a_board_is_calibrated_and_tuned_for(model, tmp_path, capsys):
     assert again.fitted == result.fitted
 
 
+def test_four_calls_a_layer_are_enough_for_wrong_numbers(model):
+    board = Board()
+    result = tvm_spm.tune(model, DECLARED, trials=64, measurer=board)
+    first = board.asked[: 4 * len(result.tasks)]
+    # default mappings and optima of the file first, then those of fits to what these took, random ones only behind
+    assert all(task.mapping.line() in first for task in result.tasks)
+
+
 def test_a_stopped_run_continues_where_it_was(model, tmp_path):
     whole = Board()
     wanted = tvm_spm.tune(model, DECLARED, trials=TRIALS, measurer=whole)

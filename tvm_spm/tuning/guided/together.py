@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 
+from tvm_spm.arch import Arch
 from tvm_spm.exact import is_estimated
 from tvm_spm.mapping import Mapping as Choice
 from tvm_spm.objective import Objective
@@ -23,6 +24,9 @@ SEARCH_VERSION = 6
 
 PROBES = 3
 """Random mappings of each task that are measured before the first fit."""
+
+EARLY = 2
+"""Fits before that, to default mappings and starts alone; what is best by them is measured."""
 
 STEP = 4
 """Mappings of a task that are measured before anything is learned anew."""
@@ -68,9 +72,14 @@ def search_together(
             failed[places[at]] = error
             del alive[places[at]]
 
+    searched: set[tuple[Arch, int]] = set()
+
     def found_for(guide: Guide, places: Sequence[int]) -> dict[int, list[Choice]]:
-        """What exact searches find on the machine as it is known."""
-        left = [at for at in places if tasks[at].path.num_trials < options.trials]
+        """What exact searches find on the machine as it is known, for tasks that were not searched on it before."""
+        left = [
+            at for at in places if tasks[at].path.num_trials < options.trials and (guide.arch, at) not in searched
+        ]  # fmt: skip
+        searched.update((guide.arch, at) for at in left)
         starts = [(at, start) for at in left for start in tasks[at].starts(guide)]
         known = Starts([start for _, start in starts], run.workers, run.should_stop)
         mappings: dict[int, list[Choice]] = {at: [] for at, _ in starts}
@@ -89,6 +98,15 @@ def search_together(
         ordered = {at: tasks[at].by_promise(guides[0], each) for at, each in chosen.items()}
         measure({at: each[: options.trials - tasks[at].path.num_trials] for at, each in ordered.items()})
 
+    def search_early(guide: Guide) -> None:
+        """Measure what is best by fits to so little that they may be wrong, while they explain it."""
+        for _ in range(EARLY):
+            fitted = guide.calibrated([task.answers() for task in alive.values()])
+            if fitted.arch == guide.arch or fitted.is_doubtful or run.should_stop():
+                break
+            guide = fitted
+            search([guide], list(alive))
+
     guide = replace(guide, rehearses=any(is_estimated(task.case) for task in tasks))
     if calibrates and guide.before:
         guide = guide.calibrated([])
@@ -99,11 +117,15 @@ def search_together(
     search([guide, *others], list(alive))
     if calibrates:
         if not guide.before and options.trials > PROBES + 2 and not run.should_stop():
+            if options.trials > PROBES + 2 + EARLY:
+                search_early(guide)
             measure({at: task.probes(PROBES) for at, task in alive.items()})
         guide = guide.calibrated([task.answers() for task in alive.values()])
+        num_fitted = sum(task.path.num_trials for task in alive.values())
         if not run.should_stop():
             search([guide], [at for at, task in alive.items() if guide.arch != task.case.arch])
-        guide = guide.calibrated([task.answers() for task in alive.values()])
+        if sum(task.path.num_trials for task in alive.values()) > num_fitted:
+            guide = guide.calibrated([task.answers() for task in alive.values()])
     num_fitted = sum(task.path.num_trials for task in alive.values())
     number, budget = 0, options.trials * len(tasks)
     while alive and not run.should_stop():

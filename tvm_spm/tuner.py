@@ -267,7 +267,8 @@ def tune(
             example ``tvm_spm.workers.ProcessWorkers(4)``, whose processes may be killed, a pool of
             ``concurrent.futures``, or ``get_executor()`` of a Dask client. Results do not depend on it.
         measurer: Says how long a mapping takes, for example RTL simulation or a board; the simulator if None. What
-            fails costs one trial. With a method ``measure_groups`` it also times layers that run as one.
+            fails costs one trial. With a method ``measure_groups`` it also times layers that run as one; vector work is
+            timed by the numbers that are fitted to its answers.
         store: Where answers of a ``measurer`` are kept for all networks: the path of a file, or ``none``. By default
             what ``TVM_SPM_STORE`` says, or a file in the user's cache. Answers to equal layers are not asked again, and
             what all of them teach about the accelerator is known from the start.

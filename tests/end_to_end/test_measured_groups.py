@@ -9,16 +9,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from tvm.relax import op
 from tvm.script import from_source
 from typer.testing import CliRunner
 
 import tvm_spm
 from cost_model.attention.model import attention_cost
 from cost_model.fused.cost import group_cost
+from cost_model.simulator import SimulatorModel
 from tests.end_to_end.test_cli import two_layers
 from tests.end_to_end.test_fusion import with_spm
 from tests.end_to_end.test_guided import BUILT, DECLARED, TRIALS, Board
-from tests.fusion_networks import CHAIN, attention, built
+from tests.fusion_networks import CHAIN, attention, built, conv
 from tvm_spm.attention import AttentionMapping
 from tvm_spm.cli import app
 from tvm_spm.errors import SpmError
@@ -240,3 +242,14 @@ def test_energy_of_a_board_counts_for_groups(model):
     result = tuned(model, Metered())
     (group,) = result.groups
     assert group.cost.energy_pj == pytest.approx(5.0)
+
+
+def test_vector_work_is_timed_by_fitted_numbers():
+    def pooled(emit, x, weight):
+        return emit(op.nn.max_pool2d(conv(emit, x, weight), pool_size=[3, 3], strides=[2, 2]))
+
+    result = tuned(built([(1, 8, 33, 33), (16, 8, 3, 3)], pooled), GroupBoard(), fusion=False)
+    (pool,) = [task for task in result.tasks if task.mapping is None]
+    assert result.fitted.arch.dma.startup_cycles == pytest.approx(198, rel=0.02)
+    assert pool.cost.cycles == SimulatorModel().vector_cost(pool.task.work, result.fitted.arch).cycles
+    assert pool.cost.cycles > SimulatorModel().vector_cost(pool.task.work, DECLARED).cycles

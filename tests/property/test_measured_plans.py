@@ -9,12 +9,14 @@ from dataclasses import replace
 import pytest
 
 from cost_model.fused import group_key
+from tests.fused_cases import conv_chain
 from tests.property.test_convex_plans import Part
 from tests.property.test_network_plan import Costs, best_of_all, draw, value
+from tests.unit.test_network_fusion import ARCH, cost
 from tvm_spm.cost import Cost
 from tvm_spm.fusion.hopes import GroupHope
 from tvm_spm.fusion.measured import MOST_MEASURED
-from tvm_spm.fusion.network import FusedGroup, NetworkPlan, Surroundings, plan_network
+from tvm_spm.fusion.network import Alone, FusedGroup, NetworkPlan, Surroundings, plan_network
 from tvm_spm.fusion.network_plan import ENOUGH
 from tvm_spm.group import Group
 
@@ -130,3 +132,16 @@ def test_without_time_nothing_is_measured():
     found = plan(whole, arch, objective, alone, stops_when_asked)
     assert (found.groups, found.limits, len(calls)) == ((), ("stopped",), 1)
     assert machine.num_asked == 0
+
+
+def test_equal_groups_are_measured_once():
+    whole = conv_chain(16, 16, 16, 16, 16, size=24)
+    alone = [Alone(task=0, cost=cost(10**6, 1e9), num_cores=1) for _ in whole.layers]
+    machine = Machine(3, 1.0, 1.0)
+    # two by two, as more do not fit
+    spm = replace(ARCH.levels.SPM, capacity_bytes=24 << 10)
+    small = replace(ARCH, levels=replace(ARCH.levels, SPM=spm))
+    found = plan(whole, small, "edp", alone, machine.measure)
+    ways = {(group_key(way.group), str(way.mapping)) for way in found.groups}
+    assert len(found.groups) > len(ways)
+    assert machine.num_asked == found.num_measured

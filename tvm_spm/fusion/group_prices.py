@@ -207,13 +207,13 @@ class GroupPrices:
         """How often a group runs."""
         return self._alone[self.layers(planned)[0]].times
 
-    def is_open(self, planned: PlannedGroup) -> bool:
-        """Whether a group of several layers runs in a way that nobody measured."""
-        way = _way_of(planned.option)
-        return way is not None and not self.measured.knows(self._place(self.layers(planned)), way)
+    def open_way(self, planned: PlannedGroup) -> Hashable | None:
+        """How a group of several layers runs, if nobody measured that; equal for equal groups that run the same way."""
+        way, place = _way_of(planned.option), self._place(self.layers(planned))
+        return None if way is None or self.measured.knows(place, way) else (place, way)
 
     def answer(self, planned: PlannedGroup, cost: Cost | None) -> None:
-        """What a measurement says of a group that is open; None if it failed."""
+        """What a measurement says of a group with an open way; None if it failed."""
         way, layers = _way_of(planned.option), self.layers(planned)
         if way is not None:
             expected = way.cycles if isinstance(way, Point) else self._known[layers].cost.cycles

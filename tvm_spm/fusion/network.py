@@ -171,7 +171,8 @@ def _measure(
     run: Surroundings,
 ) -> bool:  # fmt: skip
     """Have the groups of a plan measured that were not; whether there may be another plan now."""
-    new = [(each, way) for each, way in planned if prices.is_open(each)]
+    ways = {prices.open_way(each): (each, way) for each, way in reversed(planned)}
+    new = [found for key, found in reversed(ways.items()) if key is not None]
     if not new or run.measure is None:
         return False
     prices.measured.is_all = True

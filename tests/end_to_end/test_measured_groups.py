@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -25,9 +27,11 @@ from tvm_spm.attention import AttentionMapping
 from tvm_spm.cli import app
 from tvm_spm.errors import SpmError
 from tvm_spm.group import GroupMapping
+from tvm_spm.trial import GroupTrial
 from tvm_spm.tuning.log_lines import line_of, read_line
 from tvm_spm.tuning.measurer import GroupRequest, MeasureError, Measurement, SimulatorMeasurer
 from tvm_spm.tuning.saved_run import load_plan
+from tvm_spm.tuning.store import Store
 from tvm_spm.tuning.text import print_result
 from tvm_spm.workers import ProcessWorkers
 
@@ -253,3 +257,22 @@ def test_vector_work_is_timed_by_fitted_numbers():
     assert result.fitted.arch.dma.startup_cycles == pytest.approx(198, rel=0.02)
     assert pool.cost.cycles == SimulatorModel().vector_cost(pool.task.work, result.fitted.arch).cycles
     assert pool.cost.cycles > SimulatorModel().vector_cost(pool.task.work, DECLARED).cycles
+
+
+@pytest.mark.parametrize("text", ["{oops", "[]", "{}", '{"group": 3}'])
+def test_damaged_groups_of_a_store_are_named(tmp_path, text):
+    layer = tvm_spm.Workload.matmul(m=4, k=3, n=2)
+    cost = tvm_spm.evaluate(layer, DECLARED, tvm_spm.search(layer, DECLARED).mapping)
+    trial = GroupTrial(group="group 1", names=("a", "b"), mapping="cores: 1", measurer="board", cost=cost)
+    Store(tmp_path / "store", DECLARED, "board", "first").keep_groups([trial])
+    store = Store(tmp_path / "store", DECLARED, "board", "second")
+    assert store.group_answers("group 1") == [trial]
+    assert store.group_answers("group 2") == []
+    with closing(sqlite3.connect(store.path)) as tables, tables:
+        tables.execute("update group_answers set trial = ?", (text,))
+    with pytest.raises(SpmError, match="store: damaged: .*; give another --store, or none"):
+        store.group_answers("group 1")
+    # programs from before there were groups made stores without their table
+    with closing(sqlite3.connect(store.path)) as tables, tables:
+        tables.execute("drop table group_answers")
+    assert Store(tmp_path / "store", DECLARED, "board", "third").group_answers("group 1") == []

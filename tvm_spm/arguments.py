@@ -106,6 +106,8 @@ def check_measurer(value: object) -> None:
         return
     if not _has_method(value, "measure"):
         raise SpmError(f"measurer = {_shown(value)}: has no method 'measure'; see tvm_spm.tuning.measurer.Measurer")
+    if not callable(getattr(value, "measure_groups", lambda: None)):
+        raise SpmError(f"measurer.measure_groups = {_shown(getattr(value, 'measure_groups', None))}: must be a method")
     name = getattr(value, "name", None)
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise SpmError(f"measurer.name = {_shown(name)}: must be one or more of letters, digits, '-' and '_'")

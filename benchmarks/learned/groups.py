@@ -33,6 +33,7 @@ from learned.methods import BlackBox
 from tests.fused_cases import Builder
 from tvm_spm.arch import Arch
 from tvm_spm.cost import Cost
+from tvm_spm.fusion.measured import Ratio
 from tvm_spm.fusion.network import Alone, FusedGroup, Surroundings, plan_network
 from tvm_spm.group import Group, GroupMapping
 from tvm_spm.objective import Objective
@@ -89,7 +90,7 @@ class Tuned(NamedTuple):
 
     alone: list[Alone]
     arch: Arch
-    ratios: tuple[float, ...]
+    ratios: tuple[Ratio, ...]
     calls: int
 
 
@@ -111,7 +112,8 @@ def tuned(machine: OtherNumbers, group: Group, seed: int) -> Tuned:
         ],
         arch=arch,
         ratios=tuple(
-            found.cost.cycles / simulator.cost(work, arch, found.mapping).cycles for work, found in best.items()
+            Ratio.of(found.cost, expected.cycles, expected.energy_pj)
+            for work, found in best.items() for expected in (simulator.cost(work, arch, found.mapping),)
         ),
         calls=sum(task.path.num_trials for task in tasks),
     )  # fmt: skip

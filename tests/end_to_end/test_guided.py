@@ -15,9 +15,13 @@ import tvm_spm
 from cost_model.simulator import simulate_batch
 from tests.end_to_end.test_cli import two_layers
 from tvm_spm.arch import Arch, load_arch
+from tvm_spm.objective import Objective
+from tvm_spm.space.case import Case
 from tvm_spm.tuning.exact_starts import ExactStart
-from tvm_spm.tuning.guided import GuidedTask
+from tvm_spm.tuning.guided import Guide, GuidedTask
 from tvm_spm.tuning.measurer import MeasureError, Measurement, MeasureRequest
+from tvm_spm.tuning.options import EXACT, TunerOptions
+from tvm_spm.tuning.run import Run
 from tvm_spm.tuning.text import print_result
 
 DECLARED = load_arch("edge-256")
@@ -49,12 +53,15 @@ class Board:
         return [Measurement(cycles=cost.cycles, energy_pj=self.energy_pj)]
 
 
+@dataclass
 class Uneven(Board):
     """Takes up to a third longer, as no number of the file explains, so that every fit finds other ones."""
 
+    most: float = 1 / 3
+
     def measure(self, requests: Sequence[MeasureRequest]) -> list[Measurement]:
         (answer,) = super().measure(requests)
-        share = zlib.crc32(self.asked[-1].encode()) % 100 / 300
+        share = zlib.crc32(self.asked[-1].encode()) % 100 / 100 * self.most
         return [replace(answer, cycles=round(answer.cycles * (1 + share)))]
 
 
@@ -103,6 +110,44 @@ def test_four_calls_a_layer_are_enough_for_wrong_numbers(model):
     first = board.asked[: 4 * len(result.tasks)]
     # default mappings and optima of the file first, then those of fits to what these took, random ones only behind
     assert all(task.mapping.line() in first for task in result.tasks)
+
+
+@pytest.mark.parametrize(("board", "num_early"), [(Board(), 1), (Uneven(most=1.0), 0)])
+def test_only_fits_that_explain_what_was_measured_are_searched_early(model, monkeypatch, board, num_early):
+    events, search, probes = [], ExactStart.search, GuidedTask.probes
+
+    def noted(self, *args):
+        events.append((self.case.arch, self.case.workload))
+        return search(self, *args)
+
+    def probed(self, number):
+        events.append("probes")
+        return probes(self, number)
+
+    monkeypatch.setattr(ExactStart, "search", noted)
+    monkeypatch.setattr(GuidedTask, "probes", probed)
+    tvm_spm.tune(model, DECLARED, trials=40, measurer=board)
+    early = events[: events.index("probes")]
+    assert len({arch for arch, _ in early} - {DECLARED}) == num_early
+    searches = [each for each in events if each != "probes"]
+    # no task is searched twice on one machine
+    assert len(set(searches)) == len(searches)
+
+
+def test_starts_are_ordered_by_what_is_expected_of_them():
+    case = Case(workload=tvm_spm.Workload.matmul(m=64, k=64, n=64), arch=DECLARED, objective=Objective.EDP)
+    task = GuidedTask(case, TunerOptions(), Run(), proposer=EXACT, program_of=None)
+    mappings = [task.default, *task.probes(6), tvm_spm.search(case.workload, DECLARED).mapping]
+    ordered = task.by_promise(Guide(declared=DECLARED), [*mappings, task.default])
+    values = [tvm_spm.evaluate(case.workload, DECLARED, each, model="analytical").edp_pj_cycles for each in ordered]
+    assert values == sorted(values)
+    assert sorted(map(str, ordered)) == sorted(map(str, mappings))
+    assert task.by_promise(Guide(declared=DECLARED), []) == []
+
+
+def test_a_search_that_finds_nothing_leaves_the_default(model, monkeypatch):
+    monkeypatch.setattr(ExactStart, "search", lambda self, *args: None)
+    assert tvm_spm.tune(model, DECLARED, trials=4, measurer=Board()).verified
 
 
 def test_a_stopped_run_continues_where_it_was(model, tmp_path):

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 import tvm_spm
 from cost_model.attention.model import attention_cost
 from cost_model.fused.cost import group_cost
-from cost_model.simulator import SimulatorModel
+from cost_model.simulator import SimulatorModel, simulate_batch
 from tests.end_to_end.test_cli import two_layers
 from tests.end_to_end.test_fusion import with_spm
 from tests.end_to_end.test_guided import BUILT, DECLARED, TRIALS, Board
@@ -28,8 +28,10 @@ from tvm_spm.cli import app
 from tvm_spm.errors import SpmError
 from tvm_spm.group import GroupMapping
 from tvm_spm.trial import GroupTrial
+from tvm_spm.tuning.group_trials import GroupTrials
 from tvm_spm.tuning.log_lines import line_of, read_line
-from tvm_spm.tuning.measurer import GroupRequest, MeasureError, Measurement, SimulatorMeasurer
+from tvm_spm.tuning.measurer import GroupRequest, MeasureError, Measurement, MeasureRequest, SimulatorMeasurer
+from tvm_spm.tuning.run import Run
 from tvm_spm.tuning.saved_run import load_plan
 from tvm_spm.tuning.store import Store
 from tvm_spm.tuning.text import print_result
@@ -140,8 +142,76 @@ def test_answers_that_are_none_are_failures(model, answer):
 
     result = tuned(model, Odd())
     assert (result.groups, result.verified) == ((), True)
-    assert result.plan is not None
-    assert result.plan.failed_measurements
+    said = result.as_dict()["plan"]
+    assert said["num_measured"] == 0
+    assert all(each["layers"] == ["fused_conv2d_relu", "conv2d1"] for each in said["failed_measurements"])
+    if answer is None:
+        assert "board: measure_groups returned None" in said["failed_measurements"][0]["reason"]
+
+
+def test_a_cost_that_is_not_what_was_measured_is_refused(model):
+    class Copies(Board):
+        def measure_groups(self, requests: Sequence[GroupRequest]) -> list[Measurement]:
+            return [Measurement(cycles=5, cost=request.expected) for request in requests]
+
+    result = tuned(model, Copies())
+    assert result.groups == ()
+    assert "must be a Cost of 5 cycles" in result.plan.failed_measurements[0][1]
+    with pytest.raises(MeasureError, match="measured cost = 7: must be a Cost of 5 cycles"):
+        Measurement(cycles=5, cost=7)  # type: ignore[arg-type]
+
+
+def test_what_is_no_method_times_no_groups(model):
+    class Misspelt(Board):
+        measure_groups = 5
+
+    with pytest.raises(SpmError, match=r"measurer.measure_groups = 5: must be a method"):
+        tuned(model, Misspelt())
+
+
+def test_two_boards_share_a_directory_and_no_answers(model, tmp_path):
+    fast, slow = GroupBoard(), GroupBoard(name="slow", slower=20.0)
+    assert tuned(model, fast, workdir=tmp_path).groups
+    assert tuned(model, slow, workdir=tmp_path).groups == ()
+    assert slow.groups
+    assert tuned(model, GroupBoard(slower=20.0), workdir=tmp_path).groups  # as the first board said
+
+
+def test_equal_requests_are_measured_once(model):
+    board = GroupBoard()
+    tuned(model, board)
+    trials = GroupTrials(Run(measurer=board), board)
+    requests, number = [board.groups[0]] * 3, len(board.groups)
+    found = trials.measure(requests)
+    assert len(board.groups) == number + 1
+    assert len(set(map(repr, found))) == 1
+    assert trials.measure(requests) == found
+    assert len(board.groups) == number + 1
+
+
+@pytest.mark.parametrize("metered", [0.01, 100.0])
+def test_a_board_meters_in_its_own_way(metered):
+    class Metered(GroupBoard):
+        def measure(self, requests: Sequence[MeasureRequest]) -> list[Measurement]:
+            (found,) = super().measure(requests)
+            (cost,) = simulate_batch(requests[0].workload, self.built, [requests[0].mapping])
+            return [replace(found, energy_pj=metered * cost.energy_pj)]
+
+        def measure_groups(self, requests: Sequence[GroupRequest]) -> list[Measurement]:
+            costs = [group_cost(each.group, self.built, each.mapping).cost for each in requests]
+            found = super().measure_groups(requests)
+            return [replace(one, energy_pj=metered * cost.energy_pj) for one, cost in zip(found, costs, strict=True)]
+
+    board, plain = Metered(), GroupBoard()
+    result, wanted = tuned(CHAIN, board), tuned(CHAIN, plain)
+    assert [group.names for group in result.groups] == [group.names for group in wanted.groups] != []
+    assert result.cost.energy_pj == pytest.approx(metered * wanted.cost.energy_pj, rel=0.02)
+
+
+def test_time_that_is_up_is_named(capsys):
+    result = tuned(CHAIN, GroupBoard(), time_limit_s=0.05)
+    assert result.plan.limits[-1] == "stopped"
+    assert "no gain above" not in result.plan.optimality
 
 
 def test_a_board_without_groups_runs_layer_by_layer(model):
@@ -192,6 +262,11 @@ def test_another_network_knows_the_groups_of_this_one(model, tmp_path):
     asked = {str(request.mapping) for request in second.groups}
     assert not asked & {str(request.mapping) for request in first.groups}
     assert result.groups
+    # what was lent is in the log: the work directory is whole without the store
+    tuned(model, GroupBoard(), store=store, workdir=tmp_path / "work")
+    alone = GroupBoard()
+    assert tuned(model, alone, workdir=tmp_path / "work").groups == result.groups
+    assert alone.groups == []
 
 
 COMMAND = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from tvm_spm.cost import Cost
 from tvm_spm.errors import MappingError
 from tvm_spm.fusion.convex_groups import MAX_GROUP, MOST_ENDING, ConvexGroups, convex_groups
 from tvm_spm.fusion.hopes import PARTS, GroupHope
-from tvm_spm.fusion.measured import MeasuredGroups, Way
+from tvm_spm.fusion.measured import MeasuredGroups, Ratio, Way
 from tvm_spm.fusion.network_plan import NOT_SCHEDULED, Alone, FusedGroup, RefusedGroup, layer_names
 from tvm_spm.fusion.plan import FusionPlan, GroupOption, PlannedGroup
 from tvm_spm.fusion.planner import OptionsOf, plan_groups
@@ -46,7 +47,7 @@ class GroupPrices:
         alone: Sequence[Alone],
         known: Sequence[FusedGroup],
         *,
-        ratios: Sequence[float] = (),
+        ratios: Sequence[Ratio] = (),
         should_stop: Callable[[], bool],
         report: Callable[[], None],
     ) -> None:
@@ -169,7 +170,7 @@ class GroupPrices:
         hope = self._hope(layers)
         if hope is not None:
             priced = [
-                (measured.expected(point.cycles), point.energy_pj, point)
+                (*measured.expected(point.cycles, point.energy_pj), point)
                 for point in hope.points if not (is_closed or measured.knows(place, point))
             ]  # fmt: skip
             priced += [
@@ -187,7 +188,8 @@ class GroupPrices:
             cost = costs.get(known.mapping)
             return found if cost is None else [*found, replace(known, cost=cost).option]
         option = known.option
-        return found if is_closed else [*found, replace(option, cycles=measured.expected(option.cycles))]
+        cycles, energy_pj = measured.expected(option.cycles, option.energy_pj)
+        return found if is_closed else [*found, replace(option, cycles=cycles, energy_pj=energy_pj)]
 
     def hopes(self, first: int, stop: int) -> list[GroupOption]:
         """As ``options`` but in ``PARTS`` of a cycle, and corners of what is possible; their ``choice`` is a hope."""
@@ -198,8 +200,8 @@ class GroupPrices:
             found.append(GroupOption(cycles=0, energy_pj=0.0, choice=None))
         if hope is not None:
             found += [
-                GroupOption(cycles=self.measured.expected(cycles) * times, energy_pj=pj * times, choice=hope)
-                for cycles, pj in hope.corners
+                GroupOption(cycles=cycles * times, energy_pj=energy_pj * times, choice=hope)
+                for cycles, energy_pj in itertools.starmap(self.measured.expected, hope.corners)
             ]
         return found
 
@@ -216,8 +218,8 @@ class GroupPrices:
         """What a measurement says of a group with an open way; None if it failed."""
         way, layers = _way_of(planned.option), self.layers(planned)
         if way is not None:
-            expected = way.cycles if isinstance(way, Point) else self._known[layers].cost.cycles
-            self.measured.add(self._place(layers), way, cost, expected)
+            found = way if isinstance(way, Point) else self._known[layers].cost
+            self.measured.add(self._place(layers), way, cost, (found.cycles, found.energy_pj))
 
     def _place(self, layers: tuple[int, ...]) -> Hashable:
         """Equal for equal groups."""
@@ -255,11 +257,8 @@ class GroupPrices:
             cycles = plan.cycles - sum(one.cycles for one in apart)
             energy_pj = plan.energy_pj - sum(one.energy_pj for one in apart)
             if any(
-                self._objective.value_of(
-                    cycles + times * self.measured.expected(corner) / PARTS, energy_pj + times * corner_pj
-                )
-                < value
-                for corner, corner_pj in hope.corners
+                self._objective.value_of(cycles + times * corner / PARTS, energy_pj + times * corner_pj) < value
+                for corner, corner_pj in itertools.starmap(self.measured.expected, hope.corners)
             ):
                 sampled.add(hope)
                 hope.sample()

@@ -11,6 +11,7 @@ from tvm_spm.errors import PlanError
 from tvm_spm.fusion.convex_groups import MAX_GROUP
 from tvm_spm.fusion.group_prices import GroupPrices, groups_of
 from tvm_spm.fusion.hopes import PARTS, Around, GroupHope, Wanted, improve_all
+from tvm_spm.fusion.measured import Ratio
 from tvm_spm.fusion.network_plan import ENOUGH, NOT_SCHEDULED, Alone, FusedGroup, NetworkPlan, RefusedGroup, layer_names
 from tvm_spm.fusion.plan import PlannedGroup
 from tvm_spm.fusion.side_groups import groups_that_gain
@@ -44,7 +45,7 @@ class Surroundings:
         measure: Asked how long groups take, if the prices of the searches are only expected: per group a cost, why
             there is none, or None if there was no time. Plans are made of measured groups then.
         most_measured: So many groups are measured at most.
-        ratios: Measured cycles of layers over those expected of them.
+        ratios: Measured cycles and energies of layers over those expected of them.
     """
 
     should_stop: Callable[[], bool] = lambda: False
@@ -52,7 +53,7 @@ class Surroundings:
     workers: Workers = field(default_factory=Workers)
     measure: Callable[[Sequence[FusedGroup]], Sequence[Cost | str | None]] | None = None
     most_measured: int = 0
-    ratios: tuple[float, ...] = ()
+    ratios: tuple[Ratio, ...] = ()
 
 
 def plan_network(
@@ -96,13 +97,16 @@ def plan_network(
         plan, hoped = (prices.plan(each, with_gaps=with_gaps) for each in (prices.options, prices.hopes))
         value = aim.value_of(float(plan.cycles), plan.energy_pj)
         least = aim.value_of(hoped.cycles / PARTS, hoped.energy_pj)
+        searched = prices.measured.searched
         hopes = {
             group.option.choice: Wanted(
                 Around(
-                    (hoped.cycles - group.option.cycles) / PARTS / prices.times(group),
-                    (hoped.energy_pj - group.option.energy_pj) / prices.times(group),
+                    *searched(
+                        (hoped.cycles - group.option.cycles) / PARTS / prices.times(group),
+                        (hoped.energy_pj - group.option.energy_pj) / prices.times(group),
+                    )
                 ),
-                value / prices.times(group) ** 2,
+                value * aim.value_of(*searched(1.0, 1.0)) / prices.times(group) ** 2,
             )
             for group in hoped.groups if isinstance(group.option.choice, GroupHope)
         }  # fmt: skip
@@ -148,7 +152,8 @@ def plan_network(
             return final
         # what is only expected of other groups proves nothing
         return replace(
-            final, lower_bound=0.0, num_measured=len(prices.measured), limits=prices.measured.limits,
+            final, lower_bound=0.0, num_measured=prices.measured.num_succeeded,
+            limits=tuple(dict.fromkeys((*prices.measured.limits, *_unfinished(prices, should_stop())))),
             failed_measurements=tuple(prices.measured.failures),
         )  # fmt: skip
 
@@ -197,14 +202,18 @@ def _measure(
     return True
 
 
+def _unfinished(prices: GroupPrices, is_stopped: bool) -> list[str]:
+    """What there was no time for."""
+    found = [f"{prices.num_unbounded:,} groups were not looked at"] if prices.num_unbounded else []
+    return [*found, "stopped"] if is_stopped else found
+
+
 def _limits(prices: GroupPrices, num_open: int, most_steps: int, is_stopped: bool) -> tuple[str, ...]:
     """Why a plan is not proved."""
-    found = []
-    if prices.num_unbounded:
-        found.append(f"{prices.num_unbounded:,} groups were not looked at")
+    found = _unfinished(prices, is_stopped)
     if is_stopped:
-        found.append("stopped")
-    elif num_open and prices.num_steps < most_steps:
+        return tuple(found)
+    if num_open and prices.num_steps < most_steps:
         found.append(f"{MOST_TURNS} plans were made")
     elif num_open:
         found.append(f"{prices.num_steps:,} steps were made, where about {most_steps:,} may be")

@@ -124,7 +124,7 @@ class NetworkPlan:
         num_priced: Different groups that were looked at.
         num_unpriced: Different groups that were not, as there was no time.
         num_unrefined: Groups that may still be better and were not searched further, as there was no time.
-        num_measured: Mappings of groups that were measured; None where all prices are those of the simulator.
+        num_measured: Mappings of groups that were measured with success; None where all prices are the simulator's.
         failed_measurements: Layers of groups whose measurement failed, each with the reason.
         lower_bound: No plan of the space has less of the objective: convex sets of layers as groups, in any order in
             which they can run, layers alone as they are given, groups in the mappings of ``fusion.group_space`` or as

@@ -16,6 +16,7 @@ from tvm_spm.arch import Arch
 from tvm_spm.deploy.groups import FusedNetwork, GroupScheduler
 from tvm_spm.deploy.task_checks import TaskChecks, verify_function
 from tvm_spm.deploy.verify.outcome import Verification
+from tvm_spm.fusion.measured import Ratio
 from tvm_spm.fusion.network import Alone, FusedGroup, NetworkPlan, Surroundings, groups_of, plan_network
 from tvm_spm.lowering.target import target_of
 from tvm_spm.objective import Objective
@@ -148,14 +149,15 @@ def plan_beside(
     return replace(planned, sides=sides)
 
 
-def _ratios(extraction: Extraction, outcomes: dict[int, SearchResult], machine: Arch) -> tuple[float, ...]:
-    """Measured cycles of tuned layers over what the simulator of the machine, as it is known, says."""
-    simulator = SimulatorModel()
-    works = {index: extraction.graph.tasks[index].work for index in outcomes}
-    return tuple(
-        outcomes[index].cost.cycles / simulator.cost(work, machine, outcomes[index].mapping).cycles
-        for index, work in works.items() if isinstance(work, Workload)
-    )  # fmt: skip
+def _ratios(extraction: Extraction, outcomes: dict[int, SearchResult], machine: Arch) -> tuple[Ratio, ...]:
+    """What was measured of tuned layers over what the simulator of the machine, as it is known, says."""
+    simulator, found = SimulatorModel(), list[Ratio]()
+    for index, best in outcomes.items():
+        work = extraction.graph.tasks[index].work
+        if isinstance(work, Workload):
+            expected = simulator.cost(work, machine, best.mapping)
+            found.append(Ratio.of(best.cost, expected.cycles, expected.energy_pj))
+    return tuple(found)
 
 
 def _alone(extraction: Extraction, layers: NetworkLayers, arch: Arch, outcomes: dict[int, SearchResult]) -> list[Alone]:

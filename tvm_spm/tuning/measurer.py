@@ -89,6 +89,8 @@ class Measurement:
         cycles, energy_pj = self.cycles, self.energy_pj
         if isinstance(cycles, bool) or not isinstance(cycles, int) or cycles < 1:
             raise MeasureError(f"measured cycles = {cycles!r}: must be an integer >= 1")
+        if self.cost is not None and (not isinstance(self.cost, Cost) or self.cost.cycles != cycles):
+            raise MeasureError(f"measured cost = {self.cost!r:.80}: must be a Cost of {cycles} cycles, as measured")
         if cycles > MOST_CYCLES:
             raise MeasureError(f"measured cycles = {float(min(cycles, 10**300)):.3g}: more than 64 bits count")
         if energy_pj is None:
@@ -303,21 +305,22 @@ def costs_of(requests: Sequence[Request], measurer: Measurer) -> list[Cost]:
     Raises:
         MeasureError: A measurement failed.
     """
-    if requests and isinstance(requests[0], GroupRequest):
+    of_groups = bool(requests) and isinstance(requests[0], GroupRequest)
+    if of_groups:
         measurements = getattr(measurer, "measure_groups")(requests)  # noqa: B009 (not every measurer has it)
     else:
         measurements = measurer.measure([each for each in requests if isinstance(each, MeasureRequest)])
-    _check_answers(measurements, measurer.name)
+    _check_answers(measurements, measurer.name, "measure_groups" if of_groups else "measure")
     if len(measurements) != len(requests):
         raise MeasureError(f"{measurer.name}: {len(measurements)} answers to {len(requests)} requests")
     return [cost_of(request, found, measurer.name) for request, found in zip(requests, measurements, strict=True)]
 
 
-def _check_answers(measurements: object, name: str) -> None:
+def _check_answers(measurements: object, name: str, method: str) -> None:
     """A measurer is a user's code; what it returns may be anything."""
     if not isinstance(measurements, Sequence) or isinstance(measurements, (str, bytes)):
         raise MeasureError(
-            f"{name}: measure returned {measurements!r:.200}; must be a list with one Measurement per request"
+            f"{name}: {method} returned {measurements!r:.200}; must be a list with one Measurement per request"
         )
     for position, found in enumerate(measurements, start=1):
         if not isinstance(found, Measurement):

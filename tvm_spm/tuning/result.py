@@ -308,6 +308,9 @@ class TuningResult:
                 "space": self.plan.space,
                 "limits": list(self.plan.limits),
                 "num_measured": self.plan.num_measured,
+                "failed_measurements": [
+                    {"layers": list(names), "reason": reason} for names, reason in self.plan.failed_measurements
+                ],
             }
         if self.side_plan is not None:
             found["side_by_side"] = side_by_side_data(self.side_plan, self.together, self.objective)

@@ -109,8 +109,9 @@ class GuidedTask:
     def by_promise(self, guide: Guide, mappings: Sequence[Mapping]) -> list[Mapping]:
         """Those of which most is expected first, each once."""
         found = list(dict.fromkeys(mappings))
-        order = np.argsort(guide.expect(self.case, encode(found)).mean, kind="stable") if len(found) > 1 else range(1)
-        return [found[at] for at in order][: len(found)]
+        if len(found) < 2:
+            return found
+        return [found[at] for at in np.argsort(guide.expect(self.case, encode(found)).mean, kind="stable")]
 
     def probes(self, number: int) -> list[Mapping]:
         """A few mappings that are bound by different things, for a fit."""

@@ -169,7 +169,7 @@ def test_what_is_expected_is_the_median_of_what_was_measured():
     assert groups.knows("d", way)
     for number in range(MOST_MEASURED - 1):
         assert not groups.is_closed("a")
-        groups.add("a", way._replace(cycles=number), None, (100, 5.0))
+        groups.add("a", Point(cycles=number, energy_pj=5.0, choice=(0,), mapper=0), None, (100, 5.0))
     assert groups.is_closed("a")
     assert not groups.is_closed("b")
 

@@ -1,13 +1,15 @@
-"""Speed of the learned residual: features and prediction of a pool of candidates, and a fit."""
+"""Speed of what is learned: features and prediction of a pool of candidates, a fit of the residual, and of numbers."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from cost_model.analytical.model import evaluate_batch
+from cost_model.calibration import Measured, fit_arch
 from cost_model.learned import Estimate
 from cost_model.learned.residual import Lesson, fit_residual
 from tvm_spm.arch import load_arch
@@ -52,3 +54,21 @@ def test_features_and_prediction(benchmark: BenchmarkFixture, few: Lesson) -> No
     benchmark.extra_info["rows"] = NUM_ROWS
     mean, _ = benchmark(model.predict, LAYER, many.batch, many.estimate)
     assert np.abs(mean - many.residuals).mean() < np.abs(many.residuals).mean() / 4
+
+
+def test_fit_of_numbers(benchmark: BenchmarkFixture) -> None:
+    """Of an accelerator, to three mappings of each of 13 layers."""
+    built = replace(ARCH, dma=replace(ARCH.dma, startup_cycles=198.0), noc=replace(ARCH.noc, elems_per_cycle=8.0))
+    layers = [
+        Workload.conv2d(K=64 * k, C=64 * c, OY=56 // k, OX=56 // k, FY=taps, FX=taps, padding=taps // 2)
+        for k, c, taps in [(k, k, 3) for k in (1, 2, 4, 8)] + [(k, c, 1) for k in (1, 2, 4) for c in (1, 2, 4)]
+    ]
+    measured = []
+    for seed, layer in enumerate(layers):
+        space = MapSpace(workload=layer, arch=ARCH)
+        batch = space.sample(np.random.default_rng(seed), 64)
+        batch = batch.take(np.flatnonzero(space.check(batch) == 0)[:3])
+        cycles = evaluate_batch(layer, built, batch).cycles.astype(np.float64)
+        measured.append(Measured(workload=layer, batch=batch, cycles=cycles))
+    found = benchmark.pedantic(fit_arch, (ARCH, measured), rounds=3, warmup_rounds=1)
+    assert {number.path: number.value for number in found.numbers}["dma.startup_cycles"] == 198

@@ -208,6 +208,18 @@ def test_a_board_meters_in_its_own_way(metered):
     assert result.cost.energy_pj == pytest.approx(metered * wanted.cost.energy_pj, rel=0.02)
 
 
+@pytest.mark.parametrize("objective", ["latency", "edp"])
+def test_a_board_may_meter_no_energy(objective):
+    class Unmetered(GroupBoard):
+        def measure_groups(self, requests: Sequence[GroupRequest]) -> list[Measurement]:
+            return [replace(each, energy_pj=0.0) for each in super().measure_groups(requests)]
+
+    result = tuned(CHAIN, Unmetered(energy_pj=0.0), objective=objective)
+    assert result.verified
+    # without energy all plans have the same EDP
+    assert bool(result.groups) == (objective == "latency")
+
+
 def test_time_that_is_up_is_named(capsys):
     result = tuned(CHAIN, GroupBoard(), time_limit_s=0.05)
     assert result.plan.limits[-1] == "stopped"

@@ -106,4 +106,5 @@ class MeasuredGroups:
 
     def searched(self, cycles: float, energy_pj: float) -> tuple[float, float]:
         """What a search would say of something that is expected to take so much."""
-        return cycles / self._scale.cycles, energy_pj / self._scale.energy
+        # a board may meter no energy at all
+        return cycles / self._scale.cycles, energy_pj / (self._scale.energy or 1.0)
